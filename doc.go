@@ -1,0 +1,2 @@
+// Package caddysse is a Caddy HTTP middleware for Server-Sent Events.
+package caddysse
