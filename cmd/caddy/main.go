@@ -1,4 +1,7 @@
 // Command caddy is a ready-to-run Caddy server with the sse handler compiled in.
+//
+// It also has sse_demo, a small application that serves event streams the way many do, for Caddyfile.example and for
+// trying things out. That module lives in this package alone: a Caddy built with xcaddy does not have it.
 package main
 
 import (
