@@ -84,6 +84,12 @@ func (r *Reader) Blocks() iter.Seq2[Block, error] {
 // reconnects: as of the last block that was read, whether it dispatched or not.
 func (r *Reader) LastEventID() string { return r.lastEventID }
 
+// SetLastEventID sets what LastEventID returns until the stream sets another. A
+// client that reconnects goes on with the ID it had: browsers do so, although
+// HTML 9.2.6 initialises the last event ID buffer of each stream to the empty
+// string, by which the first event without an ID would lose it.
+func (r *Reader) SetLastEventID(id string) { r.lastEventID = id }
+
 // Retry returns the last reconnection time that the stream has set.
 func (r *Reader) Retry() (d time.Duration, ok bool) { return r.retry, r.hasRetry }
 
@@ -94,7 +100,7 @@ func (r *Reader) Rest() []byte { return r.dec.Rest() }
 func (r *Reader) next() (Block, error) {
 	for {
 		if b, ok := r.dec.next(&r.in); ok {
-			if b.HasID {
+			if b.HasID && string(b.ID) != r.lastEventID {
 				r.lastEventID = string(b.ID)
 			}
 			r.setRetry(b)

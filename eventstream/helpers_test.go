@@ -1,0 +1,182 @@
+package eventstream
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// copyBlock copies what is only valid during emit, and checks what holds for
+// every block.
+func copyBlock(tb testing.TB, b Block, lastEventID string) decodedBlock {
+	tb.Helper()
+	if len(b.Lines) == 0 || b.Lines[len(b.Lines)-1] != '\n' {
+		tb.Fatalf("lines %q of a block do not end in LF", b.Lines)
+	}
+	if strings.HasPrefix(string(b.Lines), "\n") || strings.Contains(string(b.Lines), "\n\n") || strings.Contains(string(b.Lines), "\r") {
+		tb.Fatalf("lines %q of a block have a blank line or CR", b.Lines)
+	}
+	if b.Dispatches() != b.HasData || b.CommentOnly() != (!b.HasData && !b.HasID && !b.HasRetry) {
+		tb.Fatalf("block %q: Dispatches %v, CommentOnly %v", b.Lines, b.Dispatches(), b.CommentOnly())
+	}
+	if !b.HasID && len(b.ID) > 0 || !b.HasRetry && b.Retry != 0 {
+		tb.Fatalf("block %q has an id or retry and says that it has none", b.Lines)
+	}
+	return decodedBlock{
+		lines: string(b.Lines), id: string(b.ID), hasID: b.HasID, typ: string(b.Type),
+		data: string(b.AppendData(nil)), hasData: b.HasData, retry: b.Retry, hasRetry: b.HasRetry,
+		lastEventID: lastEventID,
+	}
+}
+
+// decode gives the pieces of a stream to a Decoder. Each piece is a buffer of
+// its own that is overwritten afterwards, as a read buffer is.
+func decode(tb testing.TB, d *Decoder, pieces []string) (blocks []decodedBlock, err error) {
+	tb.Helper()
+	last := ""
+	for _, piece := range pieces {
+		p := []byte(piece)
+		err = d.Write(p, func(b Block) error {
+			if b.HasID {
+				last = string(b.ID)
+			}
+			blocks = append(blocks, copyBlock(tb, b, last))
+			return nil
+		})
+		for i := range p {
+			p[i] = '#'
+		}
+		if err != nil {
+			break
+		}
+	}
+	return blocks, err
+}
+
+// piecesReader gives one piece for each Read. The last comes with io.EOF if
+// eofEarly, as the contract of io.Reader allows.
+type piecesReader struct {
+	pieces   []string
+	eofEarly bool
+}
+
+func (r *piecesReader) Read(p []byte) (int, error) {
+	if len(r.pieces) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.pieces[0])
+	r.pieces[0] = r.pieces[0][n:]
+	if r.pieces[0] == "" {
+		r.pieces = r.pieces[1:]
+		if len(r.pieces) == 0 && r.eofEarly {
+			return n, io.EOF
+		}
+	}
+	return n, nil
+}
+
+// checkStream decodes the pieces with Decoder and Reader and compares with want.
+func checkStream(tb testing.TB, want decoded, pieces []string) {
+	tb.Helper()
+	var d Decoder
+	blocks, err := decode(tb, &d, pieces)
+	if err != nil {
+		tb.Fatalf("Decoder: %v; pieces %s", err, show(pieces))
+	}
+	if !equalBlocks(blocks, want.blocks) {
+		tb.Fatalf("Decoder:\n got blocks %s\nwant blocks %s\npieces %s", show(blocks), show(want.blocks), show(pieces))
+	}
+	if got := string(d.Rest()); got != want.rest {
+		tb.Fatalf("Decoder: Rest is %s, want %s; pieces %s", show(got), show(want.rest), show(pieces))
+	}
+	for _, eofEarly := range []bool{false, true} {
+		r := NewReader(&piecesReader{pieces: append([]string(nil), pieces...), eofEarly: eofEarly})
+		checkReader(tb, want, r, pieces)
+	}
+}
+
+func checkReader(tb testing.TB, want decoded, r *Reader, pieces []string) {
+	tb.Helper()
+	var got decoded
+	for m, err := range r.Messages() {
+		if err != nil {
+			tb.Fatalf("Reader: %v; pieces %s", err, show(pieces))
+		}
+		if m.LastEventID != r.LastEventID() {
+			tb.Fatalf("Reader: last event ID %q of %+v; pieces %s", r.LastEventID(), m, show(pieces))
+		}
+		got.messages = append(got.messages, m)
+	}
+	if len(got.messages) != len(want.messages) || len(got.messages) > 0 && !reflect.DeepEqual(got.messages, want.messages) {
+		tb.Fatalf("Reader:\n got messages %s\nwant messages %s\npieces %s", show(got.messages), show(want.messages), show(pieces))
+	}
+	if id := r.LastEventID(); id != want.lastEventID {
+		tb.Fatalf("Reader: last event ID %q, want %q; pieces %s", id, want.lastEventID, show(pieces))
+	}
+	if d, ok := r.Retry(); d != want.retry || ok != want.hasRetry {
+		tb.Fatalf("Reader: retry %v %v, want %v %v; pieces %s", d, ok, want.retry, want.hasRetry, show(pieces))
+	}
+	if rest := string(r.Rest()); rest != want.rest {
+		tb.Fatalf("Reader: Rest is %s, want %s; pieces %s", show(rest), show(want.rest), show(pieces))
+	}
+}
+
+func equalBlocks(a, b []decodedBlock) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// show prints v, but not megabytes of it.
+func show(v any) string {
+	s := fmt.Sprintf("%#v", v)
+	if len(s) > 2000 {
+		s = s[:1000] + " … " + s[len(s)-1000:]
+	}
+	return s
+}
+
+// pieceUp cuts stream at the given positions, which must be in order.
+func pieceUp(stream string, cuts ...int) []string {
+	var pieces []string
+	from := 0
+	for _, cut := range append(cuts, len(stream)) {
+		pieces = append(pieces, stream[from:cut])
+		from = cut
+	}
+	return pieces
+}
+
+// bytewise cuts stream into pieces of one byte.
+func bytewise(stream string) []string {
+	pieces := make([]string, len(stream))
+	for i := range len(stream) {
+		pieces[i] = stream[i : i+1]
+	}
+	return pieces
+}
+
+// cutsOf turns a fuzzer's bytes into cuts: each is the length of a piece.
+func cutsOf(stream string, lengths []byte) []int {
+	var cuts []int
+	at := 0
+	for _, n := range lengths {
+		at += int(n)
+		if at > len(stream) {
+			break
+		}
+		cuts = append(cuts, at)
+	}
+	return cuts
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
