@@ -124,15 +124,15 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// checkEverySplit decodes the stream whole, a byte at a time, and in two and
-// three pieces for each place to cut.
+// checkEverySplit decodes the stream whole, a byte at a time, and cut at each
+// place; at each two places if they are no more than 8 bytes apart.
 func checkEverySplit(t *testing.T, stream string, want decoded) {
 	t.Helper()
 	checkStream(t, want, []string{stream})
 	checkStream(t, want, bytewise(stream))
 	for i := range len(stream) + 1 {
 		checkStream(t, want, pieceUp(stream, i, i)) // with an empty piece in between
-		for j := i; j <= len(stream); j++ {
+		for j := i; j <= min(i+8, len(stream)); j++ {
 			checkStream(t, want, pieceUp(stream, i, j))
 		}
 	}
@@ -192,10 +192,10 @@ func TestConformanceLarge(t *testing.T) {
 			t.Parallel()
 			want := reference(c.stream)
 			checkStream(t, want, []string{c.stream})
-			checkStream(t, want, bytewise(c.stream))
+			checkDecoder(t, want, bytewise(c.stream))
 			const seed = 1
 			rnd := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable, not secret
-			for range 8 {
+			for range 4 {
 				cuts := make([]int, 1+rnd.IntN(64))
 				for i := range cuts {
 					cuts[i] = rnd.IntN(len(c.stream) + 1)

@@ -32,13 +32,14 @@ func copyBlock(tb testing.TB, b Block, lastEventID string) decodedBlock {
 	}
 }
 
-// decode gives the pieces of a stream to a Decoder. Each piece is a buffer of
-// its own that is overwritten afterwards, as a read buffer is.
+// decode gives the pieces of a stream to a Decoder, in a buffer that is
+// overwritten after each, as a read buffer is.
 func decode(tb testing.TB, d *Decoder, pieces []string) (blocks []decodedBlock, err error) {
 	tb.Helper()
 	last := ""
+	var p []byte
 	for _, piece := range pieces {
-		p := []byte(piece)
+		p = append(p[:0], piece...)
 		err = d.Write(p, func(b Block) error {
 			if b.HasID {
 				last = string(b.ID)
@@ -61,17 +62,18 @@ func decode(tb testing.TB, d *Decoder, pieces []string) (blocks []decodedBlock, 
 type piecesReader struct {
 	pieces   []string
 	eofEarly bool
+	next     int // the piece to read from
+	at       int // and where in it
 }
 
 func (r *piecesReader) Read(p []byte) (int, error) {
-	if len(r.pieces) == 0 {
+	if r.next == len(r.pieces) {
 		return 0, io.EOF
 	}
-	n := copy(p, r.pieces[0])
-	r.pieces[0] = r.pieces[0][n:]
-	if r.pieces[0] == "" {
-		r.pieces = r.pieces[1:]
-		if len(r.pieces) == 0 && r.eofEarly {
+	n := copy(p, r.pieces[r.next][r.at:])
+	if r.at += n; r.at == len(r.pieces[r.next]) {
+		r.next, r.at = r.next+1, 0
+		if r.next == len(r.pieces) && r.eofEarly {
 			return n, io.EOF
 		}
 	}
@@ -80,6 +82,14 @@ func (r *piecesReader) Read(p []byte) (int, error) {
 
 // checkStream decodes the pieces with Decoder and Reader and compares with want.
 func checkStream(tb testing.TB, want decoded, pieces []string) {
+	tb.Helper()
+	checkDecoder(tb, want, pieces)
+	for _, eofEarly := range []bool{false, true} {
+		checkReader(tb, want, NewReader(&piecesReader{pieces: pieces, eofEarly: eofEarly}), pieces)
+	}
+}
+
+func checkDecoder(tb testing.TB, want decoded, pieces []string) {
 	tb.Helper()
 	var d Decoder
 	blocks, err := decode(tb, &d, pieces)
@@ -91,10 +101,6 @@ func checkStream(tb testing.TB, want decoded, pieces []string) {
 	}
 	if got := string(d.Rest()); got != want.rest {
 		tb.Fatalf("Decoder: Rest is %s, want %s; pieces %s", show(got), show(want.rest), show(pieces))
-	}
-	for _, eofEarly := range []bool{false, true} {
-		r := NewReader(&piecesReader{pieces: append([]string(nil), pieces...), eofEarly: eofEarly})
-		checkReader(tb, want, r, pieces)
 	}
 }
 
