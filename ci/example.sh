@@ -3,10 +3,10 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-heading "Caddyfile.example: fmt, adapt, validate"
-go run ./cmd/caddy fmt --diff Caddyfile.example >/dev/null || {
-	echo "not formatted: go run ./cmd/caddy fmt --overwrite Caddyfile.example" >&2
-	exit 1
-}
-go run ./cmd/caddy adapt --config Caddyfile.example >/dev/null
-go run ./cmd/caddy validate --config Caddyfile.example
+# quietly drops what a command prints to stdout: its errors are on stderr.
+quietly() { "$@" >/dev/null; }
+
+caddy=(go run ./cmd/caddy)
+step "Caddyfile.example: fmt" quietly "${caddy[@]}" fmt Caddyfile.example
+step "Caddyfile.example: adapt" quietly "${caddy[@]}" adapt --config Caddyfile.example
+step "Caddyfile.example: validate" "${caddy[@]}" validate --config Caddyfile.example

@@ -4,15 +4,10 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-found=0
-for package in $(go list ./...); do
-	for name in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
-		heading "$package $name"
-		go test -run '^$' -fuzz "^$name\$" -fuzztime "${1:-30s}" "$package"
-		found=1
+packages=$(go list ./...)
+for package in $packages; do
+	names=$(go test -list '^Fuzz' "$package")
+	for name in $(grep '^Fuzz' <<<"$names" || true); do
+		step "$name in $package" go test -run '^$' -fuzz "^$name\$" -fuzztime "${1:-30s}" "$package"
 	done
 done
-if ((!found)); then
-	echo "no fuzz test found" >&2
-	exit 1
-fi

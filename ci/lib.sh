@@ -9,6 +9,29 @@ export GOFLAGS="${GOFLAGS:+$GOFLAGS }-buildvcs=false"
 
 heading() { printf '\n== %s\n' "$*"; }
 
+# step runs a command under a heading. When it fails the script goes on and ends with a failure: one run tells all.
+status=0
+finish() { exit $(($? | status)); }
+trap finish EXIT
+step() {
+	heading "$1"
+	"${@:2}" || {
+		status=1
+		printf '** failed: %s\n' "$1"
+	}
+}
+
+# quiet runs a command that prints what is wrong, and fails when it printed something.
+quiet() {
+	local out failed=0
+	out=$("$@") || failed=1
+	if [[ -n $out ]]; then
+		printf '%s\n' "$out"
+		failed=1
+	fi
+	return "$failed"
+}
+
 # modules lists the folders of the Go modules that are checked and tested. tools/ has no code of its own.
 modules() {
 	local dir

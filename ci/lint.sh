@@ -3,35 +3,20 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# quiet runs a command that prints what is wrong, and fails when it printed something.
-quiet() {
-	local out
-	out=$("$@") || { printf '%s\n' "$out"; return 1; }
-	if [[ -n $out ]]; then
-		printf '%s\n' "$out"
-		return 1
-	fi
-}
-
-heading gofmt
 mapfile -t files < <(git ls-files --cached --others --exclude-standard '*.go')
-quiet gofmt -l "${files[@]}"
+step gofmt quiet gofmt -l "${files[@]}"
 
-golangci="$PWD/.golangci.yml"
-tools="$PWD/tools/go.mod"
+root=$PWD
+golangci() { go tool -modfile="$root/tools/go.mod" golangci-lint run --config "$root/.golangci.yml" ./...; }
 for dir in $(modules); do
-	heading "go vet: $dir"
-	(cd "$dir" && go vet ./...)
-
-	heading "go fix: $dir"
-	(cd "$dir" && quiet go fix -diff ./...)
-
-	heading "golangci-lint: $dir"
-	(cd "$dir" && go tool -modfile="$tools" golangci-lint run --config "$golangci" ./...)
+	cd "$root/$dir"
+	step "go vet: $dir" go vet ./...
+	step "go fix: $dir" quiet go fix -diff ./...
+	step "golangci-lint: $dir" golangci
 done
+cd "$root"
 
-# The module has code per system: connections are watched with epoll on Linux.
+# The module has code per system.
 for os in darwin windows; do
-	heading "go vet: the module for $os"
-	GOOS=$os go vet .
+	step "go vet: the module for $os" env GOOS=$os go vet .
 done
