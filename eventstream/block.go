@@ -3,6 +3,7 @@ package eventstream
 import (
 	"bytes"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -114,10 +115,10 @@ func parse(lines []byte) Block {
 		case "data":
 			b.HasData = true
 		case "event":
-			b.Type = value
+			b.Type = slices.Clip(value)
 		case "id":
 			if bytes.IndexByte(value, 0) < 0 {
-				b.ID, b.HasID = value, true
+				b.ID, b.HasID = slices.Clip(value), true
 			}
 		case "retry":
 			if d, ok := parseRetry(value); ok {

@@ -135,7 +135,8 @@ func TestDecoderReset(t *testing.T) {
 // copied, and that appending to one of a block's slices cannot change what
 // comes after it.
 func TestDecoderViews(t *testing.T) {
-	p := []byte("\n: a\n\nid: 1\nevent: x\ndata: y\n\ndata: z\n\n")
+	const stream = "\n: a\n\nid: 1\nevent: x\ndata: y\n\ndata: z\n\n"
+	p := []byte(stream)
 	var d Decoder
 	at := 1
 	err := d.Write(p, func(b Block) error {
@@ -144,10 +145,15 @@ func TestDecoderViews(t *testing.T) {
 		}
 		at += len(b.Lines) + 1
 		_ = append(b.Lines, "overwritten"...)
+		_ = append(b.ID, "overwritten"...)
+		_ = append(b.Type, "overwritten"...)
 		return nil
 	})
 	if err != nil || at != len(p) {
 		t.Errorf("error %v; read up to %d of %d", err, at, len(p))
+	}
+	if string(p) != stream {
+		t.Errorf("the input became %q", p)
 	}
 	if d.buf != nil {
 		t.Error("a buffer was allocated")
