@@ -1,0 +1,226 @@
+package caddysse
+
+import (
+	"slices"
+	"sort"
+	"time"
+)
+
+const (
+	// defaultBufferEvents is how many blocks a replay buffer keeps: some
+	// minutes of a busy stream.
+	defaultBufferEvents = 1024
+
+	// defaultBufferSize is how many bytes a replay buffer keeps.
+	defaultBufferSize = 4 << 20
+
+	// defaultBufferAge is how long a replay buffer keeps a block: longer than
+	// a laptop's nap between two meetings or a phone's in a tunnel.
+	defaultBufferAge = 5 * time.Minute
+)
+
+// block is one block of a stream as every subscriber gets it. It is immutable
+// once it is in a buffer: all subscribers write the same bytes.
+type block struct {
+	wire  []byte // the lines, the gateway's id line if any, and the blank line
+	lines int    // wire[:lines] are the upstream's lines
+
+	position uint64
+	events   uint64 // how many events the stream has had, this one included
+	at       time.Time
+
+	id          string // the upstream's id, if hasID
+	hasID       bool
+	dispatches  bool
+	commentOnly bool
+}
+
+// bufferLimits bounds a replay buffer; see Handler.Buffer.
+type bufferLimits struct {
+	events int
+	size   int64
+	age    time.Duration
+}
+
+// buffer is a replay buffer: the last blocks of a stream, by position. The
+// stream's lock guards it.
+//
+// Positions grow by one with each block and are never reused. The blocks kept
+// are those after lost, less comment-only blocks, which go first: so a cursor
+// at position p has missed something if, and only if, p < lost.
+type buffer struct {
+	limits bufferLimits
+
+	blocks   []*block // ascending positions
+	comments int      // how many of them are comment-only
+	size     int64    // the sum of their wire bytes
+
+	newest uint64 // position of the newest block; 0: there was none yet
+	events uint64 // how many events there were
+	lost   uint64 // position of the newest evicted block that was not comment-only
+
+	// A run is a sequence of blocks after which a client has the same last
+	// event ID, because only the first of them sets it.
+	runs   []idRun           // ascending starts, none before lost
+	byID   map[string]uint64 // the start of the newest run with that ID
+	lastID string            // what a client at the newest block has, if the upstream gave it
+}
+
+type idRun struct {
+	id    string
+	start uint64
+}
+
+// append adds b as the newest block and evicts what is over the limits. It
+// sets the block's position and count.
+func (f *buffer) append(b *block) {
+	f.newest++
+	b.position = f.newest
+	if b.dispatches {
+		f.events++
+	}
+	b.events = f.events
+	if b.commentOnly {
+		f.comments++
+	}
+	f.size += int64(len(b.wire))
+	f.blocks = append(f.blocks, b)
+	f.evict(b.at)
+}
+
+// setLastID notes that clients at position have the last event ID id from here
+// on. An empty id is one that cannot be resumed from.
+func (f *buffer) setLastID(id string, position uint64) {
+	if id == f.lastID {
+		return
+	}
+	f.lastID = id
+	if id == "" {
+		return
+	}
+	if f.byID == nil {
+		f.byID = make(map[string]uint64)
+	}
+	f.byID[id] = position
+	f.runs = append(f.runs, idRun{id: id, start: position})
+}
+
+// forgetIDs makes the blocks up to position unreachable by upstream ids: the
+// upstream has begun to give the same ids anew.
+func (f *buffer) forgetIDs(position uint64) {
+	for len(f.runs) > 0 && f.runs[0].start <= position {
+		f.dropRun()
+	}
+}
+
+// dropRun forgets the oldest run.
+func (f *buffer) dropRun() {
+	if run := f.runs[0]; f.byID[run.id] == run.start {
+		delete(f.byID, run.id)
+	}
+	f.runs = f.runs[1:]
+}
+
+// evict drops comment-only blocks while there is too much, then the oldest
+// blocks, and those older than the age limit. The newest block always stays.
+func (f *buffer) evict(now time.Time) {
+	if f.full() && f.comments > 0 {
+		f.dropComments()
+	}
+	for len(f.blocks) > 1 && (f.full() || now.Sub(f.blocks[0].at) > f.limits.age) {
+		old := f.blocks[0]
+		f.blocks[0] = nil
+		f.blocks = f.blocks[1:]
+		f.size -= int64(len(old.wire))
+		if old.commentOnly {
+			f.comments--
+		} else {
+			f.lost = old.position
+		}
+	}
+	for len(f.runs) > 0 && f.runs[0].start < f.lost {
+		f.dropRun()
+	}
+}
+
+func (f *buffer) full() bool {
+	return len(f.blocks) > f.limits.events || f.size > f.limits.size
+}
+
+// dropComments evicts all comment-only blocks but the newest block.
+func (f *buffer) dropComments() {
+	last := len(f.blocks) - 1
+	kept := f.blocks[:0]
+	for i, b := range f.blocks {
+		if b.commentOnly && i != last {
+			f.size -= int64(len(b.wire))
+			f.comments--
+			continue
+		}
+		kept = append(kept, b)
+	}
+	clear(f.blocks[len(kept):])
+	f.blocks = kept
+}
+
+// after returns the kept blocks that come after position.
+func (f *buffer) after(position uint64) []*block {
+	if position >= f.newest || len(f.blocks) == 0 {
+		return nil
+	}
+	first := f.blocks[0].position
+	if position < first {
+		return f.blocks
+	}
+	// Without evicted comments the positions have no holes.
+	if i := position + 1 - first; i < uint64(len(f.blocks)) && f.blocks[i].position == position+1 {
+		return f.blocks[i:]
+	}
+	return f.blocks[sort.Search(len(f.blocks), func(i int) bool { return f.blocks[i].position > position }):]
+}
+
+// find returns where a client with the last event ID id, given by the
+// upstream, goes on: after the first block of the newest run with that ID, so
+// that it gets at least all that it has not seen. It returns false if the ID
+// is unknown or something after it is lost.
+func (f *buffer) find(id string) (position uint64, ok bool) {
+	position, ok = f.byID[id]
+	return position, ok && position >= f.lost
+}
+
+// eventsAfter returns how many events came after position, and false if that
+// is not known because blocks there were evicted.
+func (f *buffer) eventsAfter(position uint64) (n uint64, ok bool) {
+	if f.events == f.newest {
+		return f.newest - min(position, f.newest), true // every block was an event
+	}
+	if position < f.lost {
+		return 0, false
+	}
+	rest := f.after(position)
+	i := slices.IndexFunc(rest, func(b *block) bool { return b.dispatches })
+	if i < 0 {
+		return 0, true
+	}
+	return f.events - rest[i].events + 1, true
+}
+
+// tail returns the position before the last n kept events; n < 0 means all of
+// the kept blocks.
+func (f *buffer) tail(n int) uint64 {
+	if n < 0 {
+		return f.lost
+	}
+	for i := len(f.blocks) - 1; i >= 0 && n > 0; i-- {
+		if f.blocks[i].dispatches {
+			n--
+		}
+		if n == 0 {
+			return f.blocks[i].position - 1
+		}
+	}
+	if n > 0 {
+		return f.lost
+	}
+	return f.newest
+}

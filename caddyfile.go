@@ -1,0 +1,405 @@
+package caddysse
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+)
+
+// parseCaddyfile makes a handler of the directive sse.
+func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	h := new(Handler)
+	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// subdirectives are the options of the directive. Each parses its arguments,
+// which the dispenser is before.
+var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
+	"name":                parseText(func(h *Handler) *string { return &h.Name }, "a name"),
+	"share":               parseShare,
+	"key":                 parseText(func(h *Handler) *string { return &h.Key }, "a template, such as {http.request.uri}"),
+	"key_add":             parseKeyAdd,
+	"key_ignore":          parseKeyIgnore,
+	"buffer":              parseBuffer,
+	"heartbeat":           parseHeartbeat,
+	"heartbeat_padding":   parseHeartbeatPadding,
+	"retry":               parseRetry,
+	"linger":              parseDuration(func(h *Handler) **caddy.Duration { return &h.Linger }),
+	"join":                parseJoin,
+	"ids":                 parseText(func(h *Handler) *string { return &h.IDs }, "auto, upstream or gateway"),
+	"gap_event":           parseText(func(h *Handler) *string { return &h.GapEvent }, "an event type"),
+	"prime":               parsePrime,
+	"lag":                 parseText(func(h *Handler) *string { return &h.Lag }, "disconnect or skip"),
+	"write_timeout":       parseDuration(func(h *Handler) **caddy.Duration { return &h.WriteTimeout }),
+	"max_event_size":      parseMaxEventSize,
+	"max_streams":         parseCount(func(h *Handler) *int { return &h.MaxStreams }),
+	"max_subscribers":     parseCount(func(h *Handler) *int { return &h.MaxSubscribers }),
+	"max_age":             parseMaxAge,
+	"last_event_id_query": parseLastEventIDQuery,
+}
+
+// UnmarshalCaddyfile implements caddyfile.Unmarshaler. Syntax:
+//
+//	sse [<matcher>] {
+//		name       <name>
+//		share      public|off|cookies <names...>
+//		key        <template>
+//		key_add    <placeholders...>
+//		key_ignore query|header <names...>
+//
+//		buffer     <events> [<size>] [<age>]
+//		linger     <duration>
+//		join       live|replay [<events>]|greeting
+//		ids        auto|upstream|gateway
+//		prime      on|off
+//		gap_event  <type>
+//		lag        disconnect|skip
+//		last_event_id_query <names...>|off
+//
+//		heartbeat         <interval> [event <type> [<data>]]
+//		heartbeat         off
+//		heartbeat_padding <bytes>
+//		retry             <min> [<max>]
+//		write_timeout     <duration>
+//		max_age           <duration>
+//		max_event_size    <size>
+//		max_streams       <count>
+//		max_subscribers   <count>
+//	}
+//
+// Each option may be given once; key_ignore once for each kind.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		return d.Errf("expected a block of options, not the argument %q", d.Val())
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		parse, ok := subdirectives[option]
+		if !ok {
+			return d.Errf("unknown option %q of sse", option)
+		}
+		if seen[option] && option != "key_ignore" {
+			return d.Errf("%s: given twice", option)
+		}
+		seen[option] = true
+		if err := parse(h, d); err != nil {
+			return err
+		}
+		if d.NextArg() {
+			return d.Errf("%s: unexpected argument %q", option, d.Val())
+		}
+		if d.NextBlock(1) {
+			return d.Errf("%s: unexpected block", option)
+		}
+		// Here, so that the error names the line.
+		if err := h.Validate(); err != nil && !incomplete(h) {
+			return d.WrapErr(err)
+		}
+	}
+	if err := h.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// incomplete reports whether what is wrong after an option may be put right by
+// one that follows.
+func incomplete(h *Handler) bool {
+	return h.Lag == "skip" && h.GapEvent == ""
+}
+
+// arg returns the next argument of an option, or an error that says what was
+// expected.
+func arg(d *caddyfile.Dispenser, expected string) (string, error) {
+	option := d.Val()
+	if !d.NextArg() {
+		return "", d.Errf("%s: expected %s", option, expected)
+	}
+	return d.Val(), nil
+}
+
+func parseText(field func(*Handler) *string, expected string) func(*Handler, *caddyfile.Dispenser) error {
+	return func(h *Handler, d *caddyfile.Dispenser) error {
+		option := d.Val()
+		text, err := arg(d, expected)
+		if err != nil {
+			return err
+		}
+		if text == "" {
+			return d.Errf("%s: expected %s, not an empty text", option, expected)
+		}
+		*field(h) = text
+		return nil
+	}
+}
+
+func parseDuration(field func(*Handler) **caddy.Duration) func(*Handler, *caddyfile.Dispenser) error {
+	return func(h *Handler, d *caddyfile.Dispenser) error {
+		duration, err := durationArg(d)
+		if err != nil {
+			return err
+		}
+		*field(h) = &duration
+		return nil
+	}
+}
+
+// durationArg parses the next argument as a duration.
+func durationArg(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	option := d.Val()
+	text, err := arg(d, "a duration, such as 15s")
+	if err != nil {
+		return 0, err
+	}
+	return durationValue(d, option, text)
+}
+
+func durationValue(d *caddyfile.Dispenser, option, text string) (caddy.Duration, error) {
+	duration, err := caddy.ParseDuration(text)
+	if err != nil || duration < 0 {
+		return 0, d.Errf("%s: expected a duration, such as 15s, not %q", option, text)
+	}
+	return caddy.Duration(duration), nil
+}
+
+func parseCount(field func(*Handler) *int) func(*Handler, *caddyfile.Dispenser) error {
+	return func(h *Handler, d *caddyfile.Dispenser) error {
+		option := d.Val()
+		text, err := arg(d, "a number")
+		if err != nil {
+			return err
+		}
+		n, err := countValue(d, option, text)
+		*field(h) = n
+		return err
+	}
+}
+
+// countValue parses a number above 0.
+func countValue(d *caddyfile.Dispenser, option, text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n <= 0 {
+		return 0, d.Errf("%s: expected a number above 0, not %q", option, text)
+	}
+	return n, nil
+}
+
+// sizeValue parses a size above 0.
+func sizeValue(d *caddyfile.Dispenser, option, text string) (int64, error) {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n == 0 || n > 1<<50 {
+		return 0, d.Errf("%s: expected a size, such as 4MiB, not %q", option, text)
+	}
+	return int64(n), nil
+}
+
+func parseShare(h *Handler, d *caddyfile.Dispenser) error {
+	const expected = "public, off, or cookies with their names"
+	value, err := arg(d, expected)
+	if err != nil {
+		return err
+	}
+	switch value {
+	case sharePublic, shareOff:
+	case shareCookies:
+		if h.ShareCookies = d.RemainingArgs(); len(h.ShareCookies) == 0 {
+			return d.Err("share cookies: expected the name of at least one cookie")
+		}
+	default:
+		return d.Errf("share: expected %s, not %q", expected, value)
+	}
+	h.Share = value
+	return nil
+}
+
+func parseKeyAdd(h *Handler, d *caddyfile.Dispenser) error {
+	if h.KeyAdd = d.RemainingArgs(); len(h.KeyAdd) == 0 {
+		return d.Err("key_add: expected at least one placeholder, such as {vars.tenant}")
+	}
+	return nil
+}
+
+func parseKeyIgnore(h *Handler, d *caddyfile.Dispenser) error {
+	kind, err := arg(d, "query or header")
+	if err != nil {
+		return err
+	}
+	if h.KeyIgnore == nil {
+		h.KeyIgnore = new(KeyIgnore)
+	}
+	var names *[]string
+	switch kind {
+	case "query":
+		names = &h.KeyIgnore.Query
+	case "header":
+		names = &h.KeyIgnore.Headers
+	default:
+		return d.Errf("key_ignore: expected query or header, not %q", kind)
+	}
+	if *names != nil {
+		return d.Errf("key_ignore %s: given twice", kind)
+	}
+	if *names = d.RemainingArgs(); len(*names) == 0 {
+		return d.Errf("key_ignore %s: expected at least one name", kind)
+	}
+	return nil
+}
+
+func parseBuffer(h *Handler, d *caddyfile.Dispenser) (err error) {
+	args := d.RemainingArgs()
+	if len(args) == 0 || len(args) > 3 {
+		return d.Err("buffer: expected <events> [<size>] [<age>], such as 1024 4MiB 5m")
+	}
+	h.Buffer = new(Buffer)
+	if h.Buffer.Events, err = countValue(d, "buffer", args[0]); err != nil || len(args) == 1 {
+		return err
+	}
+	if h.Buffer.Size, err = sizeValue(d, "buffer", args[1]); err != nil || len(args) == 2 {
+		return err
+	}
+	h.Buffer.Age, err = durationValue(d, "buffer", args[2])
+	if err == nil && h.Buffer.Age == 0 {
+		return d.Err("buffer: expected an age above 0")
+	}
+	return err
+}
+
+func parseHeartbeat(h *Handler, d *caddyfile.Dispenser) error {
+	const expected = "<interval> [event <type> [<data>]], or off"
+	args := d.RemainingArgs()
+	if len(args) == 0 || len(args) > 4 {
+		return d.Errf("heartbeat: expected %s", expected)
+	}
+	beat := heartbeatOf(h)
+	interval := caddy.Duration(0)
+	beat.Interval = &interval
+	if args[0] == "off" {
+		if len(args) > 1 {
+			return d.Errf("heartbeat: unexpected argument %q after off", args[1])
+		}
+		return nil
+	}
+	var err error
+	if interval, err = durationValue(d, "heartbeat", args[0]); err != nil {
+		return err
+	}
+	if interval < caddy.Duration(time.Millisecond) {
+		return d.Errf("heartbeat: expected an interval of 1ms or more, or off, not %q", args[0])
+	}
+	if len(args) == 1 {
+		return nil
+	}
+	if args[1] != "event" || len(args) == 2 || args[2] == "" {
+		return d.Errf("heartbeat: expected %s, not %q", expected, strings.Join(args, " "))
+	}
+	beat.Event = args[2]
+	if len(args) == 4 {
+		beat.Data = args[3]
+	}
+	return nil
+}
+
+func parseHeartbeatPadding(h *Handler, d *caddyfile.Dispenser) error {
+	text, err := arg(d, "a number of bytes")
+	if err != nil {
+		return err
+	}
+	size, err := sizeValue(d, "heartbeat_padding", text)
+	heartbeatOf(h).Padding = int(min(size, maxHeartbeatPadding+1))
+	return err
+}
+
+// heartbeatOf returns the handler's heartbeat settings to be filled in.
+func heartbeatOf(h *Handler) *Heartbeat {
+	if h.Heartbeat == nil {
+		h.Heartbeat = new(Heartbeat)
+	}
+	return h.Heartbeat
+}
+
+func parseRetry(h *Handler, d *caddyfile.Dispenser) (err error) {
+	args := d.RemainingArgs()
+	if len(args) == 0 || len(args) > 2 {
+		return d.Err("retry: expected <min> [<max>], such as 2s 10s")
+	}
+	h.Retry = new(Retry)
+	if h.Retry.Min, err = durationValue(d, "retry", args[0]); err != nil || len(args) == 1 {
+		return err
+	}
+	h.Retry.Max, err = durationValue(d, "retry", args[1])
+	return err
+}
+
+func parseJoin(h *Handler, d *caddyfile.Dispenser) error {
+	const expected = "live, replay [<events>] or greeting"
+	mode, err := arg(d, expected)
+	if err != nil {
+		return err
+	}
+	switch mode {
+	case "live", "greeting":
+	case "replay":
+		if d.NextArg() {
+			if h.JoinReplay, err = countValue(d, "join replay", d.Val()); err != nil {
+				return err
+			}
+		}
+	default:
+		return d.Errf("join: expected %s, not %q", expected, mode)
+	}
+	h.Join = mode
+	return nil
+}
+
+func parsePrime(h *Handler, d *caddyfile.Dispenser) error {
+	value, err := arg(d, "on or off")
+	if err != nil {
+		return err
+	}
+	if value != "on" && value != "off" {
+		return d.Errf("prime: expected on or off, not %q", value)
+	}
+	on := value == "on"
+	h.Prime = &on
+	return nil
+}
+
+func parseMaxEventSize(h *Handler, d *caddyfile.Dispenser) error {
+	text, err := arg(d, "a size, such as 16MiB")
+	if err != nil {
+		return err
+	}
+	h.MaxEventSize, err = sizeValue(d, "max_event_size", text)
+	return err
+}
+
+func parseMaxAge(h *Handler, d *caddyfile.Dispenser) (err error) {
+	h.MaxAge, err = durationArg(d)
+	return err
+}
+
+func parseLastEventIDQuery(h *Handler, d *caddyfile.Dispenser) error {
+	names := d.RemainingArgs()
+	if len(names) == 0 {
+		return d.Err("last_event_id_query: expected the names of query parameters, or off")
+	}
+	if len(names) == 1 && names[0] == "off" {
+		names = []string{}
+	}
+	h.LastEventIDQuery = names
+	return nil
+}
+
+// Interface guards.
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

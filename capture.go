@@ -1,0 +1,274 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// errNobodyWaits ends an upstream connection whose answer is not a stream to
+// share, when the client that caused it has left.
+var errNobodyWaits = errors.New("the client that asked has left")
+
+// opener is the client whose request opened a stream. If the first answer is
+// not an event stream to share, it gets that answer, written by the goroutine
+// that runs the upstream connection, while its own waits.
+type opener struct {
+	handler *Handler
+	w       http.ResponseWriter
+	r       *http.Request
+	done    chan struct{} // closed when the answer was written
+
+	mu      sync.Mutex
+	claimed bool  // the answer is being written
+	left    bool  // the client does not wait any more
+	err     error // what the handlers behind sse returned; set before done
+}
+
+func newOpener(h *Handler, w http.ResponseWriter, r *http.Request) *opener {
+	return &opener{handler: h, w: w, r: r, done: make(chan struct{})}
+}
+
+// claim reserves the client's response for the goroutine that has its answer.
+// It returns false if the client has left.
+func (o *opener) claim() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.claimed = !o.left
+	return o.claimed
+}
+
+// leave tells that the client does not wait any more, and returns false if its
+// answer is being written already.
+func (o *opener) leave() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.left = !o.claimed
+	return o.left
+}
+
+// finish lets the client's own goroutine go on, after claim.
+func (o *opener) finish(err error) {
+	o.err = err
+	close(o.done)
+}
+
+// capture is the ResponseWriter that the handlers behind sse write a stream's
+// upstream connection to.
+type capture struct {
+	request *upstreamRequest
+	conn    *upstreamConn
+	stopped func() bool        // the stream does not want the connection any more
+	cancel  context.CancelFunc // of the upstream connection
+
+	header http.Header
+	status int          // 0: no final one yet
+	events bool         // the stream gets the body, through body
+	body   bodyWriter   // decodes the content coding
+	passed *passThrough // the opener gets the answer
+	err    error        // sticky: the body cannot be taken
+}
+
+func newCapture(u *upstreamRequest, conn *upstreamConn, ctx context.Context, cancel context.CancelFunc) *capture {
+	return &capture{
+		request: u,
+		conn:    conn,
+		stopped: func() bool { return ctx.Err() != nil },
+		cancel:  cancel,
+		header:  u.before.Clone(),
+	}
+}
+
+func (c *capture) Header() http.Header { return c.header }
+
+// WriteHeader decides where the answer goes. Informational answers are
+// dropped: they were for one client.
+func (c *capture) WriteHeader(status int) {
+	if c.status != 0 || (status >= 100 && status < 200 && status != http.StatusSwitchingProtocols) {
+		return
+	}
+	c.status = status
+	own := c.ownHeader()
+	if isEventStream(status, own) {
+		shareable := c.request.handler.mayShare(own, c.request.handler.policy.hasCredential(c.request.request))
+		body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn)
+		if known && (shareable || !c.conn.opening()) {
+			c.open(own, body, shareable)
+			return
+		}
+	}
+	if !c.conn.opening() || c.stopped() {
+		c.fail(errNotOurStream)
+		return
+	}
+	c.pass()
+}
+
+// errNotOurStream ends a later connection of a stream whose answer does not go
+// on with it.
+var errNotOurStream = errors.New("the upstream's answer does not go on with the stream")
+
+// open gives the head to the stream.
+func (c *capture) open(own http.Header, body bodyWriter, shareable bool) {
+	c.events, c.body = true, body
+	c.request.opener = nil
+	header := streamHeader(own)
+	if !c.conn.opening() || c.request.handler.policy.public {
+		// On a later connection the cookie is one client's, who knows whose;
+		// on a public stream it would be everybody's.
+		header.Del("Set-Cookie")
+	}
+	names, _ := varyNames(own)
+	theHub.setVary(c.conn.stream.key, names)
+	c.conn.opened(&head{header: header, vary: names}, shareable)
+}
+
+// pass gives the answer to the client that caused it, and lets those who
+// waited with it go upstream on their own.
+func (c *capture) pass() {
+	c.conn.refused()
+	o := c.request.opener
+	if o == nil || !o.claim() {
+		c.fail(errNobodyWaits)
+		return
+	}
+	c.passed = newPassThrough(o.handler, o.w, o.r, false)
+	context.AfterFunc(o.r.Context(), c.cancel)
+	c.syncHeader(o.w.Header())
+	c.passed.WriteHeader(c.status)
+}
+
+// fail ends the connection, also when the handlers do not look at the errors of
+// their writes.
+func (c *capture) fail(err error) {
+	c.err = err
+	c.cancel()
+}
+
+// ownHeader returns the fields that the handlers behind sse have set, which is
+// not those that the handlers before it had set for the opening client.
+func (c *capture) ownHeader() http.Header {
+	own := make(http.Header, len(c.header))
+	for name, values := range c.header {
+		if !slices.Equal(values, c.request.before[name]) {
+			own[name] = values
+		}
+	}
+	return own
+}
+
+// syncHeader makes a client's response header what the handlers behind sse
+// would have made it.
+func (c *capture) syncHeader(dst http.Header) {
+	for name := range c.request.before {
+		if _, ok := c.header[name]; !ok {
+			delete(dst, name)
+		}
+	}
+	for name, values := range c.ownHeader() {
+		dst[name] = slices.Clone(values)
+	}
+}
+
+func (c *capture) Write(p []byte) (int, error) {
+	if c.status == 0 {
+		c.WriteHeader(http.StatusOK)
+	}
+	switch {
+	case c.err != nil:
+		return 0, c.err
+	case c.passed != nil:
+		return c.passed.Write(p)
+	}
+	n, err := c.body.Write(p)
+	if err != nil {
+		c.fail(err)
+	}
+	return n, err
+}
+
+// FlushError does nothing for a stream: blocks go out when they are whole.
+func (c *capture) FlushError() error {
+	if c.status == 0 {
+		c.WriteHeader(http.StatusOK)
+	}
+	if c.passed != nil {
+		return c.passed.FlushError()
+	}
+	return c.err
+}
+
+// Flush implements http.Flusher.
+func (c *capture) Flush() { _ = c.FlushError() }
+
+// finish tells how the connection ended, after the handlers have returned err.
+func (c *capture) finish(err error) ending {
+	end := ending{status: c.status, events: c.events, err: err}
+	if c.events {
+		if bodyErr := c.body.Close(err == nil && c.err == nil); bodyErr != nil && c.err == nil {
+			c.err = bodyErr
+		}
+	}
+	if c.err != nil {
+		end.err = c.err
+	}
+	end.clean = end.err == nil
+	if end.status == 0 {
+		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+			end.status = handlerErr.StatusCode
+		}
+	}
+	if wait := retryAfter(c.header, time.Now()); !c.events {
+		end.retryAfter = wait
+	}
+	c.settle(err)
+	return end
+}
+
+// settle lets the opener go on, if it has the answer or there is none.
+func (c *capture) settle(err error) {
+	o := c.request.opener
+	c.request.opener = nil
+	if o == nil {
+		return
+	}
+	if c.passed != nil {
+		c.syncHeader(o.w.Header()) // trailers
+		o.finish(c.passed.finish(err))
+		return
+	}
+	if c.status == 0 && c.conn.opening() && !c.stopped() {
+		c.conn.refused()
+		if o.claim() {
+			c.syncHeader(o.w.Header())
+			o.finish(err)
+		}
+	}
+}
+
+// retryAfter reads when an upstream wants to be asked again (RFC 9110,
+// 10.2.3); 0 if it does not say.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+// Interface guards.
+var (
+	_ http.ResponseWriter = (*capture)(nil)
+	_ http.Flusher        = (*capture)(nil)
+	_ source              = (*upstreamRequest)(nil)
+)

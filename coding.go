@@ -1,0 +1,94 @@
+package caddysse
+
+import (
+	"compress/gzip"
+	"compress/zlib"
+	"io"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// bodyWriter takes the body of an answer as it comes.
+type bodyWriter interface {
+	io.Writer
+
+	// Close ends the body. It returns when all of it was taken, and what was
+	// wrong with it. Without complete nothing is said about a body that breaks
+	// off.
+	Close(complete bool) error
+}
+
+// newBodyWriter returns a writer that removes a content coding and writes the
+// rest to dst, and false if it does not know the coding.
+func newBodyWriter(coding string, dst io.Writer) (bodyWriter, bool) {
+	switch strings.ToLower(strings.TrimSpace(coding)) {
+	case "", "identity":
+		return plainBody{dst}, true
+	case "gzip", "x-gzip":
+		return newDecodedBody(dst, func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) }), true
+	case "deflate": // the zlib format, RFC 9110, 8.4.1.2
+		return newDecodedBody(dst, zlib.NewReader), true
+	case "zstd":
+		return newDecodedBody(dst, func(r io.Reader) (io.ReadCloser, error) {
+			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+			if err != nil {
+				return nil, err
+			}
+			return d.IOReadCloser(), nil
+		}), true
+	}
+	return nil, false
+}
+
+// plainBody is a body without a coding.
+type plainBody struct{ io.Writer }
+
+func (plainBody) Close(bool) error { return nil }
+
+// decodedBody decodes a body in a goroutine of its own, because decoders read.
+// All of what can be decoded from one Write has been written to dst, or is
+// about to be, when it returns.
+type decodedBody struct {
+	pipe *io.PipeWriter
+	done chan error
+}
+
+func newDecodedBody(dst io.Writer, open func(io.Reader) (io.ReadCloser, error)) *decodedBody {
+	r, w := io.Pipe()
+	b := &decodedBody{pipe: w, done: make(chan error, 1)}
+	go func() {
+		err := decodeBody(dst, r, open)
+		_ = r.CloseWithError(err) // of nil: io.ErrClosedPipe for later writes
+		b.done <- err
+	}()
+	return b
+}
+
+func decodeBody(dst io.Writer, r io.Reader, open func(io.Reader) (io.ReadCloser, error)) error {
+	d, err := open(r)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	_, err = io.Copy(onlyWriter{dst}, d)
+	return err
+}
+
+// onlyWriter hides io.ReaderFrom: what was decoded is written at once.
+type onlyWriter struct{ io.Writer }
+
+func (b *decodedBody) Write(p []byte) (int, error) { return b.pipe.Write(p) }
+
+func (b *decodedBody) Close(complete bool) error {
+	if complete {
+		_ = b.pipe.Close() // never fails
+	} else {
+		_ = b.pipe.CloseWithError(io.ErrUnexpectedEOF) // never fails
+	}
+	err := <-b.done
+	if !complete {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,174 @@
+package caddysse
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// insideVar marks a request, in Caddy's variables, that is inside an sse
+// handler already: a nested one steps aside.
+const insideVar = "http.handlers.sse.inside"
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if neverStream(r) || caddyhttp.GetVar(r.Context(), insideVar) != nil {
+		return next.ServeHTTP(w, r)
+	}
+	caddyhttp.SetVar(r.Context(), insideVar, true)
+	defer caddyhttp.SetVar(r.Context(), insideVar, nil)
+
+	var err error
+	if h.mayJoin(r) {
+		err = h.serveShared(w, r, next)
+	} else {
+		err = h.servePrivate(newPassThrough(h, w, r, false), next)
+	}
+	if errors.Is(err, http.ErrAbortHandler) {
+		panic(http.ErrAbortHandler) // the response is not complete: the client has to see it
+	}
+	return err
+}
+
+// neverStream reports whether the answer to a request is not a stream whatever
+// it says.
+func neverStream(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodHead, http.MethodOptions, http.MethodConnect:
+		return true
+	}
+	return r.Header.Get("Upgrade") != ""
+}
+
+// mayJoin reports whether a request may share a stream with others.
+func (h *Handler) mayJoin(r *http.Request) bool {
+	return h.Share != shareOff && r.Method == http.MethodGet &&
+		(r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0) &&
+		r.Header.Get("Mcp-Session-Id") == "" && acceptsEventStream(r.Header)
+}
+
+// serveShared serves a request from the stream that its key leads to.
+func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	parts := h.policy.parts(r, h.instance.place)
+	var wait *opener
+	req := &joinRequest{
+		key:      theHub.keyHash(parts),
+		instance: h.instance,
+		options:  h.options,
+		varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
+		logger:   h.logger,
+		source: func(waits bool) source {
+			u := h.newUpstreamRequest(w, r, next)
+			if waits {
+				wait = newOpener(h, w, r)
+				u.opener = wait
+			}
+			return u
+		},
+	}
+	req.lastEventID, _ = h.policy.lastEventID(r)
+
+	for {
+		sub, err := theHub.join(req)
+		if err != nil {
+			return h.serveUnjoined(w, r, next, req, err)
+		}
+		again, err := h.serveSubscriber(w, r, next, req, sub, wait)
+		if !again {
+			return err
+		}
+	}
+}
+
+// serveUnjoined serves a request that cannot join a stream.
+func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, why error) error {
+	if errors.Is(why, errUnshareable) {
+		return h.serveAlone(newPassThrough(h, w, r, false), next, req)
+	}
+	// With jitter, so that who was turned away together does not come back
+	// together.
+	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
+	h.logger.Warn("client turned away", zap.NamedError("reason", why), zap.Stringer("stream", req.key))
+	return caddyhttp.Error(http.StatusServiceUnavailable, why)
+}
+
+// maxRetryAfter is the most seconds after which a client that was turned away
+// is asked to come back.
+const maxRetryAfter = 10
+
+// serveAlone gives a client that asked for an event stream an upstream
+// connection of its own, because the answers are not shared.
+func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRequest) error {
+	p.onShareable = func() { theHub.shareable(req.key) }
+	if _, _, ok := parseGatewayID(p.request.Header.Get("Last-Event-ID")); ok && h.options.ids != idsUpstream {
+		p.request.Header.Del("Last-Event-ID") // the upstream does not know it
+	}
+	return h.servePrivate(p, next)
+}
+
+// serveSubscriber waits for the stream's head and delivers the stream. again
+// tells that the request has to look for a stream again. wait is not nil if
+// the request opened the stream.
+func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener) (again bool, err error) {
+	s := sub.stream
+	attached := true
+	detach := func() {
+		if attached {
+			attached = false
+			s.detach(sub)
+		}
+	}
+	defer detach()
+
+	select {
+	case <-s.ready:
+	case <-r.Context().Done():
+		if wait == nil || wait.leave() {
+			return false, nil
+		}
+	}
+	head, err := s.verdict()
+	if err != nil {
+		detach()
+		if wait != nil && (errors.Is(err, errUnshareable) || !wait.leave()) {
+			<-wait.done
+			return false, wait.err
+		}
+		return false, h.serveUnjoined(w, r, next, req, err)
+	}
+	if wait == nil && s.varies(head.vary) != req.varies(head.vary) {
+		return true, nil
+	}
+
+	writeHead(w, head, sub.outcome)
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	repl.Set("http.sse.stream", s.key.String())
+	repl.Set("http.sse.resume", sub.outcome)
+	end := h.deliver(w, r, sub)
+	repl.Set("http.sse.end_reason", string(end))
+	detach()
+
+	switch end {
+	case endWrite, endBroken:
+		return false, http.ErrAbortHandler
+	case endPerClient:
+		return false, h.serveAlone(newPassThrough(h, w, r, true), next, req)
+	}
+	return false, nil
+}
+
+// writeHead sends the head of a stream to a client.
+func writeHead(w http.ResponseWriter, head *head, outcome string) {
+	header := w.Header()
+	for name, values := range head.header {
+		header[name] = slices.Clone(values)
+	}
+	header.Set("SSE-Resume", outcome)
+	w.WriteHeader(http.StatusOK)
+}

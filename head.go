@@ -1,0 +1,122 @@
+package caddysse
+
+import (
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// eventStreamType is the media type of event streams (HTML 9.2.1).
+const eventStreamType = "text/event-stream"
+
+// isEventStream reports whether an answer is an event stream: HTML 9.2.3 asks
+// for status 200 and the media type. Parameters and an empty one, as some
+// applications send it, do not count.
+func isEventStream(status int, header http.Header) bool {
+	if status != http.StatusOK {
+		return false
+	}
+	value, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(value), eventStreamType)
+}
+
+// acceptsEventStream reports whether a request's Accept names the media type,
+// with a weight that is not zero (RFC 9110, 12.5.1).
+func acceptsEventStream(header http.Header) bool {
+	for _, line := range header["Accept"] {
+		for element := range strings.SplitSeq(line, ",") {
+			mediaType, params, err := mime.ParseMediaType(element)
+			if mediaType != eventStreamType {
+				continue
+			}
+			if q := strings.Trim(params["q"], "0"); err == nil && params["q"] != "" && (q == "" || q == ".") {
+				continue
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// Header fields of a response that are not for subscribers: they are about the
+// upstream connection, or about a body that is written anew.
+var connectionHeaders = []string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Content-Length", "Content-Encoding", "Accept-Ranges", "Date",
+}
+
+// streamHeader makes the header of a stream's responses from the upstream's.
+func streamHeader(upstream http.Header) http.Header {
+	header := upstream.Clone()
+	for _, name := range connectionHeaders {
+		header.Del(name)
+	}
+	setStreamHeaders(header)
+	return header
+}
+
+// setStreamHeaders adds what keeps caches, compressors and buffering proxies
+// on the way from holding events back.
+func setStreamHeaders(header http.Header) {
+	control := header.Values("Cache-Control")
+	if len(control) == 0 {
+		control = []string{"no-cache"}
+	}
+	if !hasDirective(control, "no-transform") {
+		control = append(slices.Clone(control), "no-transform")
+	}
+	header.Set("Cache-Control", strings.Join(control, ", "))
+	header.Set("X-Accel-Buffering", "no")
+	header.Set("Incremental", "?1") // RFC 10036
+}
+
+// hasDirective reports whether Cache-Control lines contain a directive
+// (RFC 9111, 5.2).
+func hasDirective(lines []string, directive string) bool {
+	for _, line := range lines {
+		for element := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(element, "=")
+			if strings.EqualFold(strings.TrimSpace(name), directive) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// varyNames returns the request header fields that an answer says it depends
+// on (RFC 9111, 4.1), in canonical form and order; any tells that it depends on
+// more than the request. An answer for one origin depends on Origin, also when
+// it does not say so. Accept-Encoding does not count: bodies are written anew.
+func varyNames(header http.Header) (names []string, everything bool) {
+	for _, line := range header["Vary"] {
+		for name := range strings.SplitSeq(line, ",") {
+			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
+			switch name {
+			case "", "Accept-Encoding":
+			case "*":
+				return nil, true
+			default:
+				names = append(names, name)
+			}
+		}
+	}
+	if origin := header.Get("Access-Control-Allow-Origin"); origin != "" && origin != "*" {
+		names = append(names, "Origin")
+	}
+	slices.Sort(names)
+	return slices.Compact(names), false
+}
+
+// mayShare reports whether the answer to a request may be given to others with
+// the same key.
+func (h *Handler) mayShare(upstream http.Header, credential bool) bool {
+	if _, everything := varyNames(upstream); everything {
+		return false
+	}
+	if len(upstream["Set-Cookie"]) > 0 && !h.policy.public {
+		return false
+	}
+	return credential || !hasDirective(upstream["Cache-Control"], "private")
+}

@@ -1,0 +1,330 @@
+package caddysse
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Why a request cannot join a stream.
+var (
+	// errUnshareable: requests with this key go upstream on their own.
+	errUnshareable = errors.New("the answers to this request are not shared")
+
+	// errTooManyStreams: max_streams is reached.
+	errTooManyStreams = errors.New("max_streams reached")
+
+	// errTooManySubscribers: max_subscribers is reached.
+	errTooManySubscribers = errors.New("max_subscribers of the stream reached")
+
+	// errStopping: the process is about to exit.
+	errStopping = errors.New("the server is stopping")
+)
+
+const (
+	// unshareableTime is how long a key is remembered whose request was not
+	// answered with an event stream that may be shared.
+	unshareableTime = time.Minute
+
+	// unshareableForever stands for a fact about the application, not about
+	// one answer: it gives each connection a session of its own.
+	unshareableForever = 24 * time.Hour
+
+	// maxUnshareable bounds how many such keys are remembered, because clients
+	// choose them. What is forgotten is learnt again.
+	maxUnshareable = 1 << 16
+)
+
+// streamKey is a keyed hash of what makes two requests the same stream.
+type streamKey [sha256.Size]byte
+
+// String names the key in logs; it tells nothing about the request.
+func (k streamKey) String() string { return hex.EncodeToString(k[:8]) }
+
+// hub is the process-wide set of streams, outliving reloads.
+//
+// Lock order: hub, then stream.
+type hub struct {
+	secret [32]byte // of the keyed hashes; fixed after construction
+
+	running sync.WaitGroup // the goroutines that own upstream connections
+
+	mu          sync.Mutex
+	streams     map[streamKey]*variants // those that may be joined
+	all         map[*stream]struct{}    // those and the ones that still have subscribers
+	unshareable map[streamKey]time.Time // until when
+	instances   []*instance
+	sequence    uint64         // of instances
+	count       map[string]int // streams by place
+	stopping    bool
+}
+
+// variants are the streams of one key, told apart by Vary (RFC 9111, 4.1).
+type variants struct {
+	vary    []string // of the newest head with this key; nil: none, or none known
+	streams []*stream
+}
+
+// instance is one provisioned handler.
+type instance struct {
+	place    string // listen addresses of the server, and the handler's name
+	server   any    // tells configurations apart
+	sequence uint64 // grows with each configuration
+	retired  bool   // its configuration was cleaned up; guarded by hub.mu
+}
+
+// theHub is shared by all handlers of all configurations of the process.
+var theHub = newHub()
+
+func newHub() *hub {
+	h := &hub{
+		streams:     make(map[streamKey]*variants),
+		all:         make(map[*stream]struct{}),
+		unshareable: make(map[streamKey]time.Time),
+		count:       make(map[string]int),
+	}
+	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand
+	return h
+}
+
+// register makes a handler known. The server tells its configuration from
+// others.
+func (h *hub) register(place string, server any) *instance {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sequence++
+	inst := &instance{place: place, server: server, sequence: h.sequence}
+	h.instances = append(h.instances, inst)
+	return inst
+}
+
+// retire takes note that a handler's configuration is gone.
+func (h *hub) retire(inst *instance) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	inst.retired = true
+	h.instances = slices.DeleteFunc(h.instances, func(i *instance) bool { return i == inst })
+}
+
+// alone reports whether no other handler of the same configuration has the
+// same place.
+func (h *hub) aloneLocked(inst *instance) bool {
+	n := 0
+	for _, i := range h.instances {
+		if i.place == inst.place && i.server == inst.server {
+			n++
+		}
+	}
+	return n <= 1
+}
+
+// keyHash hashes parts, each of which may contain anything.
+func (h *hub) keyHash(parts []keyPart) (key streamKey) {
+	mac := hmac.New(sha256.New, h.secret[:])
+	var length [8]byte
+	write := func(text string) {
+		binary.LittleEndian.PutUint64(length[:], uint64(len(text)))
+		mac.Write(length[:])
+		mac.Write([]byte(text))
+	}
+	for _, part := range parts {
+		write(part.name)
+		write(part.value)
+	}
+	mac.Sum(key[:0])
+	return key
+}
+
+// joinRequest is what a request brings to join a stream.
+type joinRequest struct {
+	key         streamKey
+	instance    *instance
+	lastEventID string
+	options     *streamOptions
+
+	// varies returns the values of the named request headers, as they would
+	// be sent upstream, in one string.
+	varies func(names []string) string
+
+	// source returns what opens upstream connections for this request. It is
+	// called only if the request opens a stream or brings a newer
+	// configuration to it. waits tells that the request is to be given the
+	// first answer if that is not a stream to share.
+	source func(waits bool) source
+
+	logger *zap.Logger
+}
+
+// join attaches a new subscriber to the stream of the request, which is opened
+// if there is none.
+func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopping {
+		return nil, errStopping
+	}
+	if until, ok := h.unshareable[req.key]; ok {
+		if time.Now().Before(until) {
+			return nil, errUnshareable
+		}
+		delete(h.unshareable, req.key)
+	}
+
+	var head *head
+	if s := h.lookupLocked(req); s != nil {
+		sub, err = s.attach(req)
+		if !errors.Is(err, errNewLife) {
+			return sub, err
+		}
+		head = s.retire()
+		h.removeLocked(s)
+	}
+
+	place := req.instance.place
+	if limit := req.options.maxStreams; limit > 0 && h.count[place] >= limit {
+		return nil, errTooManyStreams
+	}
+	s := newStream(h, req, head)
+	s.adoptable = h.aloneLocked(req.instance)
+	v := h.streams[req.key]
+	if v == nil {
+		v = new(variants)
+		h.streams[req.key] = v
+	}
+	v.streams = append(v.streams, s)
+	h.all[s] = struct{}{}
+	h.count[place]++
+	return s.attach(req)
+}
+
+// lookupLocked returns the stream that the request may join, nil if there is
+// none.
+func (h *hub) lookupLocked(req *joinRequest) *stream {
+	v := h.streams[req.key]
+	if v == nil {
+		return nil
+	}
+	for _, s := range v.streams {
+		if s.closed || !h.entitledLocked(s, req.instance) {
+			continue
+		}
+		// A head that is still to come is taken to vary as the last one did;
+		// whoever waited for it looks again when it is known.
+		if len(v.vary) > 0 && s.varies(v.vary) != req.varies(v.vary) {
+			continue
+		}
+		return s
+	}
+	return nil
+}
+
+// entitledLocked reports whether requests that reach inst may join s: the
+// handler that opened it may; after a reload, the one handler of the same
+// place in the other configuration.
+func (h *hub) entitledLocked(s *stream, inst *instance) bool {
+	if s.owner == inst {
+		return true
+	}
+	return s.owner.place == inst.place && s.owner.server != inst.server &&
+		s.adoptable && h.aloneLocked(inst)
+}
+
+// remove takes s out of the hub, so that nobody joins it any more.
+func (h *hub) remove(s *stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.removeLocked(s)
+}
+
+func (h *hub) removeLocked(s *stream) {
+	v := h.streams[s.key]
+	if v == nil || !slices.Contains(v.streams, s) {
+		return
+	}
+	v.streams = slices.DeleteFunc(v.streams, func(o *stream) bool { return o == s })
+	if len(v.streams) == 0 {
+		delete(h.streams, s.key)
+	}
+	h.count[s.place]--
+	if h.count[s.place] == 0 {
+		delete(h.count, s.place)
+	}
+}
+
+// setVary notes by which request headers the answers to a key differ.
+func (h *hub) setVary(key streamKey, vary []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v := h.streams[key]; v != nil {
+		v.vary = vary
+	}
+}
+
+// close keeps new subscribers from joining s: its head may not be shared any
+// more. Those that it has stay.
+func (h *hub) close(s *stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.closed = true
+}
+
+// markUnshareable sends requests with this key upstream on their own.
+func (h *hub) markUnshareable(key streamKey, d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if len(h.unshareable) >= maxUnshareable {
+		for k, until := range h.unshareable {
+			if now.After(until) {
+				delete(h.unshareable, k)
+			}
+		}
+		for k := range h.unshareable {
+			if len(h.unshareable) < maxUnshareable {
+				break
+			}
+			delete(h.unshareable, k)
+		}
+	}
+	h.unshareable[key] = now.Add(d)
+}
+
+// shareable forgets that a key was unshareable for a time: a request with it
+// was just answered with an event stream that may be shared.
+func (h *hub) shareable(key streamKey) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if until, ok := h.unshareable[key]; ok && time.Until(until) <= unshareableTime {
+		delete(h.unshareable, key)
+	}
+}
+
+// forget drops the last reference to a stream that is over and has no
+// subscribers.
+func (h *hub) forget(s *stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.removeLocked(s)
+	delete(h.all, s)
+}
+
+// stop drains all streams because the process is about to exit: each
+// subscriber's response ends at a random moment within window.
+func (h *hub) stop(window time.Duration) {
+	h.mu.Lock()
+	h.stopping = true
+	all := slices.Collect(maps.Keys(h.all))
+	h.mu.Unlock()
+	for _, s := range all {
+		s.drain(window, endStopping)
+	}
+}

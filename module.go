@@ -1,0 +1,514 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+func init() {
+	caddy.RegisterModule((*Handler)(nil))
+	httpcaddyfile.RegisterHandlerDirective("sse", parseCaddyfile)
+	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// Defaults of the options that are durations or sizes and not the buffer's.
+const (
+	// defaultHeartbeat is half of the shortest idle timeout that is common in
+	// proxies on the way (30 s).
+	defaultHeartbeat = 15 * time.Second
+
+	// defaultLinger is well above the 3 to 5 s after which EventSource
+	// reconnects.
+	defaultLinger = 30 * time.Second
+
+	// defaultWriteTimeout is what one write to a client may take.
+	defaultWriteTimeout = 10 * time.Second
+
+	// defaultMaxEventSize bounds one block of the upstream.
+	defaultMaxEventSize = 16 << 20
+
+	// defaultDrain is the time over which subscribers' responses end when the
+	// process stops.
+	defaultDrain = 3 * time.Second
+
+	// maxHeartbeatPadding bounds what is sent to each quiet client again and
+	// again. Middleboxes are known to hold back up to 4 KiB.
+	maxHeartbeatPadding = 64 << 10
+)
+
+// defaultLastEventIDQuery are the query parameters in which clients that cannot
+// set header fields are known to bring their last event ID.
+var defaultLastEventIDQuery = []string{
+	"lastEventId", "last-event-id", "last_event_id", "Last-Event-ID", "evs_last_event_id",
+}
+
+// Values of Handler.Share.
+const (
+	sharePublic  = "public"
+	shareCookies = "cookies"
+	shareOff     = "off"
+)
+
+// Handler is a middleware for Server-Sent Events (HTML standard, 9.2). It
+// stands in front of the handler that leads to the upstream, normally
+// reverse_proxy. GET requests whose Accept names text/event-stream and that
+// ask for the same thing share one upstream connection; a replay buffer lets
+// clients that come back with a last event ID go on where they were; quiet
+// connections are kept alive with heartbeats; nothing is buffered on the way.
+//
+// Every other request passes to the next handler unchanged. An event stream
+// with which it is answered is private to its client; it is sent in whole
+// events and kept alive too.
+type Handler struct {
+	// The name of this handler among those of the same server. It tells its
+	// streams from theirs, and lets the handler of that name take them over
+	// when the configuration is reloaded. A server with several sse handlers
+	// should name each. Default: empty.
+	Name string `json:"name,omitempty"`
+
+	// Which requests share a stream. Empty (the default): those that are equal
+	// but for header fields known not to matter, so that Authorization,
+	// Cookie, Origin and all unknown fields separate clients. "public":
+	// whatever their header fields, except Origin, X-Forwarded-Host and
+	// X-Forwarded-Proto. "cookies": as public, but the cookies of
+	// share_cookies count too. "off": none; each client has an upstream
+	// connection of its own. With "public" and "cookies", header fields that
+	// do not count are not sent upstream.
+	Share string `json:"share,omitempty"`
+
+	// With share "cookies": the names of the cookies that separate clients.
+	// Other cookies are not sent upstream.
+	ShareCookies []string `json:"share_cookies,omitempty"`
+
+	// A template of placeholders that takes the place of query and header
+	// fields in what makes two requests the same. Fields, cookies and
+	// parameters that it does not name are not sent upstream.
+	Key string `json:"key,omitempty"`
+
+	// Placeholders that separate clients in addition, because handlers behind
+	// sse depend on them: {http.vars.tenant}, say.
+	KeyAdd []string `json:"key_add,omitempty"`
+
+	// Header fields and query parameters that do not separate clients. They
+	// are not sent upstream.
+	KeyIgnore *KeyIgnore `json:"key_ignore,omitempty"`
+
+	// What the replay buffer of each stream keeps. Memory is taken as it is
+	// used.
+	Buffer *Buffer `json:"buffer,omitempty"`
+
+	// What keeps quiet connections alive. Default: a comment after 15 s.
+	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
+
+	// The reconnection time given to each subscriber, drawn at random from a
+	// range so that clients that were cut together do not come back together.
+	// The upstream's own wins. Default: none is given, so that clients use
+	// theirs (3 to 5 s in browsers).
+	Retry *Retry `json:"retry,omitempty"`
+
+	// How long a stream without subscribers keeps its upstream connection and
+	// replay buffer. Who comes back within that time has missed nothing. 0
+	// ends it at once. Default: 30 s.
+	Linger *caddy.Duration `json:"linger,omitempty"`
+
+	// Where a client without a last event ID begins: "live" (the default) at
+	// the newest event; "replay" with the last join_replay events kept;
+	// "greeting" with what the upstream sent at first, before a pause of one
+	// second, and then at the newest event.
+	Join string `json:"join,omitempty"`
+
+	// With join "replay": how many events. 0 (the default): all that are kept.
+	JoinReplay int `json:"join_replay,omitempty"`
+
+	// Who gives event IDs. "auto" (the default): the gateway, until the
+	// upstream gives one. "upstream": the upstream only; use it behind another
+	// gateway. "gateway": the gateway, in place of the upstream's.
+	IDs string `json:"ids,omitempty"`
+
+	// The event type of an event that tells a client that it missed events.
+	// Its data is a JSON object with reason ("evicted", "epoch", "lag" or
+	// "upstream"), last_event_id, and missed (how many events, or null).
+	// Default: none is sent; the response header SSE-Resume tells what the
+	// status of resuming is.
+	GapEvent string `json:"gap_event,omitempty"`
+
+	// Whether a client that begins at the newest event is first sent a block
+	// with that event's ID and no data, so that it can resume even if it is
+	// cut before its first event. Default: true.
+	Prime *bool `json:"prime,omitempty"`
+
+	// What happens to a client that is so slow that events it has not been
+	// given leave the replay buffer. "disconnect" (the default): its response
+	// ends; when it comes back it is told. "skip": it is told with a gap event
+	// and goes on with the oldest event kept; needs gap_event.
+	Lag string `json:"lag,omitempty"`
+
+	// How long one write to a client may take before it is cut. 0 means no
+	// limit. Default: 10 s. On Linux it also bounds how long a vanished client
+	// goes unnoticed after something was sent to it (TCP_USER_TIMEOUT).
+	WriteTimeout *caddy.Duration `json:"write_timeout,omitempty"`
+
+	// The largest event taken from an upstream, in bytes. The upstream
+	// connection ends with an error when it sends a larger one. Default: 16
+	// MiB.
+	MaxEventSize int64 `json:"max_event_size,omitempty"`
+
+	// How many streams there may be at once of this handler. Requests for
+	// more are answered with 503. Default: 0, no limit.
+	MaxStreams int `json:"max_streams,omitempty"`
+
+	// How many subscribers one stream may have. Requests for more are
+	// answered with 503. Default: 0, no limit.
+	MaxSubscribers int `json:"max_subscribers,omitempty"`
+
+	// How long a subscriber's response may last, less up to 20 % at random.
+	// It ends after a whole event; the client comes back and resumes. Default:
+	// 0, no limit.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+
+	// Query parameters in which a client may bring its last event ID instead
+	// of the header field. They do not separate clients. An empty list turns
+	// this off. Default: lastEventId, last-event-id, last_event_id,
+	// Last-Event-ID, evs_last_event_id.
+	LastEventIDQuery []string `json:"last_event_id_query,omitzero"`
+
+	logger   *zap.Logger
+	instance *instance
+	policy   *keyPolicy
+	options  *streamOptions
+	settings *deliverySettings
+}
+
+// KeyIgnore names parts of requests that do not separate clients.
+type KeyIgnore struct {
+	// Names of query parameters, case-sensitive.
+	Query []string `json:"query,omitempty"`
+
+	// Names of header fields.
+	Headers []string `json:"headers,omitempty"`
+}
+
+// Buffer bounds a replay buffer. The newest block is always kept.
+type Buffer struct {
+	// How many blocks are kept. Default: 1024.
+	Events int `json:"events,omitempty"`
+
+	// How many bytes are kept. Default: 4 MiB.
+	Size int64 `json:"size,omitempty"`
+
+	// How long a block is kept. Default: 5m.
+	Age caddy.Duration `json:"age,omitempty"`
+}
+
+// Heartbeat is what a subscriber is sent that was sent nothing for a while.
+type Heartbeat struct {
+	// For how long. 0 turns heartbeats off. Default: 15 s.
+	Interval *caddy.Duration `json:"interval,omitempty"`
+
+	// Send an event of this type instead of a comment, for clients that have
+	// to see it.
+	Event string `json:"event,omitempty"`
+
+	// The event's data. Default: empty.
+	Data string `json:"data,omitempty"`
+
+	// How many bytes a heartbeat has at least, for middleboxes that hold small
+	// writes back. Default: 0.
+	Padding int `json:"padding,omitempty"`
+}
+
+// Retry is a range of reconnection times.
+type Retry struct {
+	Min caddy.Duration `json:"min,omitempty"`
+
+	// Default: the same as min.
+	Max caddy.Duration `json:"max,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sse",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision implements caddy.Provisioner.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if err := h.Validate(); err != nil {
+		return err // before anything is made of wrong values
+	}
+	if h.LastEventIDQuery == nil {
+		h.LastEventIDQuery = defaultLastEventIDQuery
+	}
+	h.policy = newKeyPolicy(h)
+	h.options = h.streamOptions()
+	settings, err := h.deliverySettings()
+	if err != nil {
+		return err
+	}
+	h.settings = settings
+
+	var place string
+	var server any = h
+	if s, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		listen := slices.Sorted(slices.Values(s.Listen))
+		place = strings.Join(listen, " ")
+		server = s
+		s.RegisterConnContext(withConn)
+		s.RegisterOnShutdown(func() {
+			// Runs at a reload too: then the streams go on.
+			if caddy.Exiting() {
+				theHub.stop(defaultDrain)
+			}
+		})
+	}
+	h.instance = theHub.register(place+"\x00"+h.Name, server)
+	return nil
+}
+
+// connCtxKey is the context key of a client's connection.
+const connCtxKey caddy.CtxKey = "sse_conn"
+
+// withConn makes a client's connection known to its requests.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	if ctx.Value(connCtxKey) != nil {
+		return ctx // another sse handler of the server has
+	}
+	return context.WithValue(ctx, connCtxKey, conn)
+}
+
+// Cleanup implements caddy.CleanerUpper. The streams stay: the next
+// configuration takes them over.
+func (h *Handler) Cleanup() error {
+	if h.instance != nil {
+		theHub.retire(h.instance)
+	}
+	return nil
+}
+
+// Validate implements caddy.Validator.
+func (h *Handler) Validate() error {
+	return errors.Join(h.validateKey(), h.validateStream(), h.validateDelivery())
+}
+
+func (h *Handler) validateKey() error {
+	switch h.Share {
+	case "", sharePublic, shareOff:
+		if len(h.ShareCookies) > 0 {
+			return fmt.Errorf("share_cookies: only with share cookies, not %q", h.Share)
+		}
+	case shareCookies:
+		if len(h.ShareCookies) == 0 {
+			return errors.New("share cookies: expected the name of at least one cookie")
+		}
+	default:
+		return fmt.Errorf("share: expected public, cookies or off, not %q", h.Share)
+	}
+	if h.Key != "" && h.Share != "" {
+		return fmt.Errorf("key: not with share %s: each says what makes two requests the same", h.Share)
+	}
+	if h.Key != "" && len(placeholders(h.Key)) == 0 {
+		return fmt.Errorf("key: expected a template with at least one placeholder, such as {http.request.uri}, not %q", h.Key)
+	}
+	for _, add := range h.KeyAdd {
+		if len(placeholders(add)) == 0 {
+			return fmt.Errorf("key_add: expected a placeholder, such as {http.vars.tenant}, not %q", add)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) validateStream() error {
+	if b := h.Buffer; b != nil {
+		if b.Events < 0 || b.Size < 0 || b.Age < 0 {
+			return fmt.Errorf("buffer: expected numbers above 0, not %d events, %d bytes, %v", b.Events, b.Size, time.Duration(b.Age))
+		}
+	}
+	if r := h.Retry; r != nil {
+		if r.Min < caddy.Duration(time.Millisecond) || (r.Max != 0 && r.Max < r.Min) || r.Max > caddy.Duration(eventstream.MaxRetry) {
+			return fmt.Errorf("retry: expected a range of reconnection times from 1ms, not %v to %v", time.Duration(r.Min), time.Duration(r.Max))
+		}
+	}
+	if h.Linger != nil && *h.Linger < 0 {
+		return fmt.Errorf("linger: expected 0 or more, not %v", time.Duration(*h.Linger))
+	}
+	if err := oneOf("join", h.Join, "live", "replay", "greeting"); err != nil {
+		return err
+	}
+	if h.JoinReplay < 0 || (h.JoinReplay > 0 && h.Join != "replay") {
+		return fmt.Errorf("join_replay: expected a number above 0, with join replay, not %d with join %s", h.JoinReplay, h.Join)
+	}
+	if err := oneOf("ids", h.IDs, "auto", "upstream", "gateway"); err != nil {
+		return err
+	}
+	if h.MaxEventSize < 0 || h.MaxEventSize > math.MaxInt32 {
+		return fmt.Errorf("max_event_size: expected 1 to %d bytes, not %d", math.MaxInt32, h.MaxEventSize)
+	}
+	if h.MaxStreams < 0 {
+		return fmt.Errorf("max_streams: expected 0 (no limit) or more, not %d", h.MaxStreams)
+	}
+	if h.MaxSubscribers < 0 {
+		return fmt.Errorf("max_subscribers: expected 0 (no limit) or more, not %d", h.MaxSubscribers)
+	}
+	return nil
+}
+
+func (h *Handler) validateDelivery() error {
+	if b := h.Heartbeat; b != nil {
+		if b.Interval != nil && *b.Interval < 0 {
+			return fmt.Errorf("heartbeat: expected an interval above 0, or off, not %v", time.Duration(*b.Interval))
+		}
+		if strings.ContainsAny(b.Event, "\r\n\x00") {
+			return fmt.Errorf("heartbeat: expected an event type without line ends, not %q", b.Event)
+		}
+		if b.Data != "" && b.Event == "" {
+			return errors.New("heartbeat: data needs an event type")
+		}
+		if b.Padding < 0 || b.Padding > maxHeartbeatPadding {
+			return fmt.Errorf("heartbeat_padding: expected 0 to %d bytes, not %d", maxHeartbeatPadding, b.Padding)
+		}
+	}
+	if strings.ContainsAny(h.GapEvent, "\r\n\x00") {
+		return fmt.Errorf("gap_event: expected an event type without line ends, not %q", h.GapEvent)
+	}
+	if err := oneOf("lag", h.Lag, "disconnect", "skip"); err != nil {
+		return err
+	}
+	if h.Lag == "skip" && h.GapEvent == "" {
+		return errors.New("lag skip: needs gap_event: nothing else would tell the client that it missed events")
+	}
+	if h.WriteTimeout != nil && *h.WriteTimeout < 0 {
+		return fmt.Errorf("write_timeout: expected 0 (no limit) or more, not %v", time.Duration(*h.WriteTimeout))
+	}
+	if h.MaxAge < 0 {
+		return fmt.Errorf("max_age: expected 0 (no limit) or more, not %v", time.Duration(h.MaxAge))
+	}
+	return nil
+}
+
+// oneOf checks the value of an option that may also be left out.
+func oneOf(option, value string, values ...string) error {
+	if value == "" || slices.Contains(values, value) {
+		return nil
+	}
+	return fmt.Errorf("%s: expected %s, not %q", option, strings.Join(values, ", "), value)
+}
+
+// streamOptions are the settings that streams follow, defaults filled in.
+func (h *Handler) streamOptions() *streamOptions {
+	o := &streamOptions{
+		buffer:         bufferLimits{events: defaultBufferEvents, size: defaultBufferSize, age: defaultBufferAge},
+		linger:         defaultLinger,
+		joinReplay:     -1,
+		gapEvent:       h.GapEvent,
+		prime:          h.Prime == nil || *h.Prime,
+		lagSkip:        h.Lag == "skip",
+		maxEventSize:   defaultMaxEventSize,
+		maxStreams:     h.MaxStreams,
+		maxSubscribers: h.MaxSubscribers,
+		maxAge:         time.Duration(h.MaxAge),
+		giveUp:         defaultGiveUp,
+	}
+	if b := h.Buffer; b != nil {
+		if b.Events > 0 {
+			o.buffer.events = b.Events
+		}
+		if b.Size > 0 {
+			o.buffer.size = b.Size
+		}
+		if b.Age > 0 {
+			o.buffer.age = time.Duration(b.Age)
+		}
+	}
+	if h.Linger != nil {
+		o.linger = time.Duration(*h.Linger)
+	}
+	if h.MaxEventSize > 0 {
+		o.maxEventSize = int(h.MaxEventSize)
+	}
+	switch h.Join {
+	case "replay":
+		o.join = joinReplay
+	case "greeting":
+		o.join = joinGreeting
+	}
+	if h.JoinReplay > 0 {
+		o.joinReplay = h.JoinReplay
+	}
+	switch h.IDs {
+	case "upstream":
+		o.ids = idsUpstream
+	case "gateway":
+		o.ids = idsGateway
+	}
+	if r := h.Retry; r != nil {
+		o.retryMin = time.Duration(r.Min)
+		o.retryMax = time.Duration(max(r.Min, r.Max))
+	}
+	return o
+}
+
+// deliverySettings are the settings for writing to clients, defaults filled
+// in.
+func (h *Handler) deliverySettings() (*deliverySettings, error) {
+	s := &deliverySettings{heartbeat: defaultHeartbeat, writeTimeout: defaultWriteTimeout}
+	if h.WriteTimeout != nil {
+		s.writeTimeout = time.Duration(*h.WriteTimeout)
+	}
+	b := h.Heartbeat
+	if b == nil {
+		b = new(Heartbeat)
+	}
+	if b.Interval != nil {
+		s.heartbeat = time.Duration(*b.Interval)
+	}
+	bytes, err := heartbeatBytes(b)
+	s.heartbeatBytes = bytes
+	return s, err
+}
+
+// emptyComment is the shortest heartbeat. Its blank line keeps comments from
+// piling up in clients that look for blank lines only.
+const emptyComment = ":\n\n"
+
+// heartbeatBytes are what a heartbeat sends: padding is a comment before it.
+func heartbeatBytes(b *Heartbeat) ([]byte, error) {
+	beat := []byte(emptyComment)
+	if b.Event != "" {
+		var err error
+		beat, err = eventstream.AppendEvent(nil, eventstream.Event{Type: b.Event, Data: b.Data})
+		if err != nil {
+			return nil, fmt.Errorf("heartbeat: %w", err)
+		}
+	}
+	missing := b.Padding - len(beat)
+	if missing <= 0 {
+		return beat, nil
+	}
+	padding := ":" + strings.Repeat(" ", max(0, missing-2)) + "\n"
+	return append([]byte(padding), beat...), nil
+}
+
+// Interface guards.
+var (
+	_ caddy.Module                = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

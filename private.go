@@ -1,0 +1,230 @@
+package caddysse
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// passThrough is the ResponseWriter of a response that is its client's alone.
+// An event stream (a private stream) goes out in whole blocks, each at once,
+// with heartbeats. Everything else passes as it is.
+type passThrough struct {
+	*caddyhttp.ResponseWriterWrapper
+	handler  *Handler
+	request  *http.Request
+	headSent bool // the client has the head of an event stream already
+
+	// Called when the answer is an event stream that could have been shared.
+	onShareable func()
+
+	wroteHeader bool
+	discard     bool       // the client cannot be given this answer
+	body        bodyWriter // nil: not an event stream
+
+	mu      sync.Mutex // guards what follows, and writing to an event stream's client
+	out     *responseStream
+	decoder eventstream.Decoder
+	batch   []byte // the whole blocks of one Write
+	err     error  // sticky
+}
+
+func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
+	return &passThrough{
+		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		handler:               h,
+		request:               r,
+		headSent:              headSent,
+	}
+}
+
+// servePrivate gives the client an upstream connection of its own.
+func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) error {
+	defer p.stop() // also when next panics
+	return p.finish(next.ServeHTTP(p, p.request))
+}
+
+// WriteHeader decides whether the answer is an event stream.
+func (p *passThrough) WriteHeader(status int) {
+	if p.wroteHeader {
+		return
+	}
+	informational := status >= 100 && status < 200 && status != http.StatusSwitchingProtocols
+	if informational {
+		if !p.headSent {
+			p.ResponseWriter.WriteHeader(status)
+		}
+		return
+	}
+	p.wroteHeader = true
+	header := p.Header()
+	if !isEventStream(status, header) {
+		p.plain(status)
+		return
+	}
+	body, known := newBodyWriter(header.Get("Content-Encoding"), blockWriter{p})
+	if !known {
+		p.plain(status)
+		return
+	}
+	if p.onShareable != nil && p.handler.mayShare(header, p.handler.policy.hasCredential(p.request)) {
+		p.onShareable()
+	}
+	p.body = body
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.decoder.MaxBlockSize = p.handler.options.maxEventSize
+	if !p.headSent {
+		header.Del("Content-Length")
+		header.Del("Content-Encoding")
+		setStreamHeaders(header)
+		p.ResponseWriter.WriteHeader(status)
+	}
+	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
+	p.err = p.out.flush()
+	p.out.startHeartbeats(&p.mu)
+}
+
+// plain lets an answer pass that is not an event stream.
+func (p *passThrough) plain(status int) {
+	if p.headSent {
+		p.discard = true
+		return
+	}
+	p.ResponseWriter.WriteHeader(status)
+}
+
+func (p *passThrough) Write(b []byte) (int, error) {
+	if !p.wroteHeader {
+		p.WriteHeader(http.StatusOK)
+	}
+	switch {
+	case p.discard:
+		return 0, errNotOurStream
+	case p.body == nil:
+		return p.ResponseWriter.Write(b)
+	}
+	return p.body.Write(b)
+}
+
+// ReadFrom implements io.ReaderFrom: what is not an event stream is copied by
+// the server, by sendfile where it can.
+func (p *passThrough) ReadFrom(r io.Reader) (int64, error) {
+	if !p.wroteHeader {
+		p.WriteHeader(http.StatusOK)
+	}
+	if p.discard || p.body != nil {
+		return io.Copy(onlyWriter{p}, r)
+	}
+	return p.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError does nothing for an event stream: blocks go out when they are
+// whole.
+func (p *passThrough) FlushError() error {
+	if !p.wroteHeader {
+		p.WriteHeader(http.StatusOK)
+	}
+	if p.discard || p.body != nil {
+		return nil
+	}
+	return http.NewResponseController(p.ResponseWriter).Flush()
+}
+
+// Flush implements http.Flusher.
+func (p *passThrough) Flush() { _ = p.FlushError() }
+
+// blockWriter writes the bytes of an event stream to the client, in whole
+// blocks.
+type blockWriter struct{ p *passThrough }
+
+func (w blockWriter) Write(b []byte) (int, error) {
+	p := w.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return 0, p.err
+	}
+	p.batch = p.batch[:0]
+	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
+		p.batch = append(append(p.batch, blk.Lines...), '\n')
+		return nil
+	})
+	if len(p.batch) > 0 {
+		p.err = p.out.write(p.batch)
+		if cap(p.batch) > maxWrite {
+			p.batch = nil
+		}
+	}
+	if p.err == nil && decodeErr != nil {
+		p.err = decodeErr
+		p.handler.logger.Error("upstream event over max_event_size", zap.Error(decodeErr))
+	}
+	if p.err != nil {
+		return 0, p.err
+	}
+	return len(b), nil
+}
+
+// stop ends the heartbeats. It may be called more than once.
+func (p *passThrough) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out != nil {
+		p.out.close()
+	}
+}
+
+// finish ends the response after the handlers behind sse have returned err,
+// and returns what is to be returned of it.
+func (p *passThrough) finish(err error) error {
+	if p.body == nil {
+		return p.finishPlain(err)
+	}
+	if bodyErr := p.body.Close(err == nil); err == nil {
+		err = bodyErr
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer p.out.close()
+	if err == nil {
+		err = p.err
+	}
+	if err == nil {
+		// Many clients of language models take an event without its blank
+		// line at the end.
+		if rest := p.decoder.Rest(); len(rest) > 0 {
+			_ = p.out.write(rest) // the client may be gone
+		}
+		return nil
+	}
+	p.handler.logger.Warn("private stream broke off", zap.NamedError("reason", err))
+	return http.ErrAbortHandler
+}
+
+// finishPlain is finish for what is not an event stream. Where the status is
+// sent and the rest cannot be, the server breaks the response off, so that the
+// client sees that it is not complete.
+func (p *passThrough) finishPlain(err error) error {
+	if p.discard {
+		return nil
+	}
+	_, panicked := errors.AsType[panicError](err)
+	if err != nil && (p.headSent || (panicked && p.wroteHeader)) {
+		return http.ErrAbortHandler
+	}
+	return err
+}
+
+// Interface guards.
+var (
+	_ http.ResponseWriter = (*passThrough)(nil)
+	_ http.Flusher        = (*passThrough)(nil)
+	_ io.ReaderFrom       = (*passThrough)(nil)
+)

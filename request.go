@@ -1,0 +1,225 @@
+package caddysse
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// routeGroupCtxKey is Caddy's context key of the route groups that were
+// entered, so that the rest of a group is not. Caddy does not export it.
+const routeGroupCtxKey caddy.CtxKey = "route_group"
+
+// upstreamRequest opens the upstream connections of a stream. It holds a copy
+// of what one client's request brought, and the handlers behind sse in the
+// configuration which that request came through. Nothing in it is shared with
+// the client's request: that one may be over long before the stream is.
+type upstreamRequest struct {
+	handler *Handler
+	next    caddyhttp.Handler
+	request *http.Request // a template; its context is the client's, without its end
+	idParam string        // the query parameter in which the client brought its last event ID
+	orig    http.Request
+	server  *caddyhttp.Server
+	vars    map[string]any
+	groups  map[string]struct{}
+	before  http.Header // of the response, as the handlers before sse left it
+
+	// The client whose request this is, if it waits for the stream's first
+	// answer: it is given that answer if it is not a stream to share.
+	opener *opener
+}
+
+// newUpstreamRequest copies what is needed of a client's request. Parts that
+// are not in the key are left out.
+func (h *Handler) newUpstreamRequest(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) *upstreamRequest {
+	ctx := context.WithoutCancel(r.Context())
+	u := &upstreamRequest{
+		handler: h,
+		next:    next,
+		request: r.Clone(ctx),
+		vars:    maps.Clone(ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)),
+		before:  w.Header().Clone(),
+	}
+	_, u.idParam = h.policy.lastEventID(r)
+	u.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if groups, ok := ctx.Value(routeGroupCtxKey).(map[string]struct{}); ok {
+		u.groups = maps.Clone(groups)
+	}
+	u.orig, _ = ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if u.orig.URL != nil {
+		clean := *u.orig.URL
+		clean.RawQuery = h.policy.filterQuery(clean.RawQuery)
+		u.orig.URL = &clean
+		u.orig.RequestURI = clean.RequestURI()
+	}
+	u.clean(u.request)
+	return u
+}
+
+// clean removes what must not reach the upstream from the template.
+func (u *upstreamRequest) clean(r *http.Request) {
+	policy := u.handler.policy
+	r.Body = http.NoBody
+	r.ContentLength = 0
+	r.URL.RawQuery = policy.filterQuery(r.URL.RawQuery)
+	r.RequestURI = r.URL.RequestURI()
+	for _, name := range notSentHeaders {
+		r.Header.Del(name)
+	}
+	for name, values := range r.Header {
+		if !policy.sentUpstream(name) {
+			delete(r.Header, name)
+			continue
+		}
+		if name != "Cookie" {
+			continue
+		}
+		kept := values[:0]
+		for _, value := range values {
+			if value = policy.cookieLine(value); value != "" {
+				kept = append(kept, value)
+			}
+		}
+		if r.Header[name] = kept; len(kept) == 0 {
+			delete(r.Header, name)
+		}
+	}
+	// A decoded answer would be needed anyway, and each client would want
+	// another coding.
+	r.Header.Set("Accept-Encoding", "identity")
+	if r.TLS != nil && !policy.certificate {
+		r.TLS = withoutCertificate(r.TLS)
+	}
+}
+
+// withoutCertificate copies what is known of a TLS connection, less what the
+// client proved with a certificate.
+func withoutCertificate(state *tls.ConnectionState) *tls.ConnectionState {
+	anonymous := *state
+	anonymous.PeerCertificates = nil
+	anonymous.VerifiedChains = nil
+	return &anonymous
+}
+
+// instantiate makes a request of its own for one upstream connection, as
+// Caddy's server would. ctx has the values of the template's context.
+func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter, lastEventID string) *http.Request {
+	r := u.request.Clone(caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil))
+	if lastEventID != "" {
+		r.Header.Set("Last-Event-ID", lastEventID)
+		if u.idParam != "" {
+			addQuery(r.URL, u.idParam, lastEventID)
+			r.RequestURI = r.URL.RequestURI()
+		}
+	}
+
+	repl := caddy.NewReplacer()
+	r = caddyhttp.PrepareRequest(r, repl, w, u.server)
+	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	maps.Copy(vars, u.vars)
+	if groups, ok := r.Context().Value(routeGroupCtxKey).(map[string]struct{}); ok {
+		maps.Copy(groups, u.groups)
+	}
+	orig := u.orig
+	if orig.URL != nil && lastEventID != "" && u.idParam != "" {
+		withID := *orig.URL
+		addQuery(&withID, u.idParam, lastEventID)
+		orig.URL = &withID
+		orig.RequestURI = withID.RequestURI()
+	}
+	// In place: the replacer holds the pointer.
+	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, orig))
+
+	repl.Map(u.earlier)
+	return r
+}
+
+// earlier resolves placeholders that handlers before sse have set, such as
+// those of map and of regular expressions, from the client's replacer.
+func (u *upstreamRequest) earlier(key string) (any, bool) {
+	switch {
+	case strings.HasPrefix(key, "http.auth."):
+		if !u.handler.policy.user {
+			return "", true
+		}
+	case strings.HasPrefix(key, "http.request."), strings.HasPrefix(key, "http.response."),
+		strings.HasPrefix(key, "http.reverse_proxy."), strings.HasPrefix(key, "http.vars."):
+		return nil, false
+	}
+	repl, ok := u.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return nil, false
+	}
+	return repl.Get(key)
+}
+
+// addQuery appends a parameter to a URL's query.
+func addQuery(u *url.URL, name, value string) {
+	pair := url.QueryEscape(name) + "=" + url.QueryEscape(value)
+	if u.RawQuery != "" {
+		pair = u.RawQuery + "&" + pair
+	}
+	u.RawQuery = pair
+}
+
+// varies returns the values of the named header fields as they are sent
+// upstream.
+func (u *upstreamRequest) varies(names []string) string {
+	return u.handler.policy.varies(u.request.Header, names)
+}
+
+// retired reports whether the configuration of the request was cleaned up.
+func (u *upstreamRequest) retired() bool {
+	theHub.mu.Lock()
+	defer theHub.mu.Unlock()
+	return u.handler.instance.retired
+}
+
+// open runs one upstream connection to its end.
+func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *upstreamConn) (end ending) {
+	requestCtx, cancel := context.WithCancel(u.request.Context())
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	c := newCapture(u, conn, ctx, cancel)
+	r := u.instantiate(requestCtx, c, lastEventID)
+	err := runNext(u.next, c, r)
+	if p, ok := errors.AsType[panicError](err); ok {
+		conn.stream.logger.Error("panic in a handler behind sse",
+			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
+	}
+	return c.finish(err)
+}
+
+// runNext runs the handlers behind sse. A panic of theirs becomes an error;
+// that of reverse_proxy when an answer breaks off is http.ErrAbortHandler.
+func runNext(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			err = http.ErrAbortHandler
+		default:
+			err = panicError{value: p, stack: debug.Stack()}
+		}
+	}()
+	return next.ServeHTTP(w, r)
+}
+
+// panicError is what a panicking handler ends its upstream connection with.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e panicError) Error() string { return fmt.Sprintf("panic in a handler: %v", e.value) }

@@ -1,0 +1,359 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// phase is what a stream is doing.
+type phase int
+
+const (
+	phaseOpening phase = iota // its first upstream connection has no head yet
+	phaseLive                 // connected
+	phaseBroken               // the connection was lost; trying again
+	phaseEnded                // the upstream ended it; kept for a while for those who come back
+	phaseGone                 // over: nobody can join
+)
+
+// head is what the subscribers of a stream get before the first block. It is
+// immutable.
+type head struct {
+	header http.Header // the upstream's, less what is not for subscribers
+	vary   []string    // the request header fields that it depends on
+}
+
+// streamOptions are the handler's settings that a stream follows; see Handler.
+type streamOptions struct {
+	buffer         bufferLimits
+	linger         time.Duration
+	join           joinMode
+	joinReplay     int // with joinReplay: how many events; negative: all
+	ids            idsMode
+	gapEvent       string
+	prime          bool
+	lagSkip        bool
+	maxEventSize   int
+	maxStreams     int
+	maxSubscribers int
+	maxAge         time.Duration
+	retryMin       time.Duration
+	retryMax       time.Duration
+	giveUp         time.Duration
+}
+
+// source opens upstream connections for a stream, with a request of a client
+// that is entitled to it and the handlers of one configuration.
+type source interface {
+	// open runs one upstream connection until its end: it feeds conn, and
+	// returns how it ended. It returns soon after ctx is done.
+	open(ctx context.Context, lastEventID string, conn *upstreamConn) ending
+
+	// varies returns the values of the named request header fields, as they
+	// are sent upstream, in one string.
+	varies(names []string) string
+
+	// retired reports whether the configuration was cleaned up, so that no
+	// new connection may be opened with it.
+	retired() bool
+}
+
+// stream is one shared sequence of blocks: the upstream connection that it
+// comes from, the replay buffer, and the subscribers that read it.
+//
+// One goroutine, run, owns the upstream connection and is the only one that
+// appends blocks. Subscribers are read positions; none can slow the stream.
+type stream struct {
+	// Fixed after construction.
+	hub    *hub
+	key    streamKey
+	place  string
+	epoch  string
+	openID string // the client's last event ID that it was opened with
+	logger *zap.Logger
+
+	// Guarded by hub.mu.
+	owner     *instance
+	adoptable bool // the owner was alone at its place
+	closed    bool // takes no more subscribers
+
+	ready chan struct{} // closed when head, refused or stopped is set
+
+	mu       sync.Mutex
+	options  *streamOptions
+	source   source
+	phase    phase
+	head     *head
+	refused  bool // the first answer was not an event stream to share
+	stopped  bool // drained before there was an answer
+	buffer   buffer
+	greeting greeting
+	retry    time.Duration // the newest from the upstream
+	hasRetry bool
+	wake     chan struct{} // closed and dropped when there is something new; nil: nobody waits
+	subs     map[*subscriber]struct{}
+	arrivals uint64
+	only     *subscriber // an exclusive stream's; see makeExclusive
+	draining bool        // ends with its last subscriber
+	cancel   context.CancelFunc
+	linger   *time.Timer
+
+	// Owned by run; upstreamIDs is also read under mu.
+	upstreamIDs    bool   // the upstream has sent an id: the gateway adds none
+	lastUpstreamID string // with which a reconnect resumes
+	backoff        backoff
+	connections    int
+	oversized      int  // blocks over max_event_size in a row
+	broke          bool // the last connection did, or none came about
+}
+
+// newStream makes a stream for a request; the first to attach opens it. A head is given
+// when it follows a stream that ended: its clients need not wait.
+func newStream(h *hub, req *joinRequest, head *head) *stream {
+	s := &stream{
+		hub:     h,
+		key:     req.key,
+		place:   req.instance.place,
+		epoch:   newEpoch(),
+		owner:   req.instance,
+		ready:   make(chan struct{}),
+		options: req.options,
+		source:  req.source(head == nil),
+		head:    head,
+		subs:    make(map[*subscriber]struct{}),
+	}
+	s.logger = req.logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]))
+	s.buffer.limits = req.options.buffer
+	if head != nil {
+		close(s.ready)
+		s.phase = phaseBroken
+	}
+	if id := req.lastEventID; id != "" && validLastEventID(id) && !s.ownID(id) {
+		s.openID = id
+		s.lastUpstreamID = id
+		s.buffer.setLastID(id, 0)
+	}
+	return s
+}
+
+// ownID reports whether id looks like one that a gateway gave. Such an ID is
+// never sent upstream, unless the upstream gives all ids.
+func (s *stream) ownID(id string) bool {
+	_, _, ok := parseGatewayID(id)
+	return ok && s.options.ids != idsUpstream
+}
+
+// startLocked opens the stream's upstream connection.
+func (s *stream) startLocked(lastEventID string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.hub.running.Go(func() { s.run(ctx, cancel, lastEventID) })
+}
+
+// errNewLife is returned by attach when the stream has ended and the request
+// cannot go on in it: it begins a new one, with the same head.
+var errNewLife = errors.New("the stream has ended")
+
+// attach adds a subscriber and finds where it begins, in one step. The hub's
+// lock is held.
+func (s *stream) attach(req *joinRequest) (*subscriber, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if limit := req.options.maxSubscribers; limit > 0 && len(s.subs) >= limit {
+		return nil, errTooManySubscribers
+	}
+	now := time.Now()
+	s.buffer.evict(now)
+	if s.phase == phaseEnded {
+		if _, ok := s.locate(req.lastEventID); !ok {
+			return nil, errNewLife
+		}
+	}
+	if req.instance.sequence > s.owner.sequence {
+		s.owner = req.instance
+		s.options = req.options
+		s.buffer.limits = req.options.buffer
+		s.source = req.source(false)
+	}
+	if s.linger != nil {
+		s.linger.Stop()
+		s.linger = nil
+	}
+	s.arrivals++
+	sub := &subscriber{stream: s, arrival: s.arrivals, joined: now}
+	if age := s.options.maxAge; age > 0 {
+		sub.leaveAt = now.Add(age - time.Duration(rand.Float64()*maxAgeSpread*float64(age)))
+		sub.leaveFor = endMaxAge
+	}
+	s.resume(sub, req.lastEventID)
+	s.subs[sub] = struct{}{}
+	if s.phase == phaseEnded {
+		// Who comes back after the end goes on where it was, and with it the
+		// stream.
+		s.phase = phaseBroken
+		s.startLocked(s.lastUpstreamID)
+	}
+	if s.cancel == nil {
+		s.startLocked(s.openID)
+	}
+	return sub, nil
+}
+
+// detach removes a subscriber. The last one leaving starts the linger time.
+func (s *stream) detach(sub *subscriber) {
+	s.mu.Lock()
+	delete(s.subs, sub)
+	forget := false
+	if len(s.subs) == 0 {
+		switch {
+		case s.phase == phaseGone:
+			forget = true
+		case s.only != nil, s.draining:
+			s.endLocked()
+			forget = true
+		default:
+			s.lingerLocked()
+		}
+	}
+	if s.only == sub && !forget {
+		s.endLocked()
+	}
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// lingerLocked ends the stream after the linger time, unless somebody comes.
+func (s *stream) lingerLocked() {
+	if s.linger != nil {
+		s.linger.Stop()
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(s.options.linger, func() {
+		s.hub.mu.Lock()
+		defer s.hub.mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.linger != timer || len(s.subs) > 0 {
+			return
+		}
+		s.endLocked()
+		s.hub.removeLocked(s)
+		delete(s.hub.all, s)
+	})
+	s.linger = timer
+}
+
+// endLocked ends the stream for good and frees what it holds.
+func (s *stream) endLocked() {
+	s.phase = phaseGone
+	if s.linger != nil {
+		s.linger.Stop()
+		s.linger = nil
+	}
+	if s.cancel != nil {
+		s.cancel()
+	}
+	if len(s.subs) == 0 {
+		s.buffer = buffer{limits: s.buffer.limits}
+		s.greeting = greeting{}
+	}
+	s.wakeLocked()
+}
+
+// retire makes room for a stream's next life and returns its head. The hub's
+// lock is held.
+func (s *stream) retire() *head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked()
+	if len(s.subs) == 0 {
+		delete(s.hub.all, s)
+	}
+	return s.head
+}
+
+// drain ends all subscribers' responses, each at a random moment within
+// window, and with the last of them the stream.
+func (s *stream) drain(window time.Duration, reason endReason) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	now := time.Now()
+	for sub := range s.subs {
+		at := now.Add(time.Duration(rand.Float64() * float64(window)))
+		if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
+			sub.leaveAt, sub.leaveFor = at, reason
+		}
+	}
+	s.draining = true
+	forget := len(s.subs) == 0
+	opening := s.head == nil && !s.refused && !s.stopped
+	if opening {
+		s.stopped = true
+		close(s.ready)
+	}
+	if forget || opening {
+		s.endLocked()
+	}
+	s.wakeLocked()
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// finishLocked lets all subscribers go as soon as they were given everything
+// that is in the buffer.
+func (s *stream) finishLocked(reason endReason) {
+	for sub := range s.subs {
+		if sub.finish == "" {
+			sub.finish = reason
+		}
+	}
+	s.wakeLocked()
+}
+
+// wakeLocked wakes all who wait for something new.
+func (s *stream) wakeLocked() {
+	if s.wake != nil {
+		close(s.wake)
+		s.wake = nil
+	}
+}
+
+// waitLocked returns what is closed when there is something new.
+func (s *stream) waitLocked() <-chan struct{} {
+	if s.wake == nil {
+		s.wake = make(chan struct{})
+	}
+	return s.wake
+}
+
+// verdict returns, after ready, the head to give to subscribers, or why there
+// is none: errUnshareable or errStopping.
+func (s *stream) verdict() (*head, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopped:
+		return nil, errStopping
+	case s.refused:
+		return nil, errUnshareable
+	}
+	return s.head, nil
+}
+
+// varies returns the values of the named request header fields with which the
+// upstream connection is opened, in one string.
+func (s *stream) varies(names []string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.source.varies(names)
+}

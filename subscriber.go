@@ -1,0 +1,360 @@
+package caddysse
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// endReason is why a subscriber's response ends.
+type endReason string
+
+const (
+	endClient    endReason = "client"    // the client went away
+	endWrite     endReason = "write"     // a write to the client failed or took longer than write_timeout
+	endUpstream  endReason = "upstream"  // the upstream ended the stream
+	endGaveUp    endReason = "gave_up"   // the upstream could not be reached again
+	endRefused   endReason = "refused"   // the upstream did not go on with the stream
+	endOversized endReason = "oversized" // the upstream sends blocks over max_event_size
+	endReload    endReason = "reload"    // the configuration was reloaded
+	endStopping  endReason = "stopping"  // the process is about to exit
+	endMaxAge    endReason = "max_age"   // the response is as old as it may be
+	endLag       endReason = "lag"       // the client is behind the replay buffer
+	endBroken    endReason = "broken"    // the upstream connection broke, and that is not hidden
+
+	// endPerClient is no end for the client: it gets an upstream connection
+	// of its own, because the upstream gives each one a session.
+	endPerClient endReason = "per_client"
+)
+
+const (
+	// maxAgeSpread is how much of max_age is taken off at random, so that
+	// clients that came together do not leave together.
+	maxAgeSpread = 0.2
+
+	// maxWrite is how many bytes of blocks go out in one write, unless one
+	// block is larger. It bounds what a reconnect storm takes from live
+	// delivery and the memory of a slow client.
+	maxWrite = 64 << 10
+)
+
+// Outcomes of resuming, as in the response header SSE-Resume.
+const (
+	resumeLive     = "live"
+	resumeReplayed = "replayed"
+	resumeGap      = "gap"
+	resumeSpliced  = "spliced"
+)
+
+// Reasons of a gap, as in the gap event's data.
+const (
+	gapEvicted  = "evicted"  // the blocks are no longer in the replay buffer
+	gapEpoch    = "epoch"    // the ID is of another life of the stream
+	gapLag      = "lag"      // the client was too slow
+	gapUpstream = "upstream" // the upstream connection was lost meanwhile
+)
+
+type joinMode int
+
+const (
+	joinLive     joinMode = iota // begin at the newest block
+	joinReplay                   // begin with the last blocks kept
+	joinGreeting                 // first what the stream's own connection was greeted with
+)
+
+// subscriber is one client's response attached to a stream: a cursor into the
+// replay buffer.
+type subscriber struct {
+	stream  *stream
+	arrival uint64 // order of coming
+	joined  time.Time
+	outcome string // of resuming, for the header SSE-Resume
+
+	// Owned by the one goroutine that delivers; set before by attach.
+	pending []byte   // goes out before anything else
+	greeted []*block // goes out next
+	cursor  uint64   // position of the last block given
+	events  uint64   // the stream's count of events there
+	live    uint64   // comments up to this position are not given
+
+	// Guarded by stream.mu.
+	finish   endReason // ends the response when everything was given
+	tail     []byte    // what the upstream sent after its last blank line
+	leaveAt  time.Time // ends the response then; zero: never
+	leaveFor endReason // why
+}
+
+// locate returns the position up to which a client with the last event ID id
+// has been given the stream, and false if that is unknown or something after
+// it is lost. The stream's lock is held.
+func (s *stream) locate(id string) (position uint64, ok bool) {
+	if id == "" || !validLastEventID(id) {
+		return 0, false
+	}
+	if s.options.ids != idsUpstream {
+		if epoch, position, ok := parseGatewayID(id); ok {
+			return position, epoch == s.epoch && position <= s.buffer.newest && position >= s.buffer.lost
+		}
+	}
+	return s.buffer.find(id)
+}
+
+// resume sets where a new subscriber begins. The stream's lock is held.
+func (s *stream) resume(sub *subscriber, id string) {
+	f := &s.buffer
+	sub.live = f.newest
+	position, known := s.locate(id)
+	gap := ""
+	switch {
+	case id == "":
+		sub.outcome = resumeLive
+		s.join(sub)
+	case known && id == s.openID && s.head == nil:
+		sub.outcome = resumeSpliced
+		sub.cursor = position
+	case known:
+		sub.cursor = position
+		n, _ := f.eventsAfter(position)
+		sub.outcome = resumeReplayed + "; events=" + strconv.FormatUint(n, 10)
+	default:
+		sub.outcome = resumeGap
+		gap = s.gapReason(id)
+		if f.lost > 0 {
+			s.join(sub)
+		}
+	}
+	if n, ok := f.eventsAfter(sub.cursor); ok {
+		sub.events = f.events - n
+	}
+	if gap != "" {
+		s.logger.Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
+		sub.pending = s.appendGap(nil, gap, id, s.missed(id))
+	}
+	prime := !known && sub.cursor == f.newest
+	sub.pending = s.appendPrelude(sub.pending, prime)
+}
+
+// join sets where a subscriber without a known ID begins.
+func (s *stream) join(sub *subscriber) {
+	f := &s.buffer
+	sub.cursor = f.newest
+	switch s.options.join {
+	case joinReplay:
+		sub.cursor = max(f.tail(s.options.joinReplay), f.lost)
+	case joinGreeting:
+		if !s.greeting.over(time.Now()) {
+			sub.cursor = f.lost
+			break
+		}
+		sub.greeted = s.greeting.blocks
+	}
+}
+
+// gapReason tells why an ID cannot be resumed from.
+func (s *stream) gapReason(id string) string {
+	if epoch, _, ok := parseGatewayID(id); ok && epoch != s.epoch {
+		return gapEpoch
+	}
+	return gapEvicted
+}
+
+// missed returns how many events a client with the gateway's own ID id is not
+// going to get, -1 if that is not known.
+func (s *stream) missed(id string) int64 {
+	epoch, position, ok := parseGatewayID(id)
+	if !ok || epoch != s.epoch || position > s.buffer.newest {
+		return -1
+	}
+	n, ok := s.buffer.eventsAfter(position)
+	if !ok {
+		return -1
+	}
+	return int64(n) //nolint:gosec // a count of events since the process began
+}
+
+// appendGap appends a gap event, or nothing if there is no gap_event. Its ID is
+// that of the client's last event: it changes nothing there.
+func (s *stream) appendGap(dst []byte, reason, id string, missed int64) []byte {
+	if s.options.gapEvent == "" {
+		return dst
+	}
+	data := struct {
+		Reason      string `json:"reason"`
+		LastEventID string `json:"last_event_id"`
+		Missed      *int64 `json:"missed"`
+	}{Reason: reason, LastEventID: strings.ToValidUTF8(clip(id), "\uFFFD")}
+	if missed >= 0 {
+		data.Missed = &missed
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		return dst // cannot happen: strings and a number
+	}
+	out, err := eventstream.AppendEvent(dst, eventstream.Event{Type: s.options.gapEvent, Data: string(text)})
+	if err != nil {
+		return dst // cannot happen: the type was validated, JSON has no line ends
+	}
+	return out
+}
+
+// appendPrelude appends the block that a subscriber gets first: the newest
+// reconnection time and, if prime is asked for, the newest ID. It dispatches
+// nothing.
+func (s *stream) appendPrelude(dst []byte, prime bool) []byte {
+	n := len(dst)
+	switch {
+	case s.hasRetry:
+		dst = eventstream.AppendRetry(dst, s.retry)
+	case s.options.retryMin > 0:
+		dst = eventstream.AppendRetry(dst, s.randomRetry())
+	}
+	if prime && s.options.prime && s.only == nil {
+		if id := s.newestID(); id != "" {
+			dst = append(dst, "id: "...)
+			dst = append(dst, id...)
+			dst = append(dst, '\n')
+		}
+	}
+	if len(dst) > n {
+		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+// randomRetry is a reconnection time of the configured range.
+func (s *stream) randomRetry() time.Duration {
+	spread := s.options.retryMax - s.options.retryMin
+	return (s.options.retryMin + time.Duration(rand.Float64()*float64(spread))).Truncate(time.Millisecond)
+}
+
+// newestID returns the last event ID of a client that has been given
+// everything, "" if it has none. The stream's lock is held.
+func (s *stream) newestID() string {
+	if s.upstreamIDs || s.options.ids == idsUpstream {
+		return s.buffer.lastID
+	}
+	return string(appendGatewayID(nil, s.epoch, s.buffer.newest))
+}
+
+// next appends to dst the bytes that the subscriber is to be given now: whole
+// blocks, about maxWrite bytes at most. If there are none it returns what is
+// closed when there may be some, or why the response is over. leaveAt is when
+// to ask again at the latest; zero: never.
+func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-chan struct{}, leaveAt time.Time, end endReason) {
+	s := sub.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sub.finish == endPerClient {
+		return dst, nil, time.Time{}, sub.finish
+	}
+	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
+		dst = append(dst, sub.pending)
+		sub.pending = nil
+	}
+	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
+		if s.options.retryMin > 0 {
+			dst = append(dst, append(eventstream.AppendRetry(nil, s.randomRetry()), '\n'))
+		}
+		return dst, nil, time.Time{}, sub.leaveFor
+	}
+	size := 0
+	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].wire) <= maxWrite) {
+		dst = append(dst, sub.greeted[0].wire)
+		size += len(sub.greeted[0].wire)
+		sub.greeted = sub.greeted[1:]
+	}
+	if size > 0 {
+		return dst, nil, sub.leaveAt, ""
+	}
+	if sub.cursor < s.buffer.lost {
+		if !s.options.lagSkip {
+			return dst, nil, time.Time{}, endLag
+		}
+		dst = sub.skip(dst)
+	}
+	for _, b := range s.buffer.after(sub.cursor) {
+		if size > 0 && size+len(b.wire) > maxWrite {
+			break
+		}
+		sub.cursor, sub.events = b.position, b.events
+		if b.commentOnly && b.position <= sub.live {
+			continue
+		}
+		dst = append(dst, b.wire)
+		size += len(b.wire)
+	}
+	if len(dst) > 0 {
+		return dst, nil, sub.leaveAt, ""
+	}
+	if sub.finish != "" {
+		if len(sub.tail) > 0 {
+			dst = append(dst, sub.tail)
+			sub.tail = nil
+		}
+		return dst, nil, time.Time{}, sub.finish
+	}
+	return dst, s.waitLocked(), sub.leaveAt, ""
+}
+
+// skip moves a subscriber that is behind the oldest kept block there, and
+// tells it.
+func (sub *subscriber) skip(dst [][]byte) [][]byte {
+	s := sub.stream
+	f := &s.buffer
+	missed := int64(-1)
+	if rest := f.after(f.lost); len(rest) > 0 {
+		before := rest[0].events
+		if rest[0].dispatches {
+			before--
+		}
+		missed = int64(before - sub.events) //nolint:gosec // a count of events since the process began
+	}
+	id := ""
+	if !s.upstreamIDs && s.options.ids != idsUpstream {
+		id = string(appendGatewayID(nil, s.epoch, sub.cursor))
+	}
+	sub.cursor = f.lost
+	s.logger.Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
+	return append(dst, s.appendGap(nil, gapLag, id, missed))
+}
+
+// greeting is what an upstream connection brought before its first pause.
+type greeting struct {
+	blocks []*block
+	size   int64
+	ended  bool
+	last   time.Time // of the head or the newest block
+}
+
+// greetingPause ends a greeting.
+const greetingPause = time.Second
+
+// over reports whether the greeting has ended.
+func (g *greeting) over(now time.Time) bool {
+	return g.ended || now.Sub(g.last) > greetingPause
+}
+
+// add takes a block if it belongs to the greeting. One over limit bytes is no
+// greeting; nothing of it is kept.
+func (g *greeting) add(b *block, limit int64) {
+	if g.over(b.at) {
+		g.ended = true
+		return
+	}
+	g.last = b.at
+	if b.commentOnly {
+		return
+	}
+	g.size += int64(len(b.wire))
+	if g.size > limit {
+		g.blocks, g.ended = nil, true
+		return
+	}
+	g.blocks = append(g.blocks, b)
+}

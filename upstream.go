@@ -1,0 +1,479 @@
+package caddysse
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+type idsMode int
+
+const (
+	idsAuto     idsMode = iota // the gateway gives ids until the upstream does
+	idsUpstream                // the gateway gives none
+	idsGateway                 // the gateway replaces the upstream's
+)
+
+// endpointType is the event type with which an upstream of the older MCP
+// transport hands each connection a session of its own.
+const endpointType = "endpoint"
+
+// ending is how an upstream connection ended.
+type ending struct {
+	events     bool          // its head was that of an event stream
+	clean      bool          // its body ended as HTTP says
+	status     int           // of the answer; 0: there was none
+	retryAfter time.Duration // what the answer asked for
+	tail       []byte        // with a clean end: what came after the last blank line
+	err        error         // what went wrong, if known
+}
+
+// retriable reports whether another attempt may succeed: there was no answer,
+// or one that says so (RFC 9110, 15.5.9, 15.6; RFC 6585, 4; RFC 8470, 5.2).
+func (e ending) retriable() bool {
+	switch {
+	case e.events:
+		return true
+	case e.status == http.StatusRequestTimeout, e.status == http.StatusTooEarly, e.status == http.StatusTooManyRequests:
+		return true
+	}
+	return e.status == 0 || e.status >= http.StatusInternalServerError
+}
+
+// upstreamConn is the stream's side of one upstream connection. Only the
+// goroutine that runs the connection uses it.
+type upstreamConn struct {
+	stream  *stream
+	options *streamOptions
+	decoder eventstream.Decoder
+	first   bool   // of the stream
+	resumed bool   // asked to go on after an ID
+	mends   bool   // follows one that broke
+	start   uint64 // the stream's position when it began
+	began   bool   // it had a block that is not comment-only
+
+	dropping repeatState
+	repeated uint64 // position of the newest block that it repeated
+	dropped  int    // how many repeated blocks were dropped
+}
+
+// opening reports whether the stream waits for this connection's head to give
+// it to its subscribers.
+func (c *upstreamConn) opening() bool {
+	s := c.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head == nil && !s.refused && !s.stopped
+}
+
+// opened gives the head to the stream: the connection is that of an event
+// stream. If it is not shareable, those who have it stay and nobody joins.
+func (c *upstreamConn) opened(h *head, shareable bool) {
+	s := c.stream
+	if !shareable {
+		s.hub.close(s)
+	}
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	fresh := s.head == nil
+	s.head = h
+	s.phase = phaseLive
+	s.greeting.last = time.Now()
+	s.mu.Unlock()
+	if fresh {
+		close(s.ready)
+	}
+	if !c.mends {
+		return
+	}
+	s.logger.Info("upstream recovered", zap.Bool("resumed", c.resumed))
+	if !c.resumed {
+		// What the upstream sent meanwhile, nobody knows.
+		c.tellGap()
+	}
+}
+
+// refused tells the stream that its first answer is not an event stream to
+// share. Who waited for it goes upstream on its own, at once.
+func (c *upstreamConn) refused() { c.stream.refuse() }
+
+// tellGap tells all subscribers that blocks may be missing here.
+func (c *upstreamConn) tellGap() {
+	s := c.stream
+	s.logger.Warn("possible gap: the upstream connection broke and the upstream gives no ids to go on from")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wire := s.appendGap(nil, gapUpstream, s.newestID(), -1)
+	if len(wire) == 0 {
+		return
+	}
+	wire = wire[:len(wire)-1] // the blank line comes after the id
+	c.append(c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true}))
+}
+
+// Write takes bytes of the upstream's body.
+func (c *upstreamConn) Write(p []byte) (int, error) {
+	if err := c.decoder.Write(p, c.block); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// block takes a block from the decoder into the stream.
+func (c *upstreamConn) block(b eventstream.Block) error {
+	s := c.stream
+	lines := b.Lines
+	if b.HasID && c.options.ids == idsGateway {
+		lines = withoutIDs(lines)
+	}
+	if !c.first && c.isRepeat(b, lines) {
+		c.dropped++
+		return nil
+	}
+	if !c.began && !b.CommentOnly() {
+		c.began = true
+		if c.first && string(b.Type) == endpointType && !s.makeExclusive() {
+			return errors.New("the one client of the stream has left")
+		}
+	}
+	if b.Dispatches() {
+		s.backoff.reset()
+		s.oversized = 0
+	}
+	if b.HasID {
+		s.lastUpstreamID = string(b.ID)
+	}
+	if b.HasRetry {
+		s.backoff.base = b.Retry
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(b.ID) > 0 && c.options.ids == idsAuto {
+		s.upstreamIDs = true
+	}
+	if b.HasRetry {
+		s.retry, s.hasRetry = b.Retry, true
+	}
+	c.append(c.wireBlock(lines, b))
+	return nil
+}
+
+// wireBlock makes the block that subscribers get. The stream's lock is held.
+func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
+	s := c.stream
+	blk := &block{
+		lines:       len(lines),
+		at:          time.Now(),
+		hasID:       b.HasID,
+		id:          string(b.ID),
+		dispatches:  b.Dispatches(),
+		commentOnly: b.CommentOnly(),
+	}
+	var id []byte
+	if blk.dispatches && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil {
+		id = appendGatewayID(make([]byte, 0, 64), s.epoch, s.buffer.newest+1)
+	}
+	size := len(lines) + 1
+	if len(id) > 0 {
+		size += len("id: \n") + len(id)
+	}
+	wire := append(make([]byte, 0, size), lines...)
+	if len(id) > 0 {
+		wire = append(append(append(wire, "id: "...), id...), '\n')
+	}
+	blk.wire = append(wire, '\n')
+	return blk
+}
+
+// append adds a block to the stream and wakes its subscribers. The stream's
+// lock is held.
+func (c *upstreamConn) append(b *block) {
+	s := c.stream
+	s.buffer.append(b)
+	if b.hasID && c.options.ids != idsGateway {
+		s.buffer.setLastID(b.id, b.position)
+	}
+	s.greeting.add(b, s.buffer.limits.size)
+	s.wakeLocked()
+}
+
+// withoutIDs returns the lines of a block less its id fields.
+func withoutIDs(lines []byte) []byte {
+	kept := make([]byte, 0, len(lines))
+	for line := range bytes.Lines(lines) {
+		if name, _, _ := bytes.Cut(bytes.TrimSuffix(line, []byte{'\n'}), []byte{':'}); string(name) != "id" {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
+}
+
+// repeatState says whether blocks are being dropped that an upstream repeats
+// at the beginning of a new connection.
+type repeatState int
+
+const (
+	repeatAwaited repeatState = iota // no block with an id came yet
+	repeatRunning                    // each block so far was a kept one, in order
+	repeatOver
+)
+
+// isRepeat reports whether a block of a later connection is one that the
+// stream has. Blocks count as repeats only while they form a run, from the
+// connection's first block with an id, equal to kept blocks in their order.
+func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
+	s := c.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch c.dropping {
+	case repeatAwaited:
+		if len(b.ID) == 0 {
+			return false
+		}
+		i := slices.IndexFunc(s.buffer.blocks, func(k *block) bool { return k.same(b, lines) })
+		if i >= 0 && s.buffer.blocks[i].position <= c.start {
+			c.dropping = repeatRunning
+			c.repeated = s.buffer.blocks[i].position
+			return true
+		}
+		c.dropping = repeatOver
+	case repeatRunning:
+		if b.CommentOnly() {
+			return false
+		}
+		rest := s.buffer.after(c.repeated)
+		i := slices.IndexFunc(rest, func(k *block) bool { return !k.commentOnly })
+		if i >= 0 && rest[i].position <= c.start && rest[i].same(b, lines) {
+			c.repeated = rest[i].position
+			return true
+		}
+		c.dropping = repeatOver
+	}
+	c.checkRenumbered(b, lines)
+	return false
+}
+
+// checkRenumbered makes blocks of earlier connections unreachable by id when
+// the upstream gives one of their ids to another block: it has begun anew.
+func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
+	s := c.stream
+	if len(b.ID) == 0 {
+		return
+	}
+	for _, k := range s.buffer.blocks {
+		if k.position > c.start {
+			return
+		}
+		if k.hasID && k.id == string(b.ID) && !k.same(b, lines) {
+			s.logger.Warn("possible gap: the upstream gives ids anew that it gave to other events before",
+				zap.String("id", clip(k.id)))
+			s.buffer.forgetIDs(c.start)
+			return
+		}
+	}
+}
+
+// same reports whether a kept block is what the upstream sends as b.
+func (k *block) same(b eventstream.Block, lines []byte) bool {
+	return k.hasID == b.HasID && k.id == string(b.ID) && bytes.Equal(k.wire[:k.lines], lines)
+}
+
+// makeExclusive leaves the stream to its first subscriber, because the
+// upstream gives each connection a session of its own. The others get
+// connections of their own. It returns false if there is no subscriber.
+func (s *stream) makeExclusive() bool {
+	s.hub.remove(s)
+	s.hub.markUnshareable(s.key, unshareableForever)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sub := range s.subs {
+		if s.only == nil || sub.arrival < s.only.arrival {
+			s.only = sub
+		}
+	}
+	for sub := range s.subs {
+		if sub != s.only {
+			sub.finish = endPerClient
+		}
+	}
+	s.logger.Info("the upstream gives each connection a session of its own: this path is not shared",
+		zap.Int("subscribers", len(s.subs)))
+	if s.only == nil {
+		s.endLocked()
+		return false
+	}
+	s.wakeLocked()
+	return true
+}
+
+// run owns the stream's upstream connection: it opens it, reads it at the
+// upstream's own speed, and opens it again when it breaks. It returns when the
+// stream is over.
+func (s *stream) run(ctx context.Context, cancel context.CancelFunc, lastEventID string) {
+	defer cancel()
+	for {
+		end := s.connect(ctx, lastEventID)
+		if ctx.Err() != nil {
+			return
+		}
+		delay, again := s.after(end)
+		if !again {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(delay):
+		}
+		lastEventID = s.lastUpstreamID
+	}
+}
+
+// connect runs one upstream connection to its end.
+func (s *stream) connect(ctx context.Context, lastEventID string) ending {
+	s.mu.Lock()
+	src := s.source
+	conn := &upstreamConn{
+		stream:  s,
+		options: s.options,
+		first:   s.connections == 0,
+		resumed: lastEventID != "",
+		mends:   s.broke,
+		start:   s.buffer.newest,
+	}
+	conn.decoder.MaxBlockSize = conn.options.maxEventSize
+	s.mu.Unlock()
+	s.connections++
+
+	end := src.open(ctx, lastEventID, conn)
+	if end.events && end.clean {
+		end.tail = conn.decoder.Rest()
+	}
+	if conn.dropped > 0 {
+		s.logger.Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
+	}
+	return end
+}
+
+// after decides what follows the end of an upstream connection: whether to try
+// again, and when.
+func (s *stream) after(end ending) (delay time.Duration, again bool) {
+	s.mu.Lock()
+	opened, exclusive := s.head != nil, s.only != nil
+	src, options := s.source, s.options
+	s.mu.Unlock()
+
+	if !opened {
+		s.refuse()
+		return 0, false
+	}
+	if end.events {
+		s.broke = !end.clean
+	}
+	if end.events && end.clean {
+		s.finish(endUpstream, end.tail)
+		return 0, false
+	}
+	if errors.Is(end.err, eventstream.ErrBlockTooLarge) {
+		s.oversized++
+	}
+	log := s.logger.With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
+	switch {
+	case exclusive:
+		log.Warn("upstream lost")
+		s.leave(endBroken)
+		return 0, false
+	case s.oversized > 1:
+		log.Error("upstream sends blocks over max_event_size")
+		s.leave(endOversized)
+		return 0, false
+	case !end.retriable():
+		log.Warn("upstream does not go on with the stream")
+		s.leave(endRefused)
+		return 0, false
+	case src.retired():
+		log.Warn("upstream lost after a reload: clients bring the new configuration")
+		s.finish(endReload, nil)
+		return 0, false
+	}
+	delay, again = s.backoff.next(time.Now(), options.giveUp, end.retryAfter, rand.Float64)
+	if !again {
+		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp))
+		s.leave(endGaveUp)
+		return 0, false
+	}
+	s.mu.Lock()
+	if s.phase == phaseLive {
+		s.phase = phaseBroken
+	}
+	s.mu.Unlock()
+	log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
+	return delay, true
+}
+
+// refuse ends a stream whose first answer is not an event stream to share.
+func (s *stream) refuse() {
+	s.hub.remove(s)
+	s.hub.markUnshareable(s.key, unshareableTime)
+	s.mu.Lock()
+	if s.refused || s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	s.refused = true
+	s.phase = phaseGone
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	close(s.ready)
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// finish lets the subscribers go when they were given everything. The stream
+// is kept for the linger time: who comes back goes on in it.
+func (s *stream) finish(reason endReason, tail []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return
+	}
+	if len(tail) > 0 {
+		tail = slices.Clone(tail)
+		for sub := range s.subs {
+			sub.tail = tail
+		}
+	}
+	s.phase = phaseEnded
+	s.finishLocked(reason)
+	if s.only != nil || s.draining {
+		s.endLocked()
+	} else if len(s.subs) == 0 {
+		s.lingerLocked()
+	}
+}
+
+// leave ends the stream for all subscribers, when they were given everything.
+func (s *stream) leave(reason endReason) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	s.finishLocked(reason)
+	s.endLocked()
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}
