@@ -1,0 +1,443 @@
+package caddysse
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// testTimeout bounds every wait for something that has to happen. It is
+// generous: it is only ever waited for in full by a test that fails.
+const testTimeout = 30 * time.Second
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	_ = caddy.Stop()
+	os.Exit(code)
+}
+
+// gateway is a Caddy in this process. There can be one at a time.
+type gateway struct {
+	t      testing.TB
+	socket string
+	client *http.Client
+}
+
+// startGateway loads a Caddyfile in which {socket} stands for the listener's
+// address. When the test ends the gateway is stopped, and it is checked that
+// nothing of it is left.
+func startGateway(t testing.TB, caddyfile string) *gateway {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sse") // short: a socket's path has at most 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	g := &gateway{t: t, socket: filepath.Join(dir, "s")}
+	g.client = unixClient(g.socket)
+	g.load(caddyfile)
+	t.Cleanup(func() {
+		g.client.CloseIdleConnections()
+		if err := caddy.Stop(); err != nil {
+			t.Errorf("stopping Caddy: %v", err)
+		}
+		assertHubEmpty(t)
+	})
+	return g
+}
+
+// load replaces the configuration, as a reload does.
+func (g *gateway) load(caddyfile string) {
+	g.t.Helper()
+	if err := loadCaddyfile(strings.ReplaceAll(caddyfile, "{socket}", "unix/"+g.socket)); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func loadCaddyfile(caddyfile string) error {
+	adapter := caddyconfig.GetAdapter("caddyfile")
+	body, _, err := adapter.Adapt([]byte(testGlobals+caddyfile), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		return err
+	}
+	return caddy.Load(body, true)
+}
+
+const testGlobals = `{
+	admin off
+	auto_https off
+	persist_config off
+	log {
+		output discard
+	}
+}
+`
+
+// site is a Caddyfile with one site that listens on the gateway's socket.
+func site(directives string) string {
+	return "http:// {\nbind {socket}\n" + directives + "\n}\n"
+}
+
+// proxied is a site with sse, given its options, in front of an upstream.
+func proxied(options string, upstream *upstream) string {
+	return site("sse {\n" + options + "\n}\nreverse_proxy " + upstream.address)
+}
+
+func unixClient(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+		DisableCompression: true,
+	}}
+}
+
+// request makes a request to the gateway. Header fields follow as "Name: value".
+func (g *gateway) request(method, target string, fields ...string) *http.Request {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://gateway.test"+target, nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, field := range fields {
+		name, value, _ := strings.Cut(field, ": ")
+		if name == "Host" {
+			req.Host = value
+			continue
+		}
+		req.Header.Add(name, value)
+	}
+	return req
+}
+
+// get asks for an event stream, as EventSource does.
+func (g *gateway) get(target string, fields ...string) *http.Response {
+	g.t.Helper()
+	req := g.request(http.MethodGet, target, fields...)
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := g.client.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+// subscribe is get for an answer that has to be an event stream.
+func (g *gateway) subscribe(target string, fields ...string) *testClient {
+	g.t.Helper()
+	return newTestClient(g.t, g.get(target, fields...))
+}
+
+// testClient reads an event stream as EventSource does.
+type testClient struct {
+	t        testing.TB
+	resp     *http.Response
+	reader   *eventstream.Reader
+	messages chan eventstream.Message
+	err      error // why messages is closed, if not by the stream's end
+}
+
+func newTestClient(t testing.TB, resp *http.Response) *testClient {
+	t.Helper()
+	if resp.StatusCode != http.StatusOK || !isEventStream(resp.StatusCode, resp.Header) {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		t.Fatalf("no event stream: %s %v %q", resp.Status, resp.Header, body)
+	}
+	c := &testClient{t: t, resp: resp, messages: make(chan eventstream.Message, 1<<16)}
+	c.reader = eventstream.NewReader(resp.Body)
+	go func() {
+		defer close(c.messages)
+		for m, err := range c.reader.Messages() {
+			if err != nil {
+				c.err = err
+				return
+			}
+			c.messages <- m
+		}
+	}()
+	t.Cleanup(c.close)
+	return c
+}
+
+// close leaves, as a client does that goes away.
+func (c *testClient) close() { _ = c.resp.Body.Close() }
+
+// outcome is the response header SSE-Resume.
+func (c *testClient) outcome() string { return c.resp.Header.Get("SSE-Resume") }
+
+// next waits for an event.
+func (c *testClient) next() eventstream.Message {
+	c.t.Helper()
+	select {
+	case m, ok := <-c.messages:
+		if !ok {
+			c.t.Fatalf("the stream ended (%v), expected an event", c.err)
+		}
+		return m
+	case <-time.After(testTimeout):
+		c.t.Fatal("no event came")
+	}
+	panic("unreachable")
+}
+
+// expect waits for events with the given data.
+func (c *testClient) expect(data ...string) (last eventstream.Message) {
+	c.t.Helper()
+	for _, want := range data {
+		if last = c.next(); last.Data != want {
+			c.t.Fatalf("event %q, expected %q", last.Data, want)
+		}
+	}
+	return last
+}
+
+// expectEnd waits for the end of the stream, with nothing before it.
+func (c *testClient) expectEnd() {
+	c.t.Helper()
+	select {
+	case m, ok := <-c.messages:
+		if ok {
+			c.t.Fatalf("event %q, expected the end", m.Data)
+		}
+		if c.err != nil {
+			c.t.Fatalf("the stream broke off (%v), expected its end", c.err)
+		}
+	case <-time.After(testTimeout):
+		c.t.Fatal("the stream did not end")
+	}
+}
+
+// upstream is an SSE application for tests: each connection is handed to the
+// test, which writes to it.
+type upstream struct {
+	t           testing.TB
+	server      *httptest.Server
+	address     string
+	connections chan *upstreamClient
+
+	mu   sync.Mutex
+	open int
+	peak int
+	all  int
+}
+
+// upstreamClient is one connection to an upstream.
+type upstreamClient struct {
+	t       testing.TB
+	request *http.Request
+	w       http.ResponseWriter
+	gone    <-chan struct{}
+	finish  chan string // what to do at the end: "" clean, "break"
+}
+
+// startUpstream starts an upstream. head, which may be nil, sets the response
+// head; without it, it is that of the common tutorial. All bytes are written
+// by the test.
+func startUpstream(t testing.TB, head func(w http.ResponseWriter, r *http.Request)) *upstream {
+	t.Helper()
+	u := &upstream{t: t, connections: make(chan *upstreamClient, 4096)}
+	u.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u.count(1)
+		defer u.count(-1)
+		if head != nil {
+			head(w, r)
+		} else {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.Header().Set("Cache-Control", "no-cache")
+		}
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		c := &upstreamClient{t: t, request: r.Clone(context.Background()), w: w, gone: r.Context().Done(), finish: make(chan string, 1)}
+		u.connections <- c
+		select {
+		case how := <-c.finish:
+			if how == "break" {
+				panic(http.ErrAbortHandler)
+			}
+		case <-c.gone:
+		}
+	}))
+	u.address = u.server.Listener.Addr().String()
+	t.Cleanup(func() {
+		u.server.CloseClientConnections()
+		u.server.Close()
+	})
+	return u
+}
+
+func (u *upstream) count(n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.open += n
+	u.all += max(n, 0)
+	u.peak = max(u.peak, u.open)
+}
+
+// counts returns how many connections there are, and how many there were.
+func (u *upstream) counts() (open, all int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.open, u.all
+}
+
+// accept waits for a connection.
+func (u *upstream) accept() *upstreamClient {
+	u.t.Helper()
+	select {
+	case c := <-u.connections:
+		return c
+	case <-time.After(testTimeout):
+		u.t.Fatal("no upstream connection was opened")
+	}
+	panic("unreachable")
+}
+
+// write sends bytes at once.
+func (c *upstreamClient) write(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.w, text); err != nil {
+		c.t.Errorf("writing as the upstream: %v", err)
+	}
+	_ = http.NewResponseController(c.w).Flush()
+}
+
+// event sends events with the given data.
+func (c *upstreamClient) event(data ...string) {
+	c.t.Helper()
+	for _, d := range data {
+		c.write("data: " + d + "\n\n")
+	}
+}
+
+// end ends the answer as HTTP says; breakOff does not.
+func (c *upstreamClient) end()      { c.finish <- "" }
+func (c *upstreamClient) breakOff() { c.finish <- "break" }
+
+// expectGone waits for the gateway to close the connection.
+func (c *upstreamClient) expectGone() {
+	c.t.Helper()
+	select {
+	case <-c.gone:
+	case <-time.After(testTimeout):
+		c.t.Fatal("the upstream connection was not closed")
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(testTimeout)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen: %s", what)
+		}
+		runtime.Gosched()
+		time.Sleep(time.Millisecond) // polls; nothing depends on how long
+	}
+}
+
+// assertHubEmpty checks that no stream, subscriber or upstream connection is
+// left, and makes a new hub for the next test.
+func assertHubEmpty(t testing.TB) {
+	t.Helper()
+	eventually(t, "all streams have no subscribers", func() bool {
+		theHub.mu.Lock()
+		defer theHub.mu.Unlock()
+		for s := range theHub.all {
+			s.mu.Lock()
+			n := len(s.subs)
+			s.mu.Unlock()
+			if n > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	theHub.endAll()
+	done := make(chan struct{})
+	go func() { theHub.running.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(testTimeout):
+		buf := make([]byte, 1<<20)
+		t.Errorf("upstream connections are left:\n%s", buf[:runtime.Stack(buf, true)])
+	}
+	theHub.mu.Lock()
+	defer theHub.mu.Unlock()
+	if len(theHub.streams) > 0 || len(theHub.all) > 0 || len(theHub.count) > 0 {
+		t.Errorf("left in the hub: %d keys, %d streams, %d places", len(theHub.streams), len(theHub.all), len(theHub.count))
+	}
+	theHub.stopping = false
+	clear(theHub.unshareable)
+}
+
+// endAll ends all streams that only linger.
+func (h *hub) endAll() {
+	h.mu.Lock()
+	var all []*stream
+	for s := range h.all {
+		all = append(all, s)
+	}
+	h.mu.Unlock()
+	for _, s := range all {
+		s.mu.Lock()
+		if len(s.subs) == 0 {
+			s.endLocked()
+		}
+		s.mu.Unlock()
+		h.forget(s)
+	}
+}
+
+// body reads an answer to its end.
+func body(t testing.TB, resp *http.Response) string {
+	t.Helper()
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("reading the answer: %v", err)
+	}
+	return string(text)
+}
+
+// numbers returns "from" to "to", as texts.
+func numbers(from, to int) (texts []string) {
+	for i := from; i <= to; i++ {
+		texts = append(texts, fmt.Sprint(i))
+	}
+	return texts
+}
+
+// adapt returns the JSON that a Caddyfile with one sse directive becomes.
+func adapt(t testing.TB, caddyfile string) (string, error) {
+	t.Helper()
+	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		return "", err
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, out); err != nil {
+		t.Fatal(err)
+	}
+	return compact.String(), nil
+}
