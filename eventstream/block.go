@@ -76,7 +76,7 @@ func Fields(lines []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
 		for len(lines) > 0 {
 			var line []byte
-			line, lines = cutLine(lines)
+			line, lines = cut(lines, '\n')
 			if len(line) > 0 && !yield(cutField(line)) {
 				return
 			}
@@ -84,24 +84,21 @@ func Fields(lines []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-func cutLine(lines []byte) (line, rest []byte) {
-	i := bytes.IndexByte(lines, '\n')
-	if i < 0 {
-		return lines, nil
-	}
-	return lines[:i], lines[i+1:]
-}
-
 func cutField(line []byte) (name, value []byte) {
-	i := bytes.IndexByte(line, ':')
-	if i < 0 {
-		return line, nil
-	}
-	name, value = line[:i], line[i+1:]
+	name, value = cut(line, ':')
 	if len(value) > 0 && value[0] == ' ' {
 		value = value[1:]
 	}
 	return name, value
+}
+
+// cut is bytes.Cut for a separator of one byte.
+func cut(s []byte, sep byte) (before, after []byte) {
+	i := bytes.IndexByte(s, sep)
+	if i < 0 {
+		return s, nil
+	}
+	return s[:i], s[i+1:]
 }
 
 // parse reads the fields of lines (HTML 9.2.6, "process the field").
@@ -109,7 +106,7 @@ func parse(lines []byte) Block {
 	b := Block{Lines: lines}
 	for len(lines) > 0 {
 		var line []byte
-		line, lines = cutLine(lines)
+		line, lines = cut(lines, '\n')
 		name, value := cutField(line)
 		switch string(name) {
 		case "data":

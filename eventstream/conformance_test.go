@@ -1,7 +1,7 @@
 package eventstream
 
 import (
-	"fmt"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"reflect"
@@ -81,7 +81,7 @@ func (c *conformanceCase) set(key, value string) (err error) {
 	case "  last":
 		c.block().lastEventID = value
 	default:
-		return fmt.Errorf("unknown key")
+		return errors.New("unknown key")
 	}
 	return nil
 }
@@ -169,6 +169,7 @@ func checkImmediacy(t *testing.T, stream string) {
 // TestConformanceLarge is for the cases that are too large for a table or for
 // each split: they are cut at random places, and into single bytes.
 func TestConformanceLarge(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
 	many := strings.Repeat("data: x\n", 100_000)
 	cases := []struct {

@@ -1,6 +1,9 @@
 package eventstream
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 const (
 	byteOrderMark = "\xEF\xBB\xBF"
@@ -201,7 +204,7 @@ func (d *Decoder) take() (Block, bool) {
 	if len(lines) == 0 {
 		return Block{}, false
 	}
-	return parse(lines[:len(lines):len(lines)]), true
+	return parse(slices.Clip(lines)), true
 }
 
 // fits reports whether the block may grow by n bytes, and fails if not.

@@ -39,19 +39,19 @@ func TestAppendEvent(t *testing.T) {
 }
 
 func TestAppendID(t *testing.T) {
-	for id, want := range map[string]string{"": "id:\n", "1": "id: 1\n", " 1": "id:  1\n", "ä:": "id: ä:\n"} {
-		got, err := AppendID([]byte("x"), id)
-		if err != nil || string(got) != "x"+want {
-			t.Errorf("AppendID(%q) = %q, %v", id, got, err)
+	for _, c := range []struct{ id, want string }{{"", "id:\n"}, {"1", "id: 1\n"}, {" 1", "id:  1\n"}, {"ä:", "id: ä:\n"}} {
+		got, err := AppendID([]byte("x"), c.id)
+		if err != nil || string(got) != "x"+c.want {
+			t.Errorf("AppendID(%q) = %q, %v", c.id, got, err)
 		}
 	}
 }
 
 func TestAppendComment(t *testing.T) {
-	for text, want := range map[string]string{"": ":\n\n", "hi": ": hi\n\n", " x": ":  x\n\n"} {
-		got, err := AppendComment([]byte("x"), text)
-		if err != nil || string(got) != "x"+want {
-			t.Errorf("AppendComment(%q) = %q, %v", text, got, err)
+	for _, c := range []struct{ text, want string }{{"", ":\n\n"}, {"hi", ": hi\n\n"}, {" x", ":  x\n\n"}} {
+		got, err := AppendComment([]byte("x"), c.text)
+		if err != nil || string(got) != "x"+c.want {
+			t.Errorf("AppendComment(%q) = %q, %v", c.text, got, err)
 		}
 	}
 }

@@ -30,7 +30,8 @@ type Reader struct {
 	dec Decoder
 	buf []byte
 	in  input // what of buf has not been decoded
-	err error // of src or dec; final
+	err error // of src; final
+	eof bool  // err is the stream's proper end
 
 	lastEventID string
 	retry       time.Duration
@@ -73,7 +74,7 @@ func (r *Reader) Blocks() iter.Seq2[Block, error] {
 	return func(yield func(Block, error) bool) {
 		for {
 			b, err := r.next()
-			if err == io.EOF || !yield(b, err) || err != nil {
+			if r.eof && err != nil || !yield(b, err) || err != nil {
 				return
 			}
 		}
@@ -125,6 +126,7 @@ func (r *Reader) read() error {
 	}
 	for range maxEmptyReads {
 		n, err := r.src.Read(r.buf)
+		r.eof = err == io.EOF
 		r.in = newInput(r.buf[:n])
 		if n > 0 || err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -16,13 +17,14 @@ func TestReaderLatency(t *testing.T) {
 	for _, eol := range []string{"\n", "\r", "\r\n"} {
 		for _, bytewise := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%q bytewise %v", eol, bytewise), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { testLatency(t, eol, bytewise) })
+				synctest.Test(t, func(t *testing.T) { checkLatency(t, eol, bytewise) })
 			})
 		}
 	}
 }
 
-func testLatency(t *testing.T, eol string, bytewise bool) {
+func checkLatency(t *testing.T, eol string, bytewise bool) {
+	t.Helper()
 	pr, pw := io.Pipe() // unbuffered: a write waits for its reader
 	defer pw.Close()
 	var got []string
@@ -52,7 +54,7 @@ func testLatency(t *testing.T, eol string, bytewise bool) {
 				t.Fatalf("event %d was not delivered at the CR of its blank line", i)
 			}
 		}
-		if len(got) != i+1 || got[i] != fmt.Sprint(i) {
+		if len(got) != i+1 || got[i] != strconv.Itoa(i) {
 			t.Fatalf("after event %d: got %q", i, got)
 		}
 	}
@@ -71,7 +73,7 @@ func TestReaderErrors(t *testing.T) {
 		{"error with the last bytes", iotest.DataErrReader(io.MultiReader(strings.NewReader("data: 1\n\n"), iotest.ErrReader(broken))), 0, broken},
 		{"no progress", io.MultiReader(strings.NewReader("data: 1\n\n"), stuckReader{}), 0, io.ErrNoProgress},
 		{"block too large", strings.NewReader("data: 1\n\ndata: 789012345\n\n"), 14, ErrBlockTooLarge},
-		{"wrapped EOF is an error", io.MultiReader(strings.NewReader("data: 1\n\n"), iotest.ErrReader(fmt.Errorf("reading: %w", io.ErrUnexpectedEOF))), 0, io.ErrUnexpectedEOF},
+		{"wrapped EOF is an error", io.MultiReader(strings.NewReader("data: 1\n\n"), iotest.ErrReader(fmt.Errorf("reading: %w", io.EOF))), 0, io.EOF},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := NewReader(c.r)
@@ -120,7 +122,10 @@ func TestReaderGoesOn(t *testing.T) {
 	r := NewReader(strings.NewReader("id: 1\nretry: 1\ndata: a\n\n: hi\n\nid: 2\nretry: 2\ndata: b\n\nretry: 3\n"))
 	var got []string
 	for range 3 {
-		for m := range r.Messages() {
+		for m, err := range r.Messages() {
+			if err != nil {
+				t.Fatal(err)
+			}
 			retry, _ := r.Retry()
 			got = append(got, fmt.Sprint(m.Data, r.LastEventID(), retry))
 			break
@@ -154,12 +159,15 @@ func TestReaderBlocks(t *testing.T) {
 func TestReaderSetLastEventID(t *testing.T) {
 	r := NewReader(strings.NewReader("data: a\n\nid: 2\ndata: b\n\nid\ndata: c\n\n"))
 	r.SetLastEventID("1")
-	got := r.LastEventID()
-	for m := range r.Messages() {
-		got += " " + m.Data + m.LastEventID
+	got := []string{r.LastEventID()}
+	for m, err := range r.Messages() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, m.Data+m.LastEventID)
 	}
-	if got != "1 a1 b2 c" {
-		t.Errorf("got %q", got)
+	if s := strings.Join(got, " "); s != "1 a1 b2 c" {
+		t.Errorf("got %q", s)
 	}
 }
 
@@ -169,7 +177,10 @@ func TestReaderReadsNoMoreThanNeeded(t *testing.T) {
 	src := &countingReader{r: &piecesReader{pieces: []string{"data: 1\n\ndata: 2\n\ndata: 3\n\nda", "ta: 4\n\n"}}}
 	reads := []int{1, 1, 1, 2}
 	i := 0
-	for m := range NewReader(src).Messages() {
+	for m, err := range NewReader(src).Messages() {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if src.n != reads[i] {
 			t.Errorf("message %q after %d reads, want %d", m.Data, src.n, reads[i])
 		}
