@@ -128,8 +128,8 @@ func (a *app) serveProgress(w http.ResponseWriter, r *http.Request) {
 	a.serveEvents(w, r, func(send func(event string) error) error {
 		ticker := time.NewTicker(progressEvery)
 		defer ticker.Stop()
-		for percent := range 101 {
-			if err := send(fmt.Sprintf("data: %d\n\n", percent)); err != nil {
+		for percent := 0; ; percent++ {
+			if err := send(fmt.Sprintf("data: %d\n\n", percent)); err != nil || percent == 100 {
 				return err
 			}
 			select {
@@ -140,7 +140,6 @@ func (a *app) serveProgress(w http.ResponseWriter, r *http.Request) {
 				return nil
 			}
 		}
-		return nil
 	})
 }
 
