@@ -1,0 +1,5 @@
+// Package integration has the end-to-end tests: a gateway, upstreams in the languages and protocols that they are written
+// in, and the clients that people use, each a process of its own. They run on Linux.
+//
+// setup.sh installs what they need. It is a Go module of its own so that none of this weighs on a build of the gateway.
+package integration

@@ -1,0 +1,82 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testTimeout bounds every wait for something that has to happen. It is generous: only a test that fails waits for all
+// of it.
+const testTimeout = 2 * time.Minute
+
+// Programs that the tests run; see setup.
+var (
+	gatewayPath  string
+	tickerPath   string
+	nodePath     string
+	chromiumPath string
+)
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "sse-integration")
+	if err != nil {
+		log.Fatal(err)
+	}
+	code := 1
+	if err := setup(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "setting up:", err)
+	} else {
+		code = m.Run()
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// setup builds the programs that are written in Go, and finds the others.
+func setup(dir string) error {
+	gatewayPath = filepath.Join(dir, "caddy")
+	if err := build("..", "./cmd/caddy", gatewayPath, "-race"); err != nil {
+		return err
+	}
+	tickerPath = filepath.Join(dir, "ticker")
+	if err := build(".", "./upstreams/ticker", tickerPath); err != nil {
+		return err
+	}
+	arch := strings.Replace(runtime.GOARCH, "amd64", "x64", 1)
+	var err error
+	if nodePath, err = filepath.Abs("node_modules/node-linux-" + arch + "/bin/node"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(nodePath); err != nil {
+		return fmt.Errorf("node (run integration/setup.sh): %w", err)
+	}
+	if chromiumPath = os.Getenv("CHROMIUM"); chromiumPath != "" {
+		return nil
+	}
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if chromiumPath, err = exec.LookPath(name); err == nil {
+			return nil
+		}
+	}
+	return errors.New("no Chromium (run integration/setup.sh)")
+}
+
+func build(dir, pkg, out string, flags ...string) error {
+	args := append([]string{"build", "-o", out}, flags...)
+	cmd := exec.Command("go", append(args, pkg)...)
+	cmd.Dir = dir
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w\n%s", pkg, err, text)
+	}
+	return nil
+}
