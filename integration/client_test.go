@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,10 +17,11 @@ import (
 
 // follower is a client of a stream whose events are numbered. It reads as EventSource does.
 type follower struct {
-	t    *testing.T
-	name string
-	resp *http.Response
-	done chan struct{} // closed when the stream has ended
+	t     *testing.T
+	name  string
+	resp  *http.Response
+	leave context.CancelFunc
+	done  chan struct{} // closed when the stream has ended
 
 	mu       sync.Mutex
 	seen     []event
@@ -51,6 +54,14 @@ func follow(t *testing.T, name, url, lastEventID string) *follower {
 // tryFollow is follow for goroutines that are not the test's.
 func tryFollow(t *testing.T, transport *http.Transport, name, url, lastEventID string) (*follower, error) {
 	t.Helper()
+	now := make(chan struct{})
+	close(now)
+	return tryFollowWhen(t, transport, now, name, url, lastEventID)
+}
+
+// tryFollowWhen is tryFollow for a client that does not read before it is woken.
+func tryFollowWhen(t *testing.T, transport *http.Transport, wake <-chan struct{}, name, url, lastEventID string) (*follower, error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	late := time.AfterFunc(testTimeout, cancel)
 	defer late.Stop()
@@ -71,18 +82,25 @@ func tryFollow(t *testing.T, transport *http.Transport, name, url, lastEventID s
 		return nil, err
 	}
 	f := &follower{t: t, name: name, resp: resp, lastID: lastEventID, done: make(chan struct{}), changed: make(chan struct{})}
-	t.Cleanup(func() { f.close(); cancel() })
+	f.leave = cancel
+	t.Cleanup(f.close)
 	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	if resp.StatusCode != http.StatusOK || mediaType != "text/event-stream" {
 		close(f.done)
 		return nil, fmt.Errorf("no event stream: %s, %v", resp.Status, resp.Header)
 	}
-	go f.read(lastEventID)
+	go func() {
+		defer close(f.done)
+		select {
+		case <-wake:
+			f.read(lastEventID)
+		case <-ctx.Done():
+		}
+	}()
 	return f, nil
 }
 
 func (f *follower) read(lastEventID string) {
-	defer close(f.done)
 	in := eventstream.NewReader(f.resp.Body)
 	in.SetLastEventID(lastEventID)
 	for b, err := range in.Blocks() {
@@ -109,6 +127,7 @@ func (f *follower) read(lastEventID string) {
 
 // close leaves.
 func (f *follower) close() {
+	f.leave()
 	_ = f.resp.Body.Close()
 	<-f.done
 }
@@ -179,7 +198,7 @@ func (f *follower) until(what string, condition func() bool) error {
 			if condition() {
 				return nil
 			}
-			return fmt.Errorf("%s: the stream ended (%v) after event %d, before it: %s", f.name, f.err, f.newest(), what)
+			return fmt.Errorf("%s: the response ended after event %d, before it: %s: %w", f.name, f.newest(), what, cmp.Or(f.err, io.EOF))
 		case <-timeout:
 			return fmt.Errorf("%s: did not happen: %s; the newest event is %d", f.name, what, f.newest())
 		}

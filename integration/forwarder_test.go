@@ -29,7 +29,7 @@ func startForwarder(t *testing.T, target string) *forwarder {
 	f := &forwarder{listener: listener, target: target, conns: make(map[*net.TCPConn]*net.TCPConn)}
 	f.running.Go(f.accept)
 	t.Cleanup(func() {
-		listener.Close()
+		_ = listener.Close()
 		f.cut()
 		f.running.Wait()
 	})
@@ -46,7 +46,7 @@ func (f *forwarder) accept() {
 		}
 		server, err := net.Dial("tcp", f.target)
 		if err != nil {
-			client.Close()
+			_ = client.Close()
 			continue
 		}
 		f.forward(client.(*net.TCPConn), server.(*net.TCPConn))
@@ -72,8 +72,8 @@ func (f *forwarder) forward(client, server *net.TCPConn) {
 // pipe copies until one side ends, and closes both.
 func pipe(dst, src *net.TCPConn) {
 	_, _ = io.Copy(dst, src)
-	dst.Close()
-	src.Close()
+	_ = dst.Close()
+	_ = src.Close()
 }
 
 // cut cuts all connections at once: every other time with a reset, so that clients see both.
@@ -85,8 +85,8 @@ func (f *forwarder) cut() {
 		if f.cuts%2 == 0 {
 			_ = client.SetLinger(0)
 		}
-		client.Close()
-		server.Close()
+		_ = client.Close()
+		_ = server.Close()
 	}
 }
 

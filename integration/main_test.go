@@ -73,7 +73,7 @@ func setup(dir string) error {
 
 func build(dir, pkg, out string, flags ...string) error {
 	args := append([]string{"build", "-o", out}, flags...)
-	cmd := exec.Command("go", append(args, pkg)...)
+	cmd := command("go", append(args, pkg)...)
 	cmd.Dir = dir
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", pkg, err, text)

@@ -48,6 +48,11 @@ type report struct {
 	} `json:"request"`
 }
 
+// command makes a command of a program that the tests have found or built.
+func command(program string, args ...string) *exec.Cmd {
+	return exec.Command(program, args...) //nolint:gosec // G204: it is the tests that say what is run
+}
+
 // start starts a process, which is ended when the test ends. It has to end well when its standard input does, or at the
 // signal.
 func start(t *testing.T, name string, cmd *exec.Cmd, end syscall.Signal) *process {
@@ -122,7 +127,7 @@ func (p *process) add(r report) {
 
 // end ends the process and what it has started.
 func (p *process) end(signal syscall.Signal) {
-	p.stdin.Close()
+	_ = p.stdin.Close()
 	if signal != 0 {
 		_ = p.cmd.Process.Signal(signal)
 	}
@@ -147,8 +152,8 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// command writes a line to the standard input.
-func (p *process) command(line string) {
+// tell writes a line to the standard input.
+func (p *process) tell(line string) {
 	p.t.Helper()
 	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
 		p.t.Fatalf("%s: %v", p.name, err)

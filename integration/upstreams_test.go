@@ -17,16 +17,16 @@ func TestUpstreams(t *testing.T) {
 		proxy    string // {} stands for the address
 		protocol string
 	}{
-		{name: "node", cmd: exec.Command(nodePath, "upstreams/tutorial.mjs"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
-		{name: "express", cmd: exec.Command(nodePath, "upstreams/express.mjs"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
-		{name: "go", cmd: exec.Command(tickerPath, interval), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
-		{name: "go-ids", cmd: exec.Command(tickerPath, interval, "-ids=all"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
-		{name: "h2c", cmd: exec.Command(tickerPath, interval, "-mode=h2c"), proxy: "reverse_proxy h2c://{}", protocol: "HTTP/2.0"},
-		{name: "h2", cmd: exec.Command(tickerPath, interval, "-mode=h2"), proxy: "reverse_proxy https://{} {\n" +
+		{name: "node", cmd: command(nodePath, "upstreams/tutorial.mjs"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "express", cmd: command(nodePath, "upstreams/express.mjs"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "go", cmd: command(tickerPath, interval), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "go-ids", cmd: command(tickerPath, interval, "-ids=all"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "h2c", cmd: command(tickerPath, interval, "-mode=h2c"), proxy: "reverse_proxy h2c://{}", protocol: "HTTP/2.0"},
+		{name: "h2", cmd: command(tickerPath, interval, "-mode=h2"), proxy: "reverse_proxy https://{} {\n" +
 			"transport http {\ntls_insecure_skip_verify\n}\n}", protocol: "HTTP/2.0"},
-		{name: "gzip", cmd: exec.Command(tickerPath, interval, "-mode=gzip"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
-		{name: "http10", cmd: exec.Command(tickerPath, interval, "-mode=http10"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
-		{name: "bytes", cmd: exec.Command(tickerPath, interval, "-mode=bytes"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "gzip", cmd: command(tickerPath, interval, "-mode=gzip"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "http10", cmd: command(tickerPath, interval, "-mode=http10"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
+		{name: "bytes", cmd: command(tickerPath, interval, "-mode=bytes"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
 	}
 	var directives strings.Builder
 	upstreams := make([]*upstream, len(kinds))
@@ -43,6 +43,7 @@ func TestUpstreams(t *testing.T) {
 
 // testUpstream tests a gateway in front of an upstream whose events come at an interval.
 func testUpstream(t *testing.T, u *upstream, protocol, url string) {
+	t.Helper()
 	const clients = 5
 	all := make([]*follower, clients)
 	for i := range all {
@@ -75,10 +76,10 @@ func testUpstream(t *testing.T, u *upstream, protocol, url string) {
 	for _, f := range all[1:] {
 		f.assertRun(0, had+missed+10)
 	}
-	u.assertConnections(1, 1)
+	u.assertOneConnection(true)
 	for _, f := range all {
 		f.close()
 	}
 	u.awaitEvent("close", 1)
-	u.assertConnections(1, 0)
+	u.assertOneConnection(false)
 }

@@ -89,7 +89,7 @@ func (s *source) listenRaw(listener net.Listener, head string, write func(w io.W
 			return err
 		}
 		go func() {
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			in := bufio.NewReader(conn)
 			request, err := http.ReadRequest(in)
 			if err != nil {
