@@ -248,6 +248,8 @@ type upstreamClient struct {
 	w       http.ResponseWriter
 	gone    <-chan struct{}
 	finish  chan string // what to do at the end: "" clean, "break"
+
+	mu sync.Mutex // held while writing
 }
 
 // startUpstream starts an upstream. head, which may be nil, sets the response
@@ -276,6 +278,8 @@ func startUpstream(t testing.TB, head func(w http.ResponseWriter, r *http.Reques
 			}
 		case <-c.gone:
 		}
+		c.mu.Lock() // the server writes to w when this returns
+		defer c.mu.Unlock()
 	}))
 	u.address = u.server.Listener.Addr().String()
 	t.Cleanup(func() {
@@ -315,6 +319,8 @@ func (u *upstream) accept() *upstreamClient {
 // write sends bytes at once.
 func (c *upstreamClient) write(text string) {
 	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if _, err := io.WriteString(c.w, text); err != nil {
 		c.t.Errorf("writing as the upstream: %v", err)
 	}
