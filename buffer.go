@@ -27,6 +27,7 @@ type block struct {
 
 	position uint64
 	events   uint64 // how many events the stream has had, this one included
+	ordinal  int    // among the blocks of its connection that are not comment-only
 	at       time.Time
 
 	id          string // the upstream's id, if hasID
@@ -203,6 +204,28 @@ func (f *buffer) eventsAfter(position uint64) (n uint64, ok bool) {
 		return 0, true
 	}
 	return f.events - rest[i].events + 1, true
+}
+
+// newestBlock returns the newest kept block that is not comment-only, nil if
+// there is none.
+func (f *buffer) newestBlock() *block {
+	for _, b := range slices.Backward(f.blocks) {
+		if !b.commentOnly {
+			return b
+		}
+	}
+	return nil
+}
+
+// dispatched returns the kept blocks that are events.
+func (f *buffer) dispatched() []*block {
+	events := make([]*block, 0, len(f.blocks))
+	for _, b := range f.blocks {
+		if b.dispatches {
+			events = append(events, b)
+		}
+	}
+	return events
 }
 
 // tail returns the position before the last n kept events; n < 0 means all of

@@ -35,6 +35,8 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"retry":               parseRetry,
 	"linger":              parseDuration(func(h *Handler) **caddy.Duration { return &h.Linger }),
 	"join":                parseJoin,
+	"splice_limit":        parseCount(func(h *Handler) *int { return &h.SpliceLimit }),
+	"splice_timeout":      parseSpliceTimeout,
 	"ids":                 parseText(func(h *Handler) *string { return &h.IDs }, "auto, upstream or gateway"),
 	"gap_event":           parseText(func(h *Handler) *string { return &h.GapEvent }, "an event type"),
 	"prime":               parsePrime,
@@ -58,7 +60,9 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //
 //		buffer     <events> [<size>] [<age>]
 //		linger     <duration>
-//		join       live|replay [<events>]|greeting
+//		join       auto|live|replay [<events>]|greeting
+//		splice_limit   <count>
+//		splice_timeout <duration>
 //		ids        auto|upstream|gateway
 //		prime      on|off
 //		gap_event  <type>
@@ -342,13 +346,13 @@ func parseRetry(h *Handler, d *caddyfile.Dispenser) (err error) {
 }
 
 func parseJoin(h *Handler, d *caddyfile.Dispenser) error {
-	const expected = "live, replay [<events>] or greeting"
+	const expected = "auto, live, replay [<events>] or greeting"
 	mode, err := arg(d, expected)
 	if err != nil {
 		return err
 	}
 	switch mode {
-	case "live", "greeting":
+	case "auto", "live", "greeting":
 	case "replay":
 		if d.NextArg() {
 			if h.JoinReplay, err = countValue(d, "join replay", d.Val()); err != nil {
@@ -386,6 +390,13 @@ func parseMaxEventSize(h *Handler, d *caddyfile.Dispenser) error {
 
 func parseMaxAge(h *Handler, d *caddyfile.Dispenser) (err error) {
 	h.MaxAge, err = durationArg(d)
+	return err
+}
+
+func parseSpliceTimeout(h *Handler, d *caddyfile.Dispenser) (err error) {
+	if h.SpliceTimeout, err = durationArg(d); err == nil && h.SpliceTimeout == 0 {
+		return d.Err("splice_timeout: expected a duration above 0")
+	}
 	return err
 }
 

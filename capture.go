@@ -97,7 +97,12 @@ func (c *capture) WriteHeader(status int) {
 	c.status = status
 	own := c.ownHeader()
 	if isEventStream(status, own) {
-		shareable := c.request.handler.mayShare(own, c.request.handler.policy.hasCredential(c.request.request))
+		checked := own
+		if c.conn.reconnects() {
+			checked = own.Clone()
+			checked.Del("Set-Cookie") // it is dropped
+		}
+		shareable := c.request.handler.mayShare(checked, c.request.handler.policy.hasCredential(c.request.request))
 		body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn)
 		if known && (shareable || !c.conn.opening()) {
 			c.open(own, body, shareable)

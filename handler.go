@@ -116,12 +116,12 @@ func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRe
 // tells that the request has to look for a stream again. wait is not nil if
 // the request opened the stream.
 func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener) (again bool, err error) {
-	s := sub.stream
+	s := sub.origin
 	attached := true
 	detach := func() {
 		if attached {
 			attached = false
-			s.detach(sub)
+			sub.detach()
 		}
 	}
 	defer detach()

@@ -367,9 +367,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 func assertHubEmpty(t testing.TB) {
 	t.Helper()
 	eventually(t, "all streams have no subscribers", func() bool {
-		theHub.mu.Lock()
-		defer theHub.mu.Unlock()
-		for s := range theHub.all {
+		for _, s := range theHub.every() {
 			s.mu.Lock()
 			n := len(s.subs)
 			s.mu.Unlock()
@@ -388,10 +386,11 @@ func assertHubEmpty(t testing.TB) {
 		buf := make([]byte, 1<<20)
 		t.Errorf("upstream connections are left:\n%s", buf[:runtime.Stack(buf, true)])
 	}
+	every := theHub.every()
 	theHub.mu.Lock()
 	defer theHub.mu.Unlock()
-	if len(theHub.streams) > 0 || len(theHub.all) > 0 || len(theHub.count) > 0 {
-		t.Errorf("left in the hub: %d keys, %d streams, %d places", len(theHub.streams), len(theHub.all), len(theHub.count))
+	if len(theHub.streams) > 0 || len(every) > 0 || len(theHub.count) > 0 {
+		t.Errorf("left in the hub: %d keys, %d streams, %d places", len(theHub.streams), len(every), len(theHub.count))
 	}
 	theHub.stopping = false
 	clear(theHub.unshareable)
@@ -399,13 +398,7 @@ func assertHubEmpty(t testing.TB) {
 
 // endAll ends all streams that only linger.
 func (h *hub) endAll() {
-	h.mu.Lock()
-	var all []*stream
-	for s := range h.all {
-		all = append(all, s)
-	}
-	h.mu.Unlock()
-	for _, s := range all {
+	for _, s := range h.every() {
 		s.mu.Lock()
 		if len(s.subs) == 0 {
 			s.endLocked()

@@ -52,7 +52,7 @@ func (k streamKey) String() string { return hex.EncodeToString(k[:8]) }
 
 // hub is the process-wide set of streams, outliving reloads.
 //
-// Lock order: hub, then stream.
+// Lock order: hub.mu, then a stream's mu, then hub.allMu.
 type hub struct {
 	secret [32]byte // of the keyed hashes; fixed after construction
 
@@ -60,12 +60,14 @@ type hub struct {
 
 	mu          sync.Mutex
 	streams     map[streamKey]*variants // those that may be joined
-	all         map[*stream]struct{}    // those and the ones that still have subscribers
 	unshareable map[streamKey]time.Time // until when
 	instances   []*instance
 	sequence    uint64         // of instances
 	count       map[string]int // streams by place
 	stopping    bool
+
+	allMu sync.Mutex
+	all   map[*stream]struct{} // those in streams, and those that still have subscribers
 }
 
 // variants are the streams of one key, told apart by Vary (RFC 9111, 4.1).
@@ -201,7 +203,7 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 		h.streams[req.key] = v
 	}
 	v.streams = append(v.streams, s)
-	h.all[s] = struct{}{}
+	h.track(s)
 	h.count[place]++
 	return s.attach(req)
 }
@@ -311,10 +313,28 @@ func (h *hub) shareable(key streamKey) {
 // forget drops the last reference to a stream that is over and has no
 // subscribers.
 func (h *hub) forget(s *stream) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.removeLocked(s)
+	h.remove(s)
+	h.untrack(s)
+}
+
+// track takes note of a stream that has, or is about to have, subscribers.
+func (h *hub) track(s *stream) {
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
+	h.all[s] = struct{}{}
+}
+
+func (h *hub) untrack(s *stream) {
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
 	delete(h.all, s)
+}
+
+// every returns all streams, those included that nobody can join any more.
+func (h *hub) every() []*stream {
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
+	return slices.Collect(maps.Keys(h.all))
 }
 
 // stop drains all streams because the process is about to exit: each
@@ -322,9 +342,8 @@ func (h *hub) forget(s *stream) {
 func (h *hub) stop(window time.Duration) {
 	h.mu.Lock()
 	h.stopping = true
-	all := slices.Collect(maps.Keys(h.all))
 	h.mu.Unlock()
-	for _, s := range all {
+	for _, s := range h.every() {
 		s.drain(window, endStopping)
 	}
 }

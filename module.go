@@ -124,14 +124,24 @@ type Handler struct {
 	// ends it at once. Default: 30 s.
 	Linger *caddy.Duration `json:"linger,omitempty"`
 
-	// Where a client without a last event ID begins: "live" (the default) at
-	// the newest event; "replay" with the last join_replay events kept;
-	// "greeting" with what the upstream sent at first, before a pause of one
+	// Where a client without a last event ID begins that comes to a stream
+	// after its first event. "auto" (the default): it gets an upstream
+	// connection of its own, and with it whatever the upstream sends to
+	// newcomers, until that connection is seen to bring what the stream
+	// brings; then it shares the stream. "live": at the newest event.
+	// "replay": with the last join_replay events kept. "greeting": with what
+	// the stream's own connection brought before its first pause of one
 	// second, and then at the newest event.
 	Join string `json:"join,omitempty"`
 
 	// With join "replay": how many events. 0 (the default): all that are kept.
 	JoinReplay int `json:"join_replay,omitempty"`
+
+	// How many upstream connections there may be at once, beside that of a
+	// stream, for clients that are yet to share it, and how long one may take
+	// until it does. After that it is its clients' own. Defaults: 8; 30 s.
+	SpliceLimit   int            `json:"splice_limit,omitempty"`
+	SpliceTimeout caddy.Duration `json:"splice_timeout,omitempty"`
 
 	// Who gives event IDs. "auto" (the default): the gateway, until the
 	// upstream gives one. "upstream": the upstream only; use it behind another
@@ -347,11 +357,17 @@ func (h *Handler) validateStream() error {
 	if h.Linger != nil && *h.Linger < 0 {
 		return fmt.Errorf("linger: expected 0 or more, not %v", time.Duration(*h.Linger))
 	}
-	if err := oneOf("join", h.Join, "live", "replay", "greeting"); err != nil {
+	if err := oneOf("join", h.Join, "auto", "live", "replay", "greeting"); err != nil {
 		return err
 	}
 	if h.JoinReplay < 0 || (h.JoinReplay > 0 && h.Join != "replay") {
 		return fmt.Errorf("join_replay: expected a number above 0, with join replay, not %d with join %s", h.JoinReplay, h.Join)
+	}
+	if h.SpliceLimit < 0 {
+		return fmt.Errorf("splice_limit: expected a number above 0, not %d", h.SpliceLimit)
+	}
+	if h.SpliceTimeout < 0 {
+		return fmt.Errorf("splice_timeout: expected a duration above 0, not %v", time.Duration(h.SpliceTimeout))
 	}
 	if err := oneOf("ids", h.IDs, "auto", "upstream", "gateway"); err != nil {
 		return err
@@ -423,6 +439,14 @@ func (h *Handler) streamOptions() *streamOptions {
 		maxSubscribers: h.MaxSubscribers,
 		maxAge:         time.Duration(h.MaxAge),
 		giveUp:         defaultGiveUp,
+		spliceLimit:    defaultSpliceLimit,
+		spliceTimeout:  defaultSpliceTimeout,
+	}
+	if h.SpliceLimit > 0 {
+		o.spliceLimit = h.SpliceLimit
+	}
+	if h.SpliceTimeout > 0 {
+		o.spliceTimeout = time.Duration(h.SpliceTimeout)
 	}
 	if b := h.Buffer; b != nil {
 		if b.Events > 0 {
@@ -442,6 +466,8 @@ func (h *Handler) streamOptions() *streamOptions {
 		o.maxEventSize = int(h.MaxEventSize)
 	}
 	switch h.Join {
+	case "live":
+		o.join = joinLive
 	case "replay":
 		o.join = joinReplay
 	case "greeting":

@@ -43,6 +43,8 @@ type streamOptions struct {
 	maxStreams     int
 	maxSubscribers int
 	maxAge         time.Duration
+	spliceLimit    int
+	spliceTimeout  time.Duration
 	retryMin       time.Duration
 	retryMax       time.Duration
 	giveUp         time.Duration
@@ -71,12 +73,13 @@ type source interface {
 // appends blocks. Subscribers are read positions; none can slow the stream.
 type stream struct {
 	// Fixed after construction.
-	hub    *hub
-	key    streamKey
-	place  string
-	epoch  string
-	openID string // the client's last event ID that it was opened with
-	logger *zap.Logger
+	hub      *hub
+	key      streamKey
+	place    string
+	epoch    string
+	openID   string // the client's last event ID that it was opened with
+	isSplice bool
+	logger   *zap.Logger
 
 	// Guarded by hub.mu.
 	owner     *instance
@@ -85,7 +88,7 @@ type stream struct {
 
 	ready chan struct{} // closed when head, refused or stopped is set
 
-	mu       sync.Mutex
+	mu       *sync.Mutex // a splice has that of its stream
 	options  *streamOptions
 	source   source
 	phase    phase
@@ -101,8 +104,22 @@ type stream struct {
 	arrivals uint64
 	only     *subscriber // an exclusive stream's; see makeExclusive
 	draining bool        // ends with its last subscriber
-	cancel   context.CancelFunc
-	linger   *time.Timer
+	private  bool        // was a splice: breaks are not hidden
+
+	fresh     bool          // the connection was opened without an ID and has not brought a block
+	begun     bool          // the connection has brought a block that is not comment-only
+	headAt    time.Time     // when its head came
+	newestAt  time.Time     // when the newest block came that is not comment-only
+	firstTime time.Duration // the longest from a head to the first block
+	over      endReason     // why it ended, with phaseEnded and phaseGone
+	overTail  []byte
+	splices   map[*stream]struct{}
+	splice    *spliceState // not nil: this is a splice of another stream
+	learned   learned
+	seats     chan struct{} // closed and dropped when those who wait for a splice shall look again
+	seatsAt   time.Time
+	cancel    context.CancelFunc
+	linger    *time.Timer
 
 	// Owned by run; upstreamIDs is also read under mu.
 	upstreamIDs    bool   // the upstream has sent an id: the gateway adds none
@@ -124,8 +141,10 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		owner:   req.instance,
 		ready:   make(chan struct{}),
 		options: req.options,
+		mu:      new(sync.Mutex),
 		source:  req.source(head == nil),
 		head:    head,
+		splices: make(map[*stream]struct{}),
 		subs:    make(map[*subscriber]struct{}),
 	}
 	s.logger = req.logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]))
@@ -139,6 +158,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		s.lastUpstreamID = id
 		s.buffer.setLastID(id, 0)
 	}
+	s.fresh = s.openID == ""
 	return s
 }
 
@@ -171,7 +191,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	now := time.Now()
 	s.buffer.evict(now)
 	if s.phase == phaseEnded {
-		if _, ok := s.locate(req.lastEventID); !ok {
+		if _, ok := s.trusted(req.lastEventID); !ok {
 			return nil, errNewLife
 		}
 	}
@@ -186,17 +206,18 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		s.linger = nil
 	}
 	s.arrivals++
-	sub := &subscriber{stream: s, arrival: s.arrivals, joined: now}
+	sub := &subscriber{mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now}
 	if age := s.options.maxAge; age > 0 {
 		sub.leaveAt = now.Add(age - time.Duration(rand.Float64()*maxAgeSpread*float64(age)))
 		sub.leaveFor = endMaxAge
 	}
-	s.resume(sub, req.lastEventID)
 	s.subs[sub] = struct{}{}
+	s.resume(sub, req.lastEventID)
 	if s.phase == phaseEnded {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
 		s.phase = phaseBroken
+		s.over, s.overTail = "", nil
 		s.startLocked(s.lastUpstreamID)
 	}
 	if s.cancel == nil {
@@ -206,8 +227,12 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 }
 
 // detach removes a subscriber. The last one leaving starts the linger time.
-func (s *stream) detach(sub *subscriber) {
-	s.mu.Lock()
+func (sub *subscriber) detach() {
+	sub.mu.Lock()
+	s := sub.home
+	if sub.stream != s {
+		sub.stream.release(sub)
+	}
 	delete(s.subs, sub)
 	forget := false
 	if len(s.subs) == 0 {
@@ -246,7 +271,7 @@ func (s *stream) lingerLocked() {
 		}
 		s.endLocked()
 		s.hub.removeLocked(s)
-		delete(s.hub.all, s)
+		s.hub.untrack(s)
 	})
 	s.linger = timer
 }
@@ -260,6 +285,9 @@ func (s *stream) endLocked() {
 	}
 	if s.cancel != nil {
 		s.cancel()
+	}
+	for sp := range s.splices {
+		s.privatize(sp)
 	}
 	if len(s.subs) == 0 {
 		s.buffer = buffer{limits: s.buffer.limits}
@@ -275,7 +303,7 @@ func (s *stream) retire() *head {
 	defer s.mu.Unlock()
 	s.endLocked()
 	if len(s.subs) == 0 {
-		delete(s.hub.all, s)
+		s.hub.untrack(s)
 	}
 	return s.head
 }
@@ -299,6 +327,10 @@ func (s *stream) drain(window time.Duration, reason endReason) {
 		s.stopped = true
 		close(s.ready)
 	}
+	for sp := range s.splices {
+		sp.wakeLocked()
+	}
+	s.wakeWaiting()
 	if forget || opening {
 		s.endLocked()
 	}
@@ -312,12 +344,14 @@ func (s *stream) drain(window time.Duration, reason endReason) {
 // finishLocked lets all subscribers go as soon as they were given everything
 // that is in the buffer.
 func (s *stream) finishLocked(reason endReason) {
+	s.over = reason
 	for sub := range s.subs {
-		if sub.finish == "" {
+		if sub.finish == "" && sub.stream == s {
 			sub.finish = reason
 		}
 	}
 	s.wakeLocked()
+	s.wakeWaiting()
 }
 
 // wakeLocked wakes all who wait for something new.
@@ -325,6 +359,14 @@ func (s *stream) wakeLocked() {
 	if s.wake != nil {
 		close(s.wake)
 		s.wake = nil
+	}
+}
+
+// wakeWaiting wakes those who wait for a place in a splice.
+func (s *stream) wakeWaiting() {
+	if s.seats != nil {
+		close(s.seats)
+		s.seats = nil
 	}
 }
 

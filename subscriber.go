@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -63,27 +64,32 @@ const (
 type joinMode int
 
 const (
-	joinLive     joinMode = iota // begin at the newest block
+	joinAuto     joinMode = iota // as the upstream would serve a newcomer; see splice.go
+	joinLive                     // begin at the newest block
 	joinReplay                   // begin with the last blocks kept
 	joinGreeting                 // first what the stream's own connection was greeted with
 )
 
 // subscriber is one client's response attached to a stream: a cursor into the
-// replay buffer.
+// replay buffer, of the stream itself or of a splice of it.
 type subscriber struct {
-	stream  *stream
-	arrival uint64 // order of coming
+	// Fixed after attach.
+	mu      *sync.Mutex // of origin, home and stream
+	origin  *stream     // the stream that it joined
+	arrival uint64      // order of coming
 	joined  time.Time
 	outcome string // of resuming, for the header SSE-Resume
+	id      string // the last event ID it came with, if that can be looked up
 
-	// Owned by the one goroutine that delivers; set before by attach.
-	pending []byte   // goes out before anything else
-	greeted []*block // goes out next
-	cursor  uint64   // position of the last block given
-	events  uint64   // the stream's count of events there
-	live    uint64   // comments up to this position are not given
-
-	// Guarded by stream.mu.
+	// Guarded by mu.
+	home     *stream // counts it among its subscribers
+	stream   *stream // whose buffer it reads
+	waiting  bool    // for a place in a splice
+	pending  []byte  // goes out before anything else
+	greeted  []*block
+	cursor   uint64    // position of the last block given
+	events   uint64    // the stream's count of events there
+	live     uint64    // comments up to this position are not given
 	finish   endReason // ends the response when everything was given
 	tail     []byte    // what the upstream sent after its last blank line
 	leaveAt  time.Time // ends the response then; zero: never
@@ -109,35 +115,76 @@ func (s *stream) locate(id string) (position uint64, ok bool) {
 func (s *stream) resume(sub *subscriber, id string) {
 	f := &s.buffer
 	sub.live = f.newest
-	position, known := s.locate(id)
+	if validLastEventID(id) && !s.ownID(id) {
+		sub.id = id
+	}
+	position, known := s.trusted(id)
 	gap := ""
 	switch {
 	case id == "":
 		sub.outcome = resumeLive
 		s.join(sub)
-	case known && id == s.openID && s.head == nil:
+	case known && id == s.openID && f.newest == 0:
 		sub.outcome = resumeSpliced
 		sub.cursor = position
 	case known:
 		sub.cursor = position
 		n, _ := f.eventsAfter(position)
 		sub.outcome = resumeReplayed + "; events=" + strconv.FormatUint(n, 10)
+	case sub.id != "" && s.mayKnow():
+		sub.outcome = resumeSpliced
+		sub.waiting = true
 	default:
+		sub.id = ""
 		sub.outcome = resumeGap
 		gap = s.gapReason(id)
 		if f.lost > 0 {
 			s.join(sub)
 		}
 	}
-	if n, ok := f.eventsAfter(sub.cursor); ok {
-		sub.events = f.events - n
-	}
+	s.recount(sub)
 	if gap != "" {
 		s.logger.Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
 		sub.pending = s.appendGap(nil, gap, id, s.missed(id))
 	}
-	prime := !known && sub.cursor == f.newest
+	prime := ""
+	switch {
+	case sub.waiting:
+	case known && s.upstreamIDs:
+		// By the letter of HTML 9.2.6 an event without an id takes the last
+		// event ID away from a client that has just come back.
+		prime = id
+	case !known && sub.cursor == f.newest:
+		prime = s.newestID()
+	}
 	sub.pending = s.appendPrelude(sub.pending, prime)
+	if sub.waiting {
+		s.admit(sub, sub.joined)
+	}
+}
+
+// trusted is locate for an ID that may be taken for this stream's: not for one
+// that the upstream gave, while it looks as if it told each connection its own.
+func (s *stream) trusted(id string) (position uint64, ok bool) {
+	if s.learned.unmerged > 0 && !s.ownID(id) && id != s.openID {
+		return 0, false
+	}
+	return s.locate(id)
+}
+
+// mayKnow reports whether the upstream may know IDs that the stream does not.
+func (s *stream) mayKnow() bool {
+	if s.options.ids == idsGateway {
+		return false
+	}
+	return s.upstreamIDs || s.buffer.events == 0 || s.options.ids == idsUpstream
+}
+
+// recount sets a subscriber's count of events to that at its cursor.
+func (s *stream) recount(sub *subscriber) {
+	if n, ok := s.buffer.eventsAfter(sub.cursor); ok {
+		sub.events = s.buffer.events - n
+	}
 }
 
 // join sets where a subscriber without a known ID begins.
@@ -145,6 +192,11 @@ func (s *stream) join(sub *subscriber) {
 	f := &s.buffer
 	sub.cursor = f.newest
 	switch s.options.join {
+	case joinAuto:
+		// Who comes before the first block gets all that a client of the
+		// upstream itself would. Later ones need a splice, unless the upstream
+		// is known not to tell newcomers anything of their own.
+		sub.waiting = !s.fresh && !s.learned.plain()
 	case joinReplay:
 		sub.cursor = max(f.tail(s.options.joinReplay), f.lost)
 	case joinGreeting:
@@ -204,9 +256,9 @@ func (s *stream) appendGap(dst []byte, reason, id string, missed int64) []byte {
 }
 
 // appendPrelude appends the block that a subscriber gets first: the newest
-// reconnection time and, if prime is asked for, the newest ID. It dispatches
-// nothing.
-func (s *stream) appendPrelude(dst []byte, prime bool) []byte {
+// reconnection time and an ID from which it can resume, if that is not empty.
+// It dispatches nothing.
+func (s *stream) appendPrelude(dst []byte, prime string) []byte {
 	n := len(dst)
 	switch {
 	case s.hasRetry:
@@ -214,17 +266,20 @@ func (s *stream) appendPrelude(dst []byte, prime bool) []byte {
 	case s.options.retryMin > 0:
 		dst = eventstream.AppendRetry(dst, s.randomRetry())
 	}
-	if prime && s.options.prime && s.only == nil {
-		if id := s.newestID(); id != "" {
-			dst = append(dst, "id: "...)
-			dst = append(dst, id...)
-			dst = append(dst, '\n')
-		}
-	}
-	if len(dst) > n {
+	m := len(dst)
+	dst = s.appendPrime(dst, prime)
+	if len(dst) == m && m > n {
 		dst = append(dst, '\n')
 	}
 	return dst
+}
+
+// appendPrime appends a block that gives a client an ID to resume from.
+func (s *stream) appendPrime(dst []byte, id string) []byte {
+	if id == "" || !s.options.prime || s.only != nil {
+		return dst
+	}
+	return append(append(append(dst, "id: "...), id...), "\n\n"...)
 }
 
 // randomRetry is a reconnection time of the configured range.
@@ -247,34 +302,59 @@ func (s *stream) newestID() string {
 // closed when there may be some, or why the response is over. leaveAt is when
 // to ask again at the latest; zero: never.
 func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-chan struct{}, leaveAt time.Time, end endReason) {
-	s := sub.stream
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	if sub.waiting {
+		sub.home.admit(sub, now)
+	}
 	if sub.finish == endPerClient {
 		return dst, nil, time.Time{}, sub.finish
 	}
-	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
-		dst = append(dst, sub.pending)
-		sub.pending = nil
-	}
 	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
-		if s.options.retryMin > 0 {
+		if s := sub.stream; s.options.retryMin > 0 {
 			dst = append(dst, append(eventstream.AppendRetry(nil, s.randomRetry()), '\n'))
 		}
 		return dst, nil, time.Time{}, sub.leaveFor
 	}
+	dst, end = sub.read(dst)
+	if len(dst) == 0 && end == "" && sub.merge() {
+		dst, end = sub.read(dst)
+	}
+	switch {
+	case end != "", len(dst) > 0:
+		return dst, nil, sub.leaveAt, end
+	case sub.finish != "":
+		if len(sub.tail) > 0 {
+			dst = append(dst, sub.tail)
+			sub.tail = nil
+		}
+		return dst, nil, time.Time{}, sub.finish
+	}
+	if sub.waiting {
+		return dst, sub.home.waitForSeat(), sub.lookAgain(), ""
+	}
+	return dst, sub.stream.waitLocked(), sub.leaveAt, ""
+}
+
+// read appends what is after the cursor.
+func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
+	s := sub.stream
 	size := 0
+	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
+		dst = append(dst, sub.pending)
+		sub.pending = nil
+	}
 	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].wire) <= maxWrite) {
 		dst = append(dst, sub.greeted[0].wire)
 		size += len(sub.greeted[0].wire)
 		sub.greeted = sub.greeted[1:]
 	}
-	if size > 0 {
-		return dst, nil, sub.leaveAt, ""
+	if size > 0 || sub.waiting {
+		return dst, ""
 	}
 	if sub.cursor < s.buffer.lost {
 		if !s.options.lagSkip {
-			return dst, nil, time.Time{}, endLag
+			return dst, endLag
 		}
 		dst = sub.skip(dst)
 	}
@@ -289,17 +369,7 @@ func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-c
 		dst = append(dst, b.wire)
 		size += len(b.wire)
 	}
-	if len(dst) > 0 {
-		return dst, nil, sub.leaveAt, ""
-	}
-	if sub.finish != "" {
-		if len(sub.tail) > 0 {
-			dst = append(dst, sub.tail)
-			sub.tail = nil
-		}
-		return dst, nil, time.Time{}, sub.finish
-	}
-	return dst, s.waitLocked(), sub.leaveAt, ""
+	return dst, ""
 }
 
 // skip moves a subscriber that is behind the oldest kept block there, and

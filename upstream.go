@@ -58,7 +58,7 @@ type upstreamConn struct {
 	resumed bool   // asked to go on after an ID
 	mends   bool   // follows one that broke
 	start   uint64 // the stream's position when it began
-	began   bool   // it had a block that is not comment-only
+	blocks  int    // how many it has had that are not comment-only
 
 	dropping repeatState
 	repeated uint64 // position of the newest block that it repeated
@@ -74,11 +74,14 @@ func (c *upstreamConn) opening() bool {
 	return s.head == nil && !s.refused && !s.stopped
 }
 
+// reconnects reports whether the stream had a connection before this one.
+func (c *upstreamConn) reconnects() bool { return !c.first }
+
 // opened gives the head to the stream: the connection is that of an event
 // stream. If it is not shareable, those who have it stay and nobody joins.
 func (c *upstreamConn) opened(h *head, shareable bool) {
 	s := c.stream
-	if !shareable {
+	if !shareable && !s.leaveAlone() {
 		s.hub.close(s)
 	}
 	s.mu.Lock()
@@ -86,12 +89,16 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 		s.mu.Unlock()
 		return
 	}
-	fresh := s.head == nil
+	opening := s.head == nil
 	s.head = h
 	s.phase = phaseLive
 	s.greeting.last = time.Now()
+	s.headAt, s.begun = s.greeting.last, false
+	s.learned = learned{}
+	s.trySplices(s.headAt)
+	s.wakeWaiting()
 	s.mu.Unlock()
-	if fresh {
+	if opening {
 		close(s.ready)
 	}
 	if !c.mends {
@@ -130,6 +137,9 @@ func (c *upstreamConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// errStreamOver ends an upstream connection whose stream has ended.
+var errStreamOver = errors.New("the stream is over")
+
 // block takes a block from the decoder into the stream.
 func (c *upstreamConn) block(b eventstream.Block) error {
 	s := c.stream
@@ -141,11 +151,8 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 		c.dropped++
 		return nil
 	}
-	if !c.began && !b.CommentOnly() {
-		c.began = true
-		if c.first && string(b.Type) == endpointType && !s.makeExclusive() {
-			return errors.New("the one client of the stream has left")
-		}
+	if c.first && c.blocks == 0 && !s.isSplice && string(b.Type) == endpointType && !s.makeExclusive() {
+		return errors.New("the one client of the stream has left")
 	}
 	if b.Dispatches() {
 		s.backoff.reset()
@@ -160,6 +167,9 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return errStreamOver // merged, say: nothing may come after that point
+	}
 	if len(b.ID) > 0 && c.options.ids == idsAuto {
 		s.upstreamIDs = true
 	}
@@ -182,7 +192,7 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 		commentOnly: b.CommentOnly(),
 	}
 	var id []byte
-	if blk.dispatches && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil {
+	if blk.dispatches && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil && !s.isSplice {
 		id = appendGatewayID(make([]byte, 0, 64), s.epoch, s.buffer.newest+1)
 	}
 	size := len(lines) + 1
@@ -201,11 +211,18 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 // lock is held.
 func (c *upstreamConn) append(b *block) {
 	s := c.stream
+	if !b.commentOnly {
+		c.blocks++
+		b.ordinal = c.blocks
+		s.noteBlock(b)
+	}
 	s.buffer.append(b)
 	if b.hasID && c.options.ids != idsGateway {
 		s.buffer.setLastID(b.id, b.position)
 	}
 	s.greeting.add(b, s.buffer.limits.size)
+	s.trySplices(b.at)
+	s.offerSeats(b.at)
 	s.wakeLocked()
 }
 
@@ -298,6 +315,20 @@ func (s *stream) makeExclusive() bool {
 	s.hub.markUnshareable(s.key, unshareableForever)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.onlyFirst()
+	s.logger.Info("the upstream gives each connection a session of its own: this path is not shared",
+		zap.Int("subscribers", len(s.subs)))
+	if s.only == nil {
+		s.endLocked()
+		return false
+	}
+	s.wakeLocked()
+	return true
+}
+
+// onlyFirst leaves a stream to its first subscriber; the others get upstream
+// connections of their own.
+func (s *stream) onlyFirst() {
 	for sub := range s.subs {
 		if s.only == nil || sub.arrival < s.only.arrival {
 			s.only = sub
@@ -308,14 +339,7 @@ func (s *stream) makeExclusive() bool {
 			sub.finish = endPerClient
 		}
 	}
-	s.logger.Info("the upstream gives each connection a session of its own: this path is not shared",
-		zap.Int("subscribers", len(s.subs)))
-	if s.only == nil {
-		s.endLocked()
-		return false
-	}
 	s.wakeLocked()
-	return true
 }
 
 // run owns the stream's upstream connection: it opens it, reads it at the
@@ -354,6 +378,7 @@ func (s *stream) connect(ctx context.Context, lastEventID string) ending {
 		start:   s.buffer.newest,
 	}
 	conn.decoder.MaxBlockSize = conn.options.maxEventSize
+	s.fresh = lastEventID == ""
 	s.mu.Unlock()
 	s.connections++
 
@@ -371,7 +396,7 @@ func (s *stream) connect(ctx context.Context, lastEventID string) ending {
 // again, and when.
 func (s *stream) after(end ending) (delay time.Duration, again bool) {
 	s.mu.Lock()
-	opened, exclusive := s.head != nil, s.only != nil
+	opened, exclusive := s.head != nil, s.only != nil || s.private
 	src, options := s.source, s.options
 	s.mu.Unlock()
 
@@ -401,6 +426,8 @@ func (s *stream) after(end ending) (delay time.Duration, again bool) {
 		return 0, false
 	case !end.retriable():
 		log.Warn("upstream does not go on with the stream")
+		// Who comes now is to see the upstream's own answer.
+		s.hub.markUnshareable(s.key, unshareableTime)
 		s.leave(endRefused)
 		return 0, false
 	case src.retired():
@@ -415,9 +442,9 @@ func (s *stream) after(end ending) (delay time.Duration, again bool) {
 		return 0, false
 	}
 	s.mu.Lock()
-	if s.phase == phaseLive {
-		s.phase = phaseBroken
-	}
+	s.phase = phaseBroken
+	s.fresh = s.lastUpstreamID == ""
+	s.wakeWaiting()
 	s.mu.Unlock()
 	log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
 	return delay, true
@@ -452,13 +479,16 @@ func (s *stream) finish(reason endReason, tail []byte) {
 	}
 	if len(tail) > 0 {
 		tail = slices.Clone(tail)
+		s.overTail = tail
 		for sub := range s.subs {
-			sub.tail = tail
+			if sub.stream == s {
+				sub.tail = tail
+			}
 		}
 	}
 	s.phase = phaseEnded
 	s.finishLocked(reason)
-	if s.only != nil || s.draining {
+	if s.only != nil || s.draining || s.splice != nil {
 		s.endLocked()
 	} else if len(s.subs) == 0 {
 		s.lingerLocked()

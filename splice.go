@@ -1,0 +1,292 @@
+package caddysse
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Joining a stream that has begun.
+//
+// A client of the upstream itself sees what the upstream sends when a
+// connection opens (a greeting, a snapshot of the state, old events), and then
+// what it broadcasts. A client that came later to a shared stream would miss
+// the first part. So it is served by an upstream connection of its own, a
+// splice, until that connection is seen to bring what the stream brings; then
+// it is merged into the stream at that point, and its own connection closed.
+//
+// A splice is a stream like any other, with its own replay buffer, except that
+// it is found through its parent, shares the parent's lock, and gives no ids
+// of the gateway: positions in it mean nothing to who comes back.
+
+const (
+	// defaultSpliceLimit is how many splices of one stream may run at once.
+	defaultSpliceLimit = 8
+
+	// defaultSpliceTimeout is how long a splice may take to be merged, and how
+	// long a client waits for a place in one.
+	defaultSpliceTimeout = 30 * time.Second
+
+	// twinWindow is how far apart two connections may bring the same
+	// broadcast.
+	twinWindow = time.Second
+
+	// splicePause ends what an upstream sends to greet a connection.
+	splicePause = time.Second
+
+	// enoughSplices in a row decide what is learnt of an upstream.
+	enoughSplices = 3
+
+	// enoughWitnesses is how many blocks, each of which occurs once in either
+	// buffer, show that two connections bring the same.
+	enoughWitnesses = 3
+
+	// maxSettle is how long both connections must have been quiet for equal
+	// blocks to be told apart by their time.
+	maxSettle = 50 * time.Millisecond
+)
+
+// spliceState is what a splice has more than other streams. The lock of the
+// stream guards it.
+type spliceState struct {
+	parent *stream
+	opened time.Time
+	paused uint64 // position of the first block after a pause; 0: none yet
+	timer  *time.Timer
+
+	// A merged splice is over for its subscribers at position at; they go on
+	// in the parent after position to.
+	merged bool
+	at, to uint64
+}
+
+// learned is what splices have shown of an upstream connection. It is forgotten
+// when the connection is renewed.
+type learned struct {
+	nothing  int // splices in a row that brought nothing but what the stream got too
+	unmerged int // splices in a row that could not be merged
+}
+
+// plain reports whether the upstream tells newcomers nothing of their own.
+func (l learned) plain() bool { return l.nothing >= enoughSplices }
+
+// perConnection reports whether the upstream tells each connection its own.
+func (l learned) perConnection() bool { return l.unmerged >= enoughSplices }
+
+// admit finds what a waiting subscriber is to read. The lock is held.
+func (s *stream) admit(sub *subscriber, now time.Time) {
+	position, known := s.trusted(sub.id)
+	switch {
+	case s.phase == phaseGone:
+		return // its end is set, or is about to be
+	case known:
+		sub.waiting = false
+		sub.cursor = position
+		s.recount(sub)
+		return
+	case s.learned.perConnection(), now.Sub(sub.joined) >= s.options.spliceTimeout:
+		sub.finish = endPerClient
+		return
+	case sub.id == "" && (s.fresh || s.learned.plain()):
+		sub.waiting = false
+		sub.cursor, sub.live = s.buffer.newest, s.buffer.newest
+		s.recount(sub)
+		sub.pending = s.appendPrime(sub.pending, s.newestID())
+		return
+	case s.phase != phaseLive:
+		return
+	}
+	for sp := range s.splices {
+		if sp.takes(sub) {
+			s.move(sub, sp)
+			return
+		}
+	}
+	switch {
+	case s.source.retired():
+		sub.finish = endPerClient
+	case len(s.splices) < s.options.spliceLimit:
+		s.move(sub, s.openSplice(sub.id, now))
+	}
+}
+
+// takes reports whether a subscriber may share a splice: it asks for the same,
+// and has missed nothing of it.
+func (s *stream) takes(sub *subscriber) bool {
+	if s.openID != sub.id || s.phase == phaseGone {
+		return false
+	}
+	if sub.id == "" {
+		return s.newestAt.IsZero() && s.splice.parent.learned.unmerged == 0
+	}
+	return s.buffer.lost == 0
+}
+
+// openSplice opens an upstream connection with a last event ID, beside that of
+// the stream.
+func (s *stream) openSplice(id string, now time.Time) *stream {
+	sp := &stream{
+		hub:            s.hub,
+		key:            s.key,
+		place:          s.place,
+		epoch:          s.epoch,
+		openID:         id,
+		isSplice:       true,
+		logger:         s.logger.With(zap.Bool("splice", true)),
+		ready:          s.ready,
+		mu:             s.mu,
+		options:        s.options,
+		source:         s.source,
+		phase:          phaseBroken,
+		head:           s.head,
+		subs:           make(map[*subscriber]struct{}),
+		splice:         &spliceState{parent: s, opened: now},
+		upstreamIDs:    s.upstreamIDs,
+		lastUpstreamID: id,
+	}
+	sp.buffer.limits = s.buffer.limits
+	s.splices[sp] = struct{}{}
+	s.hub.track(sp)
+	sp.splice.timer = time.AfterFunc(s.options.spliceTimeout, func() {
+		sp.mu.Lock()
+		defer sp.mu.Unlock()
+		if sp.splice != nil && sp.phase != phaseGone {
+			s.trySplice(sp, time.Now())
+		}
+	})
+	sp.startLocked(id)
+	return sp
+}
+
+// move lets a waiting subscriber read a splice.
+func (s *stream) move(sub *subscriber, sp *stream) {
+	sub.waiting = false
+	sub.stream = sp
+	sub.cursor, sub.events, sub.live = 0, 0, 0
+	if sub.id == "" {
+		sub.cursor = sp.buffer.newest
+	}
+	sp.subs[sub] = struct{}{}
+	if s.options.ids == idsGateway || (s.options.ids == idsAuto && !s.upstreamIDs) {
+		// What comes has no ids of the gateway: who is cut meanwhile has to
+		// come back as one without an ID.
+		sub.pending = append(sub.pending, "id\n\n"...)
+	}
+}
+
+// release takes a subscriber from a splice, which ends with its last one.
+func (s *stream) release(sub *subscriber) {
+	delete(s.subs, sub)
+	if len(s.subs) > 0 || s.splice == nil {
+		return
+	}
+	s.splice.parent.closeSplice(s)
+	s.endLocked()
+	s.hub.untrack(s)
+}
+
+// closeSplice frees a splice's place.
+func (s *stream) closeSplice(sp *stream) {
+	sp.splice.timer.Stop()
+	delete(s.splices, sp)
+	s.wakeWaiting()
+}
+
+// merge moves a subscriber that has read a merged splice to its end on to the
+// stream. It returns false if there is nothing to do.
+func (sub *subscriber) merge() bool {
+	sp, s := sub.stream, sub.home
+	if sp.splice == nil || !sp.splice.merged || sub.cursor < sp.splice.at {
+		return false
+	}
+	to := sp.splice.to
+	sub.stream = s
+	sub.cursor, sub.live = to, to
+	s.recount(sub)
+	switch {
+	case !s.upstreamIDs && s.options.ids != idsUpstream:
+		sub.pending = s.appendPrime(nil, string(appendGatewayID(nil, s.epoch, to)))
+	case to == s.buffer.newest:
+		sub.pending = s.appendPrime(nil, s.newestID())
+	}
+	if s.phase == phaseEnded || s.phase == phaseGone {
+		sub.finish, sub.tail = s.over, s.overTail // while it was on its way
+	}
+	sp.release(sub)
+	return true
+}
+
+// privatize leaves a splice to its subscribers: it is not going to be merged.
+// It ends with the last of them.
+func (s *stream) privatize(sp *stream) {
+	s.closeSplice(sp)
+	sp.splice = nil
+	sp.private, sp.draining = true, true
+	for sub := range sp.subs {
+		delete(s.subs, sub)
+		sub.home = sp
+	}
+	if len(s.subs) == 0 && s.phase != phaseGone {
+		s.lingerLocked()
+	}
+	sp.wakeLocked()
+}
+
+// leaveAlone makes a splice private to its first subscriber, because its head
+// may not be shared. It returns false if s is not a splice.
+func (s *stream) leaveAlone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.splice != nil && s.phase != phaseGone {
+		s.splice.parent.privatize(s)
+		s.onlyFirst()
+	}
+	return s.isSplice
+}
+
+// noteBlock takes note of a block that is about to be appended and is not
+// comment-only.
+func (s *stream) noteBlock(b *block) {
+	if !s.begun {
+		s.begun = true
+		root := s
+		if s.splice != nil {
+			root = s.splice.parent
+		}
+		root.firstTime = max(root.firstTime, b.at.Sub(s.headAt))
+	}
+	s.fresh = false
+	if sp := s.splice; sp != nil && sp.paused == 0 && !s.newestAt.IsZero() && b.at.Sub(s.newestAt) >= splicePause {
+		sp.paused = s.buffer.newest + 1
+	}
+	s.newestAt = b.at
+}
+
+// seatInterval is how often, at most, those who wait for a splice look whether
+// their ID has come into the replay buffer meanwhile.
+const seatInterval = 100 * time.Millisecond
+
+// waitForSeat returns what is closed when a waiting subscriber is to look again.
+func (s *stream) waitForSeat() <-chan struct{} {
+	if s.seats == nil {
+		s.seats = make(chan struct{})
+	}
+	return s.seats
+}
+
+// offerSeats lets those who wait look again, after a block.
+func (s *stream) offerSeats(now time.Time) {
+	if s.seats != nil && now.Sub(s.seatsAt) >= seatInterval {
+		s.seatsAt = now
+		s.wakeWaiting()
+	}
+}
+
+// lookAgain is when a waiting subscriber has waited long enough.
+func (sub *subscriber) lookAgain() time.Time {
+	at := sub.joined.Add(sub.home.options.spliceTimeout)
+	if !sub.leaveAt.IsZero() {
+		earliest(&at, sub.leaveAt)
+	}
+	return at
+}
