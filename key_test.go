@@ -28,9 +28,8 @@ type sharing struct {
 	shared bool
 }
 
-// check asks, and tells what the upstream saw of the request that came first.
-// When a client has its head, its upstream connection has been counted.
-func (s sharing) check(t *testing.T, g *gateway, u *upstream) (opened *upstreamClient) {
+// check asks. When a client has its head, its upstream connection has been counted.
+func (s sharing) check(t *testing.T, g *gateway, u *upstream) {
 	t.Helper()
 	if s.path2 == "" {
 		s.path2 = s.path
@@ -44,7 +43,7 @@ func (s sharing) check(t *testing.T, g *gateway, u *upstream) (opened *upstreamC
 		t.Errorf("%d upstream connections for %v and %v, expected shared: %v", after-before, s.a, s.b, s.shared)
 		a.close()
 		b.close()
-		return upA
+		return
 	}
 	if s.shared {
 		upA.event("for both")
@@ -64,11 +63,10 @@ func (s sharing) check(t *testing.T, g *gateway, u *upstream) (opened *upstreamC
 	if s.shared {
 		b.expectEnd()
 	}
-	return upA
 }
 
 // subscribeTo is subscribe for a subtest.
-func (g *gateway) subscribeTo(t testing.TB, target string, fields ...string) *testClient {
+func (g *gateway) subscribeTo(t *testing.T, target string, fields ...string) *testClient {
 	t.Helper()
 	sub := *g
 	sub.t = t
@@ -873,8 +871,13 @@ func TestRefusedClientsDoNotJoin(t *testing.T) {
 // share the queue, and the old one hangs up.
 func (g *gateway) reload(caddyfile string) {
 	g.t.Helper()
+	g.awaitReload(func() { g.load(caddyfile) })
+}
+
+func (g *gateway) awaitReload(load func()) {
+	g.t.Helper()
 	old := shutdowns.Swap(new(shutdownCount))
-	g.load(caddyfile)
+	load()
 	eventually(g.t, "the old servers' listeners are closed", func() bool { return old.done.Load() == old.servers.Load() })
 }
 
@@ -893,7 +896,7 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("test_probe", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return shutdownProbe{}, nil
 	})
-	httpcaddyfile.RegisterDirectiveOrder("test_probe", httpcaddyfile.First, "")
+	httpcaddyfile.RegisterDirectiveOrder("test_probe", httpcaddyfile.Before, "header")
 }
 
 func (shutdownProbe) CaddyModule() caddy.ModuleInfo {
@@ -1007,7 +1010,7 @@ func TestReloadKeepsTheOnlyHandler(t *testing.T) {
 	a := g.subscribe("/")
 	up := u.accept()
 	for i := range 3 {
-		g.load(probed(fmt.Sprintf("join live\nheartbeat %ds", 20+i), u))
+		g.reload(probed(fmt.Sprintf("join live\nheartbeat %ds", 20+i), u))
 		b := g.subscribe("/")
 		up.event("1")
 		a.expect("1")

@@ -20,17 +20,19 @@ import (
 )
 
 // startGatewayWith is startGateway with further global options.
-func startGatewayWith(t testing.TB, globals, caddyfile string) *gateway {
+func startGatewayWith(t *testing.T, globals, caddyfile string) *gateway {
 	t.Helper()
-	g := startGateway(t, site("respond 503"))
+	g := startGateway(t, site("test_probe\nrespond 503"))
 	body, err := adapt(t, strings.ReplaceAll(
 		strings.Replace(testGlobals, "admin off", "admin off\n"+globals, 1)+caddyfile, "{socket}", "unix/"+g.socket))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Load([]byte(body), true); err != nil {
-		t.Fatal(err)
-	}
+	g.awaitReload(func() {
+		if err := caddy.Load([]byte(body), true); err != nil {
+			t.Fatal(err)
+		}
+	})
 	return g
 }
 
@@ -41,7 +43,7 @@ type certificate struct {
 	pool      *x509.CertPool
 }
 
-func newCertificate(t testing.TB, name string) certificate {
+func newCertificate(t *testing.T, name string) certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -80,7 +82,7 @@ func newCertificate(t testing.TB, name string) certificate {
 
 // tlsClient speaks TLS, and with it HTTP/2 where the server does, to a Unix
 // socket whatever the host.
-func tlsClient(t testing.TB, socket string, server certificate, change func(config *tls.Config)) *http.Client {
+func tlsClient(t *testing.T, socket string, server certificate, change func(config *tls.Config)) *http.Client {
 	t.Helper()
 	config := &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12}
 	if change != nil {
