@@ -48,7 +48,7 @@ func TestBackoffManyAttempts(t *testing.T) {
 // The delay is anything between nothing and the limit: full jitter.
 func TestBackoffJitter(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	seed := rand.Uint64()
+	seed := rand.Uint64() //nolint:gosec // a test's chance
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's chance
 	const runs = 2000

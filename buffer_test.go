@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -300,7 +301,7 @@ func randomLimits(random *rand.Rand) bufferLimits {
 // TestBufferModel compares the buffer with the model, in many lives.
 func TestBufferModel(t *testing.T) {
 	const steps, lives = 200_000, 400
-	seed := rand.Uint64()
+	seed := rand.Uint64() //nolint:gosec // a test's choice of operations
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choice of operations
 	wire := make([]byte, 40)
@@ -370,7 +371,7 @@ func (f *buffer) layout() string {
 			text = append(text, fmt.Sprintf("(%d)", b.position))
 			continue
 		}
-		text = append(text, fmt.Sprint(b.position))
+		text = append(text, strconv.FormatUint(b.position, 10))
 	}
 	return strings.Join(text, " ")
 }

@@ -1,0 +1,363 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// errReset stands for whatever a connection breaks with.
+var errReset = errors.New("connection reset")
+
+// fakeSource is an upstream without Caddy and HTTP: each connection is handed
+// to the test, which says what happens on it.
+type fakeSource struct {
+	t       testing.TB
+	conns   chan *fakeConn
+	running atomic.Int64 // connections there are
+	retire  atomic.Bool
+}
+
+// fakeConn is one upstream connection. Its methods return when the goroutine
+// that runs the connection has done what they say.
+type fakeConn struct {
+	t           testing.TB
+	at          time.Time // of being opened
+	lastEventID string    // with which it was opened
+	ctx         context.Context
+	conn        *upstreamConn
+	events      bool // has the head of an event stream
+	do          chan func()
+	end         chan ending
+}
+
+func (f *fakeSource) open(ctx context.Context, lastEventID string, conn *upstreamConn) ending {
+	f.running.Add(1)
+	defer f.running.Add(-1)
+	c := &fakeConn{
+		t: f.t, at: time.Now(), lastEventID: lastEventID, ctx: ctx, conn: conn,
+		do: make(chan func()), end: make(chan ending),
+	}
+	f.conns <- c
+	for {
+		select {
+		case do := <-c.do:
+			do()
+		case end := <-c.end:
+			return end
+		case <-ctx.Done():
+			return ending{events: c.events, err: ctx.Err()}
+		}
+	}
+}
+
+func (f *fakeSource) varies([]string) string { return "" }
+
+func (f *fakeSource) retired() bool { return f.retire.Load() }
+
+// accept waits for the stream to open a connection, in fake time.
+func (f *fakeSource) accept() *fakeConn {
+	f.t.Helper()
+	select {
+	case c := <-f.conns:
+		return c
+	case <-time.After(24 * time.Hour):
+		f.t.Fatal("no upstream connection was opened")
+	}
+	panic("unreachable")
+}
+
+// acceptOpen is accept for a connection that gets the head of an event stream.
+func (f *fakeSource) acceptOpen() *fakeConn {
+	f.t.Helper()
+	c := f.accept()
+	c.open()
+	return c
+}
+
+// expectNone checks that no connection was opened by now.
+func (f *fakeSource) expectNone() {
+	f.t.Helper()
+	synctest.Wait()
+	if len(f.conns) > 0 {
+		f.t.Fatal("an upstream connection was opened")
+	}
+}
+
+func (c *fakeConn) run(do func()) {
+	c.t.Helper()
+	done := make(chan struct{})
+	select {
+	case c.do <- func() { do(); close(done) }:
+		<-done
+	case <-c.ctx.Done():
+		c.t.Fatal("the upstream connection was cancelled")
+	}
+}
+
+// open sends the head of an event stream that may be shared.
+func (c *fakeConn) open() {
+	c.t.Helper()
+	c.events = true
+	c.run(func() {
+		c.conn.opened(&head{header: http.Header{"Content-Type": {eventStreamType}}}, true)
+	})
+}
+
+// send sends bytes of the body.
+func (c *fakeConn) send(text string) (err error) {
+	c.t.Helper()
+	c.run(func() { _, err = c.conn.Write([]byte(text)) })
+	return err
+}
+
+// event sends events without ids.
+func (c *fakeConn) event(data ...string) {
+	c.t.Helper()
+	for _, d := range data {
+		if err := c.send("data: " + d + "\n\n"); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// numbered sends events whose ids are their data.
+func (c *fakeConn) numbered(ids ...string) {
+	c.t.Helper()
+	for _, id := range ids {
+		if err := c.send("id: " + id + "\ndata: " + id + "\n\n"); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// close ends the body as HTTP says; breakOff does not.
+func (c *fakeConn) close()    { c.finish(ending{events: true, clean: true, status: http.StatusOK}) }
+func (c *fakeConn) breakOff() { c.fail(errReset) }
+
+func (c *fakeConn) fail(err error) {
+	c.finish(ending{events: true, status: http.StatusOK, err: err})
+}
+
+// finish ends the connection, and waits for the stream to have seen it.
+func (c *fakeConn) finish(end ending) {
+	c.end <- end
+	synctest.Wait()
+}
+
+// answer is the end of a connection without a stream: status 0 is a failure to
+// connect.
+func (c *fakeConn) answer(status int, retryAfter time.Duration) {
+	c.t.Helper()
+	c.run(func() {
+		if c.conn.opening() {
+			c.conn.refused()
+		}
+	})
+	c.finish(ending{status: status, retryAfter: retryAfter})
+}
+
+// expectGone checks that the stream has given the connection up, or not.
+func (c *fakeConn) expectGone(gone bool) {
+	c.t.Helper()
+	synctest.Wait()
+	if (c.ctx.Err() != nil) != gone {
+		c.t.Fatalf("connection cancelled: %v, expected %v", !gone, gone)
+	}
+}
+
+// streamTest is a hub with one handler in a bubble of fake time.
+type streamTest struct {
+	t        *testing.T
+	hub      *hub
+	source   *fakeSource
+	instance *instance
+	options  *streamOptions
+	key      streamKey
+	logs     *observer.ObservedLogs
+	readers  []*reader
+}
+
+// inBubble runs a test of streams in fake time. When it ends, everybody leaves,
+// and it is checked that nothing is left.
+func inBubble(t *testing.T, set func(o *streamOptions), test func(st *streamTest)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStreamTest(t, set)
+		t.Cleanup(st.stop)
+		test(st)
+	})
+}
+
+func newStreamTest(t *testing.T, set func(o *streamOptions)) *streamTest {
+	t.Helper()
+	st := &streamTest{t: t, hub: newHub(), options: new(Handler).streamOptions()}
+	st.options.join = joinLive
+	if set != nil {
+		set(st.options)
+	}
+	st.source = &fakeSource{t: t, conns: make(chan *fakeConn, 1024)}
+	st.instance = st.hub.register("place", "server")
+	return st
+}
+
+// stop lets everybody leave and ends what lingers.
+func (st *streamTest) stop() {
+	for _, r := range st.readers {
+		r.leave()
+	}
+	st.hub.endAll()
+	st.hub.running.Wait()
+	if n := st.source.running.Load(); n != 0 {
+		st.t.Errorf("%d upstream connections are left", n)
+	}
+	st.expectStreams(0)
+}
+
+// expectStreams checks how many streams there are.
+func (st *streamTest) expectStreams(n int) {
+	st.t.Helper()
+	synctest.Wait()
+	st.hub.mu.Lock()
+	defer st.hub.mu.Unlock()
+	if len(st.hub.every()) != n || len(st.hub.streams) > n || st.hub.count["place"] > n {
+		st.t.Fatalf("%d streams (%d keys, %d counted), expected %d",
+			len(st.hub.every()), len(st.hub.streams), st.hub.count["place"], n)
+	}
+}
+
+// tryJoin asks for the stream.
+func (st *streamTest) tryJoin(id string) (*reader, error) {
+	core, logs := observer.New(zap.InfoLevel)
+	if st.logs == nil {
+		st.logs = logs
+	}
+	sub, err := st.hub.join(&joinRequest{
+		key:         st.key,
+		instance:    st.instance,
+		lastEventID: id,
+		options:     st.options,
+		varies:      func([]string) string { return "" },
+		source:      func(bool) source { return st.source },
+		logger:      zap.New(core),
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{t: st.t, sub: sub}
+	st.readers = append(st.readers, r)
+	return r, nil
+}
+
+// join asks for the stream with a last event ID.
+func (st *streamTest) join(id string) *reader {
+	st.t.Helper()
+	r, err := st.tryJoin(id)
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	return r
+}
+
+// start is join for the first client of a stream, which is opened.
+func (st *streamTest) start() (*reader, *fakeConn) {
+	st.t.Helper()
+	r := st.join("")
+	return r, st.source.acceptOpen()
+}
+
+// logged returns how often something was logged about the first stream.
+func (st *streamTest) logged(message string) int {
+	synctest.Wait()
+	return st.logs.FilterMessage(message).Len()
+}
+
+// reader is a client that reads when the test says so.
+type reader struct {
+	t    testing.TB
+	sub  *subscriber
+	end  endReason
+	left bool
+}
+
+// read returns what is there to be read, with E for the stream's epoch.
+func (r *reader) read() string {
+	r.t.Helper()
+	synctest.Wait()
+	var text strings.Builder
+	for r.end == "" {
+		chunks, wake, _, end := r.sub.next(nil, time.Now())
+		for _, chunk := range chunks {
+			text.Write(chunk)
+		}
+		r.end = end
+		if wake != nil {
+			break
+		}
+	}
+	return strings.ReplaceAll(text.String(), r.sub.stream.epoch, "E")
+}
+
+// expect checks what there is to be read.
+func (r *reader) expect(blocks ...string) {
+	r.t.Helper()
+	if got, want := r.read(), strings.Join(blocks, ""); got != want {
+		r.t.Fatalf("read %q\nexpected %q", got, want)
+	}
+}
+
+// expectEnd checks what there is to be read, and why the response ends then.
+func (r *reader) expectEnd(end endReason, blocks ...string) {
+	r.t.Helper()
+	r.expect(blocks...)
+	if r.end != end {
+		r.t.Fatalf("end %q, expected %q", r.end, end)
+	}
+}
+
+// expectOutcome checks what the client is told of resuming.
+func (r *reader) expectOutcome(outcome string) {
+	r.t.Helper()
+	if r.sub.outcome != outcome {
+		r.t.Fatalf("outcome %q, expected %q", r.sub.outcome, outcome)
+	}
+}
+
+// leave goes away. It may be called again.
+func (r *reader) leave() {
+	if !r.left {
+		r.left = true
+		r.sub.detach()
+	}
+}
+
+// id is the gateway's ID of a position; E in what a reader reads.
+func (r *reader) id(position uint64) string {
+	return string(appendGatewayID(nil, r.sub.stream.epoch, position))
+}
+
+// Blocks as a reader gets them.
+func given(position, data string) string {
+	return "data: " + data + "\nid: sse1.E." + position + "\n\n"
+}
+func primed(id string) string { return "id: " + id + "\n\n" }
+func numbered(ids ...string) string {
+	var text strings.Builder
+	for _, id := range ids {
+		text.WriteString("id: " + id + "\ndata: " + id + "\n\n")
+	}
+	return text.String()
+}
+func toldGap(reason, id, missed string) string {
+	return `event: gap` + "\n" + `data: {"reason":"` + reason + `","last_event_id":"` + id + `","missed":` + missed + "}\n"
+}
+
+const newcomer = "id: sse1.E.0\n\n" // what the first client of a stream gets

@@ -1,0 +1,479 @@
+package caddysse
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestReconnect(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		up.numbered("1", "2")
+		broke := time.Now()
+		up.breakOff()
+		b := st.join("1") // meanwhile: head, replay
+		b.expect(primed("1"), numbered("2"))
+		up = st.source.acceptOpen()
+		if up.lastEventID != "2" {
+			t.Errorf("opened with %q, expected 2", up.lastEventID)
+		}
+		if wait := up.at.Sub(broke); wait > time.Second {
+			t.Errorf("after %v, expected at most a second", wait)
+		}
+		up.numbered("3")
+		a.expect(newcomer, numbered("1", "2", "3"))
+		b.expect(numbered("3"))
+		if a.end != "" || st.logged("upstream lost: trying again") != 1 || st.logged("upstream recovered") != 1 {
+			t.Errorf("end %q, log %v", a.end, st.logs.All())
+		}
+	})
+}
+
+// A stream without subscribers that lingers is kept up too.
+func TestReconnectWhileLingering(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		a.leave()
+		up.breakOff()
+		up = st.source.acceptOpen()
+		up.numbered("2", "3")
+		b := st.join("1")
+		b.expect(primed("1"), numbered("2", "3"))
+		b.leave()
+		up.breakOff()
+		time.Sleep(defaultLinger)
+		st.expectStreams(0) // and no reconnect is under way
+		time.Sleep(time.Hour)
+		if n := len(st.source.conns); n > 0 {
+			<-st.source.conns
+		}
+		st.source.expectNone()
+	})
+}
+
+// The delays grow until there is an event; a connection alone is none.
+func TestReconnectDelays(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.giveUp = 1000 * time.Hour }, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		for _, base := range []time.Duration{time.Second, 100 * time.Millisecond, 90 * time.Second} {
+			if base != time.Second {
+				if err := up.send("retry: " + strconv.FormatInt(base.Milliseconds(), 10) + "\n\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			up.event("new")
+			a.read()
+			limit := min(base, maxReconnectDelay)
+			jitter := false
+			for attempt := range 40 {
+				failed := time.Now()
+				switch {
+				case attempt == 0:
+					up.breakOff()
+				case attempt%3 == 0: // connects, and breaks without an event
+					up.open()
+					if err := up.send(": hello\n\n"); err != nil {
+						t.Fatal(err)
+					}
+					up.breakOff()
+				default:
+					up.answer(0, 0)
+				}
+				up = st.source.accept()
+				wait := up.at.Sub(failed)
+				if wait > limit {
+					t.Errorf("base %v, attempt %d: after %v, expected at most %v", base, attempt+1, wait, limit)
+				}
+				jitter = jitter || (wait > limit/4 && wait < limit*3/4)
+				limit = min(2*limit, maxReconnectDelay)
+			}
+			if !jitter {
+				t.Errorf("base %v: no delay of 40 was near the middle", base)
+			}
+			up.open()
+		}
+		up.event("end")
+		if got := a.read(); a.end != "" || len(got) == 0 {
+			t.Errorf("end %q", a.end)
+		}
+		// The attempts since the last event are counted in the log.
+		attempts := st.logs.FilterMessage("upstream lost: trying again").All()
+		if len(attempts) != 120 {
+			t.Fatalf("%d attempts logged", len(attempts))
+		}
+		for i, entry := range attempts {
+			if n := entry.ContextMap()["attempt"]; n != int64(i%40+1) {
+				t.Errorf("entry %d is attempt %v", i, n)
+			}
+		}
+	})
+}
+
+// After many attempts the delay is long; an event makes it short again.
+func TestReconnectDelaysGrow(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.giveUp = 1000 * time.Hour }, func(st *streamTest) {
+		t := st.t
+		_, up := st.start()
+		var longest time.Duration
+		for range 50 {
+			failed := time.Now()
+			up.breakOff()
+			up = st.source.acceptOpen()
+			longest = max(longest, up.at.Sub(failed))
+		}
+		if longest < maxReconnectDelay/2 {
+			t.Errorf("the longest of 50 delays is %v", longest)
+		}
+		for range 50 {
+			up.event("1")
+			failed := time.Now()
+			up.breakOff()
+			up = st.source.acceptOpen()
+			if wait := up.at.Sub(failed); wait > time.Second {
+				t.Errorf("after an event: %v", wait)
+			}
+		}
+	})
+}
+
+func TestGiveUp(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		slow := st.join("")
+		up.numbered("1")
+		a.expect(newcomer, numbered("1"))
+		up.breakOff()
+		broke := time.Now()
+		for {
+			synctest.Wait()
+			select {
+			case up = <-st.source.conns:
+				up.answer(0, 0)
+				if a.read(); a.end != "" && time.Since(broke) < defaultGiveUp {
+					t.Fatalf("given up after %v", time.Since(broke))
+				}
+			case <-time.After(maxReconnectDelay + 1):
+			}
+			if a.end != "" {
+				break
+			}
+		}
+		if a.end != endGaveUp || time.Since(broke) > defaultGiveUp+2*maxReconnectDelay+1 {
+			t.Errorf("end %q after %v", a.end, time.Since(broke))
+		}
+		slow.expectEnd(endGaveUp, newcomer, numbered("1")) // everything first
+
+		// Who comes now opens another stream, and sees what the upstream says.
+		b := st.join("1")
+		if b.sub.stream == a.sub.stream {
+			t.Fatal("joined the stream that was given up")
+		}
+		if up = st.source.accept(); up.lastEventID != "1" {
+			t.Errorf("opened with %q", up.lastEventID)
+		}
+		a.leave()
+		slow.leave()
+		st.expectStreams(1)
+	})
+}
+
+// A final answer ends the stream.
+func TestReconnectRefused(t *testing.T) {
+	for _, status := range []int{http.StatusNoContent, http.StatusFound, http.StatusBadRequest, http.StatusUnauthorized,
+		http.StatusForbidden, http.StatusNotFound, http.StatusGone} {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.event("1")
+			up.breakOff()
+			st.source.accept().answer(status, 0)
+			a.expectEnd(endRefused, newcomer, given("1", "1"))
+			if st.logged("upstream does not go on with the stream") != 1 {
+				t.Errorf("%d: log %v", status, st.logs.All())
+			}
+			if _, err := st.tryJoin(a.id(1)); !errors.Is(err, errUnshareable) {
+				t.Errorf("%d: %v: who comes now is to see the status", status, err)
+			}
+			time.Sleep(time.Hour)
+			st.source.expectNone()
+		})
+	}
+}
+
+// A temporary failure is tried again, when the upstream wants it.
+func TestReconnectRetried(t *testing.T) {
+	for _, status := range []int{0, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.event("1")
+			up.breakOff()
+			up = st.source.accept()
+			up.answer(status, 7*time.Second)
+			again := st.source.acceptOpen()
+			if wait := again.at.Sub(up.at); wait < 7*time.Second || wait > 8*time.Second {
+				t.Errorf("%d: tried again after %v, expected 7 s", status, wait)
+			}
+			again.event("2")
+			a.expect(newcomer, given("1", "1"), given("2", "2"))
+		})
+	}
+}
+
+func TestReconnectRepeats(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		sent     string // on the second connection
+		given    string
+		dropped  bool
+		renumber bool
+	}{
+		{"resumes after", numbered("4"), numbered("4"), false, false},
+		{"from the last", numbered("3", "4"), numbered("4"), true, false},
+		{"all", numbered("1", "2", "3", "4"), numbered("4"), true, false},
+		{"all and no more", numbered("1", "2", "3"), "", true, false},
+		{"comments between", ": a\n\n" + numbered("2") + ": b\n\n" + numbered("3", "4"), ": a\n\n: b\n\n" + numbered("4"), true, false},
+		{"one left out ends it", numbered("1", "3", "4"), numbered("3", "4"), true, false},
+		{"a new one ends it", numbered("2", "4", "3"), numbered("4", "3"), true, false},
+		{"once over it stays so", numbered("4", "3"), numbered("4", "3"), false, false},
+		{"event without id first", "data: hello\n\n" + numbered("2", "3"), "data: hello\n\n", true, false},
+		{"event without id between", numbered("2") + "data: x\n\n" + numbered("3"), "data: x\n\n" + numbered("3"), true, false},
+		{"other type", "event: x\nid: 3\ndata: 3\n\n", "event: x\nid: 3\ndata: 3\n\n", false, true},
+		{"begun anew", "id: 1\ndata: other\n\n", "id: 1\ndata: other\n\n", false, true},
+		{"other bytes in a run", numbered("1") + "id: 2\ndata: other\n\n" + numbered("3"), "id: 2\ndata: other\n\n" + numbered("3"), true, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, nil, func(st *streamTest) {
+				t := st.t
+				a, up := st.start()
+				up.numbered("1", "2", "3")
+				a.expect(newcomer, numbered("1", "2", "3"))
+				up.breakOff()
+				up = st.source.acceptOpen()
+				if err := up.send(test.sent); err != nil {
+					t.Fatal(err)
+				}
+				a.expect(test.given)
+				up.breakOff()
+				if n := st.logged("upstream repeated events after the reconnect"); n != bit(test.dropped) {
+					t.Errorf("repeats logged %d times", n)
+				}
+				const renumbered = "possible gap: the upstream gives ids anew that it gave to other events before"
+				if n := st.logged(renumbered); n != bit(test.renumber) {
+					t.Errorf("new ids logged %d times", n)
+				}
+			})
+		})
+	}
+}
+
+func bit(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// A counter in the memory of a restarted upstream: an ID means its newest
+// event, and what came before is not found any more.
+func TestReconnectRenumbered(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		up.numbered("1", "2", "3")
+		up.breakOff()
+		up = st.source.acceptOpen()
+		for _, id := range []string{"1", "2"} {
+			if err := up.send("id: " + id + "\ndata: new " + id + "\n\n"); err != nil {
+				panic(err)
+			}
+		}
+		a.read()
+		b := st.join("1")
+		b.expectOutcome("replayed; events=1")
+		b.expect(primed("1"), "id: 2\ndata: new 2\n\n")
+		if c := st.join("3"); strings.HasPrefix(c.sub.outcome, resumeReplayed) {
+			t.Errorf("an ID of before: %s", c.sub.outcome)
+		}
+	})
+}
+
+// What an upstream without ids sent while it was lost, nobody knows: it is told.
+func TestPossibleGap(t *testing.T) {
+	const message = "possible gap: the upstream connection broke and the upstream gives no ids to go on from"
+	gapEvent := func(o *streamOptions) { o.gapEvent = "gap" }
+	t.Run("without ids", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.event("1", "2")
+			a.expect(newcomer, given("1", "1"), given("2", "2"))
+			up.breakOff()
+			a.expect() // not before it is over
+			st.source.accept().answer(0, 0)
+			up = st.source.acceptOpen()
+			if up.lastEventID != "" {
+				t.Errorf("opened with %q", up.lastEventID)
+			}
+			told := toldGap("upstream", "sse1.E.2", "null") + "id: sse1.E.3\n\n"
+			a.expect(told)
+			up.event("3")
+			a.expect(given("4", "3"))
+			if n := st.logged(message); n != 1 {
+				t.Errorf("logged %d times", n)
+			}
+			// It is part of the stream: who was away is told too.
+			b := st.join(a.id(1))
+			b.expect(given("2", "2"), told, given("4", "3"))
+		})
+	})
+	t.Run("without gap_event", func(t *testing.T) {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.event("1")
+			up.breakOff()
+			st.source.acceptOpen().event("2")
+			a.expect(newcomer, given("1", "1"), given("2", "2"))
+			if n := st.logged(message); n != 1 {
+				t.Errorf("logged %d times", n)
+			}
+		})
+	})
+	t.Run("with ids", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.numbered("1")
+			up.breakOff()
+			st.source.acceptOpen().numbered("2")
+			a.expect(newcomer, numbered("1", "2"))
+			if n := st.logged(message); n != 0 {
+				t.Errorf("logged %d times", n)
+			}
+		})
+	})
+	t.Run("after a clean end", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.event("1")
+			up.close()
+			a.leave()
+			b := st.join(a.id(1))
+			st.source.acceptOpen().event("2") // not hidden: the client saw the end
+			b.expect(given("2", "2"))
+			if n := st.logged(message); n != 0 {
+				t.Errorf("logged %d times", n)
+			}
+		})
+	})
+}
+
+func TestIDs(t *testing.T) {
+	set := func(mode idsMode) func(o *streamOptions) {
+		return func(o *streamOptions) { o.ids = mode }
+	}
+	const mixed = "data: a\n\nid: 7\ndata: b\n\ndata: c\n\nid:\ndata: d\n\nretry: 5\n\ndata: e\n\n"
+	send := func(t *testing.T, up *fakeConn, text string) {
+		t.Helper()
+		if err := up.send(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("auto", func(t *testing.T) {
+		inBubble(t, set(idsAuto), func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			send(t, up, "data: a\n\nretry: 5\n\nid: 7\ndata: b\n\ndata: c\n\ndata: d\n\nid: 7\ndata: e\n\n")
+			rest := "data: c\n\ndata: d\n\nid: 7\ndata: e\n\n"
+			a.expect(newcomer, given("1", "a"), "retry: 5\n\n", "id: 7\ndata: b\n\n", rest)
+			// At least once: which of the events with the ID it had, nobody knows.
+			b := st.join("7")
+			b.expectOutcome("replayed; events=3")
+			b.expect("retry: 5\nid: 7\n\n", rest)
+			c := st.join(a.id(1))
+			c.expectOutcome("replayed; events=4")
+			c.expect("retry: 5\nid: sse1.E.1\n\n", "retry: 5\n\n", "id: 7\ndata: b\n\n", rest)
+			d := st.join("")
+			d.expect("retry: 5\nid: 7\n\n")
+			up.breakOff()
+			if up = st.source.acceptOpen(); up.lastEventID != "7" {
+				t.Errorf("opened with %q", up.lastEventID)
+			}
+			up.event("f") // for the rest of the epoch
+			d.expect("data: f\n\n")
+		})
+	})
+	t.Run("auto, reset", func(t *testing.T) {
+		inBubble(t, set(idsAuto), func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			send(t, up, mixed)
+			a.expect(newcomer, given("1", "a"), "id: 7\ndata: b\n\ndata: c\n\nid:\ndata: d\n\nretry: 5\n\ndata: e\n\n")
+			up.breakOff()
+			if up = st.source.accept(); up.lastEventID != "" {
+				t.Errorf("opened with %q: the upstream took its ID back", up.lastEventID)
+			}
+		})
+	})
+	t.Run("auto, an empty id gives none", func(t *testing.T) {
+		inBubble(t, set(idsAuto), func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			send(t, up, "id:\ndata: a\n\n")
+			a.expect(newcomer, "id:\ndata: a\nid: sse1.E.1\n\n")
+		})
+	})
+	t.Run("upstream", func(t *testing.T) {
+		inBubble(t, set(idsUpstream), func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			send(t, up, mixed)
+			a.expect(mixed)
+			b := st.join("7")
+			b.expectOutcome("replayed; events=3")
+			// Behind another gateway: its IDs are the upstream's.
+			id := gatewayIDPrefix + "00112233445566778899aabbccddeeff.3"
+			send(t, up, "id: "+id+"\ndata: x\n\ndata: y\n\n")
+			c := st.join(id)
+			c.expect("retry: 5\n\n", "data: y\n\n")
+			d := st.join("")
+			d.expect("retry: 5\nid: " + id + "\n\n")
+			up.breakOff()
+			if up = st.source.accept(); up.lastEventID != id {
+				t.Errorf("opened with %q, expected %q", up.lastEventID, id)
+			}
+		})
+	})
+	t.Run("gateway", func(t *testing.T) {
+		inBubble(t, set(idsGateway), func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			send(t, up, "id: 7\ndata: a\n\ndata: b\n\ndata: c\nid: 8\n\n")
+			a.expect(newcomer, given("1", "a"), given("2", "b"), given("3", "c"))
+			b := st.join(a.id(2))
+			b.expectOutcome("replayed; events=1")
+			b.expect(given("3", "c"))
+			st.join("7").expectOutcome("gap") // no client of ours has it
+			st.join("").expect(primed("sse1.E.3"))
+			up.breakOff()
+			up = st.source.acceptOpen()
+			if up.lastEventID != "8" {
+				t.Errorf("opened with %q, expected the upstream's own", up.lastEventID)
+			}
+			send(t, up, "data: c\nid: 8\n\nid: 9\ndata: d\n\n")
+			a.expect(given("4", "d")) // the repeat is known by the upstream's id
+		})
+	})
+}

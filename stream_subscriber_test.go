@@ -1,0 +1,364 @@
+package caddysse
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+func TestResumeOutcomes(t *testing.T) {
+	set := func(o *streamOptions) {
+		o.gapEvent = "gap"
+		o.buffer.events = 3
+	}
+	inBubble(t, set, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1", "2", "3")
+		a.expect(newcomer, given("1", "1"), given("2", "2"), given("3", "3"))
+		foreign := gatewayIDPrefix + strings.Repeat("a", 32) + ".2"
+		everything := given("1", "1") + given("2", "2") + given("3", "3")
+		for _, test := range []struct{ id, outcome, given string }{
+			{a.id(0), "replayed; events=3", everything},
+			{a.id(1), "replayed; events=2", given("2", "2") + given("3", "3")},
+			{a.id(3), "replayed; events=0", ""},
+			// Nothing is lost: all that there is.
+			{foreign, "gap", toldGap("epoch", foreign, "null") + "\n" + everything},
+			// A position that there is not.
+			{a.id(4), "gap", toldGap("evicted", "sse1.E.4", "null") + "\n" + everything},
+			{"a\nb", "gap", toldGap("evicted", `a\nb`, "null") + "\n" + everything},
+			{"a\x00b", "gap", toldGap("evicted", `a\u0000b`, "null") + "\n" + everything},
+			{"a\xffb", "gap", toldGap("evicted", "a\uFFFDb", "null") + "\n" + everything},
+			{strings.Repeat("x", 1025), "gap", toldGap("evicted", strings.Repeat("x", 1024), "null") + "\n" + everything},
+		} {
+			r := st.join(test.id)
+			r.expectOutcome(test.outcome)
+			r.expect(test.given)
+		}
+		// Now something is lost.
+		up.event("4", "5")
+		for _, test := range []struct{ id, outcome, given string }{
+			{a.id(2), "replayed; events=3", given("3", "3") + given("4", "4") + given("5", "5")},
+			{a.id(1), "gap", toldGap("evicted", "sse1.E.1", "4") + "\n" + primed("sse1.E.5")},
+			{foreign, "gap", toldGap("epoch", foreign, "null") + "\n" + primed("sse1.E.5")},
+		} {
+			r := st.join(test.id)
+			r.expectOutcome(test.outcome)
+			r.expect(test.given)
+		}
+	})
+}
+
+// Comments are for those who are there.
+func TestResumeSkipsComments(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		up.event("1")
+		if err := up.send(": a\n\nretry: 7\n\n: b\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		up.event("2")
+		b := st.join(a.id(1))
+		b.expectOutcome("replayed; events=1")
+		if err := up.send(": c\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		b.expect("retry: 7\n\n", "retry: 7\n\n", given("5", "2"), ": c\n\n")
+		a.expect(newcomer, given("1", "1"), ": a\n\n", "retry: 7\n\n", ": b\n\n", given("5", "2"), ": c\n\n")
+	})
+}
+
+func TestPrime(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1", "2")
+		a.read()
+		b := st.join("")
+		b.expect(primed("sse1.E.2"))
+		b.leave() // before its first event
+		up.event("3")
+		c := st.join(b.id(2))
+		c.expectOutcome("replayed; events=1")
+		c.expect(given("3", "3"))
+	})
+	inBubble(t, func(o *streamOptions) { o.prime = false }, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1")
+		a.expect(given("1", "1"))
+		st.join("").expect()
+	})
+}
+
+func TestJoinReplay(t *testing.T) {
+	for _, test := range []struct {
+		n    int
+		want string
+	}{
+		{-1, given("1", "1") + given("2", "2") + given("4", "3")},
+		{2, given("2", "2") + given("4", "3")},
+		{9, given("1", "1") + given("2", "2") + given("4", "3")},
+		{1, given("4", "3")},
+	} {
+		inBubble(t, func(o *streamOptions) { o.join, o.joinReplay = joinReplay, test.n }, func(st *streamTest) {
+			t := st.t
+			a, up := st.start()
+			up.event("1", "2")
+			if err := up.send(":\n\n"); err != nil {
+				t.Fatal(err)
+			}
+			up.event("3")
+			a.expect(newcomer, given("1", "1"), given("2", "2"), ":\n\n", given("4", "3"))
+			b := st.join("")
+			b.expectOutcome("live")
+			b.expect(test.want)
+			up.event("4")
+			b.expect(given("5", "4"))
+		})
+	}
+}
+
+func TestJoinGreeting(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.join = joinGreeting }, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		if err := up.send(":\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		up.event("hello", "state")
+		time.Sleep(time.Second / 2)
+		early := st.join("")
+		early.expect(given("2", "hello"), given("3", "state"))
+		time.Sleep(time.Second / 2)
+		up.event("still")
+		time.Sleep(time.Second + 1)
+		up.event("1", "2")
+		a.expect(newcomer, ":\n\n", given("2", "hello"), given("3", "state"), given("4", "still"), given("5", "1"), given("6", "2"))
+		early.expect(given("4", "still"), given("5", "1"), given("6", "2"))
+		b := st.join("")
+		b.expect(given("2", "hello"), given("3", "state"), given("4", "still"), primed("sse1.E.6"))
+		up.event("3")
+		b.expect(given("7", "3"))
+	})
+}
+
+func TestRetry(t *testing.T) {
+	configured := func(o *streamOptions) { o.retryMin, o.retryMax = 2*time.Second, 4*time.Second }
+	inBubble(t, configured, func(st *streamTest) {
+		t := st.t
+		_, up := st.start()
+		seen := map[string]bool{}
+		for range 50 {
+			text := st.join("").read()
+			seen[text] = true
+			ms, ok := strings.CutPrefix(text, "retry: ")
+			ms, _, _ = strings.Cut(ms, "\n")
+			n, err := strconv.Atoi(ms)
+			if !ok || err != nil || n < 2000 || n > 4000 || !strings.HasSuffix(text, "\nid: sse1.E.0\n\n") {
+				t.Fatalf("given %q", text)
+			}
+		}
+		if len(seen) < 10 {
+			t.Errorf("%d different times of 50", len(seen))
+		}
+		// The upstream's own wins, and the newest of them.
+		if err := up.send("retry: 100\n\ndata: 1\nretry: 200\n\nretry: x\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		st.join("").expect("retry: 200\nid: sse1.E.3\n\n")
+	})
+	inBubble(t, func(o *streamOptions) { configured(o); o.prime = false }, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		if text := a.read(); !strings.HasPrefix(text, "retry: ") || !strings.HasSuffix(text, "00\n\n") && strings.Count(text, "\n") != 2 {
+			t.Errorf("given %q", text)
+		}
+		up.event("1")
+	})
+}
+
+func TestLagDisconnect(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events = 3 }, func(st *streamTest) {
+		a, up := st.start()
+		b := st.join("")
+		up.event("1")
+		a.expect(newcomer, given("1", "1"))
+		up.event("2", "3", "4")
+		a.expect(given("2", "2"), given("3", "3"), given("4", "4")) // just in time
+		up.event("5", "6", "7", "8")
+		a.expectEnd(endLag)
+		b.expectEnd(endLag, newcomer)
+		// When it comes back it is told.
+		a.leave()
+		c := st.join(a.id(4))
+		c.expectOutcome("gap")
+	})
+}
+
+func TestLagSkip(t *testing.T) {
+	set := func(o *streamOptions) { o.buffer.events, o.lagSkip, o.gapEvent = 3, true, "gap" }
+	inBubble(t, set, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		slow := st.join("")
+		up.event("1", "2")
+		a.expect(newcomer, given("1", "1"), given("2", "2"))
+		up.event("3", "4", "5", "6", "7", "8", "9")
+		rest := []string{given("7", "7"), given("8", "8"), given("9", "9")}
+		a.expect(append([]string{toldGap("lag", "sse1.E.2", "4"), "\n"}, rest...)...)
+		slow.expect(append([]string{newcomer, toldGap("lag", "sse1.E.0", "6"), "\n"}, rest...)...)
+		// Blocks that are no events are not counted, comments are no loss.
+		if err := up.send("retry: 1\n\n:\n\ndata: 12\n\n:\n\n:\n\nretry: 2\n\ndata: 16\n\ndata: 17\n\ndata: 18\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		a.expect(toldGap("lag", "sse1.E.9", "1"), "\n", given("16", "16"), given("17", "17"), given("18", "18"))
+		if err := up.send(strings.Repeat(":\n\n", 10)); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.read(); strings.Contains(got, "gap") {
+			t.Errorf("a gap for comments: %q", got)
+		}
+	})
+}
+
+// With the upstream's ids, a gap event changes no client's last event ID.
+func TestLagSkipUpstreamIDs(t *testing.T) {
+	set := func(o *streamOptions) { o.buffer.events, o.lagSkip, o.gapEvent = 2, true, "gap" }
+	inBubble(t, set, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		a.expect(newcomer, numbered("1"))
+		up.numbered("2", "3", "4", "5")
+		a.expect(toldGap("lag", "", "2"), "\n", numbered("4", "5"))
+	})
+}
+
+// A write has about maxWrite bytes, and always a block.
+func TestWritesAreBounded(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.prime = false }, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		large := strings.Repeat("x", maxWrite*2)
+		const pieces = 200
+		piece := strings.Repeat("y", maxWrite/10)
+		for range pieces {
+			up.event(piece)
+		}
+		up.event(large, "end")
+		total, writes := 0, 0
+		for {
+			chunks, wake, _, end := a.sub.next(nil, time.Now())
+			if wake != nil || end != "" {
+				break
+			}
+			size := 0
+			for _, chunk := range chunks {
+				size += len(chunk)
+			}
+			if size > maxWrite && len(chunks) > 1 {
+				t.Errorf("%d bytes in %d blocks", size, len(chunks))
+			}
+			total += len(chunks)
+			writes++
+		}
+		if total != pieces+2 || writes < pieces/10 || writes > pieces/5 {
+			t.Errorf("%d blocks in %d writes", total, writes)
+		}
+	})
+}
+
+// TestJoinIsAtomic has clients come and go in real time while events flow. Each
+// gets every event after its join point, once and in order.
+func TestJoinIsAtomic(t *testing.T) {
+	const events, joiners = 4000, 8
+	st := newStreamTest(t, func(o *streamOptions) { o.buffer.events = 2 * events })
+	first := st.join("")
+	up := st.source.acceptOpen()
+	var wg sync.WaitGroup
+	var number atomic.Int64
+	wg.Go(func() {
+		for i := range events {
+			up.event(strconv.Itoa(i + 1))
+			number.Store(int64(i + 1))
+		}
+	})
+	var mu sync.Mutex // of st
+	for range joiners {
+		wg.Go(func() {
+			id := ""
+			for number.Load() < events {
+				mu.Lock()
+				r := st.join(id)
+				mu.Unlock()
+				var err error
+				if id, err = follow(r, id, 100); err != nil {
+					t.Error(err)
+				}
+				r.sub.detach()
+			}
+		})
+	}
+	// One stays from the beginning to the end.
+	wg.Go(func() {
+		if _, err := follow(first, "", events); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Wait()
+	first.leave()
+	st.hub.endAll()
+	st.hub.running.Wait()
+}
+
+// follow reads up to n events, or to the last one, and checks that they are
+// those after id, or after the prime block. It returns the new last event ID.
+func follow(r *reader, id string, n int) (string, error) {
+	var decoder eventstream.Decoder
+	last, primed := int64(-1), false
+	if id != "" {
+		_, position, _ := parseGatewayID(id)
+		last = int64(position) //nolint:gosec // small
+	}
+	take := func(b eventstream.Block) error {
+		id = string(b.ID)
+		_, position, ok := parseGatewayID(id)
+		switch at := int64(position); { //nolint:gosec // small
+		case !ok:
+			return fmt.Errorf("block %q has no ID", b.Lines)
+		case !b.Dispatches() && !primed && last < 0:
+			primed = true
+			last = at
+		case !b.Dispatches() || at != last+1 || string(b.AppendData(nil)) != strconv.FormatInt(at, 10):
+			return fmt.Errorf("block %q after %d", b.Lines, last)
+		default:
+			last = at
+			n--
+		}
+		return nil
+	}
+	for n > 0 {
+		chunks, wake, _, end := r.sub.next(nil, time.Now())
+		for _, chunk := range chunks {
+			if err := decoder.Write(chunk, take); err != nil {
+				return id, err
+			}
+		}
+		if end != "" {
+			return id, fmt.Errorf("ended: %s", end)
+		}
+		if wake == nil {
+			continue
+		}
+		select {
+		case <-wake:
+		case <-time.After(time.Second / 10):
+			return id, nil // the events are over
+		}
+	}
+	return id, nil
+}

@@ -1,0 +1,287 @@
+package caddysse
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestStreamDelivers(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		b := st.join("")
+		if up.lastEventID != "" {
+			t.Errorf("opened with the ID %q", up.lastEventID)
+		}
+		up.event("1")
+		if err := up.send(": c\n\nevent: x\r\ndata: 2\r\nfoo: bar\r\n\r\nda"); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{newcomer, given("1", "1"), ": c\n\n", "event: x\ndata: 2\nfoo: bar\nid: sse1.E.3\n\n"}
+		a.expect(want...)
+		b.expect(want...)
+		a.expect()
+		if err := up.send("ta: 3\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		a.expect(given("4", "3"))
+		b.expect(given("4", "3"))
+		st.source.expectNone()
+	})
+}
+
+func TestLinger(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		b := st.join("")
+		up.event("1")
+		b.expect(newcomer, given("1", "1"))
+		a.leave()
+		time.Sleep(time.Hour)
+		up.expectGone(false) // there is another
+		b.leave()
+		up.event("2")
+		time.Sleep(defaultLinger - 1)
+		up.expectGone(false)
+
+		// Who comes back within it has lost nothing, and it begins anew.
+		c := st.join(b.id(1))
+		c.expectOutcome("replayed; events=1")
+		c.expect(given("2", "2"))
+		time.Sleep(time.Hour)
+		up.expectGone(false)
+		c.leave()
+		time.Sleep(defaultLinger - 1)
+		up.expectGone(false)
+		st.expectStreams(1)
+		time.Sleep(time.Nanosecond)
+		up.expectGone(true)
+		st.expectStreams(0)
+		if n := st.source.running.Load(); n != 0 {
+			t.Errorf("%d connections left", n)
+		}
+
+		// Too late: another stream, and the gap is known.
+		d := st.join(b.id(1))
+		d.expectOutcome("gap")
+		if up = st.source.accept(); up.lastEventID != "" {
+			t.Errorf("the gateway's ID %q was sent upstream", up.lastEventID)
+		}
+	})
+}
+
+func TestLingerOff(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.linger = 0 }, func(st *streamTest) {
+		a, up := st.start()
+		a.leave()
+		synctest.Wait()
+		time.Sleep(time.Nanosecond)
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+// The opener leaves before there is a head.
+func TestLingerBeforeTheHead(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		up := st.source.accept()
+		a.leave()
+		time.Sleep(defaultLinger - 1)
+		up.expectGone(false)
+		time.Sleep(time.Nanosecond)
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+func TestCleanEnd(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		b := st.join("")
+		up.event("1", "2")
+		if err := up.send("data: [DO\nNE"); err != nil {
+			t.Fatal(err)
+		}
+		a.expect(newcomer, given("1", "1"), given("2", "2"))
+		up.close()
+		a.expectEnd(endUpstream, "data: [DO\nNE")
+		// Who is behind is given everything first.
+		b.expectEnd(endUpstream, newcomer, given("1", "1"), given("2", "2"), "data: [DO\nNE")
+		time.Sleep(time.Minute)
+		st.source.expectNone() // nobody asks for it
+	})
+}
+
+// What comes back after a clean end, while the stream lingers.
+func TestAfterCleanEnd(t *testing.T) {
+	ended := func(st *streamTest) *reader {
+		a, up := st.start()
+		up.numbered("1", "2", "3")
+		up.close()
+		a.expectEnd(endUpstream, newcomer, numbered("1", "2", "3"))
+		a.leave()
+		time.Sleep(defaultLinger - 1)
+		st.expectStreams(1)
+		return a
+	}
+	t.Run("known ID", func(t *testing.T) {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			a := ended(st)
+			b := st.join("1")
+			b.expectOutcome("replayed; events=2")
+			b.expect(primed("1"), numbered("2", "3")) // before the upstream has answered
+			if h, err := b.sub.stream.verdict(); h == nil || err != nil {
+				t.Errorf("head %v, %v", h, err)
+			}
+			if b.sub.stream != a.sub.stream {
+				t.Error("another stream")
+			}
+			// The app is being restarted.
+			up := st.source.accept()
+			if up.lastEventID != "3" {
+				t.Errorf("opened with %q, expected the last ID of the stream", up.lastEventID)
+			}
+			up.answer(0, 0)
+			up = st.source.acceptOpen()
+			if up.lastEventID != "3" {
+				t.Errorf("opened again with %q", up.lastEventID)
+			}
+			up.numbered("3", "4")
+			b.expect(numbered("4"))
+		})
+	})
+	t.Run("absent", func(t *testing.T) {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			a := ended(st)
+			b := st.join("")
+			b.expectOutcome("live")
+			b.expect(newcomer)
+			if h, err := b.sub.stream.verdict(); h == nil || err != nil {
+				t.Errorf("head %v, %v", h, err)
+			}
+			if b.sub.stream == a.sub.stream || b.sub.stream.epoch == a.sub.stream.epoch {
+				t.Error("the same stream")
+			}
+			up := st.source.accept()
+			if up.lastEventID != "" {
+				t.Errorf("opened with %q", up.lastEventID)
+			}
+			up.answer(http.StatusBadGateway, 0) // not told to the client
+			up = st.source.acceptOpen()
+			up.numbered("1", "2")
+			b.expect(numbered("1", "2")) // no repeats: it is a new life
+			st.expectStreams(1)
+		})
+	})
+	t.Run("other ID", func(t *testing.T) {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			ended(st)
+			b := st.join("99")
+			b.expect()
+			up := st.source.accept()
+			if up.lastEventID != "99" {
+				t.Errorf("opened with %q, expected the client's", up.lastEventID)
+			}
+			up.open()
+			up.numbered("100")
+			b.expect(numbered("100"))
+			st.expectStreams(1)
+		})
+	})
+	t.Run("ID of another life", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { o.gapEvent = "gap" }, func(st *streamTest) {
+			t := st.t
+			ended(st)
+			id := gatewayIDPrefix + strings.Repeat("0", 32) + ".5"
+			b := st.join(id)
+			b.expectOutcome("gap")
+			b.expect(toldGap("epoch", id, "null"), "\n", newcomer)
+			if up := st.source.accept(); up.lastEventID != "" {
+				t.Errorf("opened with %q", up.lastEventID)
+			}
+		})
+	})
+	t.Run("too late", func(t *testing.T) {
+		inBubble(t, nil, func(st *streamTest) {
+			t := st.t
+			a := ended(st)
+			time.Sleep(time.Nanosecond)
+			st.expectStreams(0)
+			b := st.join("1")
+			b.expectOutcome("spliced")
+			if b.sub.stream == a.sub.stream {
+				t.Error("the same stream")
+			}
+			if up := st.source.accept(); up.lastEventID != "1" {
+				t.Errorf("opened with %q", up.lastEventID)
+			}
+		})
+	})
+}
+
+// Who is still being given the end of a stream does not keep it from going on,
+// and is not kept by it.
+func TestCleanEndAndReturn(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		slow := st.join("")
+		up.numbered("1", "2")
+		up.close()
+		a.expectEnd(endUpstream, newcomer, numbered("1", "2"))
+		a.leave()
+		b := st.join("2")
+		b.expectOutcome("replayed; events=0")
+		up = st.source.acceptOpen()
+		slow.expectEnd(endUpstream, newcomer, numbered("1", "2"))
+		slow.leave()
+		up.numbered("3")
+		b.expect(primed("2"), numbered("3"))
+	})
+}
+
+// Nobody waits when a clean end comes.
+func TestCleanEndWhileLingering(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		up.numbered("1", "2")
+		a.leave()
+		time.Sleep(time.Second)
+		up.close()
+		b := st.join("1")
+		b.expect(primed("1"), numbered("2"))
+		if up = st.source.accept(); up.lastEventID != "2" {
+			t.Errorf("opened with %q", up.lastEventID)
+		}
+		b.leave()
+		time.Sleep(defaultLinger)
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+func TestStreamsByKey(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		st.key[0] = 1
+		b, other := st.start()
+		up.event("1")
+		other.event("2")
+		a.expect(newcomer, given("1", "1"))
+		b.expect(newcomer, given("1", "2"))
+		st.expectStreams(2)
+		// An ID is looked up in the own stream only.
+		if c := st.join(a.id(1)); !strings.HasPrefix(c.sub.outcome, "gap") {
+			t.Errorf("an ID of another stream: %s", c.sub.outcome)
+		}
+	})
+}
