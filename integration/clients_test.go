@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strconv"
 	"syscall"
 	"testing"
@@ -114,9 +115,13 @@ func startChromium(t *testing.T, _ string, through *forwarder, path string) *pro
 	}))
 	t.Cleanup(reports.Close)
 	page := through.url("/page.html?" + url.Values{"stream": {path}, "report": {reports.URL}}.Encode())
+	profile, err := os.MkdirTemp(workDir, "chromium") // its processes may write there while they end
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := command(chromiumPath, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--disable-extensions", "--disable-breakpad", "--no-proxy-server", "--user-data-dir="+t.TempDir(), page)
+		"--disable-extensions", "--disable-breakpad", "--no-proxy-server", "--user-data-dir="+profile, page)
 	browser := start(t, fmt.Sprint("chromium ", path), cmd, syscall.SIGTERM)
 	started <- browser
 	return browser

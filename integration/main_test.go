@@ -25,30 +25,33 @@ var (
 	chromiumPath string
 )
 
+// workDir is removed when all tests have run.
+var workDir string
+
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "sse-integration")
-	if err != nil {
+	var err error
+	if workDir, err = os.MkdirTemp("", "sse-integration"); err != nil {
 		log.Fatal(err)
 	}
 	code := 1
-	if err := setup(dir); err != nil {
+	if err := setup(); err != nil {
 		fmt.Fprintln(os.Stderr, "setting up:", err)
 	} else {
 		code = m.Run()
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := os.RemoveAll(workDir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
 }
 
 // setup builds the programs that are written in Go, and finds the others.
-func setup(dir string) error {
-	gatewayPath = filepath.Join(dir, "caddy")
+func setup() error {
+	gatewayPath = filepath.Join(workDir, "caddy")
 	if err := build("..", "./cmd/caddy", gatewayPath, "-race"); err != nil {
 		return err
 	}
-	tickerPath = filepath.Join(dir, "ticker")
+	tickerPath = filepath.Join(workDir, "ticker")
 	if err := build(".", "./upstreams/ticker", tickerPath); err != nil {
 		return err
 	}

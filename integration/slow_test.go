@@ -25,8 +25,8 @@ const (
 )
 
 // slowMemory bounds by how much the gateway may grow, with the race detector: a copy of all events (20 MiB) for each
-// client that does not read would be four times that.
-const slowMemory = 100 << 20
+// client that does not read would be well over twice that.
+const slowMemory = 150 << 20
 
 // slowTransport makes the side of a client whose kernel takes little.
 func slowTransport() *http.Transport {

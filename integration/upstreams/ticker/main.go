@@ -81,8 +81,9 @@ func (s *source) event(number int) string {
 	return b.String()
 }
 
-// serve writes the events to one connection until ctx is done or a write fails.
-func (s *source) serve(ctx context.Context, protocol, lastEventID string, write func(text string) error) {
+// serve writes the events to one connection until ctx is done or a write fails. Whoever has the head, which begin
+// writes, gets all events from then on.
+func (s *source) serve(ctx context.Context, protocol, lastEventID string, begin func() error, write func(text string) error) {
 	events := make(chan string, queue)
 	s.mu.Lock()
 	s.connections++
@@ -96,6 +97,9 @@ func (s *source) serve(ctx context.Context, protocol, lastEventID string, write 
 		delete(s.open, events)
 		s.report(report{Event: "close", Connection: n, Number: s.number})
 	}()
+	if begin() != nil {
+		return
+	}
 	for {
 		select {
 		case text := <-events:

@@ -66,10 +66,13 @@ func (s *source) serveGzip(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *source) serveBody(w http.ResponseWriter, r *http.Request, body io.Writer, flush func() error) {
-	w.WriteHeader(http.StatusOK)
 	out := w.(http.Flusher)
-	out.Flush()
-	s.serve(r.Context(), r.Proto, r.Header.Get("Last-Event-ID"), func(text string) error {
+	begin := func() error {
+		w.WriteHeader(http.StatusOK)
+		out.Flush()
+		return nil
+	}
+	s.serve(r.Context(), r.Proto, r.Header.Get("Last-Event-ID"), begin, func(text string) error {
 		if _, err := io.WriteString(body, text); err != nil {
 			return err
 		}
@@ -101,10 +104,11 @@ func (s *source) listenRaw(listener net.Listener, head string, write func(w io.W
 				defer cancel()
 				_, _ = io.Copy(io.Discard, in) // until the gateway closes
 			}()
-			if _, err := io.WriteString(conn, head); err != nil {
-				return
+			begin := func() error {
+				_, err := io.WriteString(conn, head)
+				return err
 			}
-			s.serve(ctx, request.Proto, request.Header.Get("Last-Event-ID"), func(text string) error {
+			s.serve(ctx, request.Proto, request.Header.Get("Last-Event-ID"), begin, func(text string) error {
 				_, err := write(conn, text)
 				return err
 			})
