@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -78,10 +79,10 @@ type variants struct {
 
 // instance is one provisioned handler.
 type instance struct {
-	place    string // listen addresses of the server, and the handler's name
-	server   any    // tells configurations apart
-	sequence uint64 // grows with each configuration
-	retired  bool   // its configuration was cleaned up; guarded by hub.mu
+	place    string      // listen addresses of the server, and the handler's name
+	server   any         // tells configurations apart
+	sequence uint64      // grows with each configuration
+	retired  atomic.Bool // its configuration was cleaned up
 }
 
 // theHub is shared by all handlers of all configurations of the process.
@@ -113,7 +114,7 @@ func (h *hub) register(place string, server any) *instance {
 func (h *hub) retire(inst *instance) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	inst.retired = true
+	inst.retired.Store(true)
 	h.instances = slices.DeleteFunc(h.instances, func(i *instance) bool { return i == inst })
 }
 

@@ -180,11 +180,7 @@ func (u *upstreamRequest) varies(names []string) string {
 }
 
 // retired reports whether the configuration of the request was cleaned up.
-func (u *upstreamRequest) retired() bool {
-	theHub.mu.Lock()
-	defer theHub.mu.Unlock()
-	return u.handler.instance.retired
-}
+func (u *upstreamRequest) retired() bool { return u.handler.instance.retired.Load() }
 
 // open runs one upstream connection to its end.
 func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *upstreamConn) (end ending) {

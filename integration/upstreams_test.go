@@ -24,6 +24,10 @@ func TestUpstreams(t *testing.T) {
 		{name: "h2c", cmd: command(tickerPath, interval, "-mode=h2c"), proxy: "reverse_proxy h2c://{}", protocol: "HTTP/2.0"},
 		{name: "h2", cmd: command(tickerPath, interval, "-mode=h2"), proxy: "reverse_proxy https://{} {\n" +
 			"transport http {\ntls_insecure_skip_verify\n}\n}", protocol: "HTTP/2.0"},
+		{name: "fastcgi", cmd: command(tickerPath, interval, "-mode=fastcgi"), proxy: "reverse_proxy {} {\n" +
+			"transport fastcgi\n}", protocol: "HTTP/1.1"},
+		{name: "php_fastcgi", cmd: command(tickerPath, interval, "-mode=fastcgi"), proxy: "php_fastcgi {} {\n" +
+			"try_files index.php\n}", protocol: "HTTP/1.1"},
 		{name: "gzip", cmd: command(tickerPath, interval, "-mode=gzip"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
 		{name: "http10", cmd: command(tickerPath, interval, "-mode=http10"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
 		{name: "bytes", cmd: command(tickerPath, interval, "-mode=bytes"), proxy: "reverse_proxy {}", protocol: "HTTP/1.1"},
