@@ -97,7 +97,12 @@ func site(directives string) string {
 }
 
 // proxied is a site with sse, given its options, in front of an upstream.
+// Without another join, newcomers share at once, so that each upstream
+// connection that a test sees is one of a stream.
 func proxied(options string, upstream *upstream) string {
+	if !strings.Contains(options, "join ") {
+		options += "\njoin live"
+	}
 	return site("sse {\n" + options + "\n}\nreverse_proxy " + upstream.address)
 }
 
