@@ -76,7 +76,7 @@ type capture struct {
 	err    error        // sticky: the body cannot be taken
 }
 
-func newCapture(u *upstreamRequest, conn *upstreamConn, ctx context.Context, cancel context.CancelFunc) *capture {
+func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, cancel context.CancelFunc) *capture {
 	return &capture{
 		request: u,
 		conn:    conn,

@@ -70,7 +70,7 @@ func decodeBody(dst io.Writer, r io.Reader, open func(io.Reader) (io.ReadCloser,
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }() // what was wrong, reading has told
 	_, err = io.Copy(onlyWriter{dst}, d)
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -46,7 +46,7 @@ type gateway struct {
 // nothing of it is left.
 func startGateway(t testing.TB, caddyfile string) *gateway {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sse") // short: a socket's path has at most 108 bytes
+	dir, err := os.MkdirTemp("", "sse") //nolint:usetesting // short: a socket's path has at most 108 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,7 +427,7 @@ func body(t testing.TB, resp *http.Response) string {
 // numbers returns "from" to "to", as texts.
 func numbers(from, to int) (texts []string) {
 	for i := from; i <= to; i++ {
-		texts = append(texts, fmt.Sprint(i))
+		texts = append(texts, strconv.Itoa(i))
 	}
 	return texts
 }

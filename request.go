@@ -187,7 +187,7 @@ func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *up
 	requestCtx, cancel := context.WithCancel(u.request.Context())
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
-	c := newCapture(u, conn, ctx, cancel)
+	c := newCapture(ctx, u, conn, cancel)
 	r := u.instantiate(requestCtx, c, lastEventID)
 	err := runNext(u.next, c, r)
 	if p, ok := errors.AsType[panicError](err); ok {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -368,21 +369,11 @@ func (s *state) id() string {
 }
 
 func (s *state) snapshot() string {
-	text := "snapshot"
-	for _, k := range slices.Sorted(mapKeys(s.values)) {
-		text += " " + k + "=" + s.values[k]
+	words := []string{"snapshot"}
+	for _, k := range slices.Sorted(maps.Keys(s.values)) {
+		words = append(words, k+"="+s.values[k])
 	}
-	return event(s.id(), text)
-}
-
-func mapKeys(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
+	return event(s.id(), strings.Join(words, " "))
 }
 
 // every calls do at an interval, with some jitter, until stop is closed.
@@ -390,7 +381,7 @@ func every(interval time.Duration, stop <-chan struct{}, do func()) {
 	go func() {
 		for {
 			select {
-			case <-time.After(interval/2 + time.Duration(rand.Int64N(int64(interval)))):
+			case <-time.After(interval/2 + time.Duration(rand.IntN(int(interval)))):
 				do()
 			case <-stop:
 				return
@@ -561,6 +552,7 @@ func TestJoinAuto(t *testing.T) {
 }
 
 func (sc *scenario) run(t *testing.T) {
+	t.Helper()
 	stop := make(chan struct{})
 	u, delay := sc.upstream(t, stop)
 	g := newSimGateway(t, u, delay, nil)
@@ -572,7 +564,7 @@ func (sc *scenario) run(t *testing.T) {
 	}
 	mean := during / time.Duration(sc.clients)
 	for range sc.clients {
-		time.Sleep(time.Duration(rand.Int64N(int64(2 * mean))))
+		time.Sleep(time.Duration(rand.IntN(int(2 * mean))))
 		clients = append(clients, g.join(""))
 		if !sc.private {
 			time.Sleep(delay) // a direct client waits for the head as well

@@ -199,11 +199,11 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 	if len(id) > 0 {
 		size += len("id: \n") + len(id)
 	}
-	wire := append(make([]byte, 0, size), lines...)
+	blk.wire = append(make([]byte, 0, size), lines...)
 	if len(id) > 0 {
-		wire = append(append(append(wire, "id: "...), id...), '\n')
+		blk.wire = append(append(append(blk.wire, "id: "...), id...), '\n')
 	}
-	blk.wire = append(wire, '\n')
+	blk.wire = append(blk.wire, '\n')
 	return blk
 }
 
