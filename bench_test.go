@@ -1,0 +1,189 @@
+package caddysse
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// benchConn is a source whose one connection is used by the benchmark itself.
+type benchConn struct{ conns chan *upstreamConn }
+
+func newBenchConn() *benchConn { return &benchConn{make(chan *upstreamConn, 1)} }
+
+func (s *benchConn) open(ctx context.Context, _ string, conn *upstreamConn) ending {
+	conn.opened(&head{header: http.Header{"Content-Type": {eventStreamType}}}, true)
+	s.conns <- conn
+	<-ctx.Done()
+	return ending{events: true, err: ctx.Err()}
+}
+
+func (s *benchConn) varies([]string) string { return "" }
+func (s *benchConn) retired() bool          { return false }
+
+// benchStream returns a function that joins a stream, and its upstream
+// connection.
+func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {
+	b.Helper()
+	options := new(Handler).streamOptions()
+	options.join, options.linger = joinLive, 0
+	src := newBenchConn()
+	inst := h.register("place", "server")
+	join := func() *subscriber {
+		sub, err := h.join(&joinRequest{
+			instance: inst,
+			options:  options,
+			varies:   func([]string) string { return "" },
+			source:   func(bool) source { return src },
+			logger:   zap.NewNop(),
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return sub
+	}
+	first := join()
+	conn := <-src.conns
+	b.Cleanup(func() {
+		first.detach()
+		h.running.Wait()
+	})
+	return join, conn
+}
+
+// benchEvent is an event of n bytes, without an id.
+func benchEvent(n int) []byte {
+	return []byte("event: price\ndata: " + strings.Repeat("x", n-len("event: price\ndata: \n\n")) + "\n\n")
+}
+
+// BenchmarkAppend decodes events and appends them to a stream.
+func BenchmarkAppend(b *testing.B) {
+	for _, size := range []int{200, 10 << 10} {
+		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
+			_, conn := benchStream(b, newHub())
+			event := benchEvent(size)
+			b.SetBytes(int64(len(event)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := conn.Write(event); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+// discard is a client that reads everything at once.
+type discard struct {
+	header  http.Header
+	flushed func()
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) WriteHeader(int)             {}
+func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d *discard) FlushError() error           { d.flushed(); return nil }
+
+// BenchmarkFanout1000 gives each event of a stream to 1,000 subscribers, each
+// with the goroutine and the delivery that it has in a server. An event is sent
+// when everybody has had the one before.
+func BenchmarkFanout1000(b *testing.B) {
+	const subscribers = 1000
+	for _, size := range []int{200, 10 << 10} {
+		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
+			join, conn := benchStream(b, newHub())
+			handler := &Handler{settings: &deliverySettings{heartbeat: defaultHeartbeat, heartbeatBytes: []byte(emptyComment)}}
+			ctx, cancel := context.WithCancel(b.Context())
+			var waiting atomic.Int64
+			all := make(chan struct{}, 1)
+			flushed := func() {
+				if waiting.Add(-1) == 0 {
+					all <- struct{}{}
+				}
+			}
+			waiting.Store(2 * subscribers) // the head, and the prime block
+			var wg sync.WaitGroup
+			for range subscribers {
+				sub := join()
+				wg.Go(func() {
+					defer sub.detach()
+					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+					handler.deliver(&discard{header: make(http.Header), flushed: flushed}, r, sub)
+				})
+			}
+			<-all
+			event := benchEvent(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				waiting.Store(subscribers)
+				if _, err := conn.Write(event); err != nil {
+					b.Fatal(err)
+				}
+				<-all
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/subscribers, "ns/delivery")
+			cancel()
+			wg.Wait()
+		})
+	}
+}
+
+// BenchmarkJoin is what a client's coming and going costs the core: its key,
+// finding the stream, attaching and detaching.
+func BenchmarkJoin(b *testing.B) {
+	h := new(Handler)
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	if err := h.Provision(ctx); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = h.Cleanup() }()
+	hub := newHub()
+	r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/events?room=7", nil)
+	for name, value := range map[string]string{
+		"Accept": eventStreamType, "Accept-Encoding": "gzip, deflate, br, zstd", "Accept-Language": "en-GB,en;q=0.9",
+		"Cache-Control": "no-cache", "Cookie": "session=0123456789abcdef0123456789abcdef; theme=dark",
+		"Origin": "https://app.example.com", "Referer": "https://app.example.com/", "Sec-Fetch-Mode": "cors",
+		"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+	} {
+		r.Header.Set(name, value)
+	}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), nil)
+	src := newBenchConn()
+	h.options.join, h.options.linger = joinLive, 0
+	join := func() *subscriber {
+		sub, err := hub.join(&joinRequest{
+			key:      hub.keyHash(h.policy.parts(r, h.instance.place)),
+			instance: h.instance,
+			options:  h.options,
+			varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
+			source:   func(bool) source { return src },
+			logger:   zap.NewNop(),
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return sub
+	}
+	stays := join()
+	conn := <-src.conns
+	if _, err := conn.Write(benchEvent(200)); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		join().detach()
+	}
+	stays.detach()
+	hub.running.Wait()
+}
