@@ -176,6 +176,19 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`max_event_size 9999PiB`, `!expected a size`},
 		{`max_event_size 1MiB 2`, `!unexpected argument "2"`},
 	},
+	"splice_limit": {
+		{`splice_limit 4`, `{"splice_limit":4}`},
+		{`splice_limit`, `!expected a number`},
+		{`splice_limit 0`, `!expected a number above 0, not "0"`},
+		{`splice_limit 4 5`, `!unexpected argument "5"`},
+	},
+	"splice_timeout": {
+		{`splice_timeout 10s`, `{"splice_timeout":10000000000}`},
+		{`splice_timeout`, `!expected a duration, such as 15s`},
+		{`splice_timeout 0`, `!expected a duration above 0`},
+		{`splice_timeout soon`, `!expected a duration, such as 15s, not "soon"`},
+		{`splice_timeout 1s 2s`, `!unexpected argument "2s"`},
+	},
 	"max_streams": {
 		{`max_streams 100`, `{"max_streams":100}`},
 		{`max_streams`, `!expected a number`},
@@ -423,6 +436,8 @@ func TestWrongJSON(t *testing.T) {
 		{`{"ids":"none"}`, "ids: expected"},
 		{`{"max_event_size":-1}`, "max_event_size: expected"},
 		{`{"max_event_size":2147483648}`, "max_event_size: expected"},
+		{`{"splice_limit":-1}`, "splice_limit: expected"},
+		{`{"splice_timeout":-1}`, "splice_timeout: expected"},
 		{`{"max_streams":-1}`, "max_streams: expected"},
 		{`{"max_subscribers":-1}`, "max_subscribers: expected"},
 		{`{"heartbeat":{"interval":-1}}`, "heartbeat: expected"},
