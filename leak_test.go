@@ -151,10 +151,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}},
 		{"a coded stream", func(g *gateway, u *upstream) {
 			t := g.t
-			for _, end := range []func(c *testClient, up *upstreamClient){
-				func(c *testClient, _ *upstreamClient) { c.close() },
-				func(_ *testClient, up *upstreamClient) { up.end() },
-			} {
+			for _, cut := range []bool{true, false} {
 				c := g.subscribe("/gzip")
 				up := u.accept()
 				var coded bytes.Buffer
@@ -164,7 +161,18 @@ func TestNothingIsLeft(t *testing.T) {
 				}
 				up.write(coded.String())
 				c.expect("1")
-				end(c, up)
+				if cut {
+					c.close()
+					up.expectGone()
+					continue
+				}
+				coded.Reset()
+				if err := w.Close(); err != nil {
+					t.Fatal(err)
+				}
+				up.write(coded.String())
+				up.end()
+				c.expectEnd()
 			}
 		}},
 		{"no event stream", func(g *gateway, _ *upstream) {
