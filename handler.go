@@ -59,6 +59,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 	var wait *opener
 	req := &joinRequest{
 		key:      theHub.keyHash(parts),
+		parts:    parts,
 		instance: h.instance,
 		options:  h.options,
 		varies:   func(names []string) string { return h.policy.varies(r.Header, names) },

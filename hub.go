@@ -65,6 +65,8 @@ type hub struct {
 	instances   []*instance
 	sequence    uint64         // of instances
 	count       map[string]int // streams by place
+	crowds      map[string]*crowd
+	told        map[string]struct{} // paths whose crowd was told
 	stopping    bool
 
 	allMu sync.Mutex
@@ -94,6 +96,8 @@ func newHub() *hub {
 		all:         make(map[*stream]struct{}),
 		unshareable: make(map[streamKey]time.Time),
 		count:       make(map[string]int),
+		crowds:      make(map[string]*crowd),
+		told:        make(map[string]struct{}),
 	}
 	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand
 	return h
@@ -150,6 +154,7 @@ func (h *hub) keyHash(parts []keyPart) (key streamKey) {
 // joinRequest is what a request brings to join a stream.
 type joinRequest struct {
 	key         streamKey
+	parts       []keyPart // what the key is made of
 	instance    *instance
 	lastEventID string
 	options     *streamOptions
@@ -206,6 +211,7 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	v.streams = append(v.streams, s)
 	h.track(s)
 	h.count[place]++
+	h.joinCrowdLocked(s)
 	return s.attach(req)
 }
 
@@ -257,6 +263,7 @@ func (h *hub) removeLocked(s *stream) {
 	if len(v.streams) == 0 {
 		delete(h.streams, s.key)
 	}
+	h.leaveCrowdLocked(s)
 	h.count[s.place]--
 	if h.count[s.place] == 0 {
 		delete(h.count, s.place)

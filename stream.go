@@ -76,6 +76,8 @@ type stream struct {
 	hub      *hub
 	key      streamKey
 	place    string
+	path     string     // what its key has in common with others of the same path
+	parts    []partHash // what its key is made of
 	epoch    string
 	openID   string // the client's last event ID that it was opened with
 	isSplice bool
@@ -137,6 +139,8 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		hub:     h,
 		key:     req.key,
 		place:   req.instance.place,
+		path:    pathOf(req.parts),
+		parts:   hashParts(req.parts),
 		epoch:   newEpoch(),
 		owner:   req.instance,
 		ready:   make(chan struct{}),

@@ -1,0 +1,155 @@
+package caddysse
+
+import (
+	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// crowdSize is how many streams of one path with one subscriber each make the
+// gateway tell what keeps them apart: probably something that does not matter
+// to the application, so that nothing is shared.
+const crowdSize = 100
+
+// maxCrowds bounds how many paths are counted and told, because clients choose
+// them.
+const maxCrowds = 4096
+
+// crowd counts the streams of one path.
+type crowd struct {
+	streams int
+	ask     int // look into it when there are more than so many
+}
+
+// partHash is a part of a stream's key. It tells the value from others, and
+// nothing about it.
+type partHash struct {
+	name string
+	sum  uint64
+}
+
+var partSeed = maphash.MakeSeed()
+
+// hashParts hashes the parts of a key, parameters of the query one by one.
+func hashParts(parts []keyPart) []partHash {
+	hashes := make([]partHash, 0, len(parts))
+	for _, part := range parts {
+		if part.name != "query" {
+			hashes = append(hashes, partHash{part.name, maphash.String(partSeed, part.value)})
+			continue
+		}
+		for pair := range strings.SplitSeq(part.value, "&") {
+			if name, value, _ := strings.Cut(pair, "="); name != "" {
+				hashes = append(hashes, partHash{"query " + name, maphash.String(partSeed, value)})
+			}
+		}
+	}
+	return hashes
+}
+
+// pathOf names the path of a request, for counting: what is in the key and
+// neither query, header nor user.
+func pathOf(parts []keyPart) string {
+	var path strings.Builder
+	for _, part := range parts {
+		switch part.name {
+		case "place", "host", "path":
+			path.WriteString(part.value)
+			path.WriteByte(0)
+		}
+	}
+	return path.String()
+}
+
+// joinCrowdLocked counts a new stream, and tells once for each path when many
+// have one subscriber each.
+func (h *hub) joinCrowdLocked(s *stream) {
+	c := h.crowds[s.path]
+	if c == nil {
+		if len(h.crowds) >= maxCrowds {
+			return
+		}
+		c = &crowd{ask: crowdSize}
+		h.crowds[s.path] = c
+	}
+	c.streams++
+	if c.streams <= c.ask {
+		return
+	}
+	c.ask *= 2 // not at every stream from here on
+	lone := h.loneLocked(s.path)
+	if _, told := h.told[s.path]; told || len(lone) < crowdSize || len(h.told) >= maxCrowds {
+		return
+	}
+	h.told[s.path] = struct{}{}
+	names := differing(lone)
+	s.logger.Info("many streams of this path have one subscriber each: nothing is shared",
+		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.String("option", remedy(names)))
+}
+
+// leaveCrowdLocked takes a stream out of the count.
+func (h *hub) leaveCrowdLocked(s *stream) {
+	if c := h.crowds[s.path]; c != nil {
+		if c.streams--; c.streams <= 0 {
+			delete(h.crowds, s.path)
+		}
+	}
+}
+
+// loneLocked returns the streams of a path that have one subscriber.
+func (h *hub) loneLocked(path string) (lone []*stream) {
+	for _, v := range h.streams {
+		for _, s := range v.streams {
+			if s.path != path {
+				continue
+			}
+			s.mu.Lock()
+			if len(s.subs) <= 1 {
+				lone = append(lone, s)
+			}
+			s.mu.Unlock()
+		}
+	}
+	return lone
+}
+
+// differing names the parts of the keys in which streams differ.
+func differing(streams []*stream) []string {
+	first := map[partHash]int{}
+	for _, s := range streams {
+		for _, part := range s.parts {
+			first[part]++
+		}
+	}
+	names := map[string]struct{}{}
+	for part, n := range first {
+		if n < len(streams) {
+			names[part.name] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// remedy tells which options would let streams be shared that these parts keep
+// apart, if the parts do not matter.
+func remedy(names []string) string {
+	var options []string
+	for _, name := range names {
+		kind, name, _ := strings.Cut(name, " ")
+		switch {
+		case kind == "query":
+			options = append(options, "key_ignore query "+name)
+		case kind == "header" && name == "Cookie":
+			options = append(options, "share cookies <those that matter>")
+		case kind == "header":
+			options = append(options, "key_ignore header "+name)
+		}
+	}
+	if len(options) == 0 {
+		return "share public, if the path is the same for everybody"
+	}
+	return strings.Join(options, "; ") + "; or share public, if the path is the same for everybody"
+}

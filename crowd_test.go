@@ -1,0 +1,66 @@
+package caddysse
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestCrowdIsToldOnce(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	h := newHub()
+	inst := h.register("test", t)
+	options := new(Handler).streamOptions()
+	var subs []*subscriber
+	for i := range 3 * crowdSize {
+		parts := []keyPart{
+			{"place", "test"},
+			{"path", "/events"},
+			{"query", fmt.Sprintf("a=1&_=%d", i)},
+			{"header Cookie", fmt.Sprint("session=", i)},
+			{"header Origin", "https://example.com"},
+		}
+		sub, err := h.join(&joinRequest{
+			key: h.keyHash(parts), parts: parts, instance: inst, options: options, logger: zap.New(core),
+			varies: func([]string) string { return "" },
+			source: func(bool) source { return simSource{u: newSim()} },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		subs = append(subs, sub)
+		if i == crowdSize-1 && logs.Len() > 0 {
+			t.Fatalf("told at %d streams: %v", i+1, logs.All())
+		}
+	}
+	told := logs.FilterMessageSnippet("one subscriber each").All()
+	if len(told) != 1 {
+		t.Fatalf("told %d times", len(told))
+	}
+	fields := told[0].ContextMap()
+	if got := fmt.Sprint(fields["kept_apart_by"]); got != "[header Cookie query _]" {
+		t.Errorf("kept apart by %s", got)
+	}
+	option := fmt.Sprint(fields["option"])
+	for _, want := range []string{"key_ignore query _", "share cookies", "share public"} {
+		if !strings.Contains(option, want) {
+			t.Errorf("option %q does not name %q", option, want)
+		}
+	}
+	if text := fmt.Sprint(told[0]); strings.Contains(text, "session=") {
+		t.Errorf("a cookie is shown: %s", text)
+	}
+	for _, sub := range subs {
+		sub.detach()
+	}
+	for _, s := range h.every() {
+		s.drain(0, endStopping)
+	}
+	h.running.Wait()
+	if len(h.crowds) > 0 || len(h.streams) > 0 {
+		t.Errorf("%d paths and %d keys are left", len(h.crowds), len(h.streams))
+	}
+}
