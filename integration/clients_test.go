@@ -115,7 +115,7 @@ func startChromium(t *testing.T, _ string, through *forwarder, path string) *pro
 	}))
 	t.Cleanup(reports.Close)
 	page := through.url("/page.html?" + url.Values{"stream": {path}, "report": {reports.URL}}.Encode())
-	profile, err := os.MkdirTemp(workDir, "chromium") // its processes may write there while they end
+	profile, err := os.MkdirTemp(workDir, "chromium") //nolint:usetesting // its processes may write there while they end
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -150,53 +150,54 @@ func withoutRepeats(got []int) (once []int, err error) {
 	return once, nil
 }
 
+const (
+	gapKept   = 10 // events that the gateway keeps
+	gapEvents = 50 // events that there have been
+)
+
+// startGap starts a gateway whose replay buffer has lost the first events of its stream. It returns the last event ID of
+// a client that has had the first one.
+func startGap(t *testing.T, args ...string) (u *upstream, g *gateway, evicted string) {
+	t.Helper()
+	u = startTicker(t, args...)
+	g = startGateway(t, route("/events", fmt.Sprintf("buffer %d\ngap_event lost", gapKept), "reverse_proxy "+u.address))
+	first := follow(t, "first client", g.url("/events"), "")
+	for n := 1; n <= gapEvents; n++ { // one by one: a client behind the buffer is cut
+		u.emit(1)
+		first.await(n)
+		if n == 1 {
+			evicted = first.lastEventID()
+		}
+	}
+	return u, g, evicted
+}
+
 // An ID that the stream cannot go on from is told, in the response's head and in the stream.
 func TestGapIsTold(t *testing.T) {
-	const (
-		kept   = 10
-		events = 50
-	)
-	for _, ids := range []string{"none", "all"} {
-		t.Run(ids, func(t *testing.T) {
-			u := startTicker(t, "-ids="+ids)
-			g := startGateway(t, route("/events", fmt.Sprintf("buffer %d\ngap_event lost", kept), "reverse_proxy "+u.address))
-			first := follow(t, "first client", g.url("/events"), "")
-			u.emit(1)
-			first.await(1)
-			evicted := first.lastEventID()
-			for n := 2; n <= events; n++ { // one by one: a client behind the buffer is cut
-				u.emit(1)
-				first.await(n)
-			}
-			cases := []struct {
-				id, reason string
-				missed     any
-			}{
-				{id: evicted, reason: "evicted", missed: float64(events - 1)},
-				{id: "sse1.00112233445566778899aabbccddeeff.7", reason: "epoch"},
-				{id: "somebody else's", reason: "evicted"},
-			}
-			if ids == "all" {
-				cases[0].missed = nil // nobody has counted them
-			}
-			number := events
-			for _, c := range cases {
-				f := follow(t, "client with "+c.id, g.url("/events"), c.id)
-				if f.outcome() != "gap" {
-					t.Errorf("%s: SSE-Resume: %s, expected gap", f.name, f.outcome())
-				}
-				number++
-				u.emit(1)
-				f.await(number)
-				assertGap(t, f.events(), c.reason, c.id, c.missed)
-				if got := numbers(f.events()[1:]); len(got) != 1 || got[0] != number {
-					t.Errorf("%s: events %v after the gap, expected %d", f.name, got, number)
-				}
-				f.close()
-			}
-			u.assertOneConnection(true)
-		})
+	u, g, evicted := startGap(t)
+	number := gapEvents
+	for _, c := range []struct {
+		id, reason string
+		missed     any
+	}{
+		{id: evicted, reason: "evicted", missed: float64(gapEvents - 1)},
+		{id: "sse1.00112233445566778899aabbccddeeff.7", reason: "epoch"},
+		{id: "somebody else's", reason: "evicted"},
+	} {
+		f := follow(t, "client with "+c.id, g.url("/events"), c.id)
+		if f.outcome() != "gap" {
+			t.Errorf("%s: SSE-Resume: %s, expected gap", f.name, f.outcome())
+		}
+		number++
+		u.emit(1)
+		f.await(number)
+		assertGap(t, f.events(), c.reason, c.id, c.missed)
+		if got := numbers(f.events()[1:]); len(got) != 1 || got[0] != number {
+			t.Errorf("%s: events %v after the gap, expected %d", f.name, got, number)
+		}
+		f.close()
 	}
+	u.assertOneConnection(true)
 }
 
 // assertGap checks that the first event tells a gap.

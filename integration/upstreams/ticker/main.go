@@ -34,8 +34,9 @@ type report struct {
 
 // source numbers the events and gives them to all connections.
 type source struct {
-	ids  string // none, all, or mixed: every third event has one
-	fill string // a second line of data
+	ids     string // none, all, or mixed: every third event has one
+	history bool   // a connection with a last event ID first gets what came after it
+	fill    string // a second line of data
 
 	mu          sync.Mutex
 	number      int
@@ -86,6 +87,11 @@ func (s *source) event(number int) string {
 func (s *source) serve(ctx context.Context, protocol, lastEventID string, begin func() error, write func(text string) error) {
 	events := make(chan string, queue)
 	s.mu.Lock()
+	if had, err := strconv.Atoi(lastEventID); err == nil && s.history {
+		for number := had + 1; number <= s.number; number++ {
+			events <- s.event(number)
+		}
+	}
 	s.connections++
 	n := s.connections
 	s.open[events] = struct{}{}
@@ -129,15 +135,17 @@ func (s *source) obey(in io.Reader) error {
 func main() {
 	mode := flag.String("mode", "http", "http, h2c, h2, fastcgi, gzip, http10 or bytes")
 	ids := flag.String("ids", "none", "which events have an id: none, all or mixed")
+	history := flag.Bool("history", false, "give a connection with a last event ID what came after it")
 	size := flag.Int("size", 0, "how many bytes of data an event has in addition")
 	interval := flag.Duration("interval", 0, "time between events; 0: only as told")
 	flag.Parse()
 
 	s := &source{
-		ids:  *ids,
-		fill: strings.Repeat("x", *size),
-		open: make(map[chan<- string]struct{}),
-		out:  json.NewEncoder(os.Stdout),
+		ids:     *ids,
+		history: *history,
+		fill:    strings.Repeat("x", *size),
+		open:    make(map[chan<- string]struct{}),
+		out:     json.NewEncoder(os.Stdout),
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
