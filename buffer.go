@@ -148,6 +148,11 @@ func (f *buffer) full() bool {
 	return len(f.blocks) > f.limits.events || f.size > f.limits.size
 }
 
+// atLimit reports whether the next block evicts another.
+func (f *buffer) atLimit() bool {
+	return len(f.blocks) > 0 && (len(f.blocks) >= f.limits.events || f.size >= f.limits.size)
+}
+
 // dropComments evicts all comment-only blocks but the newest block.
 func (f *buffer) dropComments() {
 	last := len(f.blocks) - 1

@@ -64,6 +64,7 @@ func (o *opener) finish(err error) {
 // upstream connection to.
 type capture struct {
 	request *upstreamRequest
+	opener  *opener // who is to be given this connection's answer if it is not a stream; nil: nobody
 	conn    *upstreamConn
 	stopped func() bool        // the stream does not want the connection any more
 	cancel  context.CancelFunc // of the upstream connection
@@ -79,6 +80,7 @@ type capture struct {
 func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, cancel context.CancelFunc) *capture {
 	return &capture{
 		request: u,
+		opener:  u.opener.Swap(nil),
 		conn:    conn,
 		stopped: func() bool { return ctx.Err() != nil },
 		cancel:  cancel,
@@ -123,7 +125,7 @@ var errNotOurStream = errors.New("the upstream's answer does not go on with the 
 // open gives the head to the stream.
 func (c *capture) open(own http.Header, body bodyWriter, shareable bool) {
 	c.events, c.body = true, body
-	c.request.opener = nil
+	c.opener = nil
 	header := streamHeader(own)
 	if !c.conn.opening() || c.request.handler.policy.public {
 		// On a later connection the cookie is one client's, who knows whose;
@@ -139,7 +141,7 @@ func (c *capture) open(own http.Header, body bodyWriter, shareable bool) {
 // waited with it go upstream on their own.
 func (c *capture) pass() {
 	c.conn.refused()
-	o := c.request.opener
+	o := c.opener
 	if o == nil || !o.claim() {
 		c.fail(errNobodyWaits)
 		return
@@ -239,8 +241,8 @@ func (c *capture) finish(err error) ending {
 
 // settle lets the opener go on, if it has the answer or there is none.
 func (c *capture) settle(err error) {
-	o := c.request.opener
-	c.request.opener = nil
+	o := c.opener
+	c.opener = nil
 	if o == nil {
 		return
 	}

@@ -68,7 +68,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 			u := h.newUpstreamRequest(w, r, next)
 			if waits {
 				wait = newOpener(h, w, r)
-				u.opener = wait
+				u.opener.Store(wait)
 			}
 			return u
 		},
@@ -134,6 +134,13 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 			return false, nil
 		}
 	}
+	for held := sub.held(); held != nil; held = sub.held() {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+			return false, nil
+		}
+	}
 	head, err := s.verdict()
 	if err != nil {
 		detach()
@@ -147,6 +154,11 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 		return true, nil
 	}
 
+	if sub.turnedAway() {
+		// By the upstream, which is to tell why.
+		detach()
+		return false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
+	}
 	writeHead(w, head, sub.outcome)
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.sse.stream", s.key.String())

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -37,7 +38,8 @@ type upstreamRequest struct {
 
 	// The client whose request this is, if it waits for the stream's first
 	// answer: it is given that answer if it is not a stream to share.
-	opener *opener
+	// Its first connection takes it; those of splices have the same request.
+	opener atomic.Pointer[opener]
 }
 
 // newUpstreamRequest copies what is needed of a client's request. Parts that

@@ -174,9 +174,63 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 	}
 }
 
+// waitForRoom waits until the next block does not evict one that a splice's
+// subscribers were not given yet. A stream is read at its own speed whoever
+// lags; a splice is its clients' own, and may bring a long history at once.
+// The lock is held, but for the waiting.
+func (s *stream) waitForRoom() {
+	for s.phase != phaseGone && s.buffer.atLimit() && s.unread() {
+		room := make(chan struct{})
+		s.room = room
+		s.mu.Unlock()
+		<-room
+		s.mu.Lock()
+	}
+}
+
+// unread reports whether a subscriber was not given the oldest block yet.
+func (s *stream) unread() bool {
+	for sub := range s.subs {
+		if sub.cursor < s.buffer.blocks[0].position {
+			return true
+		}
+	}
+	return false
+}
+
+// makeRoom lets a splice take the next block, if that waits.
+func (s *stream) makeRoom() {
+	if s.room != nil {
+		close(s.room)
+		s.room = nil
+	}
+}
+
+// held returns what is closed when the head of a client may be sent that is
+// served by a splice, and nil when it may: not before the splice has its own,
+// so that what the client causes once it is connected reaches it.
+func (sub *subscriber) held() <-chan struct{} {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sp := sub.stream
+	if sp.splice == nil || !sp.headAt.IsZero() || sp.failed || sp.phase == phaseGone {
+		return nil
+	}
+	return sp.waitLocked()
+}
+
+// turnedAway reports whether the subscriber is to get the upstream's answer to
+// a request of its own, before it was sent a head.
+func (sub *subscriber) turnedAway() bool {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return sub.finish == endPerClient || (sub.finish == endRefused && sub.stream.isSplice)
+}
+
 // release takes a subscriber from a splice, which ends with its last one.
 func (s *stream) release(sub *subscriber) {
 	delete(s.subs, sub)
+	s.makeRoom()
 	if len(s.subs) > 0 || s.splice == nil {
 		return
 	}

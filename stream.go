@@ -120,6 +120,8 @@ type stream struct {
 	learned   learned
 	seats     chan struct{} // closed and dropped when those who wait for a splice shall look again
 	seatsAt   time.Time
+	room      chan struct{} // closed and dropped when a splice may take the next block
+	failed    bool          // an attempt to connect did
 	cancel    context.CancelFunc
 	linger    *time.Timer
 
@@ -298,6 +300,7 @@ func (s *stream) endLocked() {
 		s.greeting = greeting{}
 	}
 	s.wakeLocked()
+	s.makeRoom()
 }
 
 // retire makes room for a stream's next life and returns its head. The hub's

@@ -317,6 +317,7 @@ func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-c
 		return dst, nil, time.Time{}, sub.leaveFor
 	}
 	dst, end = sub.read(dst)
+	sub.stream.makeRoom()
 	if len(dst) == 0 && end == "" && sub.merge() {
 		dst, end = sub.read(dst)
 	}

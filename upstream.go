@@ -97,6 +97,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	s.learned = learned{}
 	s.trySplices(s.headAt)
 	s.wakeWaiting()
+	s.wakeLocked() // for those whose head waits for this one; see held
 	s.mu.Unlock()
 	if opening {
 		close(s.ready)
@@ -167,6 +168,9 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.isSplice {
+		s.waitForRoom()
+	}
 	if s.phase == phaseGone {
 		return errStreamOver // merged, say: nothing may come after that point
 	}
@@ -444,7 +448,9 @@ func (s *stream) after(end ending) (delay time.Duration, again bool) {
 	s.mu.Lock()
 	s.phase = phaseBroken
 	s.fresh = s.lastUpstreamID == ""
+	s.failed = true
 	s.wakeWaiting()
+	s.wakeLocked()
 	s.mu.Unlock()
 	log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
 	return delay, true
