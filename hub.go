@@ -349,8 +349,12 @@ func (h *hub) every() []*stream {
 // subscriber's response ends at a random moment within window.
 func (h *hub) stop(window time.Duration) {
 	h.mu.Lock()
+	stopping := h.stopping
 	h.stopping = true
 	h.mu.Unlock()
+	if stopping {
+		return // another handler's server has begun to shut down before
+	}
 	for _, s := range h.every() {
 		s.drain(window, endStopping)
 	}
