@@ -182,7 +182,7 @@ func (c bufferCheck) check(random *rand.Rand) error {
 func (c bufferCheck) queries(random *rand.Rand) error {
 	f, m := c.f, c.m
 	from := m.base
-	for _, position := range []uint64{from + random.Uint64N(f.newest-from+3), f.lost, f.newest} {
+	for _, position := range []uint64{from + random.Uint64N(f.newest-from+3), f.lost} {
 		var got []uint64
 		for _, b := range f.after(position) {
 			got = append(got, b.position)
@@ -205,7 +205,8 @@ func (c bufferCheck) queries(random *rand.Rand) error {
 	if got := f.tail(n); got != want {
 		return fmt.Errorf("tail(%d) is %d, the model has %d", n, got, want)
 	}
-	for _, id := range modelIDs {
+	for range 2 {
+		id := modelIDs[random.IntN(len(modelIDs))]
 		position, ok := f.find(id)
 		want, known := m.find(id)
 		if ok != known || (ok && position != want) {
