@@ -52,6 +52,11 @@ func (b *backoff) next(now time.Time, giveUp, retryAfter time.Duration, random f
 	return max(delay, min(retryAfter, maxReconnectDelay)), true
 }
 
+// reached takes note that the upstream answered: how long attempts may last is
+// counted anew when it is lost again. The delays are not forgotten: an upstream
+// that breaks as soon as it is reached is not to be hurried.
+func (b *backoff) reached() { b.since = time.Time{} }
+
 // reset forgets the failures: the upstream sent an event.
 func (b *backoff) reset() {
 	b.attempts = 0

@@ -112,6 +112,9 @@ func (f *buffer) forgetIDs(position uint64) {
 	for len(f.runs) > 0 && f.runs[0].start <= position {
 		f.dropRun()
 	}
+	if len(f.runs) == 0 {
+		f.lastID = "" // the next block with that ID begins a run of its own
+	}
 }
 
 // dropRun forgets the oldest run.

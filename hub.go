@@ -292,20 +292,17 @@ func (h *hub) markUnshareable(key streamKey, d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	if len(h.unshareable) >= maxUnshareable {
-		for k, until := range h.unshareable {
-			if now.After(until) {
-				delete(h.unshareable, k)
-			}
+	h.unshareable[key] = now.Add(d)
+	// Any other makes room. Looking for those that are over would be work that
+	// clients can ask for again and again.
+	for k := range h.unshareable {
+		if len(h.unshareable) <= maxUnshareable {
+			break
 		}
-		for k := range h.unshareable {
-			if len(h.unshareable) < maxUnshareable {
-				break
-			}
+		if k != key {
 			delete(h.unshareable, k)
 		}
 	}
-	h.unshareable[key] = now.Add(d)
 }
 
 // shareable forgets that a key was unshareable for a time: a request with it

@@ -264,7 +264,7 @@ func (sub *subscriber) merge() bool {
 		sub.pending = s.appendPrime(nil, s.newestID())
 	}
 	if s.phase == phaseEnded || s.phase == phaseGone {
-		sub.finish, sub.tail = s.over, s.overTail // while it was on its way
+		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.newest, s.overTail // while it was on its way
 	}
 	sp.release(sub)
 	return true

@@ -354,7 +354,7 @@ func (s *stream) finishLocked(reason endReason) {
 	s.over = reason
 	for sub := range s.subs {
 		if sub.finish == "" && sub.stream == s {
-			sub.finish = reason
+			sub.finish, sub.finishAt = reason, s.buffer.newest
 		}
 	}
 	s.wakeLocked()

@@ -91,6 +91,7 @@ type subscriber struct {
 	events   uint64    // the stream's count of events there
 	live     uint64    // comments up to this position are not given
 	finish   endReason // ends the response when everything was given
+	finishAt uint64    // up to this position
 	tail     []byte    // what the upstream sent after its last blank line
 	leaveAt  time.Time // ends the response then; zero: never
 	leaveFor endReason // why
@@ -362,6 +363,9 @@ func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
 	for _, b := range s.buffer.after(sub.cursor) {
 		if size > 0 && size+len(b.wire) > maxWrite {
 			break
+		}
+		if sub.finish != "" && b.position > sub.finishAt {
+			break // the stream went on with somebody else
 		}
 		sub.cursor, sub.events = b.position, b.events
 		if b.commentOnly && b.position <= sub.live {

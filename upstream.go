@@ -84,6 +84,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	if !shareable && !s.leaveAlone() {
 		s.hub.close(s)
 	}
+	s.backoff.reached()
 	s.mu.Lock()
 	if s.stopped {
 		s.mu.Unlock()
@@ -324,6 +325,7 @@ func (s *stream) makeExclusive() bool {
 		zap.Int("subscribers", len(s.subs)))
 	if s.only == nil {
 		s.endLocked()
+		s.hub.untrack(s)
 		return false
 	}
 	s.wakeLocked()

@@ -1,0 +1,83 @@
+package caddysse
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestBugExclusiveNobodyThere(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		a.leave()
+		if err := up.send("event: endpoint\ndata: /messages?session=1\n\n"); err == nil {
+			st.t.Error("the connection goes on")
+		}
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+func TestBugRenumberedLastID(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		up = st.source.acceptOpen() // a counter that begins anew
+		if err := up.send("id: 1\ndata: new 1\n\nid: 2\ndata: new 2\n\n"); err != nil {
+			st.t.Fatal(err)
+		}
+		st.join("1").expectOutcome("replayed; events=1")
+	})
+}
+
+func TestBugTailAfterReturn(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		slow := st.join("")
+		up.numbered("1", "2")
+		if err := up.send("data: tail"); err != nil {
+			st.t.Fatal(err)
+		}
+		up.close()
+		a.expectEnd(endUpstream, newcomer, numbered("1", "2"), "data: tail")
+		a.leave()
+		st.join("2")
+		st.source.acceptOpen().numbered("3")
+		slow.expectEnd(endUpstream, newcomer, numbered("1", "2"), "data: tail")
+	})
+}
+
+func TestBugGiveUpCountsConnectedTime(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1")
+		for range 4 {
+			time.Sleep(40 * time.Second)
+			up.breakOff() // each time it is back at once
+			if a.read(); a.end != "" {
+				st.t.Fatalf("end %q, though the upstream was never away for %v", a.end, maxReconnectDelay)
+			}
+			up = st.source.acceptOpen()
+		}
+	})
+}
+
+func BenchmarkMarkUnshareable(b *testing.B) {
+	h := newHub()
+	var key streamKey
+	i := 0
+	mark := func() {
+		i++
+		key[0], key[1], key[2], key[3] = byte(i), byte(i>>8), byte(i>>16), byte(i>>24)
+		h.markUnshareable(key, unshareableTime)
+	}
+	for range maxUnshareable {
+		mark()
+	}
+	for b.Loop() {
+		mark()
+	}
+}
+
+var _ = strings.Repeat
