@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"encoding/binary"
 	"strings"
 	"testing"
 	"time"
@@ -66,10 +67,10 @@ func TestBugGiveUpCountsConnectedTime(t *testing.T) {
 func BenchmarkMarkUnshareable(b *testing.B) {
 	h := newHub()
 	var key streamKey
-	i := 0
+	i := uint64(0)
 	mark := func() {
 		i++
-		key[0], key[1], key[2], key[3] = byte(i), byte(i>>8), byte(i>>16), byte(i>>24)
+		binary.LittleEndian.PutUint64(key[:], i)
 		h.markUnshareable(key, unshareableTime)
 	}
 	for range maxUnshareable {
