@@ -97,7 +97,7 @@ func (c *capture) WriteHeader(status int) {
 		return
 	}
 	c.status = status
-	own := c.ownHeader()
+	own, added := c.ownHeader()
 	if isEventStream(status, own) {
 		checked := own
 		if c.conn.reconnects() {
@@ -105,10 +105,11 @@ func (c *capture) WriteHeader(status int) {
 			checked.Del("Set-Cookie") // it is dropped
 		}
 		shareable := c.request.handler.mayShare(checked, c.request.handler.policy.hasCredential(c.request.request))
-		body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn)
-		if known && (shareable || !c.conn.opening()) {
-			c.open(own, body, shareable)
-			return
+		if shareable || !c.conn.opening() {
+			if body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn); known {
+				c.open(own, added, body, shareable)
+				return
+			}
 		}
 	}
 	if !c.conn.opening() || c.stopped() {
@@ -123,7 +124,7 @@ func (c *capture) WriteHeader(status int) {
 var errNotOurStream = errors.New("the upstream's answer does not go on with the stream")
 
 // open gives the head to the stream.
-func (c *capture) open(own http.Header, body bodyWriter, shareable bool) {
+func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, shareable bool) {
 	c.events, c.body = true, body
 	c.opener = nil
 	header := streamHeader(own)
@@ -134,7 +135,7 @@ func (c *capture) open(own http.Header, body bodyWriter, shareable bool) {
 	}
 	names, _ := varyNames(own)
 	theHub.setVary(c.conn.stream.key, names)
-	c.conn.opened(&head{header: header, vary: names}, shareable)
+	c.conn.opened(&head{header: header, added: added, vary: names}, shareable)
 }
 
 // pass gives the answer to the client that caused it, and lets those who
@@ -160,15 +161,23 @@ func (c *capture) fail(err error) {
 }
 
 // ownHeader returns the fields that the handlers behind sse have set, which is
-// not those that the handlers before it had set for the opening client.
-func (c *capture) ownHeader() http.Header {
-	own := make(http.Header, len(c.header))
+// not those that the handlers before it had set for the opening client. To the
+// fields in added they have added values: the ones before are the client's own.
+func (c *capture) ownHeader() (own http.Header, added map[string]bool) {
+	own = make(http.Header, len(c.header))
+	added = make(map[string]bool)
 	for name, values := range c.header {
-		if !slices.Equal(values, c.request.before[name]) {
+		before := c.request.before[name]
+		n := len(before)
+		switch {
+		case slices.Equal(values, before):
+		case n > 0 && n < len(values) && slices.Equal(values[:n], before):
+			own[name], added[name] = values[n:], true
+		default:
 			own[name] = values
 		}
 	}
-	return own
+	return own, added
 }
 
 // syncHeader makes a client's response header what the handlers behind sse
@@ -179,8 +188,9 @@ func (c *capture) syncHeader(dst http.Header) {
 			delete(dst, name)
 		}
 	}
-	for name, values := range c.ownHeader() {
-		dst[name] = slices.Clone(values)
+	own, _ := c.ownHeader()
+	for name := range own {
+		dst[name] = slices.Clone(c.header[name])
 	}
 }
 

@@ -1,28 +1,35 @@
 package caddysse
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
 
-// insideVar marks a request, in Caddy's variables, that is inside an sse
-// handler already: a nested one steps aside.
+// insideVar tells, in Caddy's variables, whether a request is inside an sse
+// handler (*atomic.Bool): a nested one steps aside.
 const insideVar = "http.handlers.sse.inside"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if neverStream(r) || caddyhttp.GetVar(r.Context(), insideVar) != nil {
+	inside, known := caddyhttp.GetVar(r.Context(), insideVar).(*atomic.Bool)
+	if neverStream(r) || (known && inside.Load()) {
 		return next.ServeHTTP(w, r)
 	}
-	caddyhttp.SetVar(r.Context(), insideVar, true)
-	defer caddyhttp.SetVar(r.Context(), insideVar, nil)
+	if !known {
+		inside = new(atomic.Bool)
+		caddyhttp.SetVar(r.Context(), insideVar, inside)
+	}
+	inside.Store(true)
+	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
 	var err error
 	if h.mayJoin(r) {
@@ -49,8 +56,28 @@ func neverStream(r *http.Request) bool {
 // mayJoin reports whether a request may share a stream with others.
 func (h *Handler) mayJoin(r *http.Request) bool {
 	return h.Share != shareOff && r.Method == http.MethodGet &&
-		(r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0) &&
-		r.Header.Get("Mcp-Session-Id") == "" && acceptsEventStream(r.Header)
+		r.Header.Get("Mcp-Session-Id") == "" && acceptsEventStream(r.Header) && bodyless(r)
+}
+
+// bodyless reports whether a request has no body. That of a GET over HTTP/3
+// without Content-Length is known only when its end is read.
+func bodyless(r *http.Request) bool {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return true
+	}
+	if r.ProtoMajor < 3 || r.ContentLength > 0 {
+		return false
+	}
+	var one [1]byte
+	n, err := io.ReadFull(r.Body, one[:])
+	if n == 0 && err == io.EOF {
+		return true
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(one[:n]), r.Body), r.Body}
+	return false
 }
 
 // serveShared serves a request from the stream that its key leads to.
@@ -73,7 +100,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 			return u
 		},
 	}
-	req.lastEventID, _ = h.policy.lastEventID(r)
+	req.lastEventID, req.idParam = h.policy.lastEventID(r)
 
 	for {
 		sub, err := theHub.join(req)
@@ -107,8 +134,10 @@ const maxRetryAfter = 10
 // connection of its own, because the answers are not shared.
 func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRequest) error {
 	p.onShareable = func() { theHub.shareable(req.key) }
-	if _, _, ok := parseGatewayID(p.request.Header.Get("Last-Event-ID")); ok && h.options.ids != idsUpstream {
-		p.request.Header.Del("Last-Event-ID") // the upstream does not know it
+	if _, _, ok := parseGatewayID(req.lastEventID); ok && h.options.ids != idsUpstream {
+		// The upstream does not know it.
+		p.request.Header.Del("Last-Event-ID")
+		p.request.URL.RawQuery = h.policy.withoutID(p.request.URL.RawQuery)
 	}
 	return h.servePrivate(p, next)
 }
@@ -180,7 +209,10 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 func writeHead(w http.ResponseWriter, head *head, outcome string) {
 	header := w.Header()
 	for name, values := range head.header {
-		header[name] = slices.Clone(values)
+		if !head.added[name] {
+			header.Del(name)
+		}
+		header[name] = append(header[name], values...)
 	}
 	header.Set("SSE-Resume", outcome)
 	w.WriteHeader(http.StatusOK)

@@ -85,6 +85,7 @@ type instance struct {
 	server   any         // tells configurations apart
 	sequence uint64      // grows with each configuration
 	retired  atomic.Bool // its configuration was cleaned up
+	crowded  bool        // its configuration has or had another one of the same place; guarded by hub.mu
 }
 
 // theHub is shared by all handlers of all configurations of the process.
@@ -110,6 +111,11 @@ func (h *hub) register(place string, server any) *instance {
 	defer h.mu.Unlock()
 	h.sequence++
 	inst := &instance{place: place, server: server, sequence: h.sequence}
+	for _, i := range h.instances {
+		if i.place == place && i.server == server {
+			i.crowded, inst.crowded = true, true
+		}
+	}
 	h.instances = append(h.instances, inst)
 	return inst
 }
@@ -125,13 +131,7 @@ func (h *hub) retire(inst *instance) {
 // alone reports whether no other handler of the same configuration has the
 // same place.
 func (h *hub) aloneLocked(inst *instance) bool {
-	n := 0
-	for _, i := range h.instances {
-		if i.place == inst.place && i.server == inst.server {
-			n++
-		}
-	}
-	return n <= 1
+	return !inst.crowded
 }
 
 // keyHash hashes parts, each of which may contain anything.
@@ -157,6 +157,7 @@ type joinRequest struct {
 	parts       []keyPart // what the key is made of
 	instance    *instance
 	lastEventID string
+	idParam     string // the query parameter that brought it, if not the header field
 	options     *streamOptions
 
 	// varies returns the values of the named request headers, as they would
@@ -228,7 +229,7 @@ func (h *hub) lookupLocked(req *joinRequest) *stream {
 		}
 		// A head that is still to come is taken to vary as the last one did;
 		// whoever waited for it looks again when it is known.
-		if len(v.vary) > 0 && s.varies(v.vary) != req.varies(v.vary) {
+		if !s.isVariant(req, v.vary) {
 			continue
 		}
 		return s

@@ -80,6 +80,7 @@ type keyPolicy struct {
 	user           bool     // the authenticated user is in the key
 	certificate    bool     // the TLS client certificate is in the key
 	templates      []string
+	named          map[string]struct{} // the placeholders in them
 	public         bool
 }
 
@@ -91,6 +92,7 @@ func newKeyPolicy(h *Handler) *keyPolicy {
 		query:          map[string]struct{}{},
 		ignoredHeaders: map[string]struct{}{},
 		ignoredQuery:   map[string]struct{}{},
+		named:          map[string]struct{}{},
 		idParameters:   h.LastEventIDQuery,
 		user:           true,
 		certificate:    true,
@@ -128,6 +130,7 @@ func newKeyPolicy(h *Handler) *keyPolicy {
 // include keeps what a placeholder of the key stands for in the request that
 // is sent upstream.
 func (p *keyPolicy) include(placeholder string) {
+	p.named[placeholder] = struct{}{}
 	if name, ok := strings.CutPrefix(placeholder, "http.request.header."); ok {
 		p.headers[http.CanonicalHeaderKey(name)] = struct{}{}
 	}
@@ -331,6 +334,26 @@ func (p *keyPolicy) lastEventID(r *http.Request) (id, param string) {
 		}
 	}
 	return "", ""
+}
+
+// keepsPlaceholder reports whether the upstream request may use a placeholder
+// that handlers before sse have set for the client.
+func (p *keyPolicy) keepsPlaceholder(name string) bool {
+	_, named := p.named[name]
+	return !p.only || named || (p.user && strings.HasPrefix(name, "http.auth."))
+}
+
+// keepsVar is keepsPlaceholder for a variable. That of the directive root is the
+// site's, not the client's.
+func (p *keyPolicy) keepsVar(name string) bool {
+	_, named := p.named["http.vars."+name]
+	return !p.only || named || name == "root"
+}
+
+// withoutID removes the parameters of a raw query that may bring a last event
+// ID.
+func (p *keyPolicy) withoutID(raw string) string {
+	return (&keyPolicy{idParameters: p.idParameters}).filterQuery(raw)
 }
 
 // varies returns what the named header fields of a request are when it is sent

@@ -105,7 +105,7 @@ func (s *stream) meeting(sp *stream, now time.Time, again *time.Time) (position 
 	case b == nil || !b.dispatches:
 		return 0, false
 	case b.id != "":
-		return s.meetingByID(b)
+		return s.meetingByID(sp, b)
 	}
 	return s.meetingByRun(sp, now, again)
 }
@@ -113,7 +113,7 @@ func (s *stream) meeting(sp *stream, now time.Time, again *time.Time) (position 
 // meetingByID looks for the block with the same id, and the same bytes: a
 // snapshot may carry the id of the last change. Old blocks do not count:
 // counters that each connection has for itself repeat.
-func (s *stream) meetingByID(b *block) (position uint64, ok bool) {
+func (s *stream) meetingByID(sp *stream, b *block) (position uint64, ok bool) {
 	var twin *block
 	for _, k := range s.buffer.blocks {
 		if k.id != b.id || k.commentOnly {
@@ -124,7 +124,7 @@ func (s *stream) meetingByID(b *block) (position uint64, ok bool) {
 		}
 		twin = k
 	}
-	if twin == nil || !twin.equal(b) || (!near(twin, b) && twin != s.buffer.newestBlock()) {
+	if twin == nil || !twin.equal(b) || !near(twin, b) || !sp.isLive(twin) {
 		return 0, false
 	}
 	return twin.position, true
@@ -219,7 +219,11 @@ func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
 	if sp.newestAt.After(last) {
 		last = sp.newestAt
 	}
-	silent := last.Add(max(splicePause, 2*s.firstTime))
+	pause := splicePause
+	if sp.openID != "" {
+		pause = resumePause
+	}
+	silent := last.Add(max(pause, 2*s.firstTime))
 	if now.Before(silent) {
 		earliest(again, silent)
 		return false
@@ -274,12 +278,17 @@ func (s *stream) hasAllOf(sp *stream) bool {
 		if b.commentOnly {
 			continue
 		}
-		if k := s.twin(b); k == nil || k.ordinal == b.ordinal {
+		if k := s.twin(b); k == nil || k.ordinal == b.ordinal || !sp.isLive(k) {
 			return false
 		}
 	}
-	return true
+	return sp.begun
 }
+
+// isLive reports whether a block came to the stream after the splice had its
+// head: only such a block can have been told to both. An older one is part of
+// what the upstream greets with, and more of that may follow.
+func (s *stream) isLive(k *block) bool { return s.headAt.Sub(k.at) <= maxSettle }
 
 // equal reports whether the upstream sent the same bytes for two blocks.
 func (k *block) equal(b *block) bool {

@@ -46,8 +46,16 @@ func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent
 
 // servePrivate gives the client an upstream connection of its own.
 func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) error {
-	defer p.stop() // also when next panics
-	return p.finish(next.ServeHTTP(p, p.request))
+	returned := false
+	defer func() {
+		if !returned && p.body != nil { // next panics: nothing may be written any more
+			_ = p.body.Close(false)
+		}
+		p.stop()
+	}()
+	err := next.ServeHTTP(p, p.request)
+	returned = true
+	return p.finish(err)
 }
 
 // WriteHeader decides whether the answer is an event stream.

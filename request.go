@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -116,12 +117,12 @@ func withoutCertificate(state *tls.ConnectionState) *tls.ConnectionState {
 
 // instantiate makes a request of its own for one upstream connection, as
 // Caddy's server would. ctx has the values of the template's context.
-func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter, lastEventID string) *http.Request {
+func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter, lastEventID, idParam string) *http.Request {
 	r := u.request.Clone(caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil))
 	if lastEventID != "" {
 		r.Header.Set("Last-Event-ID", lastEventID)
-		if u.idParam != "" {
-			addQuery(r.URL, u.idParam, lastEventID)
+		if idParam != "" {
+			addQuery(r.URL, idParam, lastEventID)
 			r.RequestURI = r.URL.RequestURI()
 		}
 	}
@@ -129,14 +130,19 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 	repl := caddy.NewReplacer()
 	r = caddyhttp.PrepareRequest(r, repl, w, u.server)
 	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	maps.Copy(vars, u.vars)
+	for name, value := range u.vars {
+		if u.handler.policy.keepsVar(name) {
+			vars[name] = value
+		}
+	}
+	vars[insideVar] = insideForGood
 	if groups, ok := r.Context().Value(routeGroupCtxKey).(map[string]struct{}); ok {
 		maps.Copy(groups, u.groups)
 	}
 	orig := u.orig
-	if orig.URL != nil && lastEventID != "" && u.idParam != "" {
+	if orig.URL != nil && lastEventID != "" && idParam != "" {
 		withID := *orig.URL
-		addQuery(&withID, u.idParam, lastEventID)
+		addQuery(&withID, idParam, lastEventID)
 		orig.URL = &withID
 		orig.RequestURI = withID.RequestURI()
 	}
@@ -148,7 +154,9 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 }
 
 // earlier resolves placeholders that handlers before sse have set, such as
-// those of map and of regular expressions, from the client's replacer.
+// those of map and of regular expressions, from the client's replacer. They may
+// come from anything in the client's request: where not all of it is in the
+// key, only those that the key names are known.
 func (u *upstreamRequest) earlier(key string) (any, bool) {
 	switch {
 	case strings.HasPrefix(key, "http.auth."):
@@ -159,12 +167,22 @@ func (u *upstreamRequest) earlier(key string) (any, bool) {
 		strings.HasPrefix(key, "http.reverse_proxy."), strings.HasPrefix(key, "http.vars."):
 		return nil, false
 	}
+	if !u.handler.policy.keepsPlaceholder(key) {
+		return "", true
+	}
 	repl, ok := u.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return nil, false
 	}
 	return repl.Get(key)
 }
+
+// insideForGood marks a detached request for a nested sse.
+var insideForGood = func() *atomic.Bool {
+	inside := new(atomic.Bool)
+	inside.Store(true)
+	return inside
+}()
 
 // addQuery appends a parameter to a URL's query.
 func addQuery(u *url.URL, name, value string) {
@@ -190,7 +208,7 @@ func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *up
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	c := newCapture(ctx, u, conn, cancel)
-	r := u.instantiate(requestCtx, c, lastEventID)
+	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.stream.idParam, u.idParam))
 	err := runNext(u.next, c, r)
 	if p, ok := errors.AsType[panicError](err); ok {
 		conn.stream.logger.Error("panic in a handler behind sse",

@@ -34,6 +34,10 @@ const (
 	// splicePause ends what an upstream sends to greet a connection.
 	splicePause = time.Second
 
+	// resumePause ends what an upstream sends to a connection that goes on
+	// after an ID: a history may come in batches.
+	resumePause = 5 * time.Second
+
 	// enoughSplices in a row decide what is learnt of an upstream.
 	enoughSplices = 3
 
@@ -84,7 +88,7 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 		sub.cursor = position
 		s.recount(sub)
 		return
-	case s.learned.perConnection(), now.Sub(sub.joined) >= s.options.spliceTimeout:
+	case s.learned.perConnection(), s.phase == phaseLive && !now.Before(sub.waitEnd()):
 		sub.finish = endPerClient
 		return
 	case sub.id == "" && (s.fresh || s.learned.plain()):
@@ -106,7 +110,7 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 	case s.source.retired():
 		sub.finish = endPerClient
 	case len(s.splices) < s.options.spliceLimit:
-		s.move(sub, s.openSplice(sub.id, now))
+		s.move(sub, s.openSplice(sub.id, sub.param, now))
 	}
 }
 
@@ -124,19 +128,21 @@ func (s *stream) takes(sub *subscriber) bool {
 
 // openSplice opens an upstream connection with a last event ID, beside that of
 // the stream.
-func (s *stream) openSplice(id string, now time.Time) *stream {
+func (s *stream) openSplice(id, param string, now time.Time) *stream {
 	sp := &stream{
 		hub:            s.hub,
 		key:            s.key,
 		place:          s.place,
 		epoch:          s.epoch,
 		openID:         id,
+		idParam:        param,
 		isSplice:       true,
 		logger:         s.logger.With(zap.Bool("splice", true)),
 		ready:          s.ready,
 		mu:             s.mu,
 		options:        s.options,
 		source:         s.source,
+		sent:           s.source,
 		phase:          phaseBroken,
 		head:           s.head,
 		subs:           make(map[*subscriber]struct{}),
@@ -288,12 +294,16 @@ func (s *stream) privatize(sp *stream) {
 
 // leaveAlone makes a splice private to its first subscriber, because its head
 // may not be shared. It returns false if s is not a splice.
-func (s *stream) leaveAlone() bool {
+func (s *stream) leaveAlone(first bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.splice != nil && s.phase != phaseGone {
 		s.splice.parent.privatize(s)
-		s.onlyFirst()
+		if first {
+			s.onlyFirst(endPerClient)
+		} else {
+			s.onlyFirst(endBroken) // they were given events: they come back with the ID of the last
+		}
 	}
 	return s.isSplice
 }
@@ -338,9 +348,22 @@ func (s *stream) offerSeats(now time.Time) {
 
 // lookAgain is when a waiting subscriber has waited long enough.
 func (sub *subscriber) lookAgain() time.Time {
-	at := sub.joined.Add(sub.home.options.spliceTimeout)
+	if sub.home.phase != phaseLive {
+		return sub.leaveAt
+	}
+	at := sub.waitEnd()
 	if !sub.leaveAt.IsZero() {
 		earliest(&at, sub.leaveAt)
 	}
 	return at
+}
+
+// waitEnd is when a subscriber has waited for a splice long enough, while the
+// upstream could be reached.
+func (sub *subscriber) waitEnd() time.Time {
+	since := sub.joined
+	if at := sub.home.headAt; at.After(since) {
+		since = at
+	}
+	return since.Add(sub.home.options.spliceTimeout)
 }

@@ -25,8 +25,9 @@ const (
 // head is what the subscribers of a stream get before the first block. It is
 // immutable.
 type head struct {
-	header http.Header // the upstream's, less what is not for subscribers
-	vary   []string    // the request header fields that it depends on
+	header http.Header     // the upstream's, less what is not for subscribers
+	added  map[string]bool // fields that the upstream's values are added to, not put in place of
+	vary   []string        // the request header fields that it depends on
 }
 
 // streamOptions are the handler's settings that a stream follows; see Handler.
@@ -80,6 +81,7 @@ type stream struct {
 	parts    []partHash // what its key is made of
 	epoch    string
 	openID   string // the client's last event ID that it was opened with
+	idParam  string // the query parameter that brought it, if not the header field
 	isSplice bool
 	logger   *zap.Logger
 
@@ -92,7 +94,8 @@ type stream struct {
 
 	mu       *sync.Mutex // a splice has that of its stream
 	options  *streamOptions
-	source   source
+	source   source // of the next connection
+	sent     source // of the connection that the head is, or is to be, of
 	phase    phase
 	head     *head
 	refused  bool // the first answer was not an event stream to share
@@ -153,6 +156,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		splices: make(map[*stream]struct{}),
 		subs:    make(map[*subscriber]struct{}),
 	}
+	s.sent = s.source
 	s.logger = req.logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]))
 	s.buffer.limits = req.options.buffer
 	if head != nil {
@@ -179,7 +183,8 @@ func (s *stream) ownID(id string) bool {
 func (s *stream) startLocked(lastEventID string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.hub.running.Go(func() { s.run(ctx, cancel, lastEventID) })
+	src := s.source // not that of who comes before run does
+	s.hub.running.Go(func() { s.run(ctx, cancel, src, lastEventID) })
 }
 
 // errNewLife is returned by attach when the stream has ended and the request
@@ -212,7 +217,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		s.linger = nil
 	}
 	s.arrivals++
-	sub := &subscriber{mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now}
+	sub := &subscriber{param: req.idParam, mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now}
 	if age := s.options.maxAge; age > 0 {
 		sub.leaveAt = now.Add(age - time.Duration(rand.Float64()*maxAgeSpread*float64(age)))
 		sub.leaveFor = endMaxAge
@@ -404,5 +409,17 @@ func (s *stream) verdict() (*head, error) {
 func (s *stream) varies(names []string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.source.varies(names)
+	return s.sent.varies(names)
+}
+
+// isVariant reports whether req is answered with the stream, by the request
+// fields that its head depends on; expected are those if it has none yet.
+func (s *stream) isVariant(req *joinRequest, expected []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := expected
+	if s.head != nil {
+		names = s.head.vary
+	}
+	return len(names) == 0 || s.sent.varies(names) == req.varies(names)
 }

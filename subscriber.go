@@ -80,6 +80,7 @@ type subscriber struct {
 	joined  time.Time
 	outcome string // of resuming, for the header SSE-Resume
 	id      string // the last event ID it came with, if that can be looked up
+	param   string // the query parameter that brought it
 
 	// Guarded by mu.
 	home     *stream // counts it among its subscribers

@@ -52,6 +52,7 @@ func (e ending) retriable() bool {
 // goroutine that runs the connection uses it.
 type upstreamConn struct {
 	stream  *stream
+	source  source
 	options *streamOptions
 	decoder eventstream.Decoder
 	first   bool   // of the stream
@@ -81,17 +82,17 @@ func (c *upstreamConn) reconnects() bool { return !c.first }
 // stream. If it is not shareable, those who have it stay and nobody joins.
 func (c *upstreamConn) opened(h *head, shareable bool) {
 	s := c.stream
-	if !shareable && !s.leaveAlone() {
+	if !shareable && !s.leaveAlone(c.first) {
 		s.hub.close(s)
 	}
 	s.backoff.reached()
 	s.mu.Lock()
-	if s.stopped {
+	if s.stopped || s.phase == phaseGone {
 		s.mu.Unlock()
 		return
 	}
 	opening := s.head == nil
-	s.head = h
+	s.head, s.sent = h, c.source
 	s.phase = phaseLive
 	s.greeting.last = time.Now()
 	s.headAt, s.begun = s.greeting.last, false
@@ -320,7 +321,7 @@ func (s *stream) makeExclusive() bool {
 	s.hub.markUnshareable(s.key, unshareableForever)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.onlyFirst()
+	s.onlyFirst(endPerClient)
 	s.logger.Info("the upstream gives each connection a session of its own: this path is not shared",
 		zap.Int("subscribers", len(s.subs)))
 	if s.only == nil {
@@ -334,7 +335,7 @@ func (s *stream) makeExclusive() bool {
 
 // onlyFirst leaves a stream to its first subscriber; the others get upstream
 // connections of their own.
-func (s *stream) onlyFirst() {
+func (s *stream) onlyFirst(others endReason) {
 	for sub := range s.subs {
 		if s.only == nil || sub.arrival < s.only.arrival {
 			s.only = sub
@@ -342,7 +343,7 @@ func (s *stream) onlyFirst() {
 	}
 	for sub := range s.subs {
 		if sub != s.only {
-			sub.finish = endPerClient
+			sub.finish, sub.finishAt = others, s.buffer.newest
 		}
 	}
 	s.wakeLocked()
@@ -351,10 +352,10 @@ func (s *stream) onlyFirst() {
 // run owns the stream's upstream connection: it opens it, reads it at the
 // upstream's own speed, and opens it again when it breaks. It returns when the
 // stream is over.
-func (s *stream) run(ctx context.Context, cancel context.CancelFunc, lastEventID string) {
+func (s *stream) run(ctx context.Context, cancel context.CancelFunc, src source, lastEventID string) {
 	defer cancel()
 	for {
-		end := s.connect(ctx, lastEventID)
+		end := s.connect(ctx, src, lastEventID)
 		if ctx.Err() != nil {
 			return
 		}
@@ -368,14 +369,17 @@ func (s *stream) run(ctx context.Context, cancel context.CancelFunc, lastEventID
 		case <-time.After(delay):
 		}
 		lastEventID = s.lastUpstreamID
+		s.mu.Lock()
+		src = s.source
+		s.mu.Unlock()
 	}
 }
 
 // connect runs one upstream connection to its end.
-func (s *stream) connect(ctx context.Context, lastEventID string) ending {
+func (s *stream) connect(ctx context.Context, src source, lastEventID string) ending {
 	s.mu.Lock()
-	src := s.source
 	conn := &upstreamConn{
+		source:  src,
 		stream:  s,
 		options: s.options,
 		first:   s.connections == 0,
