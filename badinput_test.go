@@ -136,8 +136,7 @@ func TestHostileLastEventID(t *testing.T) {
 			after := fmt.Sprint("after ", n)
 			up.event(after)
 			stay.expect(after)
-			for c.next().Data != after { // first what the buffer keeps
-			}
+			c.skipTo(after) // past what the buffer keeps
 			c.close()
 		})
 	}
@@ -220,7 +219,7 @@ func TestGarbageFromUpstream(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // the same bytes in each run
 		garbage := make([]byte, 10_000)
 		for i := range garbage {
-			garbage[i] = byte(random.Uint32())
+			garbage[i] = byte(random.UintN(256)) //nolint:gosec // below 256
 		}
 		up.write(string(garbage))
 		up.write("\n\nevent: after\ndata: " + fmt.Sprint(seed) + "\n\n")
@@ -399,7 +398,7 @@ func TestPanicInNext(t *testing.T) {
 func TestGapEventIsOneLine(t *testing.T) {
 	s := &stream{options: &streamOptions{gapEvent: "missed"}}
 	for _, id := range []string{"a\nb", "a\rb", "\x00", "\u2028\u2029", `"`, "\xff", strings.Repeat("\n", 2000)} {
-		wire := s.appendGap(nil, gapEvicted, id, -1)
+		wire := s.gapEvent(gapEvicted, id, -1)
 		events := 0
 		for m, err := range eventstream.NewReader(strings.NewReader(string(wire))).Messages() {
 			if err != nil {

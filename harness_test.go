@@ -216,6 +216,14 @@ func (c *testClient) expect(data ...string) (last eventstream.Message) {
 	return last
 }
 
+// skipTo waits for an event with the given data, whatever comes before it.
+func (c *testClient) skipTo(data string) {
+	c.t.Helper()
+	for m := c.next(); m.Data != data; {
+		m = c.next()
+	}
+}
+
 // expectEnd waits for the end of the stream, with nothing before it.
 func (c *testClient) expectEnd() {
 	c.t.Helper()

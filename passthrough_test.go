@@ -347,17 +347,17 @@ func TestUpgrade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := ""
+		var got strings.Builder
 		for _, text := range []string{"", "ping", "pong"} {
 			fmt.Fprint(conn, text)
 			echo := make([]byte, len("hello ")-2*min(1, len(text)))
 			if _, err := io.ReadFull(r, echo); err != nil {
 				t.Fatal(err)
 			}
-			got += string(echo)
+			got.WriteString(string(echo))
 		}
-		if got != "hello pingpong" {
-			t.Errorf("%q came back", got)
+		if got.String() != "hello pingpong" {
+			t.Errorf("%q came back", got.String())
 		}
 		resp.Header.Del("Date")
 		answers = append(answers, fmt.Sprint(resp.Status, resp.Header))
@@ -481,7 +481,7 @@ func TestAskerLeavesBeforeAnswer(t *testing.T) {
 			}()
 			eventually(t, "both wait", func() bool { return subscribers() == 2 })
 			leave()
-			<-left
+			_ = <-left
 			eventually(t, "one waits", func() bool { return subscribers() == 1 })
 			u.release <- struct{}{}
 			if name == "other answer" {

@@ -22,7 +22,7 @@ func decoders() int {
 func TestRevGzipPrivateBreak(t *testing.T) {
 	var z bytes.Buffer
 	gz := gzip.NewWriter(&z)
-	for i := 0; i < 200000; i++ {
+	for range 200000 {
 		io.WriteString(gz, "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n\n")
 	}
 	gz.Flush()

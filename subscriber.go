@@ -147,7 +147,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 	s.recount(sub)
 	if gap != "" {
 		s.logger.Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
-		sub.pending = s.appendGap(nil, gap, id, s.missed(id))
+		sub.pending = s.gapEvent(gap, id, s.missed(id))
 	}
 	prime := ""
 	switch {
@@ -232,11 +232,11 @@ func (s *stream) missed(id string) int64 {
 	return int64(n) //nolint:gosec // a count of events since the process began
 }
 
-// appendGap appends a gap event, or nothing if there is no gap_event. Its ID is
-// that of the client's last event: it changes nothing there.
-func (s *stream) appendGap(dst []byte, reason, id string, missed int64) []byte {
+// gapEvent makes a gap event; nil if there is no gap_event. It has no id: the
+// client's last event ID stays.
+func (s *stream) gapEvent(reason, id string, missed int64) []byte {
 	if s.options.gapEvent == "" {
-		return dst
+		return nil
 	}
 	data := struct {
 		Reason      string `json:"reason"`
@@ -248,11 +248,11 @@ func (s *stream) appendGap(dst []byte, reason, id string, missed int64) []byte {
 	}
 	text, err := json.Marshal(data)
 	if err != nil {
-		return dst // cannot happen: strings and a number
+		return nil // cannot happen: strings and a number
 	}
-	out, err := eventstream.AppendEvent(dst, eventstream.Event{Type: s.options.gapEvent, Data: string(text)})
+	out, err := eventstream.AppendEvent(nil, eventstream.Event{Type: s.options.gapEvent, Data: string(text)})
 	if err != nil {
-		return dst // cannot happen: the type was validated, JSON has no line ends
+		return nil // cannot happen: the type was validated, JSON has no line ends
 	}
 	return out
 }
@@ -397,7 +397,7 @@ func (sub *subscriber) skip(dst [][]byte) [][]byte {
 	}
 	sub.cursor = f.lost
 	s.logger.Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
-	return append(dst, s.appendGap(nil, gapLag, id, missed))
+	return append(dst, s.gapEvent(gapLag, id, missed))
 }
 
 // greeting is what an upstream connection brought before its first pause.

@@ -124,7 +124,7 @@ func (c *upstreamConn) tellGap() {
 	s.logger.Warn("possible gap: the upstream connection broke and the upstream gives no ids to go on from")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wire := s.appendGap(nil, gapUpstream, s.newestID(), -1)
+	wire := s.gapEvent(gapUpstream, s.newestID(), -1)
 	if len(wire) == 0 {
 		return
 	}
