@@ -481,7 +481,9 @@ func TestAskerLeavesBeforeAnswer(t *testing.T) {
 			}()
 			eventually(t, "both wait", func() bool { return subscribers() == 2 })
 			leave()
-			_ = <-left
+			if err := <-left; err == nil {
+				t.Error("who left was given an answer")
+			}
 			eventually(t, "one waits", func() bool { return subscribers() == 1 })
 			u.release <- struct{}{}
 			if name == "other answer" {
