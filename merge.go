@@ -69,6 +69,8 @@ func earliest(at *time.Time, other time.Time) {
 func (s *stream) mergeSplice(sp *stream, to uint64) {
 	st := sp.splice
 	st.merged, st.at, st.to = true, sp.buffer.newest, to
+	after, _ := s.buffer.eventsAfter(to) // known: to is in the buffer
+	st.events = s.buffer.events - after
 	s.learned.unmerged = 0
 	if sp.openID == "" {
 		if s.hasAllOf(sp) {

@@ -62,6 +62,7 @@ type spliceState struct {
 	// in the parent after position to.
 	merged bool
 	at, to uint64
+	events uint64 // the stream's count of events at to
 }
 
 // learned is what splices have shown of an upstream connection. It is forgotten
@@ -261,8 +262,7 @@ func (sub *subscriber) merge() bool {
 	}
 	to := sp.splice.to
 	sub.stream = s
-	sub.cursor, sub.live = to, to
-	s.recount(sub)
+	sub.cursor, sub.live, sub.events = to, to, sp.splice.events
 	switch {
 	case !s.upstreamIDs && s.options.ids != idsUpstream:
 		sub.pending = s.appendPrime(nil, string(appendGatewayID(nil, s.epoch, to)))
