@@ -206,6 +206,22 @@ func TestUnknownLastEventIDOpens(t *testing.T) {
 	}
 }
 
+// TestGatewayIDInQueryStays: the gateway's ID does not reach an upstream, also
+// where streams are not shared.
+func TestGatewayIDInQueryStays(t *testing.T) {
+	u := startUpstream(t, headFor(map[string]http.Header{"cookie": {"Set-Cookie": {"a=1"}}}))
+	g := startGateway(t, proxied("", u))
+	for range 2 { // the second knows that the key is not shared
+		c := g.subscribe("/cookie?a=1&lastEventId=sse1.00000000000000000000000000000000.1")
+		up := u.accept()
+		if strings.Contains(up.request.RequestURI, "sse1.") {
+			t.Errorf("sent upstream: %s", up.request.RequestURI)
+		}
+		up.end()
+		c.expectEnd()
+	}
+}
+
 // TestGarbageFromUpstream: bytes that are no event stream do no harm to those
 // who get them, nor to others.
 func TestGarbageFromUpstream(t *testing.T) {

@@ -367,6 +367,96 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// otherAnswers are paths whose answer is not an event stream.
+var otherAnswers = []string{
+	"/files/big.bin", "/files/none", "/none", "/redirect", "/empty", "/template", "/unauthorized", "/json", "/html",
+	"/trailers", "/down", "/handled/down", "/error", "/lateerror", "/break", "/breakchunked", "/big",
+}
+
+// TestOtherAnswersToEventSource: requests that name text/event-stream and get
+// another answer get what they get without sse, also when many ask at once.
+func TestOtherAnswersToEventSource(t *testing.T) {
+	plain, with := plainAndSSE(t, varied(t))
+	for _, target := range otherAnswers {
+		t.Run(target, func(t *testing.T) {
+			want := plain.read(http.MethodGet, target, "", "Accept: text/event-stream")
+			askers := 20
+			if len(want.body) > 1<<20 {
+				askers = 3 // of 10 MB
+			}
+			answers := make([]answer, askers)
+			var all sync.WaitGroup
+			for i := range answers {
+				all.Go(func() { answers[i] = with.read(http.MethodGet, target, "", "Accept: text/event-stream") })
+			}
+			all.Wait()
+			for _, got := range answers {
+				if got != want {
+					t.Errorf("with sse: %s\nwithout:  %s", got.short(), want.short())
+				}
+			}
+		})
+	}
+}
+
+// TestOwnAnswerForEachAsker: no asker is given what was meant for another.
+func TestOwnAnswerForEachAsker(t *testing.T) {
+	_, with := plainAndSSE(t, varied(t))
+	const askers = 20
+	bodies := make([]string, askers)
+	var all sync.WaitGroup
+	for i := range bodies {
+		all.Go(func() {
+			bodies[i] = with.read(http.MethodGet, "/own", "", "Accept: text/event-stream", fmt.Sprintf("User-Agent: client %d.", i)).body
+		})
+	}
+	all.Wait()
+	seen := map[string]bool{}
+	for i, text := range bodies {
+		number, _, _ := strings.Cut(text, " to ")
+		if !strings.HasSuffix(text, fmt.Sprintf(" to client %d.", i)) || seen[number] {
+			t.Errorf("client %d was given %q", i, text)
+		}
+		seen[number] = true
+	}
+}
+
+// testLateReader is a handler of which a goroutine reads Caddy's variables
+// after it has returned, as a dial of reverse_proxy does.
+type testLateReader struct{}
+
+func init() {
+	caddy.RegisterModule(testLateReader{})
+	httpcaddyfile.RegisterHandlerDirective("test_late_reader", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return testLateReader{}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_late_reader", httpcaddyfile.Before, "reverse_proxy")
+}
+
+func (testLateReader) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_late_reader", New: func() caddy.Module { return new(testLateReader) }}
+}
+
+var lateReaders sync.WaitGroup
+
+func (testLateReader) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	ctx := r.Context()
+	lateReaders.Go(func() { caddyhttp.GetVar(ctx, "reverse_proxy.scheme") })
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// TestVariablesAreNotWrittenLate: Caddy's variables are in a map that a dial of
+// reverse_proxy reads, also after the handlers have returned. The race detector
+// tells.
+func TestVariablesAreNotWrittenLate(t *testing.T) {
+	g := startGateway(t, site("sse\ntest_late_reader"))
+	for range 20 {
+		g.read(http.MethodGet, "/", "")
+	}
+	lateReaders.Wait()
+}
+
 // gated is an upstream whose answers the test lets go.
 type gated struct {
 	address string

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"compress/zlib"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -26,6 +27,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/klauspost/compress/zstd"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 )
 
 // startGatewayWith is startGateway with further global options.
@@ -300,6 +303,76 @@ func startTLS(t *testing.T, server certificate, u *upstream, options string) *ga
 	g := startGatewayWith(t, wrappedGlobals, strings.Replace(config, "bind {socket}", "bind {socket}\ntls "+server.cert+" "+server.key, 1))
 	g.client = tlsClient(t, g.socket, server, nil)
 	return g
+}
+
+// TestHTTP3: there a GET has a body of unknown length. It is shared all the same.
+func TestHTTP3(t *testing.T) {
+	socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := socket.LocalAddr().String()
+	file, err := socket.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.Close()
+	t.Cleanup(func() { file.Close() })
+
+	u := startUpstream(t, nil)
+	server := newCertificate(t, "server")
+	g := startGatewayWith(t, wrappedGlobals, strings.Replace(wrapped(u, "https://", "heartbeat 100ms event beat"), "bind {socket}",
+		fmt.Sprintf("bind fdgram/%d {\nprotocols h3\n}\ntls %s %s", file.Fd(), server.cert, server.key), 1))
+	transport := &http3.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS13},
+		Dial: func(ctx context.Context, _ string, config *tls.Config, quicConfig *quic.Config) (*quic.Conn, error) {
+			return quic.DialAddrEarly(ctx, address, config, quicConfig)
+		},
+		DisableCompression: true,
+	}
+	t.Cleanup(func() { _ = transport.Close() })
+	g.client = &http.Client{Transport: http3Transport{transport}}
+
+	a, b := g.subscribe("/", "Accept-Encoding: gzip"), g.subscribe("/")
+	up := u.accept()
+	if a.resp.ProtoMajor != 3 || a.resp.Header.Get("Content-Encoding") != "" {
+		t.Errorf("%s %v", a.resp.Proto, a.resp.Header)
+	}
+	expect := func(c *testClient, want string) {
+		t.Helper()
+		for m := c.next(); m.Data != want; m = c.next() {
+			if m.Type != "beat" {
+				t.Fatalf("event %+v, expected %s", m, want)
+			}
+		}
+	}
+	for _, n := range numbers(1, 5) {
+		up.event(n)
+		expect(a, n)
+		expect(b, n)
+	}
+	a.close()
+	for range 2 { // silence longer than `timeouts write`
+		if m := b.next(); m.Type != "beat" {
+			t.Errorf("event %+v", m)
+		}
+	}
+	up.event("6")
+	expect(b, "6")
+	if _, all := u.counts(); all != 1 {
+		t.Errorf("%d upstream connections", all)
+	}
+	b.close()
+	eventually(t, "nobody is attached", func() bool { return subscribers() == 0 })
+}
+
+// http3Transport sends requests for http over HTTP/3.
+type http3Transport struct{ *http3.Transport }
+
+func (s http3Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.URL.Scheme = "https"
+	return s.Transport.RoundTrip(r)
 }
 
 // TestPrivateStreamUnderEncode: encode keeps off private streams too.
