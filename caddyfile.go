@@ -107,7 +107,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("%s: unexpected block", option)
 		}
 		// Here, so that the error names the line.
-		if err := h.Validate(); err != nil && !incomplete(h) {
+		if err := h.soFar().Validate(); err != nil {
 			return d.WrapErr(err)
 		}
 	}
@@ -117,10 +117,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// incomplete reports whether what is wrong after an option may be put right by
-// one that follows.
-func incomplete(h *Handler) bool {
-	return h.Lag == "skip" && h.GapEvent == ""
+// soFar is the handler without what an option that follows may complete.
+func (h *Handler) soFar() *Handler {
+	probe := *h
+	if probe.Lag == "skip" && probe.GapEvent == "" {
+		probe.Lag = ""
+	}
+	return &probe
 }
 
 // arg returns the next argument of an option, or an error that says what was

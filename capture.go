@@ -256,6 +256,9 @@ func (c *capture) settle(err error) {
 	if o == nil {
 		return
 	}
+	if _, panicked := errors.AsType[panicError](err); panicked {
+		err = http.ErrAbortHandler // as without sse: the connection is cut
+	}
 	if c.passed != nil {
 		c.syncHeader(o.w.Header()) // trailers
 		o.finish(c.passed.finish(err))

@@ -58,6 +58,12 @@ func validLastEventID(id string) bool {
 	return len(id) <= maxLastEventID && !strings.ContainsAny(id, "\r\n\x00")
 }
 
+// sendable reports whether an event ID can go upstream in a header field
+// (RFC 9110, 5.5: no control characters but a tab).
+func sendable(id string) bool {
+	return !strings.ContainsFunc(id, func(r rune) bool { return (r < ' ' && r != '\t') || r == 0x7f })
+}
+
 // clip shortens an event ID that is too long to be one, for logs and gap
 // events.
 func clip(id string) string { return id[:min(len(id), maxLastEventID)] }

@@ -275,11 +275,11 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 	for _, name := range names {
 		for _, value := range r.Header[name] {
 			if name == "Cookie" {
-				value = p.cookieLine(value)
+				if value = p.cookieLine(value); value == "" {
+					continue // not sent upstream
+				}
 			}
-			if value != "" {
-				add("header "+name, value)
-			}
+			add("header "+name, value)
 		}
 	}
 	for _, template := range p.templates {

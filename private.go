@@ -19,7 +19,8 @@ type passThrough struct {
 	*caddyhttp.ResponseWriterWrapper
 	handler  *Handler
 	request  *http.Request
-	headSent bool // the client has the head of an event stream already
+	headSent bool        // the client has the head of an event stream already
+	unsent   http.Header // with headSent: that of the answer, which the client does not see
 
 	// Called when the answer is an event stream that could have been shared.
 	onShareable func()
@@ -41,7 +42,16 @@ func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent
 		handler:               h,
 		request:               r,
 		headSent:              headSent,
+		unsent:                make(http.Header),
 	}
+}
+
+// Header implements http.ResponseWriter.
+func (p *passThrough) Header() http.Header {
+	if p.headSent {
+		return p.unsent
+	}
+	return p.ResponseWriter.Header()
 }
 
 // servePrivate gives the client an upstream connection of its own.

@@ -259,7 +259,7 @@ func TestHTTP2(t *testing.T) {
 // TestHTTP2Idle: a deadline that was left behind would reset an idle stream.
 func TestHTTP2Idle(t *testing.T) {
 	u := startUpstream(t, nil)
-	g := startTLS(t, newCertificate(t, "server"), u, "write_timeout 20ms\nheartbeat 100ms event beat")
+	g := startTLS(t, newCertificate(t, "server"), u, "write_timeout 200ms\nheartbeat 500ms event beat")
 	c := g.subscribe("/")
 	up := u.accept()
 	for range 3 { // each after several write_timeouts of silence

@@ -163,7 +163,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		close(s.ready)
 		s.phase = phaseBroken
 	}
-	if id := req.lastEventID; id != "" && validLastEventID(id) && !s.ownID(id) {
+	if id := req.lastEventID; id != "" && validLastEventID(id) && sendable(id) && !s.ownID(id) {
 		s.openID = id
 		s.lastUpstreamID = id
 		s.buffer.setLastID(id, 0)

@@ -117,7 +117,7 @@ func (s *stream) locate(id string) (position uint64, ok bool) {
 func (s *stream) resume(sub *subscriber, id string) {
 	f := &s.buffer
 	sub.live = f.newest
-	if validLastEventID(id) && !s.ownID(id) {
+	if validLastEventID(id) && sendable(id) && !s.ownID(id) {
 		sub.id = id
 	}
 	position, known := s.trusted(id)

@@ -388,6 +388,9 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) en
 		start:   s.buffer.newest,
 	}
 	conn.decoder.MaxBlockSize = conn.options.maxEventSize
+	if !sendable(lastEventID) {
+		lastEventID, conn.resumed = "", false
+	}
 	s.fresh = lastEventID == ""
 	s.mu.Unlock()
 	s.connections++
