@@ -34,6 +34,7 @@ type block struct {
 	hasID       bool
 	dispatches  bool
 	commentOnly bool
+	told        bool // a gap event of the gateway: the upstream did not send it
 }
 
 // bufferLimits bounds a replay buffer; see Handler.Buffer.
@@ -151,9 +152,20 @@ func (f *buffer) full() bool {
 	return len(f.blocks) > f.limits.events || f.size > f.limits.size
 }
 
-// atLimit reports whether the next block evicts another.
-func (f *buffer) atLimit() bool {
-	return len(f.blocks) > 0 && (len(f.blocks) >= f.limits.events || f.size >= f.limits.size)
+// evictedBy returns the position up to which the next block, of size bytes,
+// evicts, 0 if it evicts nothing.
+func (f *buffer) evictedBy(size int64) (position uint64) {
+	n := len(f.blocks) + 1
+	size += f.size
+	for _, b := range f.blocks {
+		if n <= f.limits.events && size <= f.limits.size {
+			break
+		}
+		position = b.position
+		n--
+		size -= int64(len(b.wire))
+	}
+	return position
 }
 
 // dropComments evicts all comment-only blocks but the newest block.

@@ -214,12 +214,14 @@ func meetingOfEquals(ours, theirs []*block, now time.Time, again *time.Time) (po
 // has had nothing since the splice was opened, so that the splice is at the
 // stream's newest block.
 func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
-	if !s.newestAt.Before(sp.splice.opened) {
-		return false
+	if sp.full || !s.newestAt.Before(sp.splice.opened) {
+		return false // the next block of the splice is there already, or the stream's
 	}
 	last := sp.headAt
-	if sp.newestAt.After(last) {
-		last = sp.newestAt
+	for _, at := range []time.Time{sp.newestAt, s.headAt} { // a new connection may still bring what was missed
+		if at.After(last) {
+			last = at
+		}
 	}
 	pause := splicePause
 	if sp.openID != "" {

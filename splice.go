@@ -89,6 +89,8 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 		sub.cursor = position
 		s.recount(sub)
 		return
+	case sub.finish != "":
+		return // the stream has ended, though it may have gone on since
 	case s.learned.perConnection(), s.phase == phaseLive && !now.Before(sub.waitEnd()):
 		sub.finish = endPerClient
 		return
@@ -171,7 +173,7 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 	sub.stream = sp
 	sub.cursor, sub.events, sub.live = 0, 0, 0
 	if sub.id == "" {
-		sub.cursor = sp.buffer.newest
+		sub.cursor, sub.events = sp.buffer.newest, sp.buffer.events
 	}
 	sp.subs[sub] = struct{}{}
 	if s.options.ids == idsGateway || (s.options.ids == idsAuto && !s.upstreamIDs) {
@@ -185,20 +187,22 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 // subscribers were not given yet. A stream is read at its own speed whoever
 // lags; a splice is its clients' own, and may bring a long history at once.
 // The lock is held, but for the waiting.
-func (s *stream) waitForRoom() {
-	for s.phase != phaseGone && s.buffer.atLimit() && s.unread() {
+func (s *stream) waitForRoom(size int64) {
+	for s.phase != phaseGone && s.unread(s.buffer.evictedBy(size)) {
+		s.full = true
 		room := make(chan struct{})
 		s.room = room
 		s.mu.Unlock()
 		<-room
 		s.mu.Lock()
 	}
+	s.full = false
 }
 
-// unread reports whether a subscriber was not given the oldest block yet.
-func (s *stream) unread() bool {
+// unread reports whether a subscriber was not given the blocks up to position yet.
+func (s *stream) unread(position uint64) bool {
 	for sub := range s.subs {
-		if sub.cursor < s.buffer.blocks[0].position {
+		if sub.cursor < position {
 			return true
 		}
 	}

@@ -634,3 +634,625 @@ func assertOneConnection(t *testing.T, client int, events []string) {
 		connection = number
 	}
 }
+
+// TestTickerJoins has 10,000 clients join one broadcast ticker, each for a few
+// events. The upstream is soon known to tell newcomers nothing of their own.
+func TestTickerJoins(t *testing.T) {
+	const joins = 10_000
+	for _, test := range []struct {
+		interval, during time.Duration
+	}{
+		{time.Second, 30 * time.Second},
+		{10 * time.Millisecond, 30 * time.Second},
+		{500 * time.Microsecond, 2 * time.Second},
+	} {
+		t.Run(fmt.Sprintf("%d per second", time.Second/test.interval), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stop := make(chan struct{})
+				u, _ := ticker(test.interval, counted, 0)(t, stop)
+				g := newSimGateway(t, u, 0, nil)
+				stays := g.join("")
+				var wg sync.WaitGroup
+				for range joins {
+					time.Sleep(time.Duration(rand.IntN(int(2 * test.during / joins))))
+					c := g.join("")
+					wg.Go(func() {
+						c.stay(t, 3, 2*test.interval)
+						c.cancel()
+					})
+				}
+				wg.Wait()
+				close(stop)
+				time.Sleep(time.Second)
+				synctest.Wait()
+				opened, open, peak := u.current()
+				t.Logf("upstream connections: %d opened, at most %d at once, %d now", opened, peak, open)
+				if opened >= 20 || open != 1 {
+					t.Errorf("%d upstream connections in all, %d now", opened, open)
+				}
+				if data, _ := stays.events(); len(data) == 0 || !slices.Equal(data, ticks(1, len(data))) {
+					t.Errorf("the first client got %d events, not all in order", len(data))
+				}
+				g.close(stays)
+			})
+		})
+	}
+}
+
+func ticks(from, to int) (data []string) {
+	for i := from; i <= to; i++ {
+		data = append(data, "tick "+strconv.Itoa(i))
+	}
+	return data
+}
+
+// stay waits until a client has n events and checks that they follow each other.
+func (c *simClient) stay(t *testing.T, n int, poll time.Duration) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(poll) {
+		data, _ := c.events()
+		if len(data) < n {
+			continue
+		}
+		first, _ := strconv.Atoi(strings.TrimPrefix(data[0], "tick "))
+		if !slices.Equal(data, ticks(first, first+len(data)-1)) {
+			t.Errorf("given %q", data)
+		}
+		return
+	}
+	t.Error("no events")
+}
+
+// The tests from here on have an upstream that does what the test says.
+
+func auto(sets ...func(o *streamOptions)) func(o *streamOptions) {
+	return func(o *streamOptions) {
+		o.join = joinAuto
+		for _, set := range sets {
+			set(o)
+		}
+	}
+}
+
+// begun starts a stream that has had an event: later clients need a splice.
+func (st *streamTest) begun() (*reader, *fakeConn) {
+	st.t.Helper()
+	a, up := st.start()
+	up.event("1")
+	a.expect(newcomer, given("1", "1"))
+	return a, up
+}
+
+// spliced joins a client that is served by a splice that sends hello.
+func (st *streamTest) spliced(hello string) (*reader, *fakeConn) {
+	st.t.Helper()
+	r := st.join("")
+	conn := st.source.acceptOpen()
+	conn.event(hello)
+	r.expect("id\n\n", "data: "+hello+"\n\n")
+	return r, conn
+}
+
+// both has two upstream connections bring the same events.
+func both(a, b *fakeConn, data ...string) {
+	a.t.Helper()
+	for _, d := range data {
+		a.event(d)
+		b.event(d)
+	}
+}
+
+func plain(data ...string) string {
+	var text strings.Builder
+	for _, d := range data {
+		text.WriteString("data: " + d + "\n\n")
+	}
+	return text.String()
+}
+
+// Without ids, a spliced client's last event ID is empty, and it gets one when
+// it is merged. What the stream has beyond that point follows.
+func TestSpliceMerge(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.begun()
+		b, sp := st.spliced("hello")
+		b.expectOutcome(resumeLive)
+		both(up, sp, "2", "3")
+		b.expect(plain("2", "3"))
+		up.event("4", "5") // the splice is behind
+		sp.expectGone(false)
+		sp.event("4")
+		sp.expectGone(true)
+		b.expect(plain("4"), primed("sse1.E.4"), given("5", "5"))
+		up.event("6")
+		b.expect(given("6", "6"))
+		a.expect(given("2", "2"), given("3", "3"), given("4", "4"), given("5", "5"), given("6", "6"))
+		b.leave()
+		c := st.join(b.id(5))
+		c.expectOutcome("replayed; events=1")
+		st.source.expectNone()
+	})
+}
+
+// The splice may be ahead of the stream.
+func TestSpliceAhead(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		_, up := st.begun()
+		b, sp := st.spliced("hello")
+		sp.event("2", "3", "4")
+		time.Sleep(time.Second / 2)
+		up.event("2", "3")
+		sp.expectGone(false)
+		up.event("4")
+		sp.expectGone(true)
+		up.event("5")
+		b.expect(plain("2", "3", "4"), primed("sse1.E.4"), given("5", "5"))
+	})
+}
+
+// A quiet splice of a quiet stream is at the stream's head.
+func TestSpliceQuiet(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		_, up := st.begun()
+		time.Sleep(time.Minute)
+		b, sp := st.spliced("hello")
+		time.Sleep(time.Second - 1)
+		sp.expectGone(false)
+		time.Sleep(time.Nanosecond)
+		sp.expectGone(true)
+		b.expect(primed("sse1.E.1"))
+		up.event("2")
+		b.expect(given("2", "2"))
+	})
+}
+
+// With ids, the event that both have is the point.
+func TestSpliceByID(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1", "2")
+		a.expect(newcomer, numbered("1", "2"))
+		time.Sleep(time.Minute)
+		b := st.join("")
+		sp := st.source.acceptOpen()
+		// It carries the ID of the last change, but is none.
+		if err := sp.send("id: 2\ndata: snapshot\n\n"); err != nil {
+			st.t.Fatal(err)
+		}
+		sp.expectGone(false)
+		up.numbered("3", "4")
+		sp.numbered("3")
+		sp.expectGone(true)
+		b.expect("id: 2\ndata: snapshot\n\n", numbered("3"), numbered("4"))
+
+		// One that the stream does not know, and the upstream does.
+		c := st.join("0")
+		c.expectOutcome(resumeSpliced)
+		if sp = st.source.acceptOpen(); sp.lastEventID != "0" {
+			st.t.Errorf("opened with %q", sp.lastEventID)
+		}
+		d := st.join("0") // shares it
+		st.source.expectNone()
+		sp.numbered("1")
+		e := st.join("0") // and so does who comes later
+		st.source.expectNone()
+		sp.numbered("2", "3")
+		sp.expectGone(true)
+		up.numbered("5")
+		for _, r := range []*reader{c, d, e} {
+			r.expect(numbered("1", "2", "3", "4", "5"))
+		}
+		f := st.join("3")
+		f.expectOutcome("replayed; events=2")
+		st.source.expectNone()
+	})
+}
+
+// The outcomes of clients that are not known to the stream, without ids.
+func TestSpliceGap(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.gapEvent, o.buffer.events = "gap", 1 }), func(st *streamTest) {
+		_, up := st.begun()
+		up.event("2")
+		foreign := gatewayIDPrefix + strings.Repeat("a", 32) + ".7"
+		b := st.join(foreign)
+		b.expectOutcome(resumeGap)
+		b.expect(toldGap("epoch", foreign, "null")+"\n", "id\n\n")
+		sp := st.source.acceptOpen()
+		if sp.lastEventID != "" {
+			st.t.Errorf("opened with %q: the ID is the gateway's", sp.lastEventID)
+		}
+		sp.event("hello")
+		b.expect(plain("hello"))
+		b.leave()
+		sp.expectGone(true)
+		c := st.join("unknown") // the upstream gives no ids: nobody can know it
+		c.expectOutcome(resumeGap)
+		c.expect(toldGap("evicted", "unknown", "null")+"\n", "id\n\n")
+		st.source.acceptOpen()
+	})
+}
+
+// A client that is cut while it is spliced has no ID, unless the upstream gave
+// it one.
+func TestSpliceCut(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.begun()
+		b := st.join(a.id(1))
+		b.expectOutcome("replayed; events=0")
+		sp0 := 0
+		st.source.expectNone()
+		b.leave()
+		c, sp := st.spliced("hello")
+		both(up, sp, "2")
+		text := c.read()
+		if _, id := decode([]byte("id: before\n\nid\n\n" + text)); id != "" {
+			st.t.Errorf("last event ID %q", id)
+		}
+		c.leave()
+		sp.expectGone(true)
+		if n := len(a.sub.stream.splices); n != sp0 {
+			st.t.Errorf("%d splices are left", n)
+		}
+		d, sp := st.spliced("hello again")
+		d.leave()
+		sp.expectGone(true)
+	})
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1", "2")
+		a.read()
+		time.Sleep(time.Minute)
+		b := st.join("")
+		sp := st.source.acceptOpen()
+		sp.numbered("1") // it replays, but the stream's is too old to be the same broadcast
+		b.expect(numbered("1"))
+		b.leave()
+		c := st.join("1")
+		c.expectOutcome("replayed; events=1")
+		c.expect(primed("1"), numbered("2"))
+	})
+}
+
+// Who finds no place waits with the head, until there is one.
+func TestSpliceLimit(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.spliceLimit = 2 }), func(st *streamTest) {
+		_, up := st.begun()
+		b, first := st.spliced("for b")
+		c, second := st.spliced("for c")
+		d := st.join("")
+		e := st.join("")
+		st.source.expectNone()
+		d.expect()
+		e.expect()
+		both(up, first, "2", "3", "4")
+		first.expectGone(true)
+		b.expect(plain("2", "3", "4"), primed("sse1.E.4"))
+		d.expect("id\n\n")
+		e.expect("id\n\n") // shares it: it has brought nothing yet
+		third := st.source.acceptOpen()
+		third.event("for both")
+		d.expect(plain("for both"))
+		e.expect(plain("for both"))
+		f := st.join("")
+		f.expect()
+		st.source.expectNone()
+		second.expectGone(false)
+		c.leave()
+		second.expectGone(true)
+		f.expect("id\n\n")
+		st.source.acceptOpen()
+	})
+}
+
+// Who waits goes on in the stream as soon as its ID is there.
+func TestSpliceWaitForID(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1", "2")
+		a.read()
+		up.breakOff()
+		again := st.source.accept()
+		b := st.join("4") // a client of another gateway, say
+		b.expectOutcome(resumeSpliced)
+		b.expect()
+		st.source.expectNone()
+		again.open()
+		again.numbered("3", "4", "5")
+		b.expect(numbered("5"))
+		st.source.expectNone()
+	})
+}
+
+// Who waits for longer than splice_timeout goes upstream on its own.
+func TestSpliceWaitTimeout(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.spliceLimit = 1 }), func(st *streamTest) {
+		_, up := st.begun()
+		st.spliced("hello")
+		time.Sleep(time.Second / 2)
+		c := st.join("")
+		time.Sleep(time.Second / 2)
+		d := st.join("")
+		for i := range int(defaultSpliceTimeout / time.Second) {
+			up.event(strconv.Itoa(2 + i)) // which no splice brings
+			if i == int(defaultSpliceTimeout/time.Second)-1 {
+				c.expect("id\n\n") // has got the place
+				st.source.acceptOpen().event("hello")
+			}
+			d.expect()
+			time.Sleep(time.Second)
+		}
+		d.expectEnd(endPerClient)
+	})
+}
+
+// A splice that is not merged within splice_timeout is private: its place is
+// free, its breaks are not hidden, and it ends with its client.
+func TestSpliceTimeout(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.spliceLimit = 1 }), func(st *streamTest) {
+		t := st.t
+		a, up := st.begun()
+		b, sp := st.spliced("hello")
+		for i := range int(defaultSpliceTimeout / (time.Second / 2)) {
+			up.event(strconv.Itoa(2 + i)) // which the splice does not bring
+			time.Sleep(time.Second / 2)
+		}
+		a.read()
+		synctest.Wait()
+		sp.expectGone(false)
+		if n := st.logged("splice not merged: it is private now"); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+		c, free := st.spliced("hello c")
+		c.leave()
+		free.expectGone(true)
+		sp.event("own")
+		b.expect(plain("own"))
+		sp.breakOff()
+		b.expectEnd(endBroken)
+		b.leave()
+		st.source.expectNone()
+
+		d, sp := st.spliced("hello d")
+		for i := range int(defaultSpliceTimeout/(time.Second/2)) + 1 {
+			up.event(strconv.Itoa(100 + i))
+			time.Sleep(time.Second / 2)
+		}
+		sp.expectGone(false)
+		d.leave()
+		sp.expectGone(true)
+		if a.read(); a.end != "" {
+			t.Errorf("the stream's client ended: %s", a.end)
+		}
+	})
+}
+
+// A splice that brings an event after its greeting that the stream does not
+// get is private. After three of them the upstream is known to tell each
+// connection its own, until it is renewed.
+func TestSpliceOfItsOwn(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		t := st.t
+		_, up := st.begun()
+		for i := range enoughSplices {
+			r, sp := st.spliced("hello")
+			up.event("count of the stream " + strconv.Itoa(i))
+			time.Sleep(splicePause)
+			sp.event("count " + strconv.Itoa(i))
+			time.Sleep(twinWindow + 2*time.Millisecond)
+			sp.expectGone(false)
+			r.expect(plain("count " + strconv.Itoa(i)))
+		}
+		if n := st.logs.FilterMessageSnippet("the upstream seems to tell each connection its own").Len(); n != 1 {
+			t.Errorf("warned %d times", n)
+		}
+		b := st.join("")
+		b.expectEnd(endPerClient)
+		st.source.expectNone()
+		up.breakOff()
+		up = st.source.acceptOpen()
+		up.event("another connection")
+		_, sp := st.spliced("hello")
+		sp.expectGone(false)
+	})
+}
+
+// Three splices that brought nothing of their own: later clients begin at the
+// head, until the upstream connection is renewed.
+func TestSpliceLearned(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		_, up := st.begun()
+		for i := range enoughSplices {
+			r := st.join("")
+			sp := st.source.acceptOpen()
+			n := strconv.Itoa(i)
+			both(up, sp, n+"a", n+"b", n+"c")
+			sp.expectGone(true)
+			r.read()
+		}
+		position := strconv.Itoa(1 + 3*enoughSplices)
+		b := st.join("")
+		b.expect(primed("sse1.E." + position))
+		st.source.expectNone()
+		up.breakOff()
+		up = st.source.acceptOpen()
+		up.event("x")
+		st.spliced("hello")
+	})
+}
+
+// A splice whose head is not to be shared is its first client's. Others get
+// upstream connections of their own; the stream stays.
+func TestSpliceNotShareable(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.begun()
+		b := st.join("")
+		c := st.join("")
+		sp := st.source.accept()
+		sp.events = true
+		sp.run(func() { sp.conn.opened(&head{header: http.Header{}}, false) })
+		c.expectEnd(endPerClient)
+		c.leave()
+		both(up, sp, "2", "3", "4")
+		sp.expectGone(false)
+		b.expect("id\n\n", plain("2", "3", "4"))
+		time.Sleep(time.Minute)
+		sp.expectGone(false)
+		st.spliced("hello") // the stream may still be joined
+		b.leave()
+		sp.expectGone(true)
+		a.expect(given("2", "2"), given("3", "3"), given("4", "4"))
+	})
+}
+
+// A splice that the upstream refuses ends: the client's next request is to see
+// the answer.
+func TestSpliceRefused(t *testing.T) {
+	for _, status := range []int{http.StatusUnauthorized, http.StatusNoContent} {
+		inBubble(t, auto(), func(st *streamTest) {
+			a, up := st.begun()
+			b := st.join("")
+			st.source.accept().answer(status, 0)
+			b.expectEnd(endRefused, "id\n\n")
+			b.leave()
+			up.event("2")
+			a.expect(given("2", "2"))
+			if _, err := st.tryJoin(""); err != errUnshareable { //nolint:errorlint // not wrapped
+				st.t.Errorf("the next request: %v", err)
+			}
+			time.Sleep(unshareableTime)
+			st.spliced("hello")
+		})
+	}
+	// A failure is not an answer: it is tried again.
+	inBubble(t, auto(), func(st *streamTest) {
+		st.begun()
+		b := st.join("")
+		st.source.accept().answer(http.StatusBadGateway, 0)
+		sp := st.source.acceptOpen()
+		sp.event("hello")
+		b.expect("id\n\n", plain("hello"))
+	})
+}
+
+// While the stream is broken, splices go on; they are merged afterwards.
+func TestSpliceParentBreaks(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.gapEvent = "gap" }), func(st *streamTest) {
+		a, up := st.begun()
+		b, sp := st.spliced("hello")
+		up.breakOff()
+		sp.event("2", "3", "4") // the stream misses these
+		b.expect(plain("2", "3", "4"))
+		up = st.source.acceptOpen()
+		sp.expectGone(false)
+		a.expect(toldGap("upstream", "sse1.E.1", "null") + "id: sse1.E.2\n\n")
+		both(up, sp, "5", "6")
+		sp.expectGone(false)
+		both(up, sp, "7")
+		sp.expectGone(true)
+		b.expect(plain("5", "6", "7"), primed("sse1.E.5")) // it has missed nothing: nothing is told
+		up.event("8")
+		b.expect(given("6", "8"))
+	})
+}
+
+// When the stream ends, a splice goes on as long as its own connection does.
+func TestSpliceParentEnds(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.begun()
+		b, sp := st.spliced("hello")
+		up.close()
+		a.expectEnd(endUpstream)
+		a.leave()
+		sp.event("2")
+		b.expect(plain("2"))
+		time.Sleep(2 * time.Minute)
+		sp.event("3")
+		b.expect(plain("3"))
+		c := st.join("") // another life
+		next := st.source.acceptOpen()
+		next.event("4")
+		c.expect(newcomer, given("1", "4"))
+		sp.event("4")
+		b.expect(plain("4"))
+		sp.close()
+		b.expectEnd(endUpstream)
+		b.leave()
+		next.event("5")
+		c.expect(given("2", "5"))
+	})
+	// It ends between merge and delivery.
+	inBubble(t, auto(), func(st *streamTest) {
+		_, up := st.begun()
+		b, sp := st.spliced("hello")
+		both(up, sp, "2", "3", "4")
+		sp.expectGone(true)
+		up.event("5")
+		if err := up.send("data: rest"); err != nil {
+			st.t.Fatal(err)
+		}
+		up.close()
+		b.expectEnd(endUpstream, plain("2", "3", "4"), primed("sse1.E.4"), given("5", "5"), "data: rest")
+	})
+}
+
+// A newer configuration takes over the stream while splices run: they go on,
+// and new ones are opened with it.
+func TestSpliceReload(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.begun()
+		b, sp := st.spliced("hello")
+		old, older := st.source, st.instance
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 16)}
+		st.instance = st.hub.register("place", "another server")
+		old.retire.Store(true)
+		st.hub.retire(older)
+		c, young := st.spliced("hello from the new")
+		old.expectNone()
+		both(up, sp, "2", "3", "4")
+		sp.expectGone(true)
+		b.expect(plain("2", "3", "4"), primed("sse1.E.4"))
+		young.event("3", "4") // is behind, and opened after 2
+		young.expectGone(false)
+		both(up, young, "5")
+		young.expectGone(true)
+		c.expect(plain("3", "4", "5"), primed("sse1.E.5"))
+		a.expect(given("2", "2"), given("3", "3"), given("4", "4"), given("5", "5"))
+
+		// A splice of the old configuration that breaks is not opened again.
+		st.expectStreams(1)
+		st.source.retire.Store(true)
+		d := st.join("")
+		d.expectEnd(endPerClient) // there is nothing to open it with
+	})
+}
+
+// A spliced client that is slow slows its splice, so that it is given all. In
+// the stream, then, it lags as others do.
+func TestSpliceSlow(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.events = 3 }), testSpliceSlow)
+	set := func(o *streamOptions) { o.gapEvent, o.buffer.events, o.lagSkip = "gap", 3, true }
+	inBubble(t, auto(set), func(st *streamTest) {
+		_, up := st.begun()
+		b, sp := st.spliced("hello")
+		both(up, sp, "2", "3", "4")
+		sp.expectGone(true)
+		up.event("5", "6", "7", "8", "9") // it was merged after 4, and is behind
+		b.expect(plain("2", "3", "4"), primed("sse1.E.4"), toldGap("lag", "sse1.E.4", "2")+"\n", given("7", "7"), given("8", "8"), given("9", "9"))
+	})
+}
+
+func testSpliceSlow(st *streamTest) {
+	t := st.t
+	t.Helper()
+	st.begun()
+	b, sp := st.spliced("hello")
+	go sp.event("2", "3", "4 is longer than the others", "5", "6", "7", "8", "9")
+	var text strings.Builder
+	for range 20 {
+		text.WriteString(b.read())
+		time.Sleep(time.Millisecond)
+	}
+	if got, want := text.String(), plain("2", "3", "4 is longer than the others", "5", "6", "7", "8", "9"); got != want || b.end != "" {
+		t.Errorf("given %q, end %q", got, b.end)
+	}
+}

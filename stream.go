@@ -124,6 +124,7 @@ type stream struct {
 	seats     chan struct{} // closed and dropped when those who wait for a splice shall look again
 	seatsAt   time.Time
 	room      chan struct{} // closed and dropped when a splice may take the next block
+	full      bool          // a splice waits for room
 	failed    bool          // an attempt to connect did
 	cancel    context.CancelFunc
 	linger    *time.Timer

@@ -293,7 +293,7 @@ func (s *stream) randomRetry() time.Duration {
 // newestID returns the last event ID of a client that has been given
 // everything, "" if it has none. The stream's lock is held.
 func (s *stream) newestID() string {
-	if s.upstreamIDs || s.options.ids == idsUpstream {
+	if s.upstreamIDs || s.options.ids == idsUpstream || s.isSplice {
 		return s.buffer.lastID
 	}
 	return string(appendGatewayID(nil, s.epoch, s.buffer.newest))
@@ -392,7 +392,7 @@ func (sub *subscriber) skip(dst [][]byte) [][]byte {
 		missed = int64(before - sub.events) //nolint:gosec // a count of events since the process began
 	}
 	id := ""
-	if !s.upstreamIDs && s.options.ids != idsUpstream {
+	if !s.upstreamIDs && s.options.ids != idsUpstream && !s.isSplice {
 		id = string(appendGatewayID(nil, s.epoch, sub.cursor))
 	}
 	sub.cursor = f.lost

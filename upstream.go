@@ -129,7 +129,15 @@ func (c *upstreamConn) tellGap() {
 		return
 	}
 	wire = wire[:len(wire)-1] // the blank line comes after the id
-	c.append(c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true}))
+	if s.isSplice {
+		s.waitForRoom(int64(len(wire) + 1))
+		if s.phase == phaseGone {
+			return
+		}
+	}
+	b := c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true})
+	b.told = true
+	c.append(b)
 }
 
 // Write takes bytes of the upstream's body.
@@ -171,7 +179,7 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isSplice {
-		s.waitForRoom()
+		s.waitForRoom(int64(len(lines) + 1))
 	}
 	if s.phase == phaseGone {
 		return errStreamOver // merged, say: nothing may come after that point
@@ -217,7 +225,7 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 // lock is held.
 func (c *upstreamConn) append(b *block) {
 	s := c.stream
-	if !b.commentOnly {
+	if !b.commentOnly && !b.told {
 		c.blocks++
 		b.ordinal = c.blocks
 		s.noteBlock(b)
