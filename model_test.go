@@ -967,11 +967,13 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	case id == s.openID && len(rec.entries) == 0:
 		may(resumeSpliced)
 	case !located, rec.bursts(next, o.buffer):
-		if o.ids == idsGateway || (!s.upstreamIDs && o.ids != idsUpstream && rec.eventsFrom(0, len(rec.entries)) > 0) {
+		given := !s.upstreamIDs && o.ids != idsUpstream && rec.eventsFrom(0, len(rec.entries)) > 0
+		switch {
+		case o.ids == idsGateway, given:
 			may(resumeGap)
-		} else if located && w.style == mixedIDs && rec.connections > 1 {
+		case located && w.style == mixedIDs && rec.connections > 1:
 			may(resumeSpliced, resumeReplayed) // the ID came anew after a reconnect: the newest match wins
-		} else {
+		default:
 			may(resumeSpliced)
 		}
 	case w.style == uniqueIDs && rec.fits(next, o.buffer) && s.learned.unmerged == 0 && w.last == 0:
