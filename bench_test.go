@@ -30,6 +30,8 @@ func (s *benchConn) open(ctx context.Context, _ string, conn *upstreamConn) endi
 func (s *benchConn) varies([]string) string { return "" }
 func (s *benchConn) retired() bool          { return false }
 
+func (s *benchConn) renew(any, *renewal) bool { return false }
+
 // benchStream returns a function that joins a stream, and its upstream
 // connection.
 func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {

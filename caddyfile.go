@@ -46,6 +46,10 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"max_streams":         parseCount(func(h *Handler) *int { return &h.MaxStreams }),
 	"max_subscribers":     parseCount(func(h *Handler) *int { return &h.MaxSubscribers }),
 	"max_age":             parseMaxAge,
+	"reconnect":           parseText(func(h *Handler) *string { return &h.Reconnect }, "broken, always, resumable or never"),
+	"upstream_timeout":    parseUpstreamTimeout,
+	"give_up":             parseGiveUp,
+	"drain":               parseDuration(func(h *Handler) **caddy.Duration { return &h.Drain }),
 	"last_event_id_query": parseLastEventIDQuery,
 }
 
@@ -78,6 +82,11 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		max_event_size    <size>
 //		max_streams       <count>
 //		max_subscribers   <count>
+//
+//		reconnect         broken|always|resumable|never
+//		upstream_timeout  <duration>
+//		give_up           <duration>
+//		drain             <duration>
 //	}
 //
 // Each option may be given once; key_ignore once for each kind.
@@ -393,6 +402,18 @@ func parseMaxEventSize(h *Handler, d *caddyfile.Dispenser) error {
 
 func parseMaxAge(h *Handler, d *caddyfile.Dispenser) (err error) {
 	h.MaxAge, err = durationArg(d)
+	return err
+}
+
+func parseUpstreamTimeout(h *Handler, d *caddyfile.Dispenser) (err error) {
+	h.UpstreamTimeout, err = durationArg(d)
+	return err
+}
+
+func parseGiveUp(h *Handler, d *caddyfile.Dispenser) (err error) {
+	if h.GiveUp, err = durationArg(d); err == nil && h.GiveUp == 0 {
+		return d.Err("give_up: expected a duration above 0")
+	}
 	return err
 }
 

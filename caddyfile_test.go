@@ -204,6 +204,37 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`max_subscribers -3`, `!expected a number above 0, not "-3"`},
 		{`max_subscribers 1 2`, `!unexpected argument "2"`},
 	},
+	"reconnect": {
+		{`reconnect broken`, `{"reconnect":"broken"}`},
+		{`reconnect always`, `{"reconnect":"always"}`},
+		{`reconnect resumable`, `{"reconnect":"resumable"}`},
+		{`reconnect never`, `{"reconnect":"never"}`},
+		{`reconnect`, `!expected broken, always, resumable or never`},
+		{`reconnect sometimes`, `!expected broken, always, resumable, never, not "sometimes"`},
+		{`reconnect never ever`, `!unexpected argument "ever"`},
+	},
+	"upstream_timeout": {
+		{`upstream_timeout 45s`, `{"upstream_timeout":45000000000}`},
+		{`upstream_timeout 0s`, `{}`},
+		{`upstream_timeout`, `!expected a duration, such as 15s`},
+		{`upstream_timeout long`, `!expected a duration, such as 15s, not "long"`},
+		{`upstream_timeout -1s`, `!expected a duration`},
+		{`upstream_timeout 1s 2s`, `!unexpected argument "2s"`},
+	},
+	"give_up": {
+		{`give_up 5m`, `{"give_up":300000000000}`},
+		{`give_up`, `!expected a duration, such as 15s`},
+		{`give_up never`, `!expected a duration, such as 15s, not "never"`},
+		{`give_up 0s`, `!expected a duration above 0`},
+		{`give_up 1s 2s`, `!unexpected argument "2s"`},
+	},
+	"drain": {
+		{`drain 10s`, `{"drain":10000000000}`},
+		{`drain 0s`, `{"drain":0}`},
+		{`drain`, `!expected a duration, such as 15s`},
+		{`drain slowly`, `!expected a duration, such as 15s, not "slowly"`},
+		{`drain 1s 2s`, `!unexpected argument "2s"`},
+	},
 	"max_age": {
 		{`max_age 1h`, `{"max_age":3600000000000}`},
 		{`max_age`, `!expected a duration, such as 15s`},
@@ -453,6 +484,10 @@ func TestWrongJSON(t *testing.T) {
 		{`{"lag":"skip"}`, "lag skip: needs gap_event"},
 		{`{"write_timeout":-1}`, "write_timeout: expected"},
 		{`{"max_age":-1}`, "max_age: expected"},
+		{`{"reconnect":"no"}`, "reconnect: expected"},
+		{`{"upstream_timeout":-1}`, "upstream_timeout: expected"},
+		{`{"give_up":-1}`, "give_up: expected"},
+		{`{"drain":-1}`, "drain: expected"},
 	} {
 		h := new(Handler)
 		if err := caddy.StrictUnmarshalJSON([]byte(test.config), h); err != nil {

@@ -86,7 +86,7 @@ func (h *hub) joinCrowdLocked(s *stream) {
 	}
 	h.told[s.path] = struct{}{}
 	names := differing(lone)
-	s.logger.Info("many streams of this path have one subscriber each: nothing is shared",
+	s.log().Info("many streams of this path have one subscriber each: nothing is shared",
 		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.String("option", remedy(names)))
 }
 

@@ -28,6 +28,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		inside = new(atomic.Bool)
 		caddyhttp.SetVar(r.Context(), insideVar, inside)
 	}
+	if q, ok := r.Context().Value(renewalCtxKey{}).(*renewal); ok && q.source == nil {
+		h.takeRenewal(w, r, next, q)
+		return nil
+	}
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 

@@ -348,6 +348,14 @@ func (c *upstreamClient) event(data ...string) {
 	}
 }
 
+// numbered sends events whose ids are their data.
+func (c *upstreamClient) numbered(ids ...string) {
+	c.t.Helper()
+	for _, id := range ids {
+		c.write("id: " + id + "\ndata: " + id + "\n\n")
+	}
+}
+
 // end ends the answer as HTTP says; breakOff does not.
 func (c *upstreamClient) end()      { c.finish <- "" }
 func (c *upstreamClient) breakOff() { c.finish <- "break" }

@@ -120,14 +120,6 @@ func (h *hub) register(place string, server any) *instance {
 	return inst
 }
 
-// retire takes note that a handler's configuration is gone.
-func (h *hub) retire(inst *instance) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	inst.retired.Store(true)
-	h.instances = slices.DeleteFunc(h.instances, func(i *instance) bool { return i == inst })
-}
-
 // alone reports whether no other handler of the same configuration has the
 // same place.
 func (h *hub) aloneLocked(inst *instance) bool {
@@ -224,7 +216,7 @@ func (h *hub) lookupLocked(req *joinRequest) *stream {
 		return nil
 	}
 	for _, s := range v.streams {
-		if s.closed || !h.entitledLocked(s, req.instance) {
+		if s.closed.Load() || !h.entitledLocked(s, req.instance) {
 			continue
 		}
 		// A head that is still to come is taken to vary as the last one did;
@@ -278,14 +270,6 @@ func (h *hub) setVary(key streamKey, vary []string) {
 	if v := h.streams[key]; v != nil {
 		v.vary = vary
 	}
-}
-
-// close keeps new subscribers from joining s: its head may not be shared any
-// more. Those that it has stay.
-func (h *hub) close(s *stream) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s.closed = true
 }
 
 // markUnshareable sends requests with this key upstream on their own.
@@ -344,8 +328,8 @@ func (h *hub) every() []*stream {
 }
 
 // stop drains all streams because the process is about to exit: each
-// subscriber's response ends at a random moment within window.
-func (h *hub) stop(window time.Duration) {
+// subscriber's response ends at a random moment within the time of drain.
+func (h *hub) stop() {
 	h.mu.Lock()
 	stopping := h.stopping
 	h.stopping = true
@@ -354,6 +338,6 @@ func (h *hub) stop(window time.Duration) {
 		return // another handler's server has begun to shut down before
 	}
 	for _, s := range h.every() {
-		s.drain(window, endStopping)
+		s.drain(s.drainTime(), endStopping)
 	}
 }

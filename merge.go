@@ -16,12 +16,19 @@ import (
 // trySplices looks whether splices can be merged, after s has got a block. The
 // lock is held.
 func (s *stream) trySplices(now time.Time) {
+	if s.succeeds() {
+		s.splice.parent.trySuccessor(now)
+		return
+	}
 	if s.splice != nil {
 		s.splice.parent.trySplice(s, now)
 		return
 	}
 	for sp := range s.splices {
 		s.trySplice(sp, now)
+	}
+	if s.successor != nil {
+		s.trySuccessor(now)
 	}
 }
 
@@ -79,7 +86,7 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 			s.learned.nothing = 0
 		}
 	}
-	if c := s.logger.Check(zap.DebugLevel, "splice merged"); c != nil {
+	if c := s.log().Check(zap.DebugLevel, "splice merged"); c != nil {
 		c.Write(zap.Uint64("position", to), zap.Duration("after", time.Since(st.opened)))
 	}
 	s.closeSplice(sp)
@@ -91,10 +98,10 @@ func (s *stream) giveUpSplice(sp *stream, why string) {
 	s.learned.nothing = 0
 	s.learned.unmerged++
 	if s.learned.unmerged == enoughSplices {
-		s.logger.Warn("the upstream seems to tell each connection its own: newcomers get upstream connections of their own; "+
+		s.log().Warn("the upstream seems to tell each connection its own: newcomers get upstream connections of their own; "+
 			"join live shares regardless, share off says that this is right", zap.String("reason", why))
 	} else {
-		s.logger.Info("splice not merged: it is private now", zap.String("reason", why))
+		s.log().Info("splice not merged: it is private now", zap.String("reason", why))
 	}
 	s.privatize(sp)
 }

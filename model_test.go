@@ -261,6 +261,8 @@ func (w *modelWorld) logf(format string, args ...any) {
 func (w *modelWorld) varies([]string) string { return "" }
 func (w *modelWorld) retired() bool          { return false }
 
+func (w *modelWorld) renew(any, *renewal) bool { return false }
+
 func (w *modelWorld) open(ctx context.Context, lastID string, conn *upstreamConn) (e ending) {
 	c := &modelConn{
 		ctx: ctx, lastID: lastID, conn: conn, end: make(chan ending, 1),

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ const (
 	// defaultMaxEventSize bounds one block of the upstream.
 	defaultMaxEventSize = 16 << 20
 
-	// defaultDrain is the time over which subscribers' responses end when the
+	// defaultDrain is the time over which clients' responses end when the
 	// process stops.
 	defaultDrain = 3 * time.Second
 
@@ -189,6 +190,28 @@ type Handler struct {
 	// 0, no limit.
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 
+	// What happens when the upstream connection of a stream ends. "broken" (the
+	// default): if it broke (a reset, an unexpected end, upstream_timeout), it
+	// is opened again and the subscribers stay; if it ended as HTTP says, so do
+	// their responses. "always": it is opened again in either case.
+	// "resumable": as broken, but only if the upstream gives ids to go on from.
+	// "never": the subscribers' responses end as the upstream's did.
+	Reconnect string `json:"reconnect,omitempty"`
+
+	// How long the upstream of a stream may send nothing, not even a comment,
+	// until its connection counts as broken. Default: 0, no limit.
+	UpstreamTimeout caddy.Duration `json:"upstream_timeout,omitempty"`
+
+	// How long a stream tries to reach its upstream again, from when it was
+	// lost. After that its subscribers' responses end. Default: 1m.
+	GiveUp caddy.Duration `json:"give_up,omitempty"`
+
+	// The time over which clients' responses end when the process stops, each
+	// at a random moment of it and after a whole event, private streams at its
+	// end; also those of streams whose handler a reload has removed. 0 ends
+	// them at once. Default: 3 s.
+	Drain *caddy.Duration `json:"drain,omitempty"`
+
 	// Query parameters in which a client may bring its last event ID instead
 	// of the header field. They do not separate clients. An empty list turns
 	// this off. Default: lastEventId, last-event-id, last_event_id,
@@ -283,7 +306,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		s.RegisterOnShutdown(func() {
 			// Runs at a reload too: then the streams go on.
 			if caddy.Exiting() {
-				theHub.stop(defaultDrain)
+				theHub.stop()
 			}
 		})
 	}
@@ -372,6 +395,18 @@ func (h *Handler) validateStream() error {
 	if err := oneOf("ids", h.IDs, "auto", "upstream", "gateway"); err != nil {
 		return err
 	}
+	if err := oneOf("reconnect", h.Reconnect, "broken", "always", "resumable", "never"); err != nil {
+		return err
+	}
+	if h.UpstreamTimeout < 0 {
+		return fmt.Errorf("upstream_timeout: expected 0 (no limit) or more, not %v", time.Duration(h.UpstreamTimeout))
+	}
+	if h.GiveUp < 0 {
+		return fmt.Errorf("give_up: expected a duration above 0, not %v", time.Duration(h.GiveUp))
+	}
+	if h.Drain != nil && *h.Drain < 0 {
+		return fmt.Errorf("drain: expected 0 or more, not %v", time.Duration(*h.Drain))
+	}
 	if h.MaxEventSize < 0 || h.MaxEventSize > math.MaxInt32 {
 		return fmt.Errorf("max_event_size: expected 1 to %d bytes, not %d", math.MaxInt32, h.MaxEventSize)
 	}
@@ -438,9 +473,22 @@ func (h *Handler) streamOptions() *streamOptions {
 		maxStreams:     h.MaxStreams,
 		maxSubscribers: h.MaxSubscribers,
 		maxAge:         time.Duration(h.MaxAge),
-		giveUp:         defaultGiveUp,
+		timeout:        time.Duration(h.UpstreamTimeout),
+		giveUp:         cmp.Or(time.Duration(h.GiveUp), defaultGiveUp),
+		drain:          defaultDrain,
 		spliceLimit:    defaultSpliceLimit,
 		spliceTimeout:  defaultSpliceTimeout,
+	}
+	switch h.Reconnect {
+	case "always":
+		o.reconnect = reconnectAlways
+	case "resumable":
+		o.reconnect = reconnectResumable
+	case "never":
+		o.reconnect = reconnectNever
+	}
+	if h.Drain != nil {
+		o.drain = time.Duration(*h.Drain)
 	}
 	if h.SpliceLimit > 0 {
 		o.spliceLimit = h.SpliceLimit

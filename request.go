@@ -32,10 +32,13 @@ type upstreamRequest struct {
 	request *http.Request // a template; its context is the client's, without its end
 	idParam string        // the query parameter in which the client brought its last event ID
 	orig    http.Request
-	server  *caddyhttp.Server
-	vars    map[string]any
-	groups  map[string]struct{}
-	before  http.Header // of the response, as the handlers before sse left it
+	// The client's request as Caddy's server has it, to be run again, as far as
+	// that is still known: handlers before sse may have changed header fields.
+	received *http.Request
+	server   *caddyhttp.Server
+	vars     map[string]any
+	groups   map[string]struct{}
+	before   http.Header // of the response, as the handlers before sse left it
 
 	// The client whose request this is, if it waits for the stream's first
 	// answer: it is given that answer if it is not a stream to share.
@@ -66,8 +69,36 @@ func (h *Handler) newUpstreamRequest(w http.ResponseWriter, r *http.Request, nex
 		u.orig.URL = &clean
 		u.orig.RequestURI = clean.RequestURI()
 	}
+	u.received = u.again(r)
 	u.clean(u.request)
 	return u
+}
+
+// again copies a client's request for a renewal, with nothing in its context of
+// the configuration that it came through; nil without Caddy's server.
+func (u *upstreamRequest) again(r *http.Request) *http.Request {
+	if u.orig.URL == nil {
+		return nil
+	}
+	ctx := context.Background()
+	if address := r.Context().Value(http.LocalAddrContextKey); address != nil {
+		ctx = context.WithValue(ctx, http.LocalAddrContextKey, address)
+	}
+	again := (&http.Request{
+		Method:     u.orig.Method,
+		URL:        u.orig.URL,
+		RequestURI: u.orig.RequestURI,
+		RemoteAddr: u.orig.RemoteAddr,
+		Proto:      r.Proto,
+		ProtoMajor: r.ProtoMajor,
+		ProtoMinor: r.ProtoMinor,
+		Header:     r.Header.Clone(),
+		Body:       http.NoBody,
+		Host:       r.Host,
+		TLS:        r.TLS,
+	}).WithContext(ctx)
+	again.Header.Del("Last-Event-ID")
+	return again
 }
 
 // clean removes what must not reach the upstream from the template.
@@ -211,7 +242,7 @@ func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *up
 	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.stream.idParam, u.idParam))
 	err := runNext(u.next, c, r)
 	if p, ok := errors.AsType[panicError](err); ok {
-		conn.stream.logger.Error("panic in a handler behind sse",
+		conn.current().log().Error("panic in a handler behind sse",
 			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
 	}
 	return c.finish(err)

@@ -100,6 +100,8 @@ type deafSource struct{ release chan struct{} }
 
 func (deafSource) varies([]string) string { return "" }
 func (deafSource) retired() bool          { return false }
+
+func (deafSource) renew(any, *renewal) bool { return false }
 func (d deafSource) open(ctx context.Context, _ string, conn *upstreamConn) ending {
 	<-d.release
 	conn.opened(&head{header: http.Header{}}, true)
@@ -224,6 +226,8 @@ type nameSource struct {
 
 func (nameSource) varies([]string) string { return "" }
 func (nameSource) retired() bool          { return false }
+
+func (nameSource) renew(any, *renewal) bool { return false }
 func (d nameSource) open(ctx context.Context, _ string, conn *upstreamConn) ending {
 	d.got <- d.name
 	return ending{status: 401}

@@ -1,10 +1,6 @@
 package caddysse
 
-import (
-	"time"
-
-	"go.uber.org/zap"
-)
+import "time"
 
 // Joining a stream that has begun.
 //
@@ -53,10 +49,11 @@ const (
 // spliceState is what a splice has more than other streams. The lock of the
 // stream guards it.
 type spliceState struct {
-	parent *stream
-	opened time.Time
-	paused uint64 // position of the first block after a pause; 0: none yet
-	timer  *time.Timer
+	parent   *stream
+	opened   time.Time
+	succeeds bool   // has no subscribers: it is to be the stream's own; see reload.go
+	paused   uint64 // position of the first block after a pause; 0: none yet
+	timer    *time.Timer
 
 	// A merged splice is over for its subscribers at position at; they go on
 	// in the parent after position to.
@@ -111,9 +108,9 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 	}
 	switch {
 	case s.source.retired():
-		sub.finish = endPerClient
+		// The handlers of the new configuration are being looked for.
 	case len(s.splices) < s.options.spliceLimit:
-		s.move(sub, s.openSplice(sub.id, sub.param, now))
+		s.move(sub, s.openSplice(sub.id, sub.param))
 	}
 }
 
@@ -129,9 +126,8 @@ func (s *stream) takes(sub *subscriber) bool {
 	return s.buffer.lost == 0
 }
 
-// openSplice opens an upstream connection with a last event ID, beside that of
-// the stream.
-func (s *stream) openSplice(id, param string, now time.Time) *stream {
+// newSplice makes a splice with a last event ID.
+func (s *stream) newSplice(id, param string) *stream {
 	sp := &stream{
 		hub:            s.hub,
 		key:            s.key,
@@ -140,8 +136,8 @@ func (s *stream) openSplice(id, param string, now time.Time) *stream {
 		openID:         id,
 		idParam:        param,
 		isSplice:       true,
-		logger:         s.logger.With(zap.Bool("splice", true)),
 		ready:          s.ready,
+		hurry:          make(chan struct{}, 1),
 		mu:             s.mu,
 		options:        s.options,
 		source:         s.source,
@@ -149,11 +145,19 @@ func (s *stream) openSplice(id, param string, now time.Time) *stream {
 		phase:          phaseBroken,
 		head:           s.head,
 		subs:           make(map[*subscriber]struct{}),
-		splice:         &spliceState{parent: s, opened: now},
+		splice:         &spliceState{parent: s, opened: time.Now()},
 		upstreamIDs:    s.upstreamIDs,
 		lastUpstreamID: id,
 	}
 	sp.buffer.limits = s.buffer.limits
+	sp.setLogger(s.log())
+	return sp
+}
+
+// openSplice opens an upstream connection with a last event ID, beside that of
+// the stream.
+func (s *stream) openSplice(id, param string) *stream {
+	sp := s.newSplice(id, param)
 	s.splices[sp] = struct{}{}
 	s.hub.track(sp)
 	sp.splice.timer = time.AfterFunc(s.options.spliceTimeout, func() {
@@ -201,6 +205,9 @@ func (s *stream) waitForRoom(size int64) {
 
 // unread reports whether a subscriber was not given the blocks up to position yet.
 func (s *stream) unread(position uint64) bool {
+	if s.succeeds() {
+		return position > 0
+	}
 	for sub := range s.subs {
 		if sub.cursor < position {
 			return true
@@ -296,12 +303,17 @@ func (s *stream) privatize(sp *stream) {
 	sp.wakeLocked()
 }
 
-// leaveAlone makes a splice private to its first subscriber, because its head
-// may not be shared. It returns false if s is not a splice.
-func (s *stream) leaveAlone(first bool) bool {
+// unshareable takes note that the newest head of the stream may not be shared:
+// a splice is private to its first subscriber, a stream takes no more of them.
+func (s *stream) unshareable(first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.splice != nil && s.phase != phaseGone {
+	switch {
+	case s.succeeds():
+		s.splice.parent.closed.Store(true)
+	case !s.isSplice:
+		s.closed.Store(true)
+	case s.splice != nil && s.phase != phaseGone:
 		s.splice.parent.privatize(s)
 		if first {
 			s.onlyFirst(endPerClient)
@@ -309,7 +321,6 @@ func (s *stream) leaveAlone(first bool) bool {
 			s.onlyFirst(endBroken) // they were given events: they come back with the ID of the last
 		}
 	}
-	return s.isSplice
 }
 
 // noteBlock takes note of a block that is about to be appended and is not

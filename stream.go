@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -48,7 +49,10 @@ type streamOptions struct {
 	spliceTimeout  time.Duration
 	retryMin       time.Duration
 	retryMax       time.Duration
+	reconnect      reconnectMode
+	timeout        time.Duration // upstream_timeout; 0: none
 	giveUp         time.Duration
+	drain          time.Duration
 }
 
 // source opens upstream connections for a stream, with a request of a client
@@ -65,6 +69,10 @@ type source interface {
 	// retired reports whether the configuration was cleaned up, so that no
 	// new connection may be opened with it.
 	retired() bool
+
+	// renew runs the request through the server of another configuration, and
+	// reports whether that led to the stream that q is for; see reload.go.
+	renew(server any, q *renewal) bool
 }
 
 // stream is one shared sequence of blocks: the upstream connection that it
@@ -83,12 +91,15 @@ type stream struct {
 	openID   string // the client's last event ID that it was opened with
 	idParam  string // the query parameter that brought it, if not the header field
 	isSplice bool
-	logger   *zap.Logger
+	hurry    chan struct{} // tells run not to wait until the next attempt
+
+	logger atomic.Pointer[zap.Logger] // of the owner's configuration
 
 	// Guarded by hub.mu.
 	owner     *instance
 	adoptable bool // the owner was alone at its place
-	closed    bool // takes no more subscribers
+
+	closed atomic.Bool // takes no more subscribers
 
 	ready chan struct{} // closed when head, refused or stopped is set
 
@@ -129,13 +140,35 @@ type stream struct {
 	cancel    context.CancelFunc
 	linger    *time.Timer
 
-	// Owned by run; upstreamIDs is also read under mu.
-	upstreamIDs    bool   // the upstream has sent an id: the gateway adds none
-	lastUpstreamID string // with which a reconnect resumes
+	conn           *upstreamConn // the newest
+	successor      *stream       // of the connection; see reload.go
+	renewing       bool          // the handlers of the new configuration are being looked for
+	upstreamIDs    bool          // the upstream has sent an id: the gateway adds none
+	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff
 	connections    int
 	oversized      int  // blocks over max_event_size in a row
 	broke          bool // the last connection did, or none came about
+}
+
+// log is where what happens to the stream is told.
+func (s *stream) log() *zap.Logger { return s.logger.Load() }
+
+// setLogger sets the logger of a new owner's configuration.
+func (s *stream) setLogger(logger *zap.Logger) {
+	if s.isSplice {
+		logger = logger.With(zap.Bool("splice", true))
+	} else {
+		logger = logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]))
+	}
+	s.logger.Store(logger)
+}
+
+// drainTime is the time of the option drain.
+func (s *stream) drainTime() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.options.drain
 }
 
 // newStream makes a stream for a request; the first to attach opens it. A head is given
@@ -150,6 +183,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		epoch:   newEpoch(),
 		owner:   req.instance,
 		ready:   make(chan struct{}),
+		hurry:   make(chan struct{}, 1),
 		options: req.options,
 		mu:      new(sync.Mutex),
 		source:  req.source(head == nil),
@@ -158,7 +192,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		subs:    make(map[*subscriber]struct{}),
 	}
 	s.sent = s.source
-	s.logger = req.logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]))
+	s.setLogger(req.logger)
 	s.buffer.limits = req.options.buffer
 	if head != nil {
 		close(s.ready)
@@ -207,11 +241,11 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 			return nil, errNewLife
 		}
 	}
-	if req.instance.sequence > s.owner.sequence {
-		s.owner = req.instance
-		s.options = req.options
-		s.buffer.limits = req.options.buffer
-		s.source = req.source(false)
+	if req.instance.sequence > s.owner.sequence || (s.source.retired() && !req.instance.retired.Load()) {
+		s.ownedBy(req.instance, req.options, req.source(false), req.logger)
+		if s.phase == phaseBroken {
+			s.useSource()
+		}
 	}
 	if s.linger != nil {
 		s.linger.Stop()
@@ -298,6 +332,7 @@ func (s *stream) endLocked() {
 	if s.cancel != nil {
 		s.cancel()
 	}
+	s.dropSuccessor()
 	for sp := range s.splices {
 		s.privatize(sp)
 	}

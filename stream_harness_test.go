@@ -24,6 +24,7 @@ type fakeSource struct {
 	conns   chan *fakeConn
 	running atomic.Int64 // connections there are
 	retire  atomic.Bool
+	renewed func(q *renewal) bool // what a reload finds; nil: nothing
 }
 
 // fakeConn is one upstream connection. Its methods return when the goroutine
@@ -62,6 +63,8 @@ func (f *fakeSource) open(ctx context.Context, lastEventID string, conn *upstrea
 func (f *fakeSource) varies([]string) string { return "" }
 
 func (f *fakeSource) retired() bool { return f.retire.Load() }
+
+func (f *fakeSource) renew(_ any, q *renewal) bool { return f.renewed != nil && f.renewed(q) }
 
 // accept waits for the stream to open a connection, in fake time.
 func (f *fakeSource) accept() *fakeConn {
@@ -272,6 +275,29 @@ func (st *streamTest) start() (*reader, *fakeConn) {
 	st.t.Helper()
 	r := st.join("")
 	return r, st.source.acceptOpen()
+}
+
+// renewal is what a reload finds when it leads to the handler of the newest
+// configuration.
+func (st *streamTest) renewal() func(q *renewal) bool {
+	return func(q *renewal) bool {
+		q.instance, q.options, q.source, q.logger = st.instance, st.options, st.source, zap.NewNop()
+		return q.key == st.key
+	}
+}
+
+// reload makes a new configuration take the place of the old one, and returns
+// the source of the old one.
+func (st *streamTest) reload() (old *fakeSource) {
+	old = st.source
+	older := st.instance
+	st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 1024)}
+	st.instance = st.hub.register("place", new(int))
+	old.renewed = st.renewal()
+	old.retire.Store(true)
+	st.hub.retire(older)
+	synctest.Wait()
+	return old
 }
 
 // logged returns how often something was logged about the first stream.

@@ -264,12 +264,12 @@ func TestUnshareableKeysAreBounded(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.drain = 10 * time.Second }, func(st *streamTest) {
 		t := st.t
 		a, up := st.start()
 		b := st.join("")
 		up.event("1")
-		st.hub.stop(10 * time.Second)
+		st.hub.stop()
 		up.event("2")
 		time.Sleep(10 * time.Second)
 		for _, r := range []*reader{a, b} {
@@ -290,25 +290,38 @@ func TestStop(t *testing.T) {
 // A configuration that is gone opens no connection.
 func TestRetiredSource(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
-		t := st.t
 		a, up := st.start()
 		up.numbered("1")
 		st.source.retire.Store(true)
 		up.numbered("2")
 		up.breakOff()
-		a.expectEnd(endReload, newcomer, numbered("1", "2"))
-		a.leave()
+		a.expect(newcomer, numbered("1", "2"))
 		time.Sleep(time.Second)
 		st.source.expectNone()
-		// The new one goes on where it was.
-		st.source = &fakeSource{t: t, conns: make(chan *fakeConn, 8)}
+		// Who comes through the new one brings it.
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 8)}
 		st.instance = st.hub.register("place", "next server")
 		b := st.join("1")
 		b.expectOutcome("replayed; events=1")
 		if up = st.source.acceptOpen(); up.lastEventID != "2" {
-			t.Errorf("opened with %q", up.lastEventID)
+			st.t.Errorf("opened with %q", up.lastEventID)
 		}
 		up.numbered("3")
 		b.expect(primed("1"), numbered("2", "3"))
+		a.expect(numbered("3"))
+	})
+}
+
+// If nobody brings a new one, the clients are let go.
+func TestRetiredSourceForGood(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.source.retire.Store(true)
+		up.breakOff()
+		a.expect(newcomer, numbered("1"))
+		time.Sleep(defaultGiveUp + time.Second)
+		a.expectEnd(endReload)
+		st.source.expectNone()
 	})
 }

@@ -310,7 +310,7 @@ func TestReconnectRenumbered(t *testing.T) {
 
 // What an upstream without ids sent while it was lost, nobody knows: it is told.
 func TestPossibleGap(t *testing.T) {
-	const message = "possible gap: the upstream connection broke and the upstream gives no ids to go on from"
+	const message = "possible gap: the upstream connection was renewed and the upstream gives no ids to go on from"
 	gapEvent := func(o *streamOptions) { o.gapEvent = "gap" }
 	t.Run("without ids", func(t *testing.T) {
 		inBubble(t, gapEvent, func(st *streamTest) {

@@ -146,7 +146,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 	}
 	s.recount(sub)
 	if gap != "" {
-		s.logger.Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
+		s.log().Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
 		sub.pending = s.gapEvent(gap, id, s.missed(id))
 	}
 	prime := ""
@@ -396,7 +396,7 @@ func (sub *subscriber) skip(dst [][]byte) [][]byte {
 		id = string(appendGatewayID(nil, s.epoch, sub.cursor))
 	}
 	sub.cursor = f.lost
-	s.logger.Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
+	s.log().Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
 	return append(dst, s.gapEvent(gapLag, id, missed))
 }
 

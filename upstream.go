@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +21,16 @@ const (
 	idsAuto     idsMode = iota // the gateway gives ids until the upstream does
 	idsUpstream                // the gateway gives none
 	idsGateway                 // the gateway replaces the upstream's
+)
+
+// reconnectMode is which ends of an upstream connection are hidden.
+type reconnectMode int
+
+const (
+	reconnectBroken    reconnectMode = iota // all but those as HTTP says
+	reconnectAlways                         // all
+	reconnectResumable                      // as reconnectBroken, if the upstream gives ids
+	reconnectNever
 )
 
 // endpointType is the event type with which an upstream of the older MCP
@@ -48,50 +59,66 @@ func (e ending) retriable() bool {
 	return e.status == 0 || e.status >= http.StatusInternalServerError
 }
 
-// upstreamConn is the stream's side of one upstream connection. Only the
-// goroutine that runs the connection uses it.
+// upstreamConn is the stream's side of one upstream connection. Its methods
+// are for the goroutine that runs the connection.
 type upstreamConn struct {
-	stream  *stream
 	source  source
 	options *streamOptions
 	decoder eventstream.Decoder
-	first   bool   // of the stream
-	resumed bool   // asked to go on after an ID
-	mends   bool   // follows one that broke
-	start   uint64 // the stream's position when it began
-	blocks  int    // how many it has had that are not comment-only
+	resumed bool // asked to go on after an ID
+	mends   bool // follows one that broke
 
+	// Guarded by mu, the lock of stream.
+	mu       *sync.Mutex
+	stream   *stream // that of a successor becomes the stream that it goes on with
+	over     bool    // the stream goes on with another connection
+	ended    bool
+	first    bool   // of the stream
+	start    uint64 // the stream's position when it began
+	blocks   int    // how many it has had that are not comment-only
 	dropping repeatState
 	repeated uint64 // position of the newest block that it repeated
 	dropped  int    // how many repeated blocks were dropped
+	held     []heldBlock
 }
 
 // opening reports whether the stream waits for this connection's head to give
 // it to its subscribers.
 func (c *upstreamConn) opening() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	s := c.stream
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return s.head == nil && !s.refused && !s.stopped
 }
 
 // reconnects reports whether the stream had a connection before this one.
-func (c *upstreamConn) reconnects() bool { return !c.first }
+func (c *upstreamConn) reconnects() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.first || c.stream.succeeds()
+}
+
+// current returns the stream that the connection is one of.
+func (c *upstreamConn) current() *stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stream
+}
 
 // opened gives the head to the stream: the connection is that of an event
 // stream. If it is not shareable, those who have it stay and nobody joins.
 func (c *upstreamConn) opened(h *head, shareable bool) {
-	s := c.stream
-	if !shareable && !s.leaveAlone(c.first) {
-		s.hub.close(s)
+	s := c.stream // nobody changes it before
+	if !shareable {
+		s.unshareable(c.first)
 	}
-	s.backoff.reached()
-	s.mu.Lock()
-	if s.stopped || s.phase == phaseGone {
-		s.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over || s.stopped || s.phase == phaseGone {
 		return
 	}
 	opening := s.head == nil
+	s.backoff.reached()
 	s.head, s.sent = h, c.source
 	s.phase = phaseLive
 	s.greeting.last = time.Now()
@@ -100,17 +127,17 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	s.trySplices(s.headAt)
 	s.wakeWaiting()
 	s.wakeLocked() // for those whose head waits for this one; see held
-	s.mu.Unlock()
 	if opening {
 		close(s.ready)
 	}
-	if !c.mends {
-		return
+	if c.mends && !s.succeeds() {
+		s.log().Info("upstream recovered", zap.Bool("resumed", c.resumed))
+		if !c.resumed {
+			c.tellGap() // what the upstream sent meanwhile, nobody knows
+		}
 	}
-	s.logger.Info("upstream recovered", zap.Bool("resumed", c.resumed))
-	if !c.resumed {
-		// What the upstream sent meanwhile, nobody knows.
-		c.tellGap()
+	if c.source != s.source && !s.isSplice {
+		s.openSuccessor() // there was a reload while it was being opened
 	}
 }
 
@@ -118,12 +145,11 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 // share. Who waited for it goes upstream on its own, at once.
 func (c *upstreamConn) refused() { c.stream.refuse() }
 
-// tellGap tells all subscribers that blocks may be missing here.
+// tellGap tells all subscribers that blocks may be missing here. The stream's
+// lock is held.
 func (c *upstreamConn) tellGap() {
 	s := c.stream
-	s.logger.Warn("possible gap: the upstream connection broke and the upstream gives no ids to go on from")
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from")
 	wire := s.gapEvent(gapUpstream, s.newestID(), -1)
 	if len(wire) == 0 {
 		return
@@ -131,9 +157,9 @@ func (c *upstreamConn) tellGap() {
 	wire = wire[:len(wire)-1] // the blank line comes after the id
 	if s.isSplice {
 		s.waitForRoom(int64(len(wire) + 1))
-		if s.phase == phaseGone {
-			return
-		}
+	}
+	if s.phase == phaseGone {
+		return
 	}
 	b := c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true})
 	b.told = true
@@ -148,22 +174,46 @@ func (c *upstreamConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// errStreamOver ends an upstream connection whose stream has ended.
+// errStreamOver ends an upstream connection that its stream has no use for any
+// more.
 var errStreamOver = errors.New("the stream is over")
 
 // block takes a block from the decoder into the stream.
 func (c *upstreamConn) block(b eventstream.Block) error {
-	s := c.stream
+	if string(b.Type) == endpointType {
+		if s := c.current(); c.isFirst() && !s.isSplice && !s.makeExclusive() {
+			return errors.New("the one client of the stream has left")
+		}
+	}
 	lines := b.Lines
 	if b.HasID && c.options.ids == idsGateway {
 		lines = withoutIDs(lines)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stream.isSplice {
+		c.stream.waitForRoom(int64(len(lines) + 1))
+	}
+	return c.take(b, lines)
+}
+
+// isFirst reports whether the next block is the first one of a stream.
+func (c *upstreamConn) isFirst() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.first && c.blocks == 0
+}
+
+// take takes a block whose lines for the subscribers are given. The stream's
+// lock is held.
+func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
+	s := c.stream
+	if c.over || s.phase == phaseGone {
+		return errStreamOver // merged, say: nothing may come after that point
+	}
 	if !c.first && c.isRepeat(b, lines) {
 		c.dropped++
 		return nil
-	}
-	if c.first && c.blocks == 0 && !s.isSplice && string(b.Type) == endpointType && !s.makeExclusive() {
-		return errors.New("the one client of the stream has left")
 	}
 	if b.Dispatches() {
 		s.backoff.reset()
@@ -172,23 +222,15 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 	if b.HasID {
 		s.lastUpstreamID = string(b.ID)
 	}
-	if b.HasRetry {
-		s.backoff.base = b.Retry
-	}
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.isSplice {
-		s.waitForRoom(int64(len(lines) + 1))
-	}
-	if s.phase == phaseGone {
-		return errStreamOver // merged, say: nothing may come after that point
-	}
 	if len(b.ID) > 0 && c.options.ids == idsAuto {
 		s.upstreamIDs = true
 	}
 	if b.HasRetry {
+		s.backoff.base = b.Retry
 		s.retry, s.hasRetry = b.Retry, true
+	}
+	if s.succeeds() {
+		c.hold(b, lines)
 	}
 	c.append(c.wireBlock(lines, b))
 	return nil
@@ -263,11 +305,10 @@ const (
 
 // isRepeat reports whether a block of a later connection is one that the
 // stream has. Blocks count as repeats only while they form a run, from the
-// connection's first block with an id, equal to kept blocks in their order.
+// connection's first block with an id, equal to kept blocks in their order. The
+// stream's lock is held.
 func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 	s := c.stream
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch c.dropping {
 	case repeatAwaited:
 		if len(b.ID) == 0 {
@@ -308,7 +349,7 @@ func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 			return
 		}
 		if k.hasID && k.id == string(b.ID) && !k.same(b, lines) {
-			s.logger.Warn("possible gap: the upstream gives ids anew that it gave to other events before",
+			s.log().Warn("possible gap: the upstream gives ids anew that it gave to other events before",
 				zap.String("id", clip(k.id)))
 			s.buffer.forgetIDs(c.start)
 			return
@@ -330,7 +371,7 @@ func (s *stream) makeExclusive() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onlyFirst(endPerClient)
-	s.logger.Info("the upstream gives each connection a session of its own: this path is not shared",
+	s.log().Info("the upstream gives each connection a session of its own: this path is not shared",
 		zap.Int("subscribers", len(s.subs)))
 	if s.only == nil {
 		s.endLocked()
@@ -357,37 +398,66 @@ func (s *stream) onlyFirst(others endReason) {
 	s.wakeLocked()
 }
 
-// run owns the stream's upstream connection: it opens it, reads it at the
+// run owns an upstream connection of the stream: it opens it, reads it at the
 // upstream's own speed, and opens it again when it breaks. It returns when the
-// stream is over.
+// stream is over, or goes on with a connection of another goroutine.
 func (s *stream) run(ctx context.Context, cancel context.CancelFunc, src source, lastEventID string) {
 	defer cancel()
 	for {
-		end := s.connect(ctx, src, lastEventID)
+		conn, end := s.connect(ctx, src, lastEventID)
 		if ctx.Err() != nil {
 			return
 		}
-		delay, again := s.after(end)
+		s = conn.current() // a successor has become the stream
+		delay, again := s.after(conn, end)
 		if !again {
 			return
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.hurry:
 		case <-time.After(delay):
 		}
-		lastEventID = s.lastUpstreamID
-		s.mu.Lock()
-		src = s.source
-		s.mu.Unlock()
+		src, lastEventID = s.nextConnection()
+		if src.retired() {
+			s.lapse()
+			return
+		}
 	}
 }
 
-// connect runs one upstream connection to its end.
-func (s *stream) connect(ctx context.Context, src source, lastEventID string) ending {
+// lapse ends what the new configuration has no handlers for.
+func (s *stream) lapse() {
 	s.mu.Lock()
-	conn := &upstreamConn{
+	if s.succeeds() {
+		defer s.mu.Unlock()
+		if parent := s.splice.parent; parent.successor == s {
+			parent.dropSuccessor()
+		}
+		return
+	}
+	s.mu.Unlock()
+	s.log().Error("upstream lost, and no handler of the new configuration was found")
+	s.finish(endReload, nil)
+}
+
+// nextConnection tells how to open the upstream connection again.
+func (s *stream) nextConnection() (src source, lastEventID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.succeeds() {
+		return s.source, s.splice.parent.lastUpstreamID
+	}
+	return s.source, s.lastUpstreamID
+}
+
+// connect runs one upstream connection to its end.
+func (s *stream) connect(ctx context.Context, src source, lastEventID string) (conn *upstreamConn, end ending) {
+	s.mu.Lock()
+	conn = &upstreamConn{
 		source:  src,
+		mu:      s.mu,
 		stream:  s,
 		options: s.options,
 		first:   s.connections == 0,
@@ -400,77 +470,137 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) en
 		lastEventID, conn.resumed = "", false
 	}
 	s.fresh = lastEventID == ""
-	s.mu.Unlock()
 	s.connections++
+	s.conn = conn
+	s.mu.Unlock()
 
-	end := src.open(ctx, lastEventID, conn)
+	end = src.open(ctx, lastEventID, conn)
 	if end.events && end.clean {
 		end.tail = conn.decoder.Rest()
 	}
+	s.mu.Lock()
+	conn.ended = true
 	if conn.dropped > 0 {
-		s.logger.Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
+		conn.stream.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
 	}
-	return end
+	s.mu.Unlock()
+	return conn, end
 }
 
-// after decides what follows the end of an upstream connection: whether to try
-// again, and when.
-func (s *stream) after(end ending) (delay time.Duration, again bool) {
-	s.mu.Lock()
-	opened, exclusive := s.head != nil, s.only != nil || s.private
-	src, options := s.source, s.options
-	s.mu.Unlock()
+// What follows the end of an upstream connection.
+type outcome int
 
-	if !opened {
-		s.refuse()
-		return 0, false
-	}
+const (
+	tryAgain   outcome = iota
+	passedOn           // the upstream's clean end is the subscribers'
+	broken             // the break is not hidden from them
+	oversized          // it sends blocks over max_event_size
+	refused            // it does not go on with the stream
+	waitsForIt         // for the handlers of a new configuration
+	reloaded           // they are not for it
+	succeeded          // another connection has taken over
+)
+
+// judge decides what follows the end of a connection of a stream that has a
+// head. The stream's lock is held.
+func (s *stream) judge(end ending) outcome {
 	if end.events {
-		s.broke = !end.clean
-	}
-	if end.events && end.clean {
-		s.finish(endUpstream, end.tail)
-		return 0, false
+		s.broke = !end.clean || s.options.reconnect == reconnectAlways
 	}
 	if errors.Is(end.err, eventstream.ErrBlockTooLarge) {
 		s.oversized++
 	}
-	log := s.logger.With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
+	exclusive := s.only != nil || s.private
+	resumable := s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
+	switch mode := s.options.reconnect; {
+	case end.events && s.replaced():
+		return succeeded
+	case end.events && end.clean && (exclusive || mode != reconnectAlways):
+		return passedOn
+	case exclusive, end.events && (mode == reconnectNever || (mode == reconnectResumable && !resumable)):
+		return broken
+	case s.oversized > 1:
+		return oversized
+	case !end.retriable():
+		return refused
+	case s.source.retired() && s.isSplice:
+		return reloaded
+	case s.source.retired():
+		return waitsForIt
+	}
+	return tryAgain
+}
+
+// after decides what follows the end of an upstream connection: whether to try
+// again, and when.
+func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, again bool) {
+	s.mu.Lock()
 	switch {
-	case exclusive:
+	case conn.over, s.phase == phaseGone:
+		s.mu.Unlock()
+		return 0, false
+	case s.head == nil:
+		s.mu.Unlock()
+		s.refuse()
+		return 0, false
+	case s.succeeds():
+		defer s.mu.Unlock()
+		return s.successorEnded(end)
+	}
+	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
+	verdict, options := s.judge(end), s.options
+	switch verdict {
+	case succeeded:
+		log.Info("upstream lost after a reload")
+		s.mu.Unlock()
+		return 0, false
+	case tryAgain:
+		delay, again = s.backoff.next(time.Now(), options.giveUp, end.retryAfter, rand.Float64)
+	case waitsForIt:
+		delay, again = options.giveUp, true
+	case passedOn, broken, oversized, refused, reloaded:
+	}
+	if again {
+		defer s.mu.Unlock()
+		s.phase = phaseBroken
+		s.fresh = s.lastUpstreamID == ""
+		s.failed = true
+		s.dropHurry()
+		s.wakeWaiting()
+		s.wakeLocked()
+		if verdict == tryAgain {
+			log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
+		} else {
+			log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
+		}
+		return delay, true
+	}
+	s.mu.Unlock()
+	switch verdict {
+	case passedOn:
+		s.finish(endUpstream, end.tail)
+		if options.reconnect == reconnectNever {
+			s.leave(endUpstream) // who comes next is to see the upstream's own answer
+		}
+	case reloaded:
+		log.Warn("upstream lost after a reload")
+		s.finish(endReload, nil)
+	case broken:
 		log.Warn("upstream lost")
 		s.leave(endBroken)
-		return 0, false
-	case s.oversized > 1:
+	case oversized:
 		log.Error("upstream sends blocks over max_event_size")
 		s.leave(endOversized)
-		return 0, false
-	case !end.retriable():
+	case refused:
 		log.Warn("upstream does not go on with the stream")
 		// Who comes now is to see the upstream's own answer.
 		s.hub.markUnshareable(s.key, unshareableTime)
 		s.leave(endRefused)
-		return 0, false
-	case src.retired():
-		log.Warn("upstream lost after a reload: clients bring the new configuration")
-		s.finish(endReload, nil)
-		return 0, false
-	}
-	delay, again = s.backoff.next(time.Now(), options.giveUp, end.retryAfter, rand.Float64)
-	if !again {
+	case tryAgain, waitsForIt, succeeded:
 		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp))
 		s.leave(endGaveUp)
-		return 0, false
 	}
-	s.mu.Lock()
-	s.phase = phaseBroken
-	s.fresh = s.lastUpstreamID == ""
-	s.failed = true
-	s.wakeWaiting()
-	s.wakeLocked()
-	s.mu.Unlock()
-	log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
-	return delay, true
+	return 0, false
 }
 
 // refuse ends a stream whose first answer is not an event stream to share.

@@ -1,0 +1,417 @@
+package caddysse
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// Moving streams to a new configuration.
+//
+// A reload leaves streams and their subscribers as they are. But the handlers
+// behind sse of the old configuration are to be let go, and those of the new
+// one may lead to another upstream. They are only known to a request that
+// passes through the new configuration. So the request that opened a stream is
+// run through it again, up to the sse handler that it reaches.
+//
+// With these handlers a second upstream connection is opened, the successor.
+// It is a splice without subscribers: when it is seen to be at the same point
+// as the stream, or after a short time at the latest, the stream goes on with
+// it, and the connection of the old configuration is closed.
+
+const (
+	// renewalInterval and maxRenewalSpread: so long after each other streams
+	// are moved after a reload, and so long that takes at most.
+	renewalInterval  = 5 * time.Millisecond
+	maxRenewalSpread = 5 * time.Second
+
+	// renewalTimeout bounds how long the handlers before sse may take with a
+	// request that is run again.
+	renewalTimeout = 10 * time.Second
+
+	// overlap is how long a successor that goes on after an ID has to meet the
+	// stream. Without, the stream goes on after that ID.
+	overlap = time.Second
+
+	// meetingTime is how long one without an ID has. Without, the stream goes
+	// on with it after a gap that is told.
+	meetingTime = 4 * time.Second
+)
+
+// renewal is what a request that is run again finds out. It is in the context
+// of that request.
+type renewal struct {
+	key      streamKey
+	received *http.Request
+
+	// What the sse handler left that was reached.
+	instance *instance
+	options  *streamOptions
+	source   source
+	logger   *zap.Logger
+}
+
+// renewalCtxKey is the context key of a *renewal.
+type renewalCtxKey struct{}
+
+// retire takes note that a handler's configuration is gone, and moves its
+// streams to the one that there is now.
+func (h *hub) retire(inst *instance) {
+	h.mu.Lock()
+	inst.retired.Store(true)
+	h.instances = slices.DeleteFunc(h.instances, func(i *instance) bool { return i == inst })
+	stopping := h.stopping
+	h.mu.Unlock()
+	if stopping {
+		return
+	}
+	var stale []*stream
+	for _, s := range h.every() {
+		if s.becomesStale() {
+			stale = append(stale, s)
+		}
+	}
+	if len(stale) == 0 {
+		return
+	}
+	pause := min(renewalInterval, maxRenewalSpread/time.Duration(len(stale)))
+	h.running.Go(func() {
+		for _, s := range stale {
+			h.running.Go(func() { h.renew(s) })
+			time.Sleep(pause)
+		}
+	})
+}
+
+// becomesStale reports whether a stream has to be moved, and nobody is at it.
+func (s *stream) becomesStale() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isSplice || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
+		return false
+	}
+	s.renewing = s.isStale()
+	return s.renewing
+}
+
+func (s *stream) isStale() bool {
+	return s.source.retired() || (s.conn != nil && !s.conn.ended && s.conn.source.retired())
+}
+
+// renew moves a stream to the newest configuration. If no handler there is
+// reached by the request that opened it, its subscribers are drained.
+func (h *hub) renew(s *stream) {
+	for {
+		s.mu.Lock()
+		src := s.source
+		if s.phase == phaseGone || s.draining || !src.retired() {
+			s.renewing = false
+			s.useSource()
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		q := &renewal{key: s.key}
+		server := h.newestServer(s.place)
+		if server == nil || !src.renew(server, q) {
+			break
+		}
+		h.adopt(s, q)
+	}
+	s.log().Warn("no sse handler of the new configuration takes the stream over: its clients are asked to come back")
+	s.mu.Lock()
+	window := s.options.drain
+	s.mu.Unlock()
+	s.drain(window, endReload)
+}
+
+// newestServer returns the server of the newest configuration that has a
+// handler of a place, nil if there is none.
+func (h *hub) newestServer(place string) any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, inst := range slices.Backward(h.instances) {
+		if inst.place == place {
+			return inst.server
+		}
+	}
+	return nil
+}
+
+// adopt makes the handler that a renewal has found the owner of a stream.
+func (h *hub) adopt(s *stream, q *renewal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.source.retired() {
+		return // a client has brought it
+	}
+	s.ownedBy(q.instance, q.options, q.source, q.logger)
+}
+
+// ownedBy makes a handler the owner of a stream. The locks of the hub and of the
+// stream are held.
+func (s *stream) ownedBy(inst *instance, options *streamOptions, src source, logger *zap.Logger) {
+	s.owner = inst
+	s.adoptable = s.hub.aloneLocked(inst)
+	s.options = options
+	s.buffer.limits = options.buffer
+	s.source = src
+	s.setLogger(logger)
+}
+
+// useSource makes a stream connect with the source that it was given. The lock is held.
+func (s *stream) useSource() {
+	switch s.phase {
+	case phaseBroken:
+		s.backoff.reset()
+		select {
+		case s.hurry <- struct{}{}:
+		default:
+		}
+	case phaseLive:
+		s.openSuccessor()
+	case phaseOpening, phaseEnded, phaseGone:
+		// The first looks when it has its head, the second opens the next
+		// connection with the new source anyway.
+	}
+}
+
+// dropHurry forgets that the next attempt is to be made at once.
+func (s *stream) dropHurry() {
+	select {
+	case <-s.hurry:
+	default:
+	}
+}
+
+// succeeds reports whether s is the successor of a stream's connection. The
+// lock is held.
+func (s *stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
+
+// openSuccessor opens an upstream connection with the newest handlers beside
+// the stream's own. The lock is held.
+func (s *stream) openSuccessor() {
+	s.dropSuccessor()
+	if s.conn == nil || s.conn.source == s.source || s.only != nil || s.draining {
+		return
+	}
+	id := s.lastUpstreamID
+	if !sendable(id) {
+		id = ""
+	}
+	sp := s.newSplice(id, "")
+	sp.setLogger(s.log())
+	sp.splice.succeeds = true
+	s.successor = sp
+	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.successor == sp {
+			s.trySuccessor(time.Now())
+		}
+	})
+	sp.startLocked(id)
+}
+
+// dropSuccessor gives up the connection that was to succeed the stream's.
+func (s *stream) dropSuccessor() {
+	sp := s.successor
+	if sp == nil {
+		return
+	}
+	s.successor = nil
+	sp.splice.timer.Stop()
+	sp.endLocked()
+}
+
+// heldBlock is a block that a successor has brought, and its lines for the
+// subscribers.
+type heldBlock struct {
+	block eventstream.Block
+	lines []byte
+}
+
+// hold keeps a block until it is decided what becomes of it.
+func (c *upstreamConn) hold(b eventstream.Block, lines []byte) {
+	b.Lines, b.ID, b.Type = slices.Clone(b.Lines), slices.Clone(b.ID), slices.Clone(b.Type)
+	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines)})
+}
+
+// trySuccessor lets the successor take over if it is at the same point as the
+// stream, or has had its time. The lock is held.
+func (s *stream) trySuccessor(now time.Time) {
+	sp := s.successor
+	if sp.phase != phaseLive || sp.conn.ended {
+		return
+	}
+	if s.phase != phaseLive {
+		s.takeOver(sp)
+		return
+	}
+	resumed := sp.conn.resumed
+	again := sp.headAt.Add(meetingTime)
+	if resumed {
+		again = sp.headAt.Add(overlap)
+	}
+	due := again
+	if to, ok := s.meeting(sp, now, &again); ok {
+		s.takeOverAt(sp, to)
+		return
+	}
+	if !resumed && s.quiet(sp, now, &again) {
+		s.takeOverAt(sp, s.buffer.newest)
+		return
+	}
+	if sp.full || !now.Before(due) {
+		s.takeOver(sp)
+		return
+	}
+	sp.splice.timer.Reset(again.Sub(now))
+}
+
+// replaced lets the successor take over from a connection that has ended, if
+// it can. The lock is held.
+func (s *stream) replaced() bool {
+	sp := s.successor
+	if sp == nil {
+		return false
+	}
+	if sp.phase != phaseLive || sp.conn.ended {
+		s.dropSuccessor() // there is to be one attempt at a time
+		return false
+	}
+	s.takeOver(sp)
+	return true
+}
+
+// takeOverAt lets the stream go on with its successor, which has brought the
+// block at position to last.
+func (s *stream) takeOverAt(sp *stream, to uint64) {
+	c := s.succeed(sp)
+	c.dropping, c.repeated = repeatRunning, to
+	c.held = nil
+}
+
+// takeOver lets the stream go on with its successor as with a connection that
+// was opened after the last one broke.
+func (s *stream) takeOver(sp *stream) {
+	c := s.succeed(sp)
+	if !c.resumed {
+		c.tellGap()
+	}
+	held := c.held
+	c.held, c.blocks = nil, 0
+	for _, h := range held {
+		if c.take(h.block, h.lines) != nil {
+			return
+		}
+	}
+}
+
+// succeed makes the connection of a successor the stream's.
+func (s *stream) succeed(sp *stream) *upstreamConn {
+	c, old := sp.conn, s.conn
+	s.successor = nil
+	sp.splice.timer.Stop()
+	sp.phase = phaseGone
+
+	old.over = true
+	s.cancel()
+	s.cancel = sp.cancel
+	s.conn = c
+	c.stream, c.first, c.start = s, false, s.buffer.newest
+	s.phase = phaseLive
+	s.head, s.sent = sp.head, c.source
+	s.headAt, s.begun, s.fresh = sp.headAt, true, false
+	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
+	s.learned = learned{}
+	s.broke = false
+	s.backoff.reached()
+	s.dropHurry()
+	s.log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))
+	sp.makeRoom()
+	s.wakeWaiting()
+	s.wakeLocked()
+	return c
+}
+
+// successorEnded decides what follows the end of a successor's connection: the
+// stream has its own, so there is time. The lock is held.
+func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
+	parent := s.splice.parent
+	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
+	switch {
+	case s.source.retired():
+		parent.dropSuccessor()
+		return 0, false
+	case !end.retriable():
+		log.Warn("upstream of the new configuration does not go on with the stream")
+		parent.dropSuccessor()
+		s.hub.running.Go(func() { // it needs the hub's lock, which comes first
+			s.hub.markUnshareable(parent.key, unshareableTime)
+			parent.leave(endRefused)
+		})
+		return 0, false
+	}
+	s.phase = phaseBroken
+	s.headAt, s.newestAt = time.Time{}, time.Time{}
+	s.buffer = buffer{limits: s.buffer.limits}
+	s.splice.opened = time.Now()
+	delay, _ = s.backoff.next(s.splice.opened, math.MaxInt64, end.retryAfter, rand.Float64)
+	log.Warn("upstream of the new configuration cannot be reached: trying again", zap.Duration("in", delay))
+	return delay, true
+}
+
+// renew runs the request again through a server, up to the sse handler that it
+// reaches. It reports whether one took it for the same stream.
+func (u *upstreamRequest) renew(server any, q *renewal) bool {
+	handler, ok := server.(http.Handler)
+	if !ok || u.received == nil {
+		return false
+	}
+	q.received = u.received
+	ctx, cancel := context.WithTimeout(context.WithValue(u.received.Context(), renewalCtxKey{}, q), renewalTimeout)
+	defer cancel()
+	r := u.received.Clone(ctx)
+	err := runNext(caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		handler.ServeHTTP(w, r)
+		return nil
+	}), &discardWriter{header: make(http.Header), cancel: cancel}, r)
+	return err == nil && q.source != nil
+}
+
+// takeRenewal leaves what a request that is run again came for, if it leads to
+// the same stream here.
+func (h *Handler) takeRenewal(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, q *renewal) {
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	if !h.mayJoin(r) || theHub.keyHash(h.policy.parts(r, h.instance.place)) != q.key {
+		return
+	}
+	u := h.newUpstreamRequest(w, r, next)
+	u.received = q.received
+	q.instance, q.options, q.source, q.logger = h.instance, h.options, u, h.logger
+}
+
+// discardWriter is the ResponseWriter of a request that is run again. Who answers it
+// is not what was looked for.
+type discardWriter struct {
+	header http.Header
+	cancel context.CancelFunc
+}
+
+func (d *discardWriter) Header() http.Header { return d.header }
+func (d *discardWriter) WriteHeader(int)     { d.cancel() }
+func (d *discardWriter) Write([]byte) (int, error) {
+	d.cancel()
+	return 0, errStreamOver
+}

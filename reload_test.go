@@ -1,0 +1,435 @@
+package caddysse
+
+import (
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func gapEvent(o *streamOptions) { o.gapEvent = "gap" }
+
+// A stream whose upstream gives ids moves to the new configuration without loss
+// or repetition, whichever connection is ahead.
+func TestReloadMoves(t *testing.T) {
+	for name, meet := range map[string]func(old, next *fakeConn){
+		"the old is ahead": func(old, next *fakeConn) {
+			old.numbered("3", "4")
+			next.numbered("3")
+			old.expectGone(true)
+			next.numbered("4")
+		},
+		"the new is ahead": func(old, next *fakeConn) {
+			next.numbered("3")
+			old.expectGone(false)
+			next.numbered("4")
+			old.numbered("3", "4")
+			old.expectGone(true)
+		},
+		"the old is silent": func(old, next *fakeConn) {
+			next.numbered("3", "4")
+			old.expectGone(false)
+			time.Sleep(overlap)
+			old.expectGone(true)
+		},
+		"nothing comes": func(old, next *fakeConn) {
+			time.Sleep(overlap)
+			old.expectGone(true)
+			next.numbered("3", "4")
+		},
+		"the old ends": func(old, next *fakeConn) {
+			old.numbered("3")
+			old.close()
+			next.numbered("3", "4")
+		},
+		"the old breaks": func(old, next *fakeConn) {
+			next.numbered("3")
+			old.breakOff()
+			next.numbered("4")
+		},
+		"the new goes on after a later ID": func(old, next *fakeConn) {
+			old.numbered("3")
+			next.numbered("4")
+			old.numbered("4")
+			old.expectGone(true)
+		},
+		"the new greets with a comment": func(old, next *fakeConn) {
+			_ = next.send(": hello\n\n")
+			old.numbered("3")
+			next.numbered("3", "4")
+			old.expectGone(true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, gapEvent, func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1", "2")
+				st.reload()
+				next := st.source.acceptOpen()
+				if next.lastEventID != "2" {
+					st.t.Errorf("opened with %q", next.lastEventID)
+				}
+				meet(up, next)
+				next.numbered("5")
+				a.expect(newcomer, numbered("1", "2", "3", "4", "5"))
+				b := st.join("3")
+				b.expect(primed("3"), numbered("4", "5"))
+				next.breakOff()
+				again := st.source.acceptOpen()
+				if again.lastEventID != "5" {
+					st.t.Errorf("opened again with %q", again.lastEventID)
+				}
+				again.numbered("6")
+				b.expect(numbered("6"))
+				st.source.expectNone()
+			})
+		})
+	}
+}
+
+// Without ids the connections have to be seen to bring the same, or be quiet.
+func TestReloadMovesWithoutIDs(t *testing.T) {
+	t.Run("events", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("snapshot", "2")
+			up.event("2", "3", "4", "5")
+			next.event("3", "4")
+			up.expectGone(true)
+			next.event("5", "6")
+			a.expect(newcomer, given("1", "1"), given("2", "2"), given("3", "3"), given("4", "4"), given("5", "5"), given("6", "6"))
+		})
+	})
+	t.Run("quiet", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("hello")
+			time.Sleep(time.Minute)
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("hello")
+			time.Sleep(2 * splicePause)
+			up.expectGone(true)
+			next.event("1")
+			a.expect(newcomer, given("1", "hello"), given("2", "1"))
+		})
+	})
+	t.Run("nothing in common", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("x")
+			for range 3 {
+				time.Sleep(time.Second)
+				up.event("old")
+				next.event("new")
+			}
+			up.expectGone(false)
+			time.Sleep(time.Second)
+			up.expectGone(true)
+			next.event("y")
+			a.expect(newcomer, given("1", "1"), given("2", "old"), given("3", "old"), given("4", "old"),
+				toldGap("upstream", "sse1.E.4", "null")+"id: sse1.E.5\n\n",
+				given("6", "x"), given("7", "new"), given("8", "new"), given("9", "new"), given("10", "y"))
+		})
+	})
+	t.Run("more than the buffer holds", func(t *testing.T) {
+		set := func(o *streamOptions) { o.buffer.events, o.gapEvent = 2, "gap" }
+		inBubble(t, set, func(st *streamTest) {
+			a, _ := st.start()
+			st.reload()
+			next := st.source.acceptOpen()
+			go next.event("1", "2", "3", "4")
+			time.Sleep(time.Second)
+			a.expect(newcomer)
+			time.Sleep(meetingTime)
+			text := a.read()
+			if a.end == "" && text == "" {
+				st.t.Errorf("read %q, end %q", text, a.end)
+			}
+		})
+	})
+}
+
+// The upstream of the new configuration cannot be reached: the old connection
+// goes on, and the attempts do.
+func TestReloadUpstreamDown(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		for range 5 {
+			st.source.accept().answer(http.StatusBadGateway, 0)
+		}
+		next := st.source.accept()
+		up.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+		up.breakOff() // there is one attempt at a time
+		next.expectGone(true)
+		next = st.source.acceptOpen()
+		next.numbered("3")
+		a.expect(numbered("3"))
+		st.source.expectNone()
+	})
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		st.source.acceptOpen().breakOff()
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		a.expect(newcomer, numbered("1", "2"))
+	})
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		st.source.accept().answer(http.StatusNoContent, 0)
+		a.expectEnd(endRefused, newcomer, numbered("1"))
+		up.expectGone(true)
+	})
+}
+
+// A stream that is broken goes on with the new configuration at once.
+func TestReloadWhileBroken(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		st.source.accept().answer(http.StatusBadGateway, time.Hour)
+		before := time.Now()
+		st.reload()
+		next := st.source.acceptOpen()
+		if waited := time.Since(before); waited > renewalInterval {
+			st.t.Errorf("waited %v", waited)
+		}
+		next.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
+// The old connection dies with its configuration, as those over HTTP/3 do.
+func TestReloadBreaksConnection(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		old := st.source
+		renewed := make(chan struct{})
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 8)}
+		older := st.instance
+		st.instance = st.hub.register("place", "another server")
+		old.renewed = func(q *renewal) bool {
+			<-renewed
+			return st.renewal()(q)
+		}
+		old.retire.Store(true)
+		st.hub.retire(older)
+		up.breakOff()
+		a.expect(newcomer, numbered("1"))
+		time.Sleep(time.Second)
+		close(renewed)
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		a.expect(numbered("2"))
+		old.expectNone()
+	})
+}
+
+// A reload while the stream waits for its first answer, and one after another.
+func TestReloadWhileOpening(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		up := st.source.accept()
+		st.reload()
+		st.source.expectNone()
+		up.open()
+		second := st.source.accept()
+		st.reload()
+		second.expectGone(true)
+		third := st.source.accept()
+		up.numbered("1")
+		third.open()
+		time.Sleep(2 * splicePause)
+		up.expectGone(false) // it brought an event meanwhile
+		time.Sleep(meetingTime)
+		up.expectGone(true)
+		third.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
+// A client that comes through the new configuration first brings it along.
+func TestReloadClientFirst(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		old, older := st.source, st.instance
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 8)}
+		st.instance = st.hub.register("place", "another server")
+		b := st.join("1")
+		st.source.expectNone()
+		old.retire.Store(true)
+		st.hub.retire(older)
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		a.expect(newcomer, numbered("1", "2"))
+		b.expect(primed("1"), numbered("2"))
+	})
+}
+
+// No handler of the new configuration is for the stream: its clients are let
+// go, spread over the time of drain.
+func TestReloadWithoutHandler(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		b := st.join("")
+		up.numbered("1")
+		st.source.retire.Store(true)
+		st.hub.retire(st.instance)
+		synctest.Wait()
+		up.numbered("2") // they get what comes until then
+		time.Sleep(defaultDrain)
+		for _, r := range []*reader{a, b} {
+			if text := r.read(); text != newcomer+numbered("1") && r.end != endReload {
+				st.t.Errorf("read %q, end %q", text, r.end)
+			}
+			r.leave()
+		}
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+// Who lingers is moved too; what ended is not opened.
+func TestReloadWithoutSubscribers(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		a.leave()
+		st.reload()
+		next := st.source.acceptOpen()
+		time.Sleep(overlap)
+		up.expectGone(true)
+		next.numbered("2")
+		b := st.join("1")
+		b.expect(primed("1"), numbered("2"))
+		next.close()
+		b.expectEnd(endUpstream)
+		b.leave()
+		st.reload()
+		st.source.expectNone()
+		time.Sleep(defaultLinger)
+		st.expectStreams(0)
+	})
+}
+
+// Many streams do not all move at once, and none waits for long.
+func TestReloadIsSpread(t *testing.T) {
+	const streams = 10_000
+	inBubble(t, nil, func(st *streamTest) {
+		for i := range streams {
+			st.key[0], st.key[1] = byte(i), byte(i>>8)
+			st.join("")
+			st.source.accept().open()
+		}
+		old := st.source
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, streams)}
+		older := st.instance
+		st.instance = st.hub.register("place", "another server")
+		old.renewed = func(q *renewal) bool {
+			st.renewal()(q)
+			return true
+		}
+		began := time.Now()
+		old.retire.Store(true)
+		st.hub.retire(older)
+		var times []time.Duration
+		for range streams {
+			times = append(times, st.source.accept().at.Sub(began))
+		}
+		if last := slices.Max(times); last > maxRenewalSpread || last < maxRenewalSpread*9/10 {
+			st.t.Errorf("the last one moved after %v", last)
+		}
+	})
+}
+
+// The option reconnect.
+func TestReconnectMode(t *testing.T) {
+	mode := func(m reconnectMode) func(o *streamOptions) {
+		return func(o *streamOptions) { o.reconnect, o.gapEvent = m, "gap" }
+	}
+	t.Run("always", func(t *testing.T) {
+		inBubble(t, mode(reconnectAlways), func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			up.close()
+			up = st.source.acceptOpen()
+			if up.lastEventID != "1" {
+				st.t.Errorf("opened with %q", up.lastEventID)
+			}
+			up.numbered("2")
+			a.expect(newcomer, numbered("1", "2"))
+		})
+		inBubble(t, mode(reconnectAlways), func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			up.close()
+			up = st.source.acceptOpen()
+			up.event("2")
+			a.expect(newcomer, given("1", "1"), toldGap("upstream", "sse1.E.1", "null")+"id: sse1.E.2\n\n", given("3", "2"))
+		})
+	})
+	t.Run("resumable", func(t *testing.T) {
+		inBubble(t, mode(reconnectResumable), func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			up.breakOff()
+			st.source.acceptOpen().numbered("2")
+			a.expect(newcomer, numbered("1", "2"))
+		})
+		inBubble(t, mode(reconnectResumable), func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			up.breakOff()
+			a.expectEnd(endBroken, newcomer, given("1", "1"))
+			a.leave()
+			st.expectStreams(0)
+			st.source.expectNone()
+		})
+	})
+	t.Run("never", func(t *testing.T) {
+		for _, end := range []func(*fakeConn){(*fakeConn).close, (*fakeConn).breakOff} {
+			inBubble(t, mode(reconnectNever), func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1")
+				end(up)
+				a.read()
+				if a.end != endUpstream && a.end != endBroken {
+					st.t.Errorf("end %q", a.end)
+				}
+				a.leave()
+				st.expectStreams(0)
+				b := st.join("1") // sees the upstream's own answer
+				up = st.source.accept()
+				select {
+				case <-b.sub.origin.ready:
+					st.t.Error("the head was kept")
+				default:
+				}
+				up.open()
+				up.numbered("2")
+				b.expect(numbered("2"))
+			})
+		}
+	})
+}
