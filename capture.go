@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -75,16 +76,46 @@ type capture struct {
 	body   bodyWriter   // decodes the content coding
 	passed *passThrough // the opener gets the answer
 	err    error        // sticky: the body cannot be taken
+
+	silence *time.Timer // ends the connection after upstream_timeout; nil: none is set
+	stalled atomic.Bool // it did
 }
 
 func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, cancel context.CancelFunc) *capture {
-	return &capture{
+	c := &capture{
 		request: u,
 		opener:  u.opener.Swap(nil),
 		conn:    conn,
 		stopped: func() bool { return ctx.Err() != nil },
 		cancel:  cancel,
 		header:  u.before.Clone(),
+	}
+	if conn.options.timeout > 0 {
+		c.silence = time.AfterFunc(conn.options.timeout, func() {
+			c.stalled.Store(true)
+			cancel()
+		})
+		if !conn.reconnects() {
+			c.silence.Stop() // the client sees how long the first answer takes
+		}
+	}
+	return c
+}
+
+// errStalled ends an upstream connection on which nothing came for
+// upstream_timeout.
+var errStalled = errors.New("nothing came for upstream_timeout")
+
+// listen begins to wait for the upstream's next bytes; hush ends that.
+func (c *capture) listen() {
+	if c.silence != nil && !c.stalled.Load() {
+		c.silence.Reset(c.conn.options.timeout)
+	}
+}
+
+func (c *capture) hush() {
+	if c.silence != nil {
+		c.silence.Stop()
 	}
 }
 
@@ -97,6 +128,7 @@ func (c *capture) WriteHeader(status int) {
 		return
 	}
 	c.status = status
+	c.hush()
 	own, added := c.ownHeader()
 	if isEventStream(status, own) {
 		checked := own
@@ -127,6 +159,7 @@ var errNotOurStream = errors.New("the upstream's answer does not go on with the 
 func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, shareable bool) {
 	c.events, c.body = true, body
 	c.opener = nil
+	defer c.listen()
 	header := streamHeader(own)
 	if !c.conn.opening() || c.request.handler.policy.public {
 		// On a later connection the cookie is one client's, who knows whose;
@@ -148,6 +181,7 @@ func (c *capture) pass() {
 		return
 	}
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
+	c.passed.cancel = c.cancel
 	context.AfterFunc(o.r.Context(), c.cancel)
 	c.syncHeader(o.w.Header())
 	c.passed.WriteHeader(c.status)
@@ -204,10 +238,12 @@ func (c *capture) Write(p []byte) (int, error) {
 	case c.passed != nil:
 		return c.passed.Write(p)
 	}
+	c.hush() // a splice may have to wait for its clients
 	n, err := c.body.Write(p)
 	if err != nil {
 		c.fail(err)
 	}
+	c.listen()
 	return n, err
 }
 
@@ -227,7 +263,14 @@ func (c *capture) Flush() { _ = c.FlushError() }
 
 // finish tells how the connection ended, after the handlers have returned err.
 func (c *capture) finish(err error) ending {
+	c.hush()
 	end := ending{status: c.status, events: c.events, err: err}
+	if c.stalled.Load() {
+		c.err = errStalled
+		if !c.events {
+			end.status = 0 // not an answer of the upstream's
+		}
+	}
 	if c.events {
 		if bodyErr := c.body.Close(err == nil && c.err == nil); bodyErr != nil && c.err == nil {
 			c.err = bodyErr
@@ -237,7 +280,7 @@ func (c *capture) finish(err error) ending {
 		end.err = c.err
 	}
 	end.clean = end.err == nil
-	if end.status == 0 {
+	if end.status == 0 && !c.stalled.Load() {
 		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
 			end.status = handlerErr.StatusCode
 		}

@@ -123,6 +123,9 @@ func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next cad
 	if errors.Is(why, errUnshareable) {
 		return h.serveAlone(newPassThrough(h, w, r, false), next, req)
 	}
+	if errors.Is(why, errStopping) {
+		return http.ErrAbortHandler // EventSource comes back after that, and not after any status
+	}
 	// With jitter, so that who was turned away together does not come back
 	// together.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))

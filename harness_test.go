@@ -398,6 +398,11 @@ func assertHubEmpty(t testing.TB) {
 		}
 		return true
 	})
+	eventually(t, "there is no private stream", func() bool {
+		theHub.privateMu.Lock()
+		defer theHub.privateMu.Unlock()
+		return len(theHub.private) == 0
+	})
 	theHub.endAll()
 	done := make(chan struct{})
 	go func() { theHub.running.Wait(); close(done) }()
@@ -414,6 +419,9 @@ func assertHubEmpty(t testing.TB) {
 		t.Errorf("left in the hub: %d keys, %d streams, %d places", len(theHub.streams), len(every), len(theHub.count))
 	}
 	theHub.stopping = false
+	theHub.privateMu.Lock()
+	defer theHub.privateMu.Unlock()
+	theHub.ending = false
 	clear(theHub.unshareable)
 }
 

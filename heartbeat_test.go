@@ -59,6 +59,7 @@ type bubbleServer struct {
 	t        testing.TB
 	listener *pipeListener
 	served   sync.WaitGroup
+	handling sync.WaitGroup
 }
 
 // serveInBubble provisions a handler in front of next and serves it. All of it
@@ -76,6 +77,8 @@ func serveInBubble(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) *bubble
 	server := &http.Server{
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.handling.Add(1)
+			defer s.handling.Done()
 			repl := caddy.NewReplacer()
 			r = caddyhttp.PrepareRequest(r, repl, w, nil)
 			if err := h.ServeHTTP(w, r, next); err != nil {
@@ -87,12 +90,14 @@ func serveInBubble(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) *bubble
 	t.Cleanup(func() {
 		_ = server.Close()
 		s.served.Wait()
+		s.handling.Wait()
 		time.Sleep(defaultLinger) // in fake time: what lingers ends
 		theHub.running.Wait()
 		cancel()
 		if err := h.Cleanup(); err != nil {
 			t.Error(err)
 		}
+		theHub.running.Wait()
 		theHub = before
 	})
 	return s

@@ -71,6 +71,10 @@ type hub struct {
 
 	allMu sync.Mutex
 	all   map[*stream]struct{} // those in streams, and those that still have subscribers
+
+	privateMu sync.Mutex
+	private   map[*passThrough]struct{} // private streams
+	ending    bool                      // they are to end
 }
 
 // variants are the streams of one key, told apart by Vary (RFC 9111, 4.1).
@@ -95,6 +99,7 @@ func newHub() *hub {
 	h := &hub{
 		streams:     make(map[streamKey]*variants),
 		all:         make(map[*stream]struct{}),
+		private:     make(map[*passThrough]struct{}),
 		unshareable: make(map[streamKey]time.Time),
 		count:       make(map[string]int),
 		crowds:      make(map[string]*crowd),
@@ -340,4 +345,26 @@ func (h *hub) stop() {
 	for _, s := range h.every() {
 		s.drain(s.drainTime(), endStopping)
 	}
+	h.privateMu.Lock()
+	defer h.privateMu.Unlock()
+	h.ending = true
+	for p := range h.private {
+		p.drainLater()
+	}
+}
+
+// trackPrivate takes note of a private stream.
+func (h *hub) trackPrivate(p *passThrough) {
+	h.privateMu.Lock()
+	defer h.privateMu.Unlock()
+	h.private[p] = struct{}{}
+	if h.ending {
+		p.drainLater()
+	}
+}
+
+func (h *hub) forgetPrivate(p *passThrough) {
+	h.privateMu.Lock()
+	defer h.privateMu.Unlock()
+	delete(h.private, p)
 }

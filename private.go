@@ -1,10 +1,12 @@
 package caddysse
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -34,6 +36,7 @@ type passThrough struct {
 	decoder eventstream.Decoder
 	batch   []byte // the whole blocks of one Write
 	err     error  // sticky
+	cancel  context.CancelFunc
 }
 
 func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
@@ -55,17 +58,63 @@ func (p *passThrough) Header() http.Header {
 }
 
 // servePrivate gives the client an upstream connection of its own.
-func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) error {
+func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) (err error) {
+	p.makeCancellable()
 	returned := false
 	defer func() {
-		if !returned && p.body != nil { // next panics: nothing may be written any more
+		if returned {
+			return
+		}
+		if p.body != nil { // next panics: nothing may be written any more
 			_ = p.body.Close(false)
 		}
 		p.stop()
+		if p.drained() {
+			if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
+				panic(v)
+			}
+			err = nil
+		}
 	}()
-	err := next.ServeHTTP(p, p.request)
+	err = next.ServeHTTP(p, p.request)
 	returned = true
+	defer p.stop()
 	return p.finish(err)
+}
+
+// makeCancellable makes it possible to end the upstream connection before the
+// client leaves. The request stays the same one: the placeholders know it by its
+// address.
+func (p *passThrough) makeCancellable() {
+	ctx, cancel := context.WithCancel(p.request.Context())
+	*p.request = *p.request.WithContext(ctx)
+	p.cancel = cancel // only by drain: handlers before sse may go on with the request
+}
+
+// drainLater ends the stream after the time of drain.
+func (p *passThrough) drainLater() {
+	time.AfterFunc(p.handler.options.drain, p.drain)
+}
+
+// drain ends a private stream because the process is about to exit.
+func (p *passThrough) drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil || p.out == nil || p.out.closed {
+		return
+	}
+	if o := p.handler.options; o.retryMin > 0 {
+		_ = p.out.write(append(eventstream.AppendRetry(nil, o.randomRetry()), '\n')) // the client may be gone
+	}
+	p.err = errStopping
+	p.cancel()
+}
+
+// drained reports whether drain has ended the stream.
+func (p *passThrough) drained() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return errors.Is(p.err, errStopping)
 }
 
 // WriteHeader decides whether the answer is an event stream.
@@ -107,6 +156,7 @@ func (p *passThrough) WriteHeader(status int) {
 	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
 	p.err = p.out.flush()
 	p.out.startHeartbeats(&p.mu)
+	theHub.trackPrivate(p)
 }
 
 // plain lets an answer pass that is not an event stream.
@@ -192,6 +242,7 @@ func (w blockWriter) Write(b []byte) (int, error) {
 
 // stop ends the heartbeats. It may be called more than once.
 func (p *passThrough) stop() {
+	theHub.forgetPrivate(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.out != nil {
@@ -202,6 +253,7 @@ func (p *passThrough) stop() {
 // finish ends the response after the handlers behind sse have returned err,
 // and returns what is to be returned of it.
 func (p *passThrough) finish(err error) error {
+	defer theHub.forgetPrivate(p)
 	if p.body == nil {
 		return p.finishPlain(err)
 	}
@@ -211,6 +263,9 @@ func (p *passThrough) finish(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.out.close()
+	if errors.Is(p.err, errStopping) {
+		return nil
+	}
 	if err == nil {
 		err = p.err
 	}

@@ -266,7 +266,7 @@ func (s *stream) appendPrelude(dst []byte, prime string) []byte {
 	case s.hasRetry:
 		dst = eventstream.AppendRetry(dst, s.retry)
 	case s.options.retryMin > 0:
-		dst = eventstream.AppendRetry(dst, s.randomRetry())
+		dst = eventstream.AppendRetry(dst, s.options.randomRetry())
 	}
 	m := len(dst)
 	dst = s.appendPrime(dst, prime)
@@ -285,9 +285,9 @@ func (s *stream) appendPrime(dst []byte, id string) []byte {
 }
 
 // randomRetry is a reconnection time of the configured range.
-func (s *stream) randomRetry() time.Duration {
-	spread := s.options.retryMax - s.options.retryMin
-	return (s.options.retryMin + time.Duration(rand.Float64()*float64(spread))).Truncate(time.Millisecond)
+func (o *streamOptions) randomRetry() time.Duration {
+	spread := o.retryMax - o.retryMin
+	return (o.retryMin + time.Duration(rand.Float64()*float64(spread))).Truncate(time.Millisecond)
 }
 
 // newestID returns the last event ID of a client that has been given
@@ -314,7 +314,7 @@ func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-c
 	}
 	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
 		if s := sub.stream; s.options.retryMin > 0 {
-			dst = append(dst, append(eventstream.AppendRetry(nil, s.randomRetry()), '\n'))
+			dst = append(dst, append(eventstream.AppendRetry(nil, s.options.randomRetry()), '\n'))
 		}
 		return dst, nil, time.Time{}, sub.leaveFor
 	}
