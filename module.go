@@ -41,6 +41,11 @@ const (
 	// defaultMaxEventSize bounds one block of the upstream.
 	defaultMaxEventSize = 16 << 20
 
+	// primeAfter is how long a client that comes before a stream's first block
+	// is sent nothing: some clients of the older MCP transport take any block
+	// for the event of type endpoint, which comes at once.
+	primeAfter = time.Second
+
 	// defaultDrain is the time over which clients' responses end when the
 	// process stops.
 	defaultDrain = 3 * time.Second
@@ -468,6 +473,7 @@ func (h *Handler) streamOptions() *streamOptions {
 		joinReplay:     -1,
 		gapEvent:       h.GapEvent,
 		prime:          h.Prime == nil || *h.Prime,
+		primeAfter:     primeAfter,
 		lagSkip:        h.Lag == "skip",
 		maxEventSize:   defaultMaxEventSize,
 		maxStreams:     h.MaxStreams,

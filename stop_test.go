@@ -57,4 +57,3 @@ func TestStopCutsNewcomers(t *testing.T) {
 		t.Errorf("status %s", resp.Status)
 	}
 }
-

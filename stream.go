@@ -40,6 +40,7 @@ type streamOptions struct {
 	ids            idsMode
 	gapEvent       string
 	prime          bool
+	primeAfter     time.Duration // how long who comes before the first block waits for a prelude
 	lagSkip        bool
 	maxEventSize   int
 	maxStreams     int
@@ -263,6 +264,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
 		s.phase = phaseBroken
+		s.broke = true // nobody knows what the upstream sent meanwhile
 		s.over, s.overTail = "", nil
 		s.startLocked(s.lastUpstreamID)
 	}

@@ -204,6 +204,7 @@ func newStreamTest(t *testing.T, set func(o *streamOptions)) *streamTest {
 	t.Helper()
 	st := &streamTest{t: t, hub: newHub(), options: new(Handler).streamOptions()}
 	st.options.join = joinLive
+	st.options.primeAfter = 0
 	if set != nil {
 		set(st.options)
 	}

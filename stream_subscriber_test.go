@@ -362,3 +362,47 @@ func follow(r *reader, id string, n int) (string, error) {
 	}
 	return id, nil
 }
+
+// Some clients of the older MCP transport take any block before the event of
+// type endpoint for that event.
+func TestNothingBeforeFirstBlock(t *testing.T) {
+	set := func(o *streamOptions) {
+		o.primeAfter = primeAfter
+		o.retryMin, o.retryMax = 2*time.Second, 2*time.Second
+	}
+	t.Run("endpoint", func(t *testing.T) {
+		inBubble(t, set, func(st *streamTest) {
+			a, up := st.start()
+			time.Sleep(primeAfter / 2)
+			a.expect()
+			_ = up.send("event: endpoint\ndata: /session\n\n")
+			a.expect("event: endpoint\ndata: /session\n\n")
+			time.Sleep(time.Minute)
+			a.expect()
+		})
+	})
+	t.Run("an event", func(t *testing.T) {
+		inBubble(t, set, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			a.expect(given("1", "1"), "retry: 2000\n\n")
+			time.Sleep(time.Minute)
+			a.expect()
+		})
+	})
+	t.Run("no event", func(t *testing.T) {
+		inBubble(t, set, func(st *streamTest) {
+			a, up := st.start()
+			_ = up.send(": comment\n\n")
+			a.expect(": comment\n\n")
+			_, wake, at, _ := a.sub.next(nil, time.Now())
+			if wake == nil || !at.Equal(time.Now().Add(primeAfter)) {
+				st.t.Errorf("to be asked again %v", at)
+			}
+			time.Sleep(primeAfter)
+			a.expect("retry: 2000\nid: sse1.E.1\n\n")
+			up.event("1")
+			a.expect(given("2", "1"))
+		})
+	})
+}

@@ -83,10 +83,11 @@ type subscriber struct {
 	param   string // the query parameter that brought it
 
 	// Guarded by mu.
-	home     *stream // counts it among its subscribers
-	stream   *stream // whose buffer it reads
-	waiting  bool    // for a place in a splice
-	pending  []byte  // goes out before anything else
+	home     *stream   // counts it among its subscribers
+	stream   *stream   // whose buffer it reads
+	waiting  bool      // for a place in a splice
+	pending  []byte    // goes out before anything else
+	primeAt  time.Time // when the prelude is due; zero: it was given
 	greeted  []*block
 	cursor   uint64    // position of the last block given
 	events   uint64    // the stream's count of events there
@@ -151,6 +152,9 @@ func (s *stream) resume(sub *subscriber, id string) {
 	}
 	prime := ""
 	switch {
+	case f.newest == 0 && !known && !sub.waiting && gap == "" && s.options.primeAfter > 0:
+		sub.primeAt = sub.joined.Add(s.options.primeAfter)
+		return
 	case sub.waiting:
 	case known && s.upstreamIDs:
 		// By the letter of HTML 9.2.6 an event without an id takes the last
@@ -318,7 +322,13 @@ func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-c
 		}
 		return dst, nil, time.Time{}, sub.leaveFor
 	}
+	if !sub.primeAt.IsZero() && !now.Before(sub.primeAt) {
+		sub.givePrelude()
+	}
 	dst, end = sub.read(dst)
+	if !sub.primeAt.IsZero() && sub.events > 0 {
+		sub.givePrelude()
+	}
 	sub.stream.makeRoom()
 	if len(dst) == 0 && end == "" && sub.merge() {
 		dst, end = sub.read(dst)
@@ -336,7 +346,30 @@ func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-c
 	if sub.waiting {
 		return dst, sub.home.waitForSeat(), sub.lookAgain(), ""
 	}
-	return dst, sub.stream.waitLocked(), sub.leaveAt, ""
+	leaveAt = sub.leaveAt
+	if at := sub.primeAt; !at.IsZero() && (leaveAt.IsZero() || at.Before(leaveAt)) {
+		leaveAt = at
+	}
+	return dst, sub.stream.waitLocked(), leaveAt, ""
+}
+
+// givePrelude gives what a client that came before the first block was not
+// given then. With an event it has an ID already.
+func (sub *subscriber) givePrelude() {
+	s := sub.stream
+	sub.primeAt = time.Time{}
+	if s.only != nil {
+		return
+	}
+	prime := ""
+	if sub.events == 0 && sub.cursor == s.buffer.newest {
+		prime = s.newestID()
+	}
+	if s.hasRetry { // which it has seen
+		sub.pending = s.appendPrime(sub.pending, prime)
+		return
+	}
+	sub.pending = s.appendPrelude(sub.pending, prime)
 }
 
 // read appends what is after the cursor.

@@ -37,6 +37,10 @@ const (
 // transport hands each connection a session of its own.
 const endpointType = "endpoint"
 
+// statusCancelled is what reverse_proxy says for the upstream when a connection
+// to it is given up on this side: also when a reload has closed its transport.
+const statusCancelled = 499
+
 // ending is how an upstream connection ended.
 type ending struct {
 	events     bool          // its head was that of an event stream
@@ -54,6 +58,8 @@ func (e ending) retriable() bool {
 	case e.events:
 		return true
 	case e.status == http.StatusRequestTimeout, e.status == http.StatusTooEarly, e.status == http.StatusTooManyRequests:
+		return true
+	case e.status == statusCancelled:
 		return true
 	}
 	return e.status == 0 || e.status >= http.StatusInternalServerError
@@ -420,9 +426,17 @@ func (s *stream) run(ctx context.Context, cancel context.CancelFunc, src source,
 		case <-time.After(delay):
 		}
 		src, lastEventID = s.nextConnection()
-		if src.retired() {
-			s.lapse()
-			return
+		if src.retired() { // those of the new configuration are being looked for
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.hurry:
+			case <-time.After(defaultGiveUp):
+			}
+			if src, lastEventID = s.nextConnection(); src.retired() {
+				s.lapse()
+				return
+			}
 		}
 	}
 }
@@ -557,7 +571,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 	case tryAgain:
 		delay, again = s.backoff.next(time.Now(), options.giveUp, end.retryAfter, rand.Float64)
 	case waitsForIt:
-		delay, again = options.giveUp, true
+		again = true
 	case passedOn, broken, oversized, refused, reloaded:
 	}
 	if again {
