@@ -1,8 +1,11 @@
 package caddysse
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -432,4 +435,153 @@ func TestReconnectMode(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Reloads, breaks and events in any order: a client is given each event once, or
+// where the upstream gives no ids it is told where one may be missing or come
+// again.
+func TestReloadAtRandom(t *testing.T) {
+	for seed := range uint64(600) {
+		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			inBubble(t, gapEvent, func(st *streamTest) {
+				w := &reloadWorld{
+					streamTest: st,
+					rnd:        rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // G404: it can be repeated
+					ids:        seed%2 == 0,
+					sources:    []*fakeSource{st.source},
+					opened:     make(map[*fakeSource]bool),
+				}
+				w.client = st.join("")
+				w.accept()
+				w.broadcast(1)
+				w.pump(true)
+				for range 150 {
+					w.step()
+				}
+				for range 20 {
+					w.accept()
+					w.pump(true)
+					time.Sleep(5 * time.Second)
+				}
+				w.broadcast(1)
+				w.pump(true)
+				w.text.WriteString(w.client.read())
+				w.check()
+			})
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+// reloadWorld is an upstream that broadcasts numbered events, and a client of a
+// gateway that is reloaded.
+type reloadWorld struct {
+	*streamTest
+	rnd     *rand.Rand
+	ids     bool
+	sources []*fakeSource
+	opened  map[*fakeSource]bool
+	conns   []*reloadConn
+	events  int
+	client  *reader
+	text    strings.Builder
+}
+
+type reloadConn struct {
+	*fakeConn
+	given int
+}
+
+func (w *reloadWorld) step() {
+	switch n := w.rnd.IntN(100); {
+	case n < 50:
+		w.broadcast(w.rnd.IntN(4))
+		w.pump(false)
+	case n < 70:
+		if !w.ids {
+			w.pump(true) // no connection is seconds behind another
+		}
+		time.Sleep(time.Duration(w.rnd.IntN(3000)) * time.Millisecond)
+	case n < 80:
+		w.accept()
+	case n < 88:
+		w.reload()
+		w.sources = append(w.sources, w.source)
+	case n < 94 && len(w.conns) > 0:
+		if c := w.conns[w.rnd.IntN(len(w.conns))]; c.ctx.Err() == nil {
+			c.breakOff()
+			w.conns = slices.DeleteFunc(w.conns, func(o *reloadConn) bool { return o == c })
+		}
+	default:
+		w.text.WriteString(w.client.read())
+	}
+}
+
+func (w *reloadWorld) broadcast(n int) { w.events += n }
+
+// pump sends what connections have to send, some of it or all.
+func (w *reloadWorld) pump(all bool) {
+	for _, c := range w.conns {
+		for c.given < w.events && (all || w.rnd.IntN(3) > 0) && c.ctx.Err() == nil {
+			c.given++
+			text := "data: " + strconv.Itoa(c.given) + "\n\n"
+			if w.ids {
+				text = "id: " + strconv.Itoa(c.given) + "\n" + text
+			}
+			_ = c.send(text)
+			synctest.Wait()
+		}
+	}
+	w.conns = slices.DeleteFunc(w.conns, func(c *reloadConn) bool { return c.ctx.Err() != nil })
+}
+
+// accept answers the upstream connections that wait for it.
+func (w *reloadWorld) accept() {
+	synctest.Wait()
+	for _, source := range w.sources {
+		for len(source.conns) > 0 {
+			c := &reloadConn{fakeConn: <-source.conns, given: w.events}
+			switch {
+			case c.ctx.Err() != nil:
+				continue
+			case w.opened[source] && w.rnd.IntN(5) == 0:
+				c.answer(http.StatusBadGateway, 0)
+				continue
+			case c.lastEventID != "":
+				c.given, _ = strconv.Atoi(c.lastEventID)
+			}
+			w.opened[source] = true
+			c.open()
+			synctest.Wait()
+			w.conns = append(w.conns, c)
+		}
+	}
+}
+
+func (w *reloadWorld) check() {
+	last, gap := 0, false
+	data, _ := decode([]byte(w.text.String()))
+	for _, text := range data {
+		n, err := strconv.Atoi(text)
+		if err != nil { // a gap event
+			gap = true
+			continue
+		}
+		if n != last+1 && (!gap || w.ids) {
+			w.t.Errorf("given %d after %d", n, last)
+		}
+		last, gap = n, false
+	}
+	if last != w.events || w.client.end != "" {
+		w.t.Errorf("given %d of %d events, end %q", last, w.events, w.client.end)
+	}
+	open := int64(0)
+	for _, source := range w.sources {
+		open += source.running.Load()
+	}
+	if open != 1 {
+		w.t.Errorf("%d upstream connections", open)
+	}
 }

@@ -217,7 +217,7 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	if c.over || s.phase == phaseGone {
 		return errStreamOver // merged, say: nothing may come after that point
 	}
-	if !c.first && c.isRepeat(b, lines) {
+	if !c.first && !s.succeeds() && c.isRepeat(b, lines) {
 		c.dropped++
 		return nil
 	}
