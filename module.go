@@ -81,8 +81,8 @@ const (
 type Handler struct {
 	// The name of this handler among those of the same server. It tells its
 	// streams from theirs, and lets the handler of that name take them over
-	// when the configuration is reloaded. A server with several sse handlers
-	// should name each. Default: empty.
+	// as soon as the configuration is reloaded; without, that takes a moment.
+	// A server with several sse handlers should name each. Default: empty.
 	Name string `json:"name,omitempty"`
 
 	// Which requests share a stream. Empty (the default): those that are equal
