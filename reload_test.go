@@ -3,12 +3,14 @@ package caddysse
 import (
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 func gapEvent(o *streamOptions) { o.gapEvent = "gap" }
@@ -584,4 +586,45 @@ func (w *reloadWorld) check() {
 	if open != 1 {
 		w.t.Errorf("%d upstream connections", open)
 	}
+}
+
+// Nothing keeps a configuration that no client came through, though its streams
+// live on.
+func TestReloadReleasesConfigurations(t *testing.T) {
+	u := startUpstream(t, nil)
+	config := func(n int) string {
+		return proxied("heartbeat "+strconv.Itoa(10+n)+"s\nids auto", u)
+	}
+	g := startGateway(t, config(0))
+	a := g.subscribe("/")
+	up := u.accept()
+	up.numbered("0")
+	a.expect("0")
+	var kept []weak.Pointer[instance]
+	for i := range 5 {
+		g.reload(config(i + 1))
+		next := u.accept()
+		up.numbered(strconv.Itoa(i + 1))
+		next.numbered(strconv.Itoa(i + 1))
+		a.expect(strconv.Itoa(i + 1))
+		up.expectGone()
+		up = next
+		theHub.mu.Lock()
+		kept = append(kept, weak.Make(theHub.instances[len(theHub.instances)-1]))
+		theHub.mu.Unlock()
+	}
+	eventually(t, "old configurations are released", func() bool {
+		runtime.GC()
+		n := 0
+		for _, p := range kept[:len(kept)-1] {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		return n == 0
+	})
+	if kept[len(kept)-1].Value() == nil {
+		t.Error("the newest is gone too")
+	}
+	a.close()
 }
