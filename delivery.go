@@ -117,6 +117,7 @@ func (o *responseStream) write(p []byte) error {
 	}
 	err := o.rc.Flush()
 	o.last = time.Now()
+	theMetrics.bytes[out].Add(float64(len(p)))
 	if o.deadline && o.http2 && err == nil {
 		_ = o.rc.SetWriteDeadline(time.Time{})
 	}
@@ -132,6 +133,7 @@ func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
 	if idle := now.Sub(o.last); idle < o.settings.heartbeat {
 		return o.settings.heartbeat - idle, nil
 	}
+	theMetrics.heartbeats.Inc()
 	return o.settings.heartbeat, o.write(o.settings.heartbeatBytes)
 }
 
@@ -155,9 +157,9 @@ func (o *responseStream) startHeartbeats(mu *sync.Mutex) {
 
 // deliver writes a stream to a subscriber until it is over, and tells why.
 func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscriber) endReason {
-	out := newResponseStream(w, r, h.settings, false)
-	defer out.close()
-	if err := out.flush(); err != nil {
+	to := newResponseStream(w, r, h.settings, false)
+	defer to.close()
+	if err := to.flush(); err != nil {
 		return endWrite
 	}
 	timer := time.NewTimer(noTimeout)
@@ -170,8 +172,12 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 		var end endReason
 		chunks, wake, leaveAt, end = sub.next(chunks[:0], now)
 		if len(chunks) > 0 {
-			if err := out.writeAll(chunks); err != nil {
+			if err := to.writeAll(chunks); err != nil {
 				return clientEnd(r, err)
+			}
+			theMetrics.blocks[out].Add(float64(sub.taken))
+			if !sub.takenAt.IsZero() {
+				theMetrics.lag.Observe(to.last.Sub(sub.takenAt).Seconds())
 			}
 		}
 		if end != "" {
@@ -182,7 +188,7 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 		}
 		wait := noTimeout
 		if h.settings.heartbeat > 0 {
-			due, err := out.heartbeat(now)
+			due, err := to.heartbeat(now)
 			if err != nil {
 				return clientEnd(r, err)
 			}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -199,7 +200,13 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.sse.stream", s.key.String())
 	repl.Set("http.sse.resume", sub.outcome)
+	outcome, _, _ := strings.Cut(sub.outcome, ";")
+	theMetrics.resumes.WithLabelValues(outcome).Inc()
+	subscribers := theMetrics.subscribers.WithLabelValues(protocolOf(r), "handler")
+	subscribers.Inc()
 	end := h.deliver(w, r, sub)
+	subscribers.Dec()
+	theMetrics.ended.WithLabelValues(string(end)).Inc()
 	repl.Set("http.sse.end_reason", string(end))
 	detach()
 

@@ -78,6 +78,7 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 	st.merged, st.at, st.to = true, sp.buffer.newest, to
 	after, _ := s.buffer.eventsAfter(to) // known: to is in the buffer
 	st.events = s.buffer.events - after
+	theMetrics.splices.WithLabelValues(spliceMerged).Inc()
 	s.learned.unmerged = 0
 	if sp.openID == "" {
 		if s.hasAllOf(sp) {
@@ -95,6 +96,7 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 
 // giveUpSplice makes a splice private.
 func (s *stream) giveUpSplice(sp *stream, why string) {
+	theMetrics.splices.WithLabelValues(splicePrivate).Inc()
 	s.learned.nothing = 0
 	s.learned.unmerged++
 	if s.learned.unmerged == enoughSplices {

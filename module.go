@@ -301,6 +301,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.settings = settings
 
+	if err := theMetrics.register(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
+
 	var place string
 	var server any = h
 	if s, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {

@@ -220,12 +220,18 @@ func (w blockWriter) Write(b []byte) (int, error) {
 		return 0, p.err
 	}
 	p.batch = p.batch[:0]
+	theMetrics.bytes[in].Add(float64(len(b)))
+	blocks := 0
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
+		blocks++
 		p.batch = append(append(p.batch, blk.Lines...), '\n')
 		return nil
 	})
 	if len(p.batch) > 0 {
-		p.err = p.out.write(p.batch)
+		theMetrics.blocks[in].Add(float64(blocks))
+		if p.err = p.out.write(p.batch); p.err == nil {
+			theMetrics.blocks[out].Add(float64(blocks))
+		}
 		if cap(p.batch) > maxWrite {
 			p.batch = nil
 		}

@@ -97,6 +97,8 @@ type subscriber struct {
 	tail     []byte    // what the upstream sent after its last blank line
 	leaveAt  time.Time // ends the response then; zero: never
 	leaveFor endReason // why
+	taken    int       // how many blocks of the stream the last call of next gave
+	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
 }
 
 // locate returns the position up to which a client with the last event ID id
@@ -147,6 +149,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 	}
 	s.recount(sub)
 	if gap != "" {
+		theMetrics.gaps.WithLabelValues(gap).Inc()
 		s.log().Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
 		sub.pending = s.gapEvent(gap, id, s.missed(id))
 	}
@@ -310,6 +313,7 @@ func (s *stream) newestID() string {
 func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-chan struct{}, leaveAt time.Time, end endReason) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
+	sub.taken, sub.takenAt = 0, time.Time{}
 	if sub.waiting {
 		sub.home.admit(sub, now)
 	}
@@ -381,6 +385,7 @@ func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
 		sub.pending = nil
 	}
 	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].wire) <= maxWrite) {
+		sub.taken++
 		dst = append(dst, sub.greeted[0].wire)
 		size += len(sub.greeted[0].wire)
 		sub.greeted = sub.greeted[1:]
@@ -404,6 +409,9 @@ func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
 		sub.cursor, sub.events = b.position, b.events
 		if b.commentOnly && b.position <= sub.live {
 			continue
+		}
+		if sub.taken++; sub.takenAt.IsZero() && !b.at.Before(sub.joined) {
+			sub.takenAt = b.at
 		}
 		dst = append(dst, b.wire)
 		size += len(b.wire)
@@ -429,6 +437,7 @@ func (sub *subscriber) skip(dst [][]byte) [][]byte {
 		id = string(appendGatewayID(nil, s.epoch, sub.cursor))
 	}
 	sub.cursor = f.lost
+	theMetrics.gaps.WithLabelValues(gapLag).Inc()
 	s.log().Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
 	return append(dst, s.gapEvent(gapLag, id, missed))
 }

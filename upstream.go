@@ -156,6 +156,7 @@ func (c *upstreamConn) refused() { c.stream.refuse() }
 func (c *upstreamConn) tellGap() {
 	s := c.stream
 	s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from")
+	theMetrics.gaps.WithLabelValues(gapUpstream).Inc()
 	wire := s.gapEvent(gapUpstream, s.newestID(), -1)
 	if len(wire) == 0 {
 		return
@@ -174,6 +175,7 @@ func (c *upstreamConn) tellGap() {
 
 // Write takes bytes of the upstream's body.
 func (c *upstreamConn) Write(p []byte) (int, error) {
+	theMetrics.bytes[in].Add(float64(len(p)))
 	if err := c.decoder.Write(p, c.block); err != nil {
 		return 0, err
 	}
@@ -237,6 +239,8 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	}
 	if s.succeeds() {
 		c.hold(b, lines)
+	} else {
+		theMetrics.blocks[in].Inc()
 	}
 	c.append(c.wireBlock(lines, b))
 	return nil
@@ -489,6 +493,7 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	s.mu.Unlock()
 
 	end = src.open(ctx, lastEventID, conn)
+	theMetrics.connections.WithLabelValues(resultOf(ctx, end)).Inc()
 	if end.events && end.clean {
 		end.tail = conn.decoder.Rest()
 	}

@@ -1,0 +1,234 @@
+package caddysse
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// gathered are the values of all series, by name and labels; of histograms, the
+// number of observations.
+type gathered map[string]float64
+
+func gather(t testing.TB) gathered {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	for range 2 { // as two handlers of a configuration
+		if err := theMetrics.register(registry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(gathered)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			name := strings.TrimPrefix(family.GetName(), metricsNamespace)
+			for _, label := range m.GetLabel() {
+				name += " " + label.GetName() + "=" + label.GetValue()
+			}
+			switch family.GetType() {
+			case dto.MetricType_COUNTER:
+				all[name] = m.GetCounter().GetValue()
+			case dto.MetricType_GAUGE:
+				all[name] = m.GetGauge().GetValue()
+			case dto.MetricType_HISTOGRAM:
+				all[name] = float64(m.GetHistogram().GetSampleCount())
+			default:
+				t.Errorf("%s is of type %v", name, family.GetType())
+			}
+		}
+	}
+	return all
+}
+
+// since returns what has been counted since before, and nothing that has not.
+func (g gathered) since(before gathered) gathered {
+	changed := make(gathered)
+	for name, value := range g {
+		if d := value - before[name]; d != 0 {
+			changed[name] = d
+		}
+	}
+	return changed
+}
+
+// expectMetrics waits for what has been counted to be this.
+func expectMetrics(t *testing.T, before, want gathered) {
+	t.Helper()
+	var got gathered
+	defer func() {
+		if t.Failed() {
+			t.Logf("counted %v\nexpected %v", got, want)
+		}
+	}()
+	eventually(t, "the metrics say what happened", func() bool {
+		got = gather(t).since(before)
+		return maps.Equal(got, want)
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	const clients, events = 5, 20
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("gap_event gap\nlinger 0s", u))
+	before := gather(t)
+	var all []*testClient
+	for range clients {
+		all = append(all, g.subscribe("/"))
+	}
+	up := u.accept()
+	up.numbered(numbers(1, events)...)
+	for _, c := range all {
+		c.expect(numbers(1, events)...)
+	}
+	length := 0
+	for _, n := range numbers(1, events) {
+		length += len("id: " + n + "\ndata: " + n + "\n\n")
+	}
+	lag := gather(t).since(before)["delivery_lag_seconds"]
+	if lag < clients || lag > clients*events {
+		t.Errorf("%v observations of the lag", lag)
+	}
+	want := gathered{
+		"streams kind=shared":                       1,
+		"upstream_connections state=open":           1,
+		"subscribers delivery=handler protocol=1.1": clients,
+		"blocks_total direction=in":                 events,
+		"blocks_total direction=out":                events * clients,
+		"bytes_total direction=in":                  float64(length),
+		"bytes_total direction=out":                 float64(length * clients),
+		"replay_buffer_bytes":                       float64(length),
+		"resumes_total outcome=live":                clients,
+		"delivery_lag_seconds":                      lag,
+	}
+	expectMetrics(t, before, want)
+
+	late := g.subscribe("/", "Last-Event-ID: 15")
+	late.expect(numbers(16, events)...)
+	stale := g.subscribe("/", "Last-Event-ID: sse1.0123456789abcdef0123456789abcdef.7")
+	stale.next()
+	stale.expect(numbers(1, events)...)
+	post, err := g.client.Do(g.request(http.MethodPost, "/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	private := newTestClient(t, post)
+	u.accept().numbered("1")
+	private.expect("1")
+	want["subscribers delivery=handler protocol=1.1"] += 2
+	want["resumes_total outcome=replayed"]++
+	want["resumes_total outcome=gap"]++
+	want["gaps_total reason=epoch"]++
+	want["streams kind=private"]++
+	want["blocks_total direction=in"]++
+	want["blocks_total direction=out"] += 5 + events + 1
+	got := gather(t).since(before)
+	for _, name := range []string{"bytes_total direction=in", "bytes_total direction=out"} { // heads of the gateway's own
+		want[name] = got[name]
+	}
+	expectMetrics(t, before, want)
+
+	for _, c := range slices.Concat(all, []*testClient{late, stale, private}) {
+		c.close()
+	}
+	for _, name := range []string{
+		"streams kind=shared", "streams kind=private", "upstream_connections state=open", "replay_buffer_bytes",
+		"subscribers delivery=handler protocol=1.1",
+	} {
+		delete(want, name)
+	}
+	want["subscribers_ended_total reason=client"] = clients + 2
+	want["upstream_connections_total result=cancelled"] = 1
+	expectMetrics(t, before, want)
+}
+
+// The metrics go on over reloads, in the registry of each configuration.
+func TestMetricsOverReloads(t *testing.T) {
+	u := startUpstream(t, nil)
+	config := func(n int) string {
+		return site(fmt.Sprintf("metrics /metrics\nsse {\njoin live\nheartbeat %ds\n}\nreverse_proxy %s", 100+n, u.address))
+	}
+	g := startGateway(t, config(0))
+	a := g.subscribe("/")
+	up := u.accept()
+	up.numbered("0")
+	a.expect("0")
+	series := func() []string {
+		var names []string
+		for line := range strings.Lines(body(t, g.get("/metrics"))) {
+			if strings.HasPrefix(line, metricsNamespace) {
+				name, _, _ := strings.Cut(line, " ")
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	before := gather(t)
+	var first []string
+	for i := range 20 {
+		g.reload(config(i + 1))
+		next := u.accept()
+		up.numbered(fmt.Sprint(i + 1))
+		next.numbered(fmt.Sprint(i + 1))
+		a.expect(fmt.Sprint(i + 1))
+		up.expectGone()
+		up = next
+		if i == 0 {
+			first = series()
+		}
+	}
+	if last := series(); len(first) == 0 || !slices.Equal(first, last) {
+		t.Errorf("series after 1 reload:\n%s\nafter 20:\n%s", strings.Join(first, "\n"), strings.Join(last, "\n"))
+	}
+	got := gather(t).since(before)
+	if got["blocks_total direction=in"] != 20 || got["blocks_total direction=out"] != 20 || got["upstream_connections_total result=cancelled"] != 20 {
+		t.Errorf("counted %v", got)
+	}
+	a.close()
+}
+
+// docs/sse.md names all metrics and their labels, and no others.
+func TestMetricsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("docs/sse.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]bool)
+	for line := range strings.Lines(string(text)) {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "`"); ok && strings.HasPrefix(name, metricsNamespace) {
+			documented[name] = true
+		}
+	}
+	descriptions := make(chan *prometheus.Desc, 100)
+	theMetrics.Describe(descriptions)
+	close(descriptions)
+	for d := range descriptions {
+		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
+		name, _, _ := strings.Cut(rest, `"`)
+		if !documented[name] {
+			t.Errorf("%s is not in docs/sse.md", name)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("docs/sse.md has %s, which there is not", name)
+	}
+	for _, label := range []string{
+		resultClean, resultBroken, resultStalled, resultOversized, resultRefused, resultFailed, resultCancelled,
+		spliceMerged, splicePrivate, kindShared, kindSplice, kindPrivate, stateOpening, stateOpen, stateWaiting,
+	} {
+		if !strings.Contains(string(text), "`"+label+"`") {
+			t.Errorf("the label %s is not in docs/sse.md", label)
+		}
+	}
+}
