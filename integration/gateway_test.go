@@ -18,7 +18,13 @@ type gateway struct {
 }
 
 // startGateway starts a gateway with one site that has the directives. What is not in a handle of theirs is for all.
-func startGateway(t *testing.T, directives string) *gateway {
+func startGateway(t testing.TB, directives string) *gateway {
+	t.Helper()
+	return startGatewayOf(t, gatewayPath, directives)
+}
+
+// startGatewayOf is startGateway for a Caddy of its own.
+func startGatewayOf(t testing.TB, path, directives string) *gateway {
 	t.Helper()
 	dir := t.TempDir()
 	caddyfile := filepath.Join(dir, "Caddyfile")
@@ -38,7 +44,7 @@ func startGateway(t *testing.T, directives string) *gateway {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	cmd := command(gatewayPath, "run", "--config", caddyfile, "--adapter", "caddyfile")
+	cmd := command(path, "run", "--config", caddyfile, "--adapter", "caddyfile")
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	g := &gateway{address: listener.Addr().String()}
@@ -81,18 +87,18 @@ type upstream struct {
 }
 
 // startTicker starts upstreams/ticker.
-func startTicker(t *testing.T, args ...string) *upstream {
+func startTicker(t testing.TB, args ...string) *upstream {
 	t.Helper()
 	return startUpstream(t, "ticker "+strings.Join(args, " "), command(tickerPath, args...))
 }
 
 // startNode starts a script with Node.
-func startNode(t *testing.T, script string, args ...string) *process {
+func startNode(t testing.TB, script string, args ...string) *process {
 	t.Helper()
 	return start(t, script, command(nodePath, append([]string{script}, args...)...), 0)
 }
 
-func startUpstream(t *testing.T, name string, cmd *exec.Cmd) *upstream {
+func startUpstream(t testing.TB, name string, cmd *exec.Cmd) *upstream {
 	t.Helper()
 	u := &upstream{process: start(t, name, cmd, 0)}
 	u.address = u.awaitEvent("listening", 1).Address

@@ -14,7 +14,7 @@ import (
 
 // process is a program that the test has started. It tells what happens on its standard output, a JSON object a line.
 type process struct {
-	t     *testing.T
+	t     testing.TB
 	name  string
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
@@ -34,6 +34,9 @@ type report struct {
 	Address     string `json:"address"`
 	Connection  int    `json:"connection"`
 	Protocol    string `json:"protocol"`
+	Method      string `json:"method"`
+	Path        string `json:"path"`
+	Finished    bool   `json:"finished"` // the whole response was sent
 	LastEventID string `json:"last_event_id"`
 	Number      int    `json:"number"`
 	At          int64  `json:"at"`
@@ -55,7 +58,7 @@ func command(program string, args ...string) *exec.Cmd {
 
 // start starts a process, which is ended when the test ends. It has to end well when its standard input does, or at the
 // signal.
-func start(t *testing.T, name string, cmd *exec.Cmd, end syscall.Signal) *process {
+func start(t testing.TB, name string, cmd *exec.Cmd, end syscall.Signal) *process {
 	t.Helper()
 	p := &process{t: t, name: name, cmd: cmd, done: make(chan struct{}), changed: make(chan struct{})}
 	// A group of its own, to end what it has started too. The kernel ends it with the test's process, should that be
