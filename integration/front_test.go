@@ -1,0 +1,77 @@
+package integration
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"testing"
+	"time"
+)
+
+// frontPatience is how long a front waits for a response's next bytes.
+const frontPatience = 1500 * time.Millisecond
+
+// front is a proxy in front of the gateway that cuts responses which it takes for dead.
+type front struct {
+	*httptest.Server
+	t   *testing.T
+	cut chan struct{} // has something for each response that was cut
+}
+
+// startFront starts a front of the gateway at an address.
+func startFront(t *testing.T, address string) *front {
+	t.Helper()
+	f := &front{t: t, cut: make(chan struct{}, 1000)}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: address})
+	transport := newTransport()
+	proxy.Transport = transport
+	proxy.FlushInterval = -1
+	proxy.ModifyResponse = func(resp *http.Response) error {
+		body := &impatientBody{ReadCloser: resp.Body}
+		body.timer = time.AfterFunc(frontPatience, func() {
+			f.cut <- struct{}{}
+			body.ReadCloser.Close()
+		})
+		resp.Body = body
+		return nil
+	}
+	f.Server = httptest.NewServer(proxy)
+	t.Cleanup(func() {
+		f.CloseClientConnections()
+		f.Close()
+		transport.CloseIdleConnections()
+	})
+	return f
+}
+
+// cuts returns how many responses were cut.
+func (f *front) cuts() int { return len(f.cut) }
+
+// awaitCut waits until a response is cut.
+func (f *front) awaitCut() {
+	f.t.Helper()
+	select {
+	case <-f.cut:
+	case <-time.After(testTimeout):
+		f.t.Fatal("nothing was cut")
+	}
+}
+
+// impatientBody is a response body that is closed when nothing comes.
+type impatientBody struct {
+	io.ReadCloser
+	timer *time.Timer
+}
+
+func (b *impatientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Reset(frontPatience)
+	return n, err
+}
+
+func (b *impatientBody) Close() error {
+	b.timer.Stop()
+	return b.ReadCloser.Close()
+}
