@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -16,18 +18,18 @@ const frontPatience = 1500 * time.Millisecond
 // front is a proxy in front of the gateway that cuts responses which it takes for dead.
 type front struct {
 	*httptest.Server
-	t   *testing.T
 	cut chan struct{} // has something for each response that was cut
 }
 
 // startFront starts a front of the gateway at an address.
 func startFront(t *testing.T, address string) *front {
 	t.Helper()
-	f := &front{t: t, cut: make(chan struct{}, 1000)}
+	f := &front{cut: make(chan struct{}, 1000)}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: address})
 	transport := newTransport()
 	proxy.Transport = transport
 	proxy.FlushInterval = -1
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // of what it cuts
 	proxy.ModifyResponse = func(resp *http.Response) error {
 		body := &impatientBody{ReadCloser: resp.Body}
 		body.timer = time.AfterFunc(frontPatience, func() {
@@ -50,12 +52,12 @@ func startFront(t *testing.T, address string) *front {
 func (f *front) cuts() int { return len(f.cut) }
 
 // awaitCut waits until a response is cut.
-func (f *front) awaitCut() {
-	f.t.Helper()
+func (f *front) awaitCut() error {
 	select {
 	case <-f.cut:
+		return nil
 	case <-time.After(testTimeout):
-		f.t.Fatal("nothing was cut")
+		return errors.New("nothing was cut")
 	}
 }
 

@@ -142,7 +142,9 @@ func TestMCPHeartbeats(t *testing.T) {
 				front := startFront(t, g.address)
 				c := startMCP(t, front.URL+transport.path, transport.client, "silent")
 				if heartbeat == "off" {
-					front.awaitCut()
+					if err := front.awaitCut(); err != nil {
+						t.Error(err)
+					}
 					return
 				}
 				if got := c.awaitEvent("silent", 1).Data; !strings.Contains(got, "completed. Duration: 4 seconds") {

@@ -114,6 +114,26 @@ func TestLargeRequestIsStreamed(t *testing.T) {
 	}
 }
 
+// An event stream passes as it is, also where its last event has no blank line.
+func TestModelBytes(t *testing.T) {
+	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
+	g := startGateway(t, "sse\nreverse_proxy "+model.address)
+	for _, name := range []string{"text", "tool", "unended", "overloaded"} {
+		for _, path := range []string{"/v1/chat/completions", "/v1/messages"} {
+			ask := func(url string) string {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+path, strings.NewReader(`{"model": "`+name+`"}`))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return answer(req)
+			}
+			if got, want := ask(g.url("")), ask("http://"+model.address); got != want || !strings.Contains(want, "\ndata: ") {
+				t.Errorf("%s %s: %q\nwithout the gateway: %q", name, path, got, want)
+			}
+		}
+	}
+}
+
 // answer returns the body of a response, or what went wrong.
 func answer(req *http.Request) string {
 	resp, err := newTransport().RoundTrip(req)
