@@ -1,0 +1,56 @@
+package caddysse
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// TestExamples: each example is formatted, adapts without a warning, can be
+// provisioned, and is explained.
+func TestExamples(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	docs, err := os.ReadFile("docs/sse.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := os.DirFS("examples")
+	names, err := fs.Glob(examples, "*")
+	if err != nil || len(names) < 5 {
+		t.Fatalf("examples %q, %v", names, err)
+	}
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			text, err := fs.ReadFile(examples, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(caddyfile.Format(text)) != string(text) {
+				t.Error("not formatted: caddy fmt --overwrite")
+			}
+			adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": name})
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("adapting: %v, %v", err, warnings)
+			}
+			if !strings.Contains(string(adapted), `"handler":"sse"`) {
+				t.Error("no sse handler")
+			}
+			var config caddy.Config
+			if err := json.Unmarshal(adapted, &config); err != nil {
+				t.Fatal(err)
+			}
+			if err := caddy.Validate(&config); err != nil {
+				t.Error(err)
+			}
+			if !strings.Contains(string(docs), "../examples/"+name) {
+				t.Error("docs/sse.md does not link to it")
+			}
+		})
+	}
+}
