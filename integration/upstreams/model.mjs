@@ -121,8 +121,11 @@ const json = (res, status, value, headers) => {
 };
 
 const answers = {
+  // With a pause.
   async text(api, res) {
-    await send(res, [...api.begin(), ...tokens.map((token) => api.token(token)), ...api.end()]);
+    await send(res, api.begin());
+    await setTimeout(100);
+    await send(res, [...tokens.map((token) => api.token(token)), ...api.end()]);
     res.end();
   },
   async tool(api, res) {
