@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -714,6 +715,22 @@ func TestEndpointEventIsPrivate(t *testing.T) {
 	upC.end()
 	b.expectEnd()
 	c.expectEnd()
+}
+
+// TestEndpointEventComesFirst: there are clients of the old MCP transport that
+// take every block for an event, and endpoint has to be the first.
+func TestEndpointEventComesFirst(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("retry 1s", u))
+	resp := g.get("/sse")
+	defer resp.Body.Close()
+	up := u.accept()
+	const endpoint = "event: endpoint\ndata: /messages?session=a\n\n"
+	up.write(endpoint)
+	got := make([]byte, len(endpoint))
+	if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != endpoint {
+		t.Errorf("%q, %v", got, err)
+	}
 }
 
 // TestEndpointEventLater: only the first event of a stream is the old MCP
