@@ -51,6 +51,9 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"give_up":             parseGiveUp,
 	"drain":               parseDuration(func(h *Handler) **caddy.Duration { return &h.Drain }),
 	"last_event_id_query": parseLastEventIDQuery,
+	"detach":              parseDetach,
+	"detach_headers":      parseDetachHeaders,
+	"max_request_body":    parseMaxRequestBody,
 }
 
 // UnmarshalCaddyfile implements caddyfile.Unmarshaler. Syntax:
@@ -72,6 +75,10 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		gap_event  <type>
 //		lag        disconnect|skip
 //		last_event_id_query <names...>|off
+//
+//		detach           <duration>
+//		detach_headers   <names...>
+//		max_request_body <size>
 //
 //		heartbeat         <interval> [event <type> [<data>]]
 //		heartbeat         off
@@ -434,6 +441,29 @@ func parseLastEventIDQuery(h *Handler, d *caddyfile.Dispenser) error {
 	}
 	h.LastEventIDQuery = names
 	return nil
+}
+
+func parseDetach(h *Handler, d *caddyfile.Dispenser) (err error) {
+	if h.Detach, err = durationArg(d); err == nil && h.Detach == 0 {
+		return d.Err("detach: expected a duration above 0")
+	}
+	return err
+}
+
+func parseDetachHeaders(h *Handler, d *caddyfile.Dispenser) error {
+	if h.DetachHeaders = d.RemainingArgs(); len(h.DetachHeaders) == 0 {
+		return d.Err("detach_headers: expected the names of header fields")
+	}
+	return nil
+}
+
+func parseMaxRequestBody(h *Handler, d *caddyfile.Dispenser) error {
+	text, err := arg(d, "a size, such as 1MiB")
+	if err != nil {
+		return err
+	}
+	h.MaxRequestBody, err = sizeValue(d, "max_request_body", text)
+	return err
 }
 
 // Interface guards.

@@ -247,6 +247,30 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`last_event_id_query off`, `{"last_event_id_query":[]}`},
 		{`last_event_id_query`, `!expected the names of query parameters, or off`},
 	},
+	"detach": {
+		{`detach 10m`, `{"detach":600000000000}`},
+		{"detach 1m\nids gateway", `{"detach":60000000000,"ids":"gateway"}`},
+		{`detach`, `!expected a duration, such as 15s`},
+		{`detach always`, `!expected a duration, such as 15s, not "always"`},
+		{`detach 0s`, `!expected a duration above 0`},
+		{`detach -1s`, `!expected a duration`},
+		{`detach 1m 2m`, `!unexpected argument "2m"`},
+		{"detach 1m\nids upstream", `!not with ids upstream`},
+		{"ids upstream\ndetach 1m", `!not with ids upstream`},
+	},
+	"detach_headers": {
+		{`detach_headers X-Session X-Tenant`, `{"detach_headers":["X-Session","X-Tenant"]}`},
+		{`detach_headers`, `!expected the names of header fields`},
+		{`detach_headers ""`, `!expected the names of header fields, not an empty text`},
+	},
+	"max_request_body": {
+		{`max_request_body 2MiB`, `{"max_request_body":2097152}`},
+		{`max_request_body`, `!expected a size, such as 1MiB`},
+		{`max_request_body big`, `!expected a size, such as 4MiB, not "big"`},
+		{`max_request_body 0`, `!expected a size`},
+		{`max_request_body 3GiB`, `!expected 1 to 2147483647 bytes`},
+		{`max_request_body 1MiB 2`, `!unexpected argument "2"`},
+	},
 }
 
 // adaptOptions returns the handler that a directive with these options becomes,
@@ -488,6 +512,11 @@ func TestWrongJSON(t *testing.T) {
 		{`{"upstream_timeout":-1}`, "upstream_timeout: expected"},
 		{`{"give_up":-1}`, "give_up: expected"},
 		{`{"drain":-1}`, "drain: expected"},
+		{`{"detach":-1}`, "detach: expected"},
+		{`{"detach":"1m","ids":"upstream"}`, "detach: not with ids upstream"},
+		{`{"detach_headers":[""]}`, "detach_headers: expected"},
+		{`{"max_request_body":-1}`, "max_request_body: expected"},
+		{`{"max_request_body":2147483648}`, "max_request_body: expected"},
 	} {
 		h := new(Handler)
 		if err := caddy.StrictUnmarshalJSON([]byte(test.config), h); err != nil {

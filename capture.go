@@ -3,6 +3,7 @@ package caddysse
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -121,10 +122,14 @@ func (c *capture) hush() {
 
 func (c *capture) Header() http.Header { return c.header }
 
-// WriteHeader decides where the answer goes. Informational answers are
-// dropped: they were for one client.
+// WriteHeader decides where the answer goes. Informational answers to a request
+// whose answer may be shared are dropped: they were for one client.
 func (c *capture) WriteHeader(status int) {
-	if c.status != 0 || (status >= 100 && status < 200 && status != http.StatusSwitchingProtocols) {
+	if c.status != 0 {
+		return
+	}
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		c.inform(status)
 		return
 	}
 	c.status = status
@@ -136,9 +141,14 @@ func (c *capture) WriteHeader(status int) {
 			checked = own.Clone()
 			checked.Del("Set-Cookie") // it is dropped
 		}
-		shareable := c.request.handler.mayShare(checked, c.request.handler.policy.hasCredential(c.request.request))
+		shareable := c.request.detached || c.request.handler.mayShare(checked, c.request.policy.hasCredential(c.request.request))
 		if shareable || !c.conn.opening() {
 			if body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn); known {
+				if err := c.conn.keep(); err != nil {
+					_ = body.Close(false)
+					c.turnAway(err)
+					return
+				}
 				c.open(own, added, body, shareable)
 				return
 			}
@@ -161,7 +171,7 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 	c.opener = nil
 	defer c.listen()
 	header := streamHeader(own)
-	if !c.conn.opening() || c.request.handler.policy.public {
+	if !c.conn.opening() || c.request.policy.public {
 		// On a later connection the cookie is one client's, who knows whose;
 		// on a public stream it would be everybody's.
 		header.Del("Set-Cookie")
@@ -185,6 +195,36 @@ func (c *capture) pass() {
 	context.AfterFunc(o.r.Context(), c.cancel)
 	c.syncHeader(o.w.Header())
 	c.passed.WriteHeader(c.status)
+}
+
+// turnAway tells the client that its stream cannot be.
+func (c *capture) turnAway(why error) {
+	c.conn.refused()
+	c.fail(why)
+	o := c.opener
+	c.opener = nil
+	if o != nil && o.claim() {
+		o.finish(o.handler.turnAway(o.w, c.conn.stream.key, why))
+	}
+}
+
+// inform passes an informational answer on, if the request is one client's.
+func (c *capture) inform(status int) {
+	o := c.opener
+	if o == nil || !c.request.detached {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.left {
+		return
+	}
+	header := o.w.Header()
+	before := header.Clone()
+	c.syncHeader(header)
+	o.w.WriteHeader(status)
+	clear(header)
+	maps.Copy(header, before)
 }
 
 // fail ends the connection, also when the handlers do not look at the errors of

@@ -36,16 +36,28 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
-	var err error
-	if h.mayJoin(r) {
-		err = h.serveShared(w, r, next)
-	} else {
-		err = h.servePrivate(newPassThrough(h, w, r, false), next)
-	}
+	err := h.serve(w, r, next)
 	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // the response is not complete: the client has to see it
 	}
 	return err
+}
+
+// serve serves a request from a stream, or passes it on.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	mayDetach := h.mayDetach(r)
+	if mayDetach {
+		if served, err := h.resumeDetached(w, r, next); served {
+			return err
+		}
+	}
+	switch {
+	case h.mayJoin(r):
+		return h.serveShared(w, r, next)
+	case mayDetach:
+		return h.serveDetached(w, r, next)
+	}
+	return h.servePrivate(newPassThrough(h, w, r, false), next)
 }
 
 // neverStream reports whether the answer to a request is not a stream whatever
@@ -124,13 +136,18 @@ func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next cad
 	if errors.Is(why, errUnshareable) {
 		return h.serveAlone(newPassThrough(h, w, r, false), next, req)
 	}
+	return h.turnAway(w, req.key, why)
+}
+
+// turnAway asks a client to come later.
+func (h *Handler) turnAway(w http.ResponseWriter, key streamKey, why error) error {
 	if errors.Is(why, errStopping) {
 		return http.ErrAbortHandler // EventSource comes back after that, and not after any status
 	}
 	// With jitter, so that who was turned away together does not come back
 	// together.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
-	h.logger.Warn("client turned away", zap.NamedError("reason", why), zap.Stringer("stream", req.key))
+	h.logger.Warn("client turned away", zap.NamedError("reason", why), zap.Stringer("stream", key))
 	return caddyhttp.Error(http.StatusServiceUnavailable, why)
 }
 
@@ -143,9 +160,7 @@ const maxRetryAfter = 10
 func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRequest) error {
 	p.onShareable = func() { theHub.shareable(req.key) }
 	if _, _, ok := parseGatewayID(req.lastEventID); ok && h.options.ids != idsUpstream {
-		// The upstream does not know it.
-		p.request.Header.Del("Last-Event-ID")
-		p.request.URL.RawQuery = h.policy.withoutID(p.request.URL.RawQuery)
+		h.dropID(p.request)
 	}
 	return h.servePrivate(p, next)
 }
@@ -187,7 +202,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 		}
 		return false, h.serveUnjoined(w, r, next, req, err)
 	}
-	if wait == nil && s.varies(head.vary) != req.varies(head.vary) {
+	if wait == nil && !s.detached && s.varies(head.vary) != req.varies(head.vary) {
 		return true, nil
 	}
 
@@ -195,6 +210,9 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 		// By the upstream, which is to tell why.
 		detach()
 		return false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
+	}
+	if s.detached && wait == nil {
+		head = head.withoutCookies()
 	}
 	writeHead(w, head, sub.outcome)
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -210,10 +228,12 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	repl.Set("http.sse.end_reason", string(end))
 	detach()
 
-	switch end {
-	case endWrite, endBroken:
+	switch {
+	case end == endWrite, end == endBroken:
 		return false, http.ErrAbortHandler
-	case endPerClient:
+	case s.detached && end != endUpstream && end != endClient:
+		return false, http.ErrAbortHandler // it is not whole
+	case end == endPerClient:
 		return false, h.serveAlone(newPassThrough(h, w, r, true), next, req)
 	}
 	return false, nil

@@ -415,8 +415,9 @@ func assertHubEmpty(t testing.TB) {
 	every := theHub.every()
 	theHub.mu.Lock()
 	defer theHub.mu.Unlock()
-	if len(theHub.streams) > 0 || len(every) > 0 || len(theHub.count) > 0 {
-		t.Errorf("left in the hub: %d keys, %d streams, %d places", len(theHub.streams), len(every), len(theHub.count))
+	if len(theHub.streams) > 0 || len(every) > 0 || len(theHub.count) > 0 || len(theHub.detached) > 0 {
+		t.Errorf("left in the hub: %d keys, %d streams, %d places, %d detached streams",
+			len(theHub.streams), len(every), len(theHub.count), len(theHub.detached))
 	}
 	theHub.stopping = false
 	theHub.privateMu.Lock()

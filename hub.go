@@ -63,8 +63,9 @@ type hub struct {
 	streams     map[streamKey]*variants // those that may be joined
 	unshareable map[streamKey]time.Time // until when
 	instances   []*instance
-	sequence    uint64         // of instances
-	count       map[string]int // streams by place
+	sequence    uint64             // of instances
+	count       map[string]int     // streams by place
+	detached    map[string]*stream // by epoch
 	crowds      map[string]*crowd
 	told        map[string]struct{} // paths whose crowd was told
 	stopping    bool
@@ -102,6 +103,7 @@ func newHub() *hub {
 		private:     make(map[*passThrough]struct{}),
 		unshareable: make(map[streamKey]time.Time),
 		count:       make(map[string]int),
+		detached:    make(map[string]*stream),
 		crowds:      make(map[string]*crowd),
 		told:        make(map[string]struct{}),
 	}
@@ -253,6 +255,10 @@ func (h *hub) remove(s *stream) {
 }
 
 func (h *hub) removeLocked(s *stream) {
+	if s.detached {
+		h.removeDetachedLocked(s)
+		return
+	}
 	v := h.streams[s.key]
 	if v == nil || !slices.Contains(v.streams, s) {
 		return
@@ -262,9 +268,14 @@ func (h *hub) removeLocked(s *stream) {
 		delete(h.streams, s.key)
 	}
 	h.leaveCrowdLocked(s)
-	h.count[s.place]--
-	if h.count[s.place] == 0 {
-		delete(h.count, s.place)
+	h.uncountLocked(s.place)
+}
+
+// uncountLocked takes a stream out of the count of its place.
+func (h *hub) uncountLocked(place string) {
+	h.count[place]--
+	if h.count[place] == 0 {
+		delete(h.count, place)
 	}
 }
 

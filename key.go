@@ -255,9 +255,8 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 	if r.TLS != nil {
 		add("scheme", "https")
 		add("server name", r.TLS.ServerName)
-		if p.certificate && len(r.TLS.PeerCertificates) > 0 {
-			sum := sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
-			add("client certificate", string(sum[:]))
+		if p.certificate {
+			parts = appendCertificate(parts, r)
 		}
 	}
 	if p.user {
@@ -292,6 +291,16 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 		})
 	}
 	return parts
+}
+
+// appendCertificate appends the TLS client certificate of a request, if it has
+// one.
+func appendCertificate(parts []keyPart, r *http.Request) []keyPart {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return parts
+	}
+	sum := sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
+	return append(parts, keyPart{"client certificate", string(sum[:])})
 }
 
 // hasCredential reports whether the key of a request has something that

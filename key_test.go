@@ -1206,7 +1206,7 @@ func FuzzKeyOfRequests(f *testing.F) {
 			r := keyRequest(http.MethodGet, host, target, header)
 			key := h.keyHash(p.parts(r, ""))
 			orig := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-			u := &upstreamRequest{handler: &Handler{policy: p}, orig: orig}
+			u := &upstreamRequest{handler: &Handler{policy: p}, policy: p, orig: orig}
 			u.clean(r)
 			for name := range r.Header {
 				if insignificant(name) {

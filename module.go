@@ -223,10 +223,35 @@ type Handler struct {
 	// Last-Event-ID, evs_last_event_id.
 	LastEventIDQuery []string `json:"last_event_id_query,omitzero"`
 
+	// How long the upstream connection of a private stream runs on without a
+	// client, into a replay buffer. A private stream is an event stream that
+	// answers a request which does not share one: the answer of a language
+	// model to a POST, say. The gateway gives it ids in place of the
+	// upstream's. A request for the same host, path and query, of the same
+	// user, TLS client certificate and credentials, with an ID of it as last
+	// event ID goes on where the client was, whatever its method; DELETE
+	// cancels. An answer that has ended can be resumed until the buffer's
+	// age is over. Requests with Mcp-Session-Id are excepted. The bodies of
+	// all other requests that do not share a stream are read before they go
+	// upstream: give the handler a matcher. 0 (the default) turns it off: the
+	// upstream connection ends with its client.
+	Detach caddy.Duration `json:"detach,omitempty"`
+
+	// With detach: request header fields that a client has to bring again, as
+	// they were, to resume or to cancel, beside Authorization, Cookie,
+	// X-Api-Key and Api-Key.
+	DetachHeaders []string `json:"detach_headers,omitempty"`
+
+	// With detach: the largest request body, in bytes, that is copied so that
+	// it can outlive its client. A request with a larger one is served as
+	// without detach. Default: 1 MiB.
+	MaxRequestBody int64 `json:"max_request_body,omitempty"`
+
 	logger   *zap.Logger
 	instance *instance
 	policy   *keyPolicy
 	options  *streamOptions
+	detached *detachSettings // nil: without detach
 	settings *deliverySettings
 }
 
@@ -295,6 +320,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.policy = newKeyPolicy(h)
 	h.options = h.streamOptions()
+	h.detached = h.detachSettings()
 	settings, err := h.deliverySettings()
 	if err != nil {
 		return err
@@ -345,7 +371,7 @@ func (h *Handler) Cleanup() error {
 
 // Validate implements caddy.Validator.
 func (h *Handler) Validate() error {
-	return errors.Join(h.validateKey(), h.validateStream(), h.validateDelivery())
+	return errors.Join(h.validateKey(), h.validateStream(), h.validateDetach(), h.validateDelivery())
 }
 
 func (h *Handler) validateKey() error {
@@ -424,6 +450,22 @@ func (h *Handler) validateStream() error {
 	}
 	if h.MaxSubscribers < 0 {
 		return fmt.Errorf("max_subscribers: expected 0 (no limit) or more, not %d", h.MaxSubscribers)
+	}
+	return nil
+}
+
+func (h *Handler) validateDetach() error {
+	if h.Detach < 0 {
+		return fmt.Errorf("detach: expected a duration above 0, not %v", time.Duration(h.Detach))
+	}
+	if h.Detach > 0 && h.IDs == "upstream" {
+		return errors.New("detach: not with ids upstream: the ids of detached streams are the gateway's")
+	}
+	if slices.Contains(h.DetachHeaders, "") {
+		return errors.New("detach_headers: expected the names of header fields, not an empty text")
+	}
+	if h.MaxRequestBody < 0 || h.MaxRequestBody > math.MaxInt32 {
+		return fmt.Errorf("max_request_body: expected 1 to %d bytes, not %d", math.MaxInt32, h.MaxRequestBody)
 	}
 	return nil
 }

@@ -210,7 +210,13 @@ func (a answer) short() string {
 // without and once with sse. {sse} stands for the directive.
 func plainAndSSE(t *testing.T, directives string) (plain, with *gateway) {
 	t.Helper()
-	with = startGateway(t, "http:// {\nbind {socket}\n"+strings.ReplaceAll(directives, "{sse}", "sse")+"\n}\n"+
+	return plainAnd(t, "sse", directives)
+}
+
+// plainAnd is plainAndSSE with options.
+func plainAnd(t *testing.T, sse, directives string) (plain, with *gateway) {
+	t.Helper()
+	with = startGateway(t, "http:// {\nbind {socket}\n"+strings.ReplaceAll(directives, "{sse}", sse)+"\n}\n"+
 		"http:// {\nbind {socket}2\n"+strings.ReplaceAll(directives, "{sse}", "")+"\n}\n")
 	other := *with
 	other.client = unixClient(with.socket + "2")
@@ -276,7 +282,12 @@ func varied(t *testing.T) string {
 // TestOtherRequestsPass: requests that do not name text/event-stream come back
 // byte for byte.
 func TestOtherRequestsPass(t *testing.T) {
-	plain, with := plainAndSSE(t, varied(t))
+	testOtherRequestsPass(t, "sse")
+}
+
+func testOtherRequestsPass(t *testing.T, sse string) {
+	t.Helper()
+	plain, with := plainAnd(t, sse, varied(t))
 	for _, test := range []struct {
 		method, target, content string
 		fields                  []string

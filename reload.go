@@ -95,7 +95,7 @@ func (h *hub) retire(inst *instance) {
 func (s *stream) becomesStale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isSplice || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
+	if s.isSplice || s.detached || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
 		return false
 	}
 	s.renewing = s.isStale()

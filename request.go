@@ -27,11 +27,13 @@ const routeGroupCtxKey caddy.CtxKey = "route_group"
 // configuration which that request came through. Nothing in it is shared with
 // the client's request: that one may be over long before the stream is.
 type upstreamRequest struct {
-	handler *Handler
-	next    caddyhttp.Handler
-	request *http.Request // a template; its context is the client's, without its end
-	idParam string        // the query parameter in which the client brought its last event ID
-	orig    http.Request
+	handler  *Handler
+	policy   *keyPolicy // says what is sent
+	detached bool       // of a detached stream: it is one client's
+	next     caddyhttp.Handler
+	request  *http.Request // a template; its context is the client's, without its end
+	idParam  string        // the query parameter in which the client brought its last event ID
+	orig     http.Request
 	// The client's request as Caddy's server has it, to be run again, as far as
 	// that is still known: handlers before sse may have changed header fields.
 	received *http.Request
@@ -49,25 +51,10 @@ type upstreamRequest struct {
 // newUpstreamRequest copies what is needed of a client's request. Parts that
 // are not in the key are left out.
 func (h *Handler) newUpstreamRequest(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) *upstreamRequest {
-	ctx := context.WithoutCancel(r.Context())
-	u := &upstreamRequest{
-		handler: h,
-		next:    next,
-		request: r.Clone(ctx),
-		vars:    maps.Clone(ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)),
-		before:  w.Header().Clone(),
-	}
+	u := h.copyRequest(w, r, next, h.policy)
 	_, u.idParam = h.policy.lastEventID(r)
-	u.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if groups, ok := ctx.Value(routeGroupCtxKey).(map[string]struct{}); ok {
-		u.groups = maps.Clone(groups)
-	}
-	u.orig, _ = ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if u.orig.URL != nil {
-		clean := *u.orig.URL
-		clean.RawQuery = h.policy.filterQuery(clean.RawQuery)
-		u.orig.URL = &clean
-		u.orig.RequestURI = clean.RequestURI()
+		u.filterOriginal()
 	}
 	u.received = u.again(r)
 	u.clean(u.request)
@@ -101,9 +88,37 @@ func (u *upstreamRequest) again(r *http.Request) *http.Request {
 	return again
 }
 
+// copyRequest copies a client's request as it is.
+func (h *Handler) copyRequest(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, policy *keyPolicy) *upstreamRequest {
+	ctx := context.WithoutCancel(r.Context())
+	u := &upstreamRequest{
+		handler: h,
+		policy:  policy,
+		next:    next,
+		request: r.Clone(ctx),
+		vars:    maps.Clone(ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)),
+		before:  w.Header().Clone(),
+	}
+	u.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if groups, ok := ctx.Value(routeGroupCtxKey).(map[string]struct{}); ok {
+		u.groups = maps.Clone(groups)
+	}
+	u.orig, _ = ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	return u
+}
+
+// filterOriginal removes what must not reach the upstream from the query of
+// the request as it was received.
+func (u *upstreamRequest) filterOriginal() {
+	clean := *u.orig.URL
+	clean.RawQuery = u.policy.filterQuery(clean.RawQuery)
+	u.orig.URL = &clean
+	u.orig.RequestURI = clean.RequestURI()
+}
+
 // clean removes what must not reach the upstream from the template.
 func (u *upstreamRequest) clean(r *http.Request) {
-	policy := u.handler.policy
+	policy := u.policy
 	r.Body = http.NoBody
 	r.ContentLength = 0
 	r.URL.RawQuery = policy.filterQuery(r.URL.RawQuery)
@@ -162,7 +177,7 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 	r = caddyhttp.PrepareRequest(r, repl, w, u.server)
 	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	for name, value := range u.vars {
-		if u.handler.policy.keepsVar(name) {
+		if u.policy.keepsVar(name) {
 			vars[name] = value
 		}
 	}
@@ -191,14 +206,14 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 func (u *upstreamRequest) earlier(key string) (any, bool) {
 	switch {
 	case strings.HasPrefix(key, "http.auth."):
-		if !u.handler.policy.user {
+		if !u.policy.user {
 			return "", true
 		}
 	case strings.HasPrefix(key, "http.request."), strings.HasPrefix(key, "http.response."),
 		strings.HasPrefix(key, "http.reverse_proxy."), strings.HasPrefix(key, "http.vars."):
 		return nil, false
 	}
-	if !u.handler.policy.keepsPlaceholder(key) {
+	if !u.policy.keepsPlaceholder(key) {
 		return "", true
 	}
 	repl, ok := u.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -227,7 +242,7 @@ func addQuery(u *url.URL, name, value string) {
 // varies returns the values of the named header fields as they are sent
 // upstream.
 func (u *upstreamRequest) varies(names []string) string {
-	return u.handler.policy.varies(u.request.Header, names)
+	return u.policy.varies(u.request.Header, names)
 }
 
 // retired reports whether the configuration of the request was cleaned up.

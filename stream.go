@@ -92,6 +92,7 @@ type stream struct {
 	openID   string // the client's last event ID that it was opened with
 	idParam  string // the query parameter that brought it, if not the header field
 	isSplice bool
+	detached bool          // see detach.go
 	hurry    chan struct{} // tells run not to wait until the next attempt
 
 	logger atomic.Pointer[zap.Logger] // of the owner's configuration
@@ -237,12 +238,13 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	}
 	now := time.Now()
 	s.buffer.evict(now)
-	if s.phase == phaseEnded {
+	if s.phase == phaseEnded && !s.detached {
 		if _, ok := s.trusted(req.lastEventID); !ok {
 			return nil, errNewLife
 		}
 	}
-	if req.instance.sequence > s.owner.sequence || (s.source.retired() && !req.instance.retired.Load()) {
+	newer := req.instance.sequence > s.owner.sequence
+	if !s.detached && (newer || (s.source.retired() && !req.instance.retired.Load())) {
 		s.ownedBy(req.instance, req.options, req.source(false), req.logger)
 		if s.phase == phaseBroken {
 			s.useSource()
@@ -260,7 +262,9 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	}
 	s.subs[sub] = struct{}{}
 	s.resume(sub, req.lastEventID)
-	if s.phase == phaseEnded {
+	if s.phase == phaseEnded && s.detached {
+		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.newest, s.overTail
+	} else if s.phase == phaseEnded {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
 		s.phase = phaseBroken
@@ -282,12 +286,13 @@ func (sub *subscriber) detach() {
 		sub.stream.release(sub)
 	}
 	delete(s.subs, sub)
+	s.makeRoom()
 	forget := false
 	if len(s.subs) == 0 {
 		switch {
 		case s.phase == phaseGone:
 			forget = true
-		case s.only != nil, s.draining:
+		case s.only != nil, s.draining, s.detached && s.head == nil:
 			s.endLocked()
 			forget = true
 		default:
@@ -309,7 +314,7 @@ func (s *stream) lingerLocked() {
 		s.linger.Stop()
 	}
 	var timer *time.Timer
-	timer = time.AfterFunc(s.options.linger, func() {
+	timer = time.AfterFunc(s.lingerTime(), func() {
 		s.hub.mu.Lock()
 		defer s.hub.mu.Unlock()
 		s.mu.Lock()
@@ -366,6 +371,9 @@ func (s *stream) drain(window time.Duration, reason endReason) {
 	now := time.Now()
 	for sub := range s.subs {
 		at := now.Add(time.Duration(rand.Float64() * float64(window)))
+		if s.detached {
+			at = now.Add(window) // it may come to its end
+		}
 		if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
 			sub.leaveAt, sub.leaveFor = at, reason
 		}

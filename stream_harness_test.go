@@ -111,6 +111,9 @@ func (c *fakeConn) open() {
 	c.t.Helper()
 	c.events = true
 	c.run(func() {
+		if err := c.conn.keep(); err != nil {
+			c.t.Error(err)
+		}
 		c.conn.opened(&head{header: http.Header{"Content-Type": {eventStreamType}}}, true)
 	})
 }

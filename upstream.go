@@ -147,6 +147,15 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	}
 }
 
+// keep makes the stream known, if it was not before its head, or tells why it
+// cannot be.
+func (c *upstreamConn) keep() error {
+	if !c.stream.detached {
+		return nil
+	}
+	return c.stream.hub.keepDetached(c.stream)
+}
+
 // refused tells the stream that its first answer is not an event stream to
 // share. Who waited for it goes upstream on its own, at once.
 func (c *upstreamConn) refused() { c.stream.refuse() }
@@ -189,7 +198,7 @@ var errStreamOver = errors.New("the stream is over")
 // block takes a block from the decoder into the stream.
 func (c *upstreamConn) block(b eventstream.Block) error {
 	if string(b.Type) == endpointType {
-		if s := c.current(); c.isFirst() && !s.isSplice && !s.makeExclusive() {
+		if s := c.current(); c.isFirst() && !s.isSplice && !s.detached && !s.makeExclusive() {
 			return errors.New("the one client of the stream has left")
 		}
 	}
@@ -199,7 +208,7 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stream.isSplice {
+	if c.stream.isSplice || c.stream.detached {
 		c.stream.waitForRoom(int64(len(lines) + 1))
 	}
 	return c.take(b, lines)
@@ -529,7 +538,7 @@ func (s *stream) judge(end ending) outcome {
 	if errors.Is(end.err, eventstream.ErrBlockTooLarge) {
 		s.oversized++
 	}
-	exclusive := s.only != nil || s.private
+	exclusive := s.only != nil || s.private || s.detached
 	resumable := s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
 	switch mode := s.options.reconnect; {
 	case end.events && s.replaced():
@@ -606,7 +615,11 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.finish(endReload, nil)
 	case broken:
 		log.Warn("upstream lost")
-		s.leave(endBroken)
+		if s.detached {
+			s.finish(endBroken, nil) // its client may be yet to come
+		} else {
+			s.leave(endBroken)
+		}
 	case oversized:
 		log.Error("upstream sends blocks over max_event_size")
 		s.leave(endOversized)
@@ -625,7 +638,9 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 // refuse ends a stream whose first answer is not an event stream to share.
 func (s *stream) refuse() {
 	s.hub.remove(s)
-	s.hub.markUnshareable(s.key, unshareableTime)
+	if !s.detached {
+		s.hub.markUnshareable(s.key, unshareableTime)
+	}
 	s.mu.Lock()
 	if s.refused || s.stopped {
 		s.mu.Unlock()
@@ -659,6 +674,9 @@ func (s *stream) finish(reason endReason, tail []byte) {
 		}
 	}
 	s.phase = phaseEnded
+	if s.detached {
+		s.source, s.sent = nil, nil // with the client's credentials
+	}
 	s.finishLocked(reason)
 	if s.only != nil || s.draining || s.splice != nil {
 		s.endLocked()
