@@ -800,6 +800,41 @@ func TestDetachedMaxStreams(t *testing.T) {
 	g.prompt(http.MethodPost, "/", "Last-Event-ID: "+id)
 }
 
+// A response that ends before the answer does is not whole, and breaks off.
+func TestDetachedMaxAge(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("detach 1m\nmax_age 200ms", u))
+	c := g.prompt(http.MethodPost, "/")
+	up := u.accept()
+	up.event("1")
+	id := c.expect("1").LastEventID
+	c.expectBroken()
+	up.event("2")
+	up.end()
+	c = g.prompt(http.MethodPost, "/", "Last-Event-ID: "+id)
+	c.expect("2")
+	c.expectEnd()
+	u.expectOne()
+}
+
+// A client that leaves is noticed, also when it has sent its request again with
+// a body that the server would not read.
+func TestDetachedResumedClientLeaves(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("detach 1m\nheartbeat off", u))
+	c := g.prompt(http.MethodPost, "/")
+	up := u.accept()
+	up.event("1")
+	id := c.expect("1").LastEventID
+	c.close()
+	eventually(t, "the client has left", func() bool { return subscribers() == 0 })
+	c = newTestClient(t, g.ask(http.MethodPost, "/", string(bigFile()[:900_000]), "Last-Event-ID: "+id))
+	up.event("2")
+	c.expect("2")
+	c.close()
+	eventually(t, "the client has left again", func() bool { return subscribers() == 0 })
+}
+
 // A client gets all of an answer that is larger than the buffer, at its pace.
 func TestDetachedLargeAnswer(t *testing.T) {
 	const events = 20_000

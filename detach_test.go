@@ -154,6 +154,9 @@ func TestDetachedEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		up.close()
+		if s := a.sub.origin; s.source != nil || s.sent != nil {
+			t.Error("the request is kept longer than the upstream connection")
+		}
 		for range 2 {
 			time.Sleep(time.Minute)
 			b := dt.comeBack(0)
@@ -215,6 +218,37 @@ func TestDetachedBreaks(t *testing.T) {
 		time.Sleep(defaultBufferAge)
 		dt.expectStreams(0)
 		dt.source.expectNone()
+	})
+}
+
+// What shared streams do at an upstream's end, detached ones do not.
+func TestDetachedIsNotReconnected(t *testing.T) {
+	for _, mode := range []reconnectMode{reconnectBroken, reconnectAlways, reconnectResumable, reconnectNever} {
+		detachedInBubble(t, func(o *streamOptions) { o.reconnect = mode }, func(dt *detachedTest) {
+			a, up := dt.start()
+			up.numbered("1")
+			up.close()
+			a.expectEnd(endUpstream, newcomer, given("1", "1"))
+			a.leave()
+			dt.comeBack(0).expectEnd(endUpstream, given("1", "1"))
+			a, up = dt.start()
+			up.numbered("1")
+			up.breakOff()
+			a.expectEnd(endBroken, newcomer, given("1", "1"))
+			dt.comeBack(0).expectEnd(endBroken, given("1", "1"))
+			dt.source.expectNone()
+		})
+	}
+}
+
+// An event type of a protocol for shared streams is one like others.
+func TestDetachedEndpoint(t *testing.T) {
+	detachedInBubble(t, nil, func(dt *detachedTest) {
+		_, up := dt.start()
+		if err := up.send("event: endpoint\ndata: 1\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		dt.comeBack(0).expect("event: endpoint\n" + given("1", "1"))
 	})
 }
 

@@ -35,7 +35,8 @@ func BenchmarkPrivateStreams(b *testing.B) {
 func benchPrivateStreams(b *testing.B, variant string) {
 	b.Helper()
 	const streams, events, size = 2000, 100, 100
-	h := new(Handler)
+	heartbeat := caddy.Duration(2 * time.Second)
+	h := &Handler{Heartbeat: &Heartbeat{Interval: &heartbeat}}
 	if variant == "detach" {
 		h.Detach = caddy.Duration(time.Hour)
 	}
@@ -87,7 +88,6 @@ func benchPrivateStreams(b *testing.B, variant string) {
 		_ = conn.Close()
 	}
 	clients.Wait()
-	conns = nil
 	if variant == "detach" {
 		eventually(b, "all clients have left", func() bool { return subscribers() == 0 })
 		b.ReportMetric(perStream(), "KB/abandoned")
@@ -102,6 +102,7 @@ func benchPrivateStreams(b *testing.B, variant string) {
 	}
 	assertHubEmpty(b)
 	eventually(b, "nothing is left", func() bool { return len(ownGoroutines()) == 0 })
+	time.Sleep(time.Duration(heartbeat)) // until then Go may hold on to stopped timers, and they to streams
 	b.ReportMetric(perStream(), "KB/left")
 }
 
