@@ -151,7 +151,8 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		id = "" // the upstream's affair
 	}
 	if !copyBody(r, h.detached.maxBody) {
-		h.logger.Info("request body over max_request_body: served without detach", zap.Int64("max_request_body", h.detached.maxBody))
+		h.logger.Info("request body over max_request_body, or broken off: served without detach",
+			zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", r.ContentLength))
 		return h.servePrivate(newPassThrough(h, w, r, false), next)
 	}
 	wait := newOpener(h, w, r)

@@ -309,7 +309,6 @@ func TestDetachedStranger(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	g := startGateway(t, site(`
-		request_header X-User {http.auth.user.id}
 		sse {
 			detach 1m
 			detach_headers X-Device
@@ -815,6 +814,38 @@ func TestDetachedMaxAge(t *testing.T) {
 	c.expect("2")
 	c.expectEnd()
 	u.expectOne()
+}
+
+// So does one whose process stops; the upstream is let go, also of those
+// without a client. A stream that begins then is cut, other answers are not.
+func TestDetachedStopOverHTTP(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/json" {
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
+	})
+	g := startGateway(t, proxied("detach 1m\ndrain 10ms", u))
+	alone := g.prompt(http.MethodPost, "/")
+	upAlone := u.accept()
+	alone.close()
+	c := g.prompt(http.MethodPost, "/")
+	up := u.accept()
+	up.event("1")
+	c.expect("1")
+	theHub.stop()
+	upAlone.expectGone()
+	c.expectBroken()
+	up.expectGone()
+	if got := g.read(http.MethodPost, "/", ""); got.err != "no answer" {
+		t.Errorf("who comes then: %s", got.short())
+	}
+	u.accept().expectGone()
+	result := make(chan answer, 1)
+	go func() { result <- g.read(http.MethodPost, "/json", "") }()
+	u.accept().end()
+	if got := <-result; !strings.Contains(got.status, "200") {
+		t.Errorf("another answer: %s", got.short())
+	}
 }
 
 // A client that leaves is noticed, also when it has sent its request again with
