@@ -69,6 +69,7 @@ func (o *streamOptions) detached(d time.Duration) *streamOptions {
 	options.linger = d
 	options.join, options.joinReplay = joinReplay, -1
 	options.reconnect = reconnectBroken // an answer is never asked for again
+	options.primeAfter = 0              // its client may be cut before the first event
 	return &options
 }
 

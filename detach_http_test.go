@@ -133,6 +133,7 @@ func TestDetachedPrime(t *testing.T) {
 	g := startGateway(t, proxied("detach 1m", u))
 	resp := g.ask(http.MethodPost, "/", "{}")
 	up := u.accept()
+	up.event("1")
 	line := make([]byte, len("id: sse1.0123456789abcdef0123456789abcdef.0\n\n"))
 	if _, err := io.ReadFull(resp.Body, line); err != nil {
 		t.Fatal(err)
@@ -142,7 +143,6 @@ func TestDetachedPrime(t *testing.T) {
 		t.Fatalf("the first block is %q", line)
 	}
 	resp.Body.Close()
-	up.event("1")
 	up.end()
 	c := g.prompt(http.MethodPost, "/", "Last-Event-ID: "+id)
 	c.expect("1")
