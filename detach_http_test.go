@@ -438,6 +438,7 @@ func TestDetachedRequestIsUnchanged(t *testing.T) {
 			text += fmt.Sprintln(name, r.Header[name])
 		}
 		requests <- seen{text, string(data)}
+		w.Header().Set("Set-Cookie", "a=1")
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprint(w, "data: 1\n\n")
 	}))
@@ -465,6 +466,9 @@ func TestDetachedRequestIsUnchanged(t *testing.T) {
 					}
 					if detached := strings.Contains(resp.Header.Get("SSE-Resume"), "live"); detached != (g == with && length <= 1000) {
 						t.Errorf("%d bytes, known %v: detached %v", length, known, detached)
+					}
+					if resp.Header.Get("Set-Cookie") != "a=1" {
+						t.Error("no cookie") // share public is not for private streams
 					}
 					both = append(both, <-requests)
 				}

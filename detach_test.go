@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -391,6 +392,7 @@ func TestDetachedWaitsForClient(t *testing.T) {
 		<-sent
 		go up.event(numbers(21, 40)...)
 		a.read()
+		synctest.Wait()
 		a.leave() // while the upstream waits for it
 		time.Sleep(time.Second)
 		b := dt.comeBack(37)
@@ -495,7 +497,9 @@ func TestDetachedStop(t *testing.T) {
 		up.event("1")
 		a.expect(newcomer, given("1", "1"))
 		time.Sleep(2900 * time.Millisecond)
-		a.expect()
+		if a.expect(); a.end != "" {
+			t.Error("the response ended early")
+		}
 		time.Sleep(100 * time.Millisecond)
 		a.expectEnd(endStopping)
 		a.leave()
