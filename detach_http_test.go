@@ -314,7 +314,9 @@ func TestDetachedStranger(t *testing.T) {
 			detach_headers X-Device
 			gap_event gap
 		}
-		reverse_proxy `+server.Listener.Addr().String()))
+		reverse_proxy `+server.Listener.Addr().String()+` {
+			header_up X-Original {http.request.orig_uri}
+		}`))
 	mine := []string{"Authorization: Bearer me", "Cookie: a=1", "X-Api-Key: k", "X-Device: d"}
 	c := g.prompt(http.MethodPost, "/a?q=1", append(slices.Clone(mine), "X-Stay: 1")...)
 	<-requests
@@ -589,6 +591,9 @@ func TestCopyBody(t *testing.T) {
 			if _, again := r.Body.Read(make([]byte, 1)); again == nil {
 				t.Error("no end")
 			}
+			if name == "known to be over" && r.Body != before {
+				t.Error("the body was read")
+			}
 			if test.own && r.Body == before {
 				t.Error("the body is the client's")
 			}
@@ -621,6 +626,11 @@ func (e *oneError) Read([]byte) (int, error) {
 // With detach other answers are what they are without sse.
 func TestDetachedOtherRequestsPass(t *testing.T) {
 	testOtherRequestsPass(t, "sse {\ndetach 1m\n}")
+	theHub.mu.Lock()
+	defer theHub.mu.Unlock()
+	if n := len(theHub.unshareable); n > 0 {
+		t.Errorf("%d keys are remembered that nobody shares anyway", n)
+	}
 }
 
 // The upstream connection of an answer that is no event stream, or of none yet,
