@@ -62,6 +62,9 @@ const (
 	kindShared  = "shared"
 	kindSplice  = "splice"
 	kindPrivate = "private"
+
+	// kindDetached is a private stream that may outlive its client.
+	kindDetached = "detached"
 )
 
 // States of the upstream connections of shared streams, as a label.
@@ -159,7 +162,7 @@ type census struct {
 // census counts streams, upstream connections and buffers.
 func (h *hub) census() census {
 	c := census{
-		kinds:  map[string]int{kindShared: 0, kindSplice: 0, kindPrivate: 0},
+		kinds:  map[string]int{kindShared: 0, kindSplice: 0, kindPrivate: 0, kindDetached: 0},
 		states: map[string]int{stateOpening: 0, stateOpen: 0, stateWaiting: 0},
 	}
 	for _, s := range h.every() {
@@ -176,8 +179,11 @@ func (s *stream) countIn(c *census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kind := kindShared
-	if s.isSplice {
+	switch {
+	case s.isSplice:
 		kind = kindSplice
+	case s.detached:
+		kind = kindDetached
 	}
 	c.kinds[kind]++
 	c.bytes += s.buffer.size
