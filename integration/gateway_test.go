@@ -1,7 +1,11 @@
 package integration
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,52 +13,186 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // gateway is a Caddy with the module, in a process of its own.
 type gateway struct {
 	*process
 	address string
+	setup   gatewaySetup
+	dir     string // for what Caddy writes, and its admin endpoint's socket
+	loads   int    // how many configurations it was given
+}
+
+// gatewaySetup is what a gateway is started with, and started with again.
+type gatewaySetup struct {
+	program    string // which build of it; gatewayPath by default
+	globals    string // further global options
+	directives string
+	address    string // where it listens, by default a port of its own
+	namespace  string // where it runs, and listens on its own
 }
 
 // startGateway starts a gateway with one site that has the directives. What is not in a handle of theirs is for all.
 func startGateway(t testing.TB, directives string) *gateway {
 	t.Helper()
-	return startGatewayOf(t, gatewayPath, directives)
+	return gatewaySetup{directives: directives}.start(t)
 }
 
 // startGatewayOf is startGateway for a Caddy of its own.
-func startGatewayOf(t testing.TB, path, directives string) *gateway {
+func startGatewayOf(t testing.TB, program, directives string) *gateway {
 	t.Helper()
-	dir := t.TempDir()
-	caddyfile := filepath.Join(dir, "Caddyfile")
-	text := "{\nadmin off\npersist_config off\nauto_https off\n}\n" +
-		"http:// {\nbind fd/3\nlog {\noutput stdout\n}\n" + directives + "\n}\n"
-	if err := os.WriteFile(caddyfile, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	// It is given a listener, so that no port has to be agreed on.
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	return gatewaySetup{program: program, directives: directives}.start(t)
+}
+
+func (setup gatewaySetup) start(t testing.TB) *gateway {
+	t.Helper()
+	dir, err := os.MkdirTemp(workDir, "gateway") // short: a socket's path
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	file, err := listener.(*net.TCPListener).File()
-	if err != nil {
+	if setup.program == "" {
+		setup.program = gatewayPath
+	}
+	if setup.address == "" {
+		setup.address = "127.0.0.2:0" // not what clients dial from: they cannot take its port while it restarts
+	}
+	g := &gateway{setup: setup, dir: dir}
+	g.run(t)
+	return g
+}
+
+// run starts the gateway's process.
+func (g *gateway) run(t testing.TB) {
+	t.Helper()
+	caddyfile := filepath.Join(g.dir, "Caddyfile")
+	if err := os.WriteFile(caddyfile, []byte(g.caddyfile(g.setup.directives)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	cmd := command(path, "run", "--config", caddyfile, "--adapter", "caddyfile")
-	cmd.ExtraFiles = []*os.File{file}
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	g := &gateway{address: listener.Addr().String()}
+	args := []string{g.setup.program, "run", "--config", caddyfile, "--adapter", "caddyfile"}
+	if g.setup.namespace != "" {
+		args = append([]string{"ip", "netns", "exec", g.setup.namespace}, args...)
+	}
+	cmd := command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "HOME="+g.dir, "XDG_DATA_HOME="+g.dir, "XDG_CONFIG_HOME="+g.dir)
+	if g.setup.namespace == "" {
+		// It is given a listener, so that no port has to be agreed on.
+		listener, err := net.Listen("tcp", g.setup.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		file, err := listener.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		cmd.ExtraFiles = []*os.File{file}
+		g.setup.address = listener.Addr().String()
+	}
+	g.address = g.setup.address
+	var p *process
 	t.Cleanup(func() { // runs when it has ended
-		if strings.Contains(g.errorText(), "DATA RACE") {
-			t.Errorf("the race detector found something in the gateway:\n%s", g.errorText())
+		if p != nil && strings.Contains(p.errorText(), "DATA RACE") {
+			t.Errorf("the race detector found something in the gateway:\n%s", p.errorText())
 		}
 	})
-	g.process = start(t, "gateway", cmd, syscall.SIGTERM)
-	return g
+	p = start(t, "gateway", cmd, syscall.SIGTERM)
+	g.process = p
+	g.awaitStart()
+}
+
+// awaitStart waits until the process serves.
+func (g *gateway) awaitStart() {
+	g.t.Helper()
+	for {
+		conn, err := net.Dial("unix", filepath.Join(g.dir, "admin"))
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-g.done:
+			g.t.Fatalf("the gateway ended: %v", g.err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// configurationStatus is what the status of /configuration, which tells the configurations apart, counts from.
+const configurationStatus = 200
+
+// caddyfile returns a configuration. Each is another one: Caddy takes no notice of one that it has.
+func (g *gateway) caddyfile(directives string) string {
+	g.loads++
+	site := "http:// {\nbind fd/3\n"
+	if g.setup.namespace != "" {
+		site = "http://:80 {\n"
+	}
+	return fmt.Sprintf("{\nadmin %s\npersist_config off\nauto_https off\n%s\n}\n"+
+		"%slog {\noutput stdout\n}\nrespond /configuration %d\n%s\n}\n",
+		g.admin(), g.setup.globals, site, configurationStatus+g.loads, directives)
+}
+
+// admin returns the address of the admin endpoint.
+func (g *gateway) admin() string { return "unix/" + filepath.Join(g.dir, "admin") }
+
+// load gives the gateway new directives. It returns how long that took, and the answer if it was refused.
+func (g *gateway) load(directives string) (took time.Duration, err error) {
+	g.t.Helper()
+	text := g.caddyfile(directives)
+	began := time.Now()
+	status, answer := g.ask(http.MethodPost, "/load", text)
+	took = time.Since(began)
+	if status != http.StatusOK {
+		return took, fmt.Errorf("status %d: %s", status, answer)
+	}
+	g.setup.directives = directives
+	return took, nil
+}
+
+// ask asks the admin endpoint.
+func (g *gateway) ask(method, path, body string) (status int, answer string) {
+	g.t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join(g.dir, "admin"))
+	}}
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://127.0.0.1"+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	client := &http.Client{Transport: transport, Timeout: testTimeout}
+	resp, err := client.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// reload is load for directives that have to be taken. New requests meet them when it returns.
+func (g *gateway) reload(directives string) (took time.Duration) {
+	g.t.Helper()
+	took, err := g.load(directives)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	resp, err := http.Get(g.url("/configuration"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != configurationStatus+g.loads {
+		g.t.Fatalf("the configuration answers %d, expected %d", resp.StatusCode, configurationStatus+g.loads)
+	}
+	return took
 }
 
 func (g *gateway) url(path string) string { return "http://" + g.address + path }

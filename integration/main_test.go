@@ -20,7 +20,9 @@ const testTimeout = 2 * time.Minute
 // Programs that the tests run; see setup.
 var (
 	gatewayPath  string
+	plainPath    string // the gateway without the race detector
 	tickerPath   string
+	readerPath   string
 	nodePath     string
 	chromiumPath string
 )
@@ -51,8 +53,16 @@ func setup() error {
 	if err := build("..", "./cmd/caddy", gatewayPath, "-race"); err != nil {
 		return err
 	}
+	plainPath = filepath.Join(workDir, "caddy-plain")
+	if err := build("..", "./cmd/caddy", plainPath); err != nil {
+		return err
+	}
 	tickerPath = filepath.Join(workDir, "ticker")
 	if err := build(".", "./upstreams/ticker", tickerPath); err != nil {
+		return err
+	}
+	readerPath = filepath.Join(workDir, "reader")
+	if err := build(".", "./clients/reader", readerPath); err != nil {
 		return err
 	}
 	arch := strings.Replace(runtime.GOARCH, "amd64", "x64", 1)

@@ -20,6 +20,7 @@ type process struct {
 	stdin io.WriteCloser
 	done  chan struct{} // closed when it has ended
 	err   error         // how; set before done
+	ended bool          // by the test: how is not asked when the test ends
 
 	mu      sync.Mutex
 	reports []report
@@ -44,10 +45,13 @@ type report struct {
 	Data string `json:"data"`
 	ID   string `json:"id"`
 
+	Time     float64 `json:"ts"` // Unix time in seconds
 	Duration float64 `json:"duration"`
 	Request  struct {
-		URI     string              `json:"uri"`
-		Headers map[string][]string `json:"headers"`
+		URI      string              `json:"uri"`
+		RemoteIP string              `json:"remote_ip"`
+		Protocol string              `json:"proto"`
+		Headers  map[string][]string `json:"headers"`
 	} `json:"request"`
 }
 
@@ -136,7 +140,7 @@ func (p *process) end(signal syscall.Signal) {
 	}
 	select {
 	case <-p.done:
-		if p.err != nil {
+		if p.err != nil && !p.ended {
 			p.t.Errorf("%s: %v", p.name, p.err)
 		}
 	case <-time.After(testTimeout):
@@ -153,6 +157,37 @@ func (p *process) end(signal syscall.Signal) {
 func (p *process) kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // fails if none is left
 	<-p.done
+}
+
+// crash ends the process with SIGKILL.
+func (p *process) crash() {
+	p.ended = true
+	p.kill()
+}
+
+// stop ends the process with SIGTERM, which it has to obey well. It returns how long that took.
+func (p *process) stop() time.Duration {
+	p.t.Helper()
+	began := time.Now()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatalf("%s: %v", p.name, err)
+	}
+	p.awaitExit()
+	return time.Since(began)
+}
+
+// awaitExit waits until the process has ended, well.
+func (p *process) awaitExit() {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		p.ended = true
+		if p.err != nil {
+			p.t.Errorf("%s: %v", p.name, p.err)
+		}
+	case <-time.After(testTimeout):
+		p.t.Fatalf("%s did not end", p.name)
+	}
 }
 
 // tell writes a line to the standard input.

@@ -1,6 +1,6 @@
 // Command ticker is an application with one event stream, for the end-to-end tests. All its connections get the same
 // events, which are numbered from 1: at an interval, or as told on its standard input. What happens is told on standard
-// output, one JSON object a line. It ends with its standard input.
+// output, one JSON object a line. It ends with its standard input, or at SIGTERM after it has ended its responses.
 package main
 
 import (
@@ -15,9 +15,11 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -34,9 +36,11 @@ type report struct {
 
 // source numbers the events and gives them to all connections.
 type source struct {
-	ids     string // none, all, or mixed: every third event has one
-	history bool   // a connection with a last event ID first gets what came after it
-	fill    string // a second line of data
+	term    <-chan os.Signal
+	ids     string        // none, all, or mixed: every third event has one
+	history bool          // a connection with a last event ID first gets what came after it
+	line    string        // a second line of data, if any
+	retry   time.Duration // a reconnection time for each connection, if any
 
 	mu          sync.Mutex
 	number      int
@@ -56,10 +60,13 @@ func (s *source) report(r report) {
 }
 
 // emit sends the next n events.
-func (s *source) emit(n int) {
+func (s *source) emit(n int) { s.emitUntil(func() int { return s.number + n }) }
+
+// emitUntil sends the events up to a number, which is asked for under the lock.
+func (s *source) emitUntil(last func() int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for range n {
+	for range last() - s.number {
 		s.number++
 		text := s.event(s.number)
 		for events := range s.open {
@@ -75,8 +82,8 @@ func (s *source) event(number int) string {
 		fmt.Fprintf(&b, "id: %d\n", number)
 	}
 	fmt.Fprintf(&b, "data: %d\n", number)
-	if s.fill != "" {
-		b.WriteString("data: " + s.fill + "\n")
+	if s.line != "" {
+		b.WriteString("data: " + s.line + "\n")
 	}
 	b.WriteByte('\n')
 	return b.String()
@@ -86,6 +93,9 @@ func (s *source) event(number int) string {
 // writes, gets all events from then on.
 func (s *source) serve(ctx context.Context, protocol, lastEventID string, begin func() error, write func(text string) error) {
 	events := make(chan string, queue)
+	if s.retry > 0 {
+		events <- fmt.Sprintf("retry: %d\n\n", s.retry.Milliseconds())
+	}
 	s.mu.Lock()
 	if had, err := strconv.Atoi(lastEventID); err == nil && s.history {
 		for number := had + 1; number <= s.number; number++ {
@@ -137,19 +147,32 @@ func main() {
 	ids := flag.String("ids", "none", "which events have an id: none, all or mixed")
 	history := flag.Bool("history", false, "give a connection with a last event ID what came after it")
 	size := flag.Int("size", 0, "how many bytes of data an event has in addition")
+	line := flag.String("line", "", "second line of the data")
+	retry := flag.Duration("retry", 0, "reconnection time that each connection is told first")
 	interval := flag.Duration("interval", 0, "time between events; 0: only as told")
+	since := flag.Int64("since", 0, "Unix time in nanoseconds of event 0: after a restart the numbers go on")
+	address := flag.String("address", "127.0.0.1:0", "where to listen")
 	flag.Parse()
 
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
 	s := &source{
+		term:    term,
 		ids:     *ids,
 		history: *history,
-		fill:    strings.Repeat("x", *size),
+		line:    cmp.Or(*line, strings.Repeat("x", *size)),
+		retry:   *retry,
 		open:    make(map[chan<- string]struct{}),
 		out:     json.NewEncoder(os.Stdout),
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", *address)
 	if err != nil {
 		log.Fatal(err)
+	}
+	due := func() int { return s.number + 1 }
+	if *since > 0 {
+		due = func() int { return int(time.Since(time.Unix(0, *since)) / *interval) }
+		s.number = due()
 	}
 	s.mu.Lock()
 	s.report(report{Event: "listening", Address: listener.Addr().String()})
@@ -157,7 +180,7 @@ func main() {
 	if *interval > 0 {
 		go func() {
 			for range time.Tick(*interval) {
-				s.emit(1)
+				s.emitUntil(due)
 			}
 		}()
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
@@ -9,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -20,14 +22,20 @@ import (
 
 // listen serves connections in one of the ways that upstreams do.
 func (s *source) listen(mode string, listener net.Listener) error {
-	server := &http.Server{Handler: s, Protocols: new(http.Protocols), ReadHeaderTimeout: time.Minute}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	server := &http.Server{
+		Handler: s, Protocols: new(http.Protocols), ReadHeaderTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	server.RegisterOnShutdown(cancel) // ends the responses
 	server.Protocols.SetHTTP1(true)
 	switch mode {
 	case "http":
-		return server.Serve(listener)
+		return s.serveUntilTerm(server, listener)
 	case "h2c":
 		server.Protocols.SetUnencryptedHTTP2(true)
-		return server.Serve(listener)
+		return s.serveUntilTerm(server, listener)
 	case "h2":
 		certificate, err := newCertificate()
 		if err != nil {
@@ -40,7 +48,7 @@ func (s *source) listen(mode string, listener net.Listener) error {
 		return fcgi.Serve(listener, s)
 	case "gzip":
 		server.Handler = http.HandlerFunc(s.serveGzip)
-		return server.Serve(listener)
+		return s.serveUntilTerm(server, listener)
 	case "http10":
 		return s.listenRaw(listener, "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", io.WriteString)
 	case "bytes":
@@ -48,6 +56,19 @@ func (s *source) listen(mode string, listener net.Listener) error {
 			"Transfer-Encoding: chunked\r\n\r\n", writeBytes)
 	}
 	return fmt.Errorf("unknown mode %q", mode)
+}
+
+// serveUntilTerm serves until SIGTERM, and then ends well.
+func (s *source) serveUntilTerm(server *http.Server, listener net.Listener) error {
+	ended := make(chan error, 1)
+	go func() {
+		<-s.term
+		ended <- cmp.Or(server.Shutdown(context.Background()), io.EOF)
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-ended
 }
 
 // ServeHTTP is an event stream as an application with net/http has it.
