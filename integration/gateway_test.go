@@ -184,7 +184,8 @@ func (g *gateway) reload(directives string) (took time.Duration) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	resp, err := http.Get(g.url("/configuration"))
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: testTimeout}
+	resp, err := client.Get(g.url("/configuration"))
 	if err != nil {
 		g.t.Fatal(err)
 	}
