@@ -254,7 +254,7 @@ func (f *follower) assertRun(first, last int) {
 }
 
 // together calls f for 0 to n-1 at once and waits. An error fails the test.
-func together(t *testing.T, n int, f func(i int) error) {
+func together(t testing.TB, n int, f func(i int) error) {
 	t.Helper()
 	errs := make([]error, n)
 	var all sync.WaitGroup

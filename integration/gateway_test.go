@@ -75,7 +75,8 @@ func (g *gateway) run(t testing.TB) {
 		args = append([]string{"ip", "netns", "exec", g.setup.namespace}, args...)
 	}
 	cmd := command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "HOME="+g.dir, "XDG_DATA_HOME="+g.dir, "XDG_CONFIG_HOME="+g.dir)
+	cmd.Env = append(os.Environ(), "HOME="+g.dir, "XDG_DATA_HOME="+g.dir, "XDG_CONFIG_HOME="+g.dir,
+		"GORACE=atexit_sleep_ms=0") // else the race detector adds a second to each end
 	if g.setup.namespace == "" {
 		// It is given a listener, so that no port has to be agreed on.
 		listener, err := net.Listen("tcp", g.setup.address)
