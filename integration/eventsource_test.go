@@ -45,9 +45,9 @@ type record struct {
 	lastID              string
 	told                bool     // that events may be missing after the newest
 	gaps                []string // each as told
-	missing, doubled    int      // events, without a gap told
-	unannounced         int      // changes of line without a gap told
-	skipped, overlapped int      // events missing, or doubled, with a gap told
+	missing, doubled    int      // events, where no gap was told
+	unannounced         int      // changes of line, where no gap was told
+	skipped, overlapped int      // events missing, or doubled, where one was told
 }
 
 // end is how a response ended.
@@ -161,12 +161,13 @@ func (c *eventSource) take(b eventstream.Block, lastID string) {
 			r.gaps = append(r.gaps, data)
 			r.told = true
 		case b.Dispatches():
-			r.event(data)
+			count(r, data)
 		}
 	})
 }
 
-func (r *record) event(data string) {
+// count counts an event.
+func count(r *record, data string) {
 	first, line, _ := strings.Cut(data, "\n")
 	number, _ := strconv.Atoi(first)
 	ahead := number - r.newest - 1

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,9 +22,13 @@ type gateway struct {
 	*process
 	address string
 	setup   gatewaySetup
-	dir     string // for what Caddy writes, and its admin endpoint's socket
+	dir     string // for what Caddy writes
+	admin   string // its admin endpoint's socket
 	loads   int    // how many configurations it was given
 }
+
+// gateways is how many were started.
+var gateways atomic.Int32
 
 // gatewaySetup is what a gateway is started with, and started with again.
 type gatewaySetup struct {
@@ -48,17 +53,15 @@ func startGatewayOf(t testing.TB, program, directives string) *gateway {
 
 func (setup gatewaySetup) start(t testing.TB) *gateway {
 	t.Helper()
-	dir, err := os.MkdirTemp(workDir, "gateway") // short: a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
 	if setup.program == "" {
 		setup.program = gatewayPath
 	}
 	if setup.address == "" {
 		setup.address = "127.0.0.2:0" // not what clients dial from: they cannot take its port while it restarts
 	}
-	g := &gateway{setup: setup, dir: dir}
+	g := &gateway{setup: setup, dir: t.TempDir()}
+	// A short path, as sockets need it.
+	g.admin = filepath.Join(workDir, fmt.Sprint("admin", gateways.Add(1)))
 	g.run(t)
 	return g
 }
@@ -108,7 +111,7 @@ func (g *gateway) run(t testing.TB) {
 func (g *gateway) awaitStart() {
 	g.t.Helper()
 	for {
-		conn, err := net.Dial("unix", filepath.Join(g.dir, "admin"))
+		conn, err := net.Dial("unix", g.admin)
 		if err == nil {
 			_ = conn.Close()
 			return
@@ -131,13 +134,10 @@ func (g *gateway) caddyfile(directives string) string {
 	if g.setup.namespace != "" {
 		site = "http://:80 {\n"
 	}
-	return fmt.Sprintf("{\nadmin %s\npersist_config off\nauto_https off\n%s\n}\n"+
+	return fmt.Sprintf("{\nadmin unix/%s\npersist_config off\nauto_https off\n%s\n}\n"+
 		"%slog {\noutput stdout\n}\nrespond /configuration %d\n%s\n}\n",
-		g.admin(), g.setup.globals, site, configurationStatus+g.loads, directives)
+		g.admin, g.setup.globals, site, configurationStatus+g.loads, directives)
 }
-
-// admin returns the address of the admin endpoint.
-func (g *gateway) admin() string { return "unix/" + filepath.Join(g.dir, "admin") }
 
 // load gives the gateway new directives. It returns how long that took, and the answer if it was refused.
 func (g *gateway) load(directives string) (took time.Duration, err error) {
@@ -158,7 +158,7 @@ func (g *gateway) ask(method, path, body string) (status int, answer string) {
 	g.t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", filepath.Join(g.dir, "admin"))
+		return d.DialContext(ctx, "unix", g.admin)
 	}}
 	req, err := http.NewRequestWithContext(context.Background(), method, "http://127.0.0.1"+path, strings.NewReader(body))
 	if err != nil {

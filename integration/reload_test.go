@@ -126,8 +126,8 @@ func TestFailedReload(t *testing.T) {
 	c := startCrowd(t, 20, false, g.url("/events"))
 	for _, failure := range []struct{ name, more string }{
 		{"is not one", "no_such_directive"},
-		{"cannot be provisioned", "handle /bad {\nphp_fastcgi unix//nowhere {\ntransport fastcgi {\nroot /nowhere\n}\n}\n" +
-			"reverse_proxy " + u.address + " {\ntransport http {\ntls_client_auth /nowhere /nowhere\n}\n}\n}"},
+		{"cannot be provisioned", "handle /bad {\nreverse_proxy " + u.address + " {\n" +
+			"transport http {\ntls_client_auth /nowhere /nowhere\n}\n}\n}"},
 		{"cannot be started", "}\nhttp://other.test {\nbind tcp/127.0.0.2\n}\n" +
 			"http://other.test:" + port(taken) + " {\nbind 127.0.0.2"},
 	} {
@@ -147,6 +147,12 @@ func TestFailedReload(t *testing.T) {
 	if all, _ := other.connections(); all > 0 {
 		t.Errorf("an upstream of a configuration that was refused had %d connections", all)
 	}
+	// The next that can be taken is.
+	g.reload(directives(other.address, ""))
+	u.awaitOpen(0)
+	last := other.due() + 20
+	c.until("events of the other upstream", func(r record) bool { return r.newest >= last })
+	c.assert(record.check, record.checkStayed)
 }
 
 func port(l net.Listener) string { return strconv.Itoa(l.Addr().(*net.TCPAddr).Port) }

@@ -37,7 +37,7 @@ func TestStop(t *testing.T) {
 		{"SIGTERM after a reload", plainPath, "all", 1000, true, term},
 		{"SIGTERM, race detector", gatewayPath, "all", 100, true, term},
 		{"caddy stop", plainPath, "all", 100, true, func(g *gateway) {
-			start(g.t, "caddy stop", command(plainPath, "stop", "--address", g.admin()), 0).awaitExit()
+			start(g.t, "caddy stop", command(plainPath, "stop", "--address", "unix/"+g.admin), 0).awaitExit()
 			g.awaitExit()
 		}},
 	} {
@@ -75,8 +75,8 @@ func testStop(t *testing.T, g *gateway, clients int, ids, reload bool, stop func
 	t.Logf("the process ended after %v, responses in each fifth of the drain: %v, private ones: %v",
 		took, histogram(ends), histogram(privateEnds))
 	// At random in the window: each third of it has a third of them.
-	for third := range time.Duration(3) {
-		from, to := third*stopDrain/3, (third+1)*stopDrain/3
+	for third := range 3 {
+		from, to := time.Duration(third)*stopDrain/3, time.Duration(third+1)*stopDrain/3
 		n := 0
 		for _, end := range ends {
 			if end >= from && (end < to || third == 2) {
