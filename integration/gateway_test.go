@@ -153,6 +153,19 @@ func (g *gateway) load(directives string) (took time.Duration, err error) {
 	return took, nil
 }
 
+// awaitLog waits until the log has a text n times.
+func (g *gateway) awaitLog(text string, n int) {
+	g.t.Helper()
+	timeout := time.After(testTimeout)
+	for strings.Count(g.errorText(), text) < n {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-timeout:
+			g.t.Fatalf("the log has not got %q %d times", text, n)
+		}
+	}
+}
+
 // ask asks the admin endpoint.
 func (g *gateway) ask(method, path, body string) (status int, answer string) {
 	g.t.Helper()

@@ -52,7 +52,13 @@ func TestReloadsUnderLoad(t *testing.T) {
 			last := u.due() + 1000
 			c.until("events after the last reload", func(r record) bool { return r.newest >= last })
 			c.assert(record.check, record.checkStayed, record.checkNoGap)
-			t.Logf("%d reloads took %v on average, at most %v", *reloads, all/time.Duration(*reloads), slowest)
+			opened, _ := u.connections()
+			t.Logf("%d reloads took %v on average, at most %v; %d upstream connections, %d for the other routes",
+				*reloads, all/time.Duration(*reloads), slowest, opened, *reloads)
+			if opened < *reloads+2 {
+				t.Error("the stream's upstream connection has not moved")
+			}
+			u.awaitOpen(1)
 			if slowest >= reloadBound {
 				t.Errorf("a reload took %v, expected less than %v", slowest, reloadBound)
 			}
@@ -195,16 +201,19 @@ func TestReloadChangesUpstream(t *testing.T) {
 		name     string
 		old, new []string
 		ids      bool
+		dead     bool // the old upstream, before the reload
 	}{
 		// Both send the same events, as behind a load balancer.
-		{"ids", []string{"-ids=all"}, []string{"-ids=all"}, true},
-		{"no ids, same events", []string{"-ids=none"}, []string{"-ids=none"}, false},
-		{"no ids, other events", []string{"-ids=none", "-line=old"}, []string{"-ids=none", "-line=new"}, false},
+		{"ids", []string{"-ids=all"}, []string{"-ids=all"}, true, false},
+		{"ids, from a dead one", []string{"-ids=all"}, []string{"-ids=all"}, true, true},
+		{"no ids, same events", []string{"-ids=none"}, []string{"-ids=none"}, false, false},
+		{"no ids, other events", []string{"-ids=none", "-line=old"}, []string{"-ids=none", "-line=new"}, false, false},
+		{"no ids, from a dead one", []string{"-ids=none", "-line=old"}, []string{"-ids=none", "-line=new"}, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := startPhoenix(t, 20*time.Millisecond, c.old...)
 			after := before.twin(c.new...)
-			testChangeOfUpstream(t, before, after, "reverse_proxy "+before.address, "reverse_proxy "+after.address, c.ids)
+			testChangeOfUpstream(t, before, after, "reverse_proxy "+before.address, "reverse_proxy "+after.address, c.ids, c.dead)
 		})
 	}
 }
@@ -216,22 +225,28 @@ func TestReloadWithHTTP3Upstream(t *testing.T) {
 			before := startPhoenix(t, 20*time.Millisecond, "-ids="+ids)
 			after := before.twin("-ids=" + ids)
 			testChangeOfUpstream(t, before, after,
-				startHTTP3(t, before), startHTTP3(t, after), ids == "all")
+				startHTTP3(t, before), startHTTP3(t, after), ids == "all", false)
 		})
 	}
 }
 
 // testChangeOfUpstream reloads a gateway so that it leads from one upstream to another.
-func testChangeOfUpstream(t *testing.T, before, after *phoenix, oldProxy, newProxy string, ids bool) {
+func testChangeOfUpstream(t *testing.T, before, after *phoenix, oldProxy, newProxy string, ids, dead bool) {
 	t.Helper()
 	directives := func(proxy string) string { return route("/events", "buffer 100000\ngap_event lost", proxy) }
 	g := gatewaySetup{globals: plainHTTP2, directives: directives(oldProxy)}.start(t)
 	c := startCrowd(t, 100, true, g.url("/events"))
+	if dead {
+		before.crash()
+		g.awaitLog("upstream lost", 4) // it waits longer and longer
+	}
 	g.reload(directives(newProxy))
 	reloaded := time.Now()
 	after.awaitEvent("open", 1)
 	opened := time.Since(reloaded)
-	before.awaitOpen(0)
+	if !dead {
+		before.awaitOpen(0)
+	}
 	last := max(c.newest(), after.due()) + 1
 	c.until("events of the new upstream", func(r record) bool { return r.newest >= last })
 	took := time.Since(reloaded)

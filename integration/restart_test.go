@@ -25,34 +25,37 @@ func TestUpstreamRestarts(t *testing.T) {
 	ways := []struct {
 		name    string
 		restart func(u *phoenix)
-		stay    bool // clients are not disconnected
+		stay    bool     // clients are not disconnected
+		args    []string // of the upstream
 	}{
 		{"killed", func(u *phoenix) {
 			u.crash()
 			u.restart()
-		}, true},
+		}, true, nil},
 		// Responses end well, then connections are refused for 2 s.
 		{"graceful", func(u *phoenix) {
 			u.term()
 			time.Sleep(2 * time.Second)
 			u.restart()
-		}, false},
+		}, false, []string{"-retry=100ms"}}, // to be reached each time
 	}
 	for _, way := range ways {
 		for _, ids := range []string{"all", "none"} {
-			t.Run(way.name+"/ids="+ids, func(t *testing.T) { testUpstreamRestarts(t, way.restart, way.stay, ids == "all") })
+			t.Run(way.name+"/ids="+ids, func(t *testing.T) {
+				// Without ids, events tell which life of the upstream they are of, so that no change of it is overlooked.
+				args := append(way.args, "-ids="+ids)
+				if ids == "none" {
+					args = append(args, "-line=life")
+				}
+				u := startPhoenix(t, 100*time.Millisecond, args...)
+				testUpstreamRestarts(t, u, way.restart, way.stay, ids == "all")
+			})
 		}
 	}
 }
 
-func testUpstreamRestarts(t *testing.T, restart func(u *phoenix), stay, ids bool) {
+func testUpstreamRestarts(t *testing.T, u *phoenix, restart func(u *phoenix), stay, ids bool) {
 	t.Helper()
-	// Without ids, events tell which life of the upstream they are of, so that no change of it is overlooked.
-	args := []string{"-ids=none", "-line=life"}
-	if ids {
-		args = []string{"-ids=all"}
-	}
-	u := startPhoenix(t, 100*time.Millisecond, args...)
 	g := startGateway(t, route("/events", "buffer 100000\ngap_event lost", "reverse_proxy "+u.address))
 	c := startCrowd(t, restartClients, false, g.url("/events"))
 

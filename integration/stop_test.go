@@ -2,9 +2,9 @@ package integration
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -16,53 +16,63 @@ const (
 	stopSlack = time.Second
 	// stopPrivate is how many clients have a response of their own.
 	stopPrivate = 20
+	// stopWaiting is how many get no answer.
+	stopWaiting = 5
 )
+
+type stopCase struct {
+	name, program string
+	clients       int
+	ids           bool
+	reload        bool // between two halves of the clients
+	broken        bool // the upstream, which comes back later
+	stop          func(g *gateway)
+}
 
 // Issue 4, acceptance 4: what a stop does, whichever way it comes, is an end of each response that loses nothing.
 func TestStop(t *testing.T) {
-	term := func(g *gateway) {
-		if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			g.t.Fatal(err)
-		}
-		g.awaitExit()
-	}
-	for _, c := range []struct {
-		name, program, ids string
-		clients            int
-		reload             bool // between two halves of the clients
-		stop               func(g *gateway)
-	}{
-		{"SIGTERM, ids", plainPath, "all", 1000, false, term},
-		{"SIGTERM, no ids", plainPath, "none", 1000, false, term},
-		{"SIGTERM after a reload", plainPath, "all", 1000, true, term},
-		{"SIGTERM, race detector", gatewayPath, "all", 100, true, term},
-		{"caddy stop", plainPath, "all", 100, true, func(g *gateway) {
+	term := func(g *gateway) { g.process.stop() }
+	for _, c := range []stopCase{
+		{name: "SIGTERM, ids", program: plainPath, clients: 1000, ids: true, stop: term},
+		{name: "SIGTERM, no ids", program: plainPath, clients: 1000, stop: term},
+		{name: "SIGTERM after a reload", program: plainPath, clients: 1000, ids: true, reload: true, stop: term},
+		{name: "SIGTERM, race detector", program: gatewayPath, clients: 100, ids: true, reload: true, stop: term},
+		{name: "SIGTERM without an upstream", program: gatewayPath, clients: 100, ids: true, broken: true, stop: term},
+		{name: "caddy stop", program: plainPath, clients: 100, ids: true, reload: true, stop: func(g *gateway) {
 			start(g.t, "caddy stop", command(plainPath, "stop", "--address", "unix/"+g.admin), 0).awaitExit()
 			g.awaitExit()
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			u := startPhoenix(t, 50*time.Millisecond, "-ids="+c.ids)
-			directives := route("/events", stopOptions, "reverse_proxy "+u.address) +
-				route("/private", stopOptions, "reverse_proxy "+u.address)
-			g := gatewaySetup{program: c.program, globals: plainHTTP2, directives: directives}.start(t)
-			testStop(t, g, c.clients, c.ids == "all", c.reload, c.stop)
-		})
+		t.Run(c.name, func(t *testing.T) { testStop(t, c) })
 	}
 }
 
-func testStop(t *testing.T, g *gateway, clients int, ids, reload bool, stop func(g *gateway)) {
+func testStop(t *testing.T, c stopCase) {
 	t.Helper()
-	early := startCrowd(t, clients/2, true, g.url("/events"))
+	ids := "-ids=none"
+	if c.ids {
+		ids = "-ids=all"
+	}
+	u := startPhoenix(t, 50*time.Millisecond, ids)
+	other := startTicker(t, "-interval=50ms")
+	g := gatewaySetup{program: c.program, globals: plainHTTP2, directives: route("/events", stopOptions, "reverse_proxy "+u.address) +
+		route("/private", stopOptions, "reverse_proxy "+other.address) +
+		route("/silent", stopOptions, "reverse_proxy "+startSilent(t))}.start(t)
+	early := startCrowd(t, c.clients/2, true, g.url("/events"))
 	private := startPrivate(t, g)
-	if reload {
+	startWaiting(t, g)
+	if c.reload {
 		g.reload(g.setup.directives)
 	}
-	late := startCrowd(t, clients-clients/2, true, g.url("/events"))
+	late := startCrowd(t, c.clients-c.clients/2, true, g.url("/events"))
 	all := &crowd{t: t, all: slices.Concat(early.all, late.all)}
+	if c.broken {
+		u.crash()
+		g.awaitLog("upstream lost", 2)
+	}
 
 	began := time.Now()
-	stop(g)
+	c.stop(g)
 	took := time.Since(began)
 	if took > stopDrain+stopSlack {
 		t.Errorf("the process was there for %v, expected %v", took, stopDrain+stopSlack)
@@ -70,29 +80,20 @@ func testStop(t *testing.T, g *gateway, clients int, ids, reload bool, stop func
 	all.until("the end", func(r record) bool { return len(r.ends) > 0 })
 	private.until("the end", func(r record) bool { return len(r.ends) > 0 })
 	all.assert(record.checkEnds)
-	private.assert(record.checkEnds)
+	private.assert(record.check, record.checkEnds)
 	ends, privateEnds := all.ends(began), private.ends(began)
 	t.Logf("the process ended after %v, responses in each fifth of the drain: %v, private ones: %v",
 		took, histogram(ends), histogram(privateEnds))
-	// At random in the window: each third of it has a third of them.
-	for third := range 3 {
-		from, to := time.Duration(third)*stopDrain/3, time.Duration(third+1)*stopDrain/3
-		n := 0
-		for _, end := range ends {
-			if end >= from && (end < to || third == 2) {
-				n++
-			}
-		}
-		if n < clients/10 {
-			t.Errorf("%d of %d responses ended between %v and %v", n, clients, from, to)
-		}
-	}
+	assertSpread(t, ends)
 
+	if c.broken {
+		u.restart()
+	}
 	g.run(t)
 	last := all.newest() + 100
 	all.until("events of the next process", func(r record) bool { return r.newest >= last })
 	all.assert(record.check)
-	if ids {
+	if c.ids {
 		all.assert(record.checkNoGap)
 	} else {
 		all.assert(func(r record) error {
@@ -106,6 +107,23 @@ func testStop(t *testing.T, g *gateway, clients int, ids, reload bool, stop func
 	all.leave()
 }
 
+// assertSpread checks that responses ended at random in the drain: each third of it has about a third of them.
+func assertSpread(t *testing.T, ends []time.Duration) {
+	t.Helper()
+	for third := range 3 {
+		from, to := time.Duration(third)*stopDrain/3, time.Duration(third+1)*stopDrain/3
+		n := 0
+		for _, end := range ends {
+			if end >= from && (end < to || third == 2) {
+				n++
+			}
+		}
+		if n < len(ends)/10 {
+			t.Errorf("%d of %d responses ended between %v and %v", n, len(ends), from, to)
+		}
+	}
+}
+
 // startPrivate starts clients whose response is the answer to a POST.
 func startPrivate(t *testing.T, g *gateway) *crowd {
 	t.Helper()
@@ -115,6 +133,25 @@ func startPrivate(t *testing.T, g *gateway) *crowd {
 	}
 	c.until("an event", func(r record) bool { return r.events > 0 })
 	return c
+}
+
+// startSilent starts an upstream that does not answer. It returns its address.
+func startSilent(t *testing.T) string {
+	t.Helper()
+	silent, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	return silent.Addr().String()
+}
+
+// startWaiting starts clients who get no answer. They must not keep the process.
+func startWaiting(t *testing.T, g *gateway) {
+	t.Helper()
+	for i := range stopWaiting {
+		newEventSource(t, newTransport(), fmt.Sprint("waiting client ", i), http.MethodGet, g.url("/silent"))
+	}
 }
 
 // ends returns when the first response of each client ended.
