@@ -43,7 +43,7 @@ func startNetwork(t testing.TB) *network {
 	}
 	n.link(n.gateway, gatewayHost, "192.0.2.2")
 	n.link(n.client, clientHost, "198.51.100.2")
-	n.run("ip", "netns", "exec", n.router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+	n.ip("netns", "exec", n.router, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 	return n
 }
 
@@ -67,13 +67,8 @@ func (n *network) drop() {
 
 func (n *network) ip(args ...string) {
 	n.t.Helper()
-	n.run("ip", args...)
-}
-
-func (n *network) run(program string, args ...string) {
-	n.t.Helper()
-	if out, err := command(program, args...).CombinedOutput(); err != nil {
-		n.t.Fatalf("network namespaces are needed to drop a client's packets: %s %v: %v\n%s", program, args, err, out)
+	if out, err := command("ip", args...).CombinedOutput(); err != nil {
+		n.t.Fatalf("network namespaces are needed to drop a client's packets: ip %v: %v\n%s", args, err, out)
 	}
 }
 

@@ -218,6 +218,36 @@ func TestReloadChangesUpstream(t *testing.T) {
 	}
 }
 
+// Issue 4, acceptance 3: many streams are moved in the same time.
+func TestReloadMovesManyStreams(t *testing.T) {
+	const streams = 300
+	before := startPhoenix(t, 200*time.Millisecond, "-ids=all")
+	after := before.twin("-ids=all")
+	directives := func(u *phoenix) string {
+		return route("/events/*", "buffer 1000\ngap_event lost", "reverse_proxy "+u.address)
+	}
+	g := gatewaySetup{program: plainPath, directives: directives(before)}.start(t)
+	c := &crowd{t: t}
+	for i := range streams {
+		c.all = append(c.all, newEventSource(t, newTransport(), fmt.Sprint("client ", i), http.MethodGet, g.url(fmt.Sprint("/events/", i))))
+	}
+	c.until("an event", func(r record) bool { return r.events > 0 })
+	g.reload(directives(after))
+	reloaded := time.Now()
+	before.awaitOpen(0)
+	last := max(c.newest(), after.due()) + 1
+	c.until("events of the new upstream", func(r record) bool { return r.newest >= last })
+	took := time.Since(reloaded)
+	t.Logf("%d streams moved in %v", streams, took)
+	if took > switchBound {
+		t.Errorf("the streams had moved to the new upstream after %v, expected %v", took, switchBound)
+	}
+	if n := after.open(); n != streams {
+		t.Errorf("the new upstream has %d connections, expected %d", n, streams)
+	}
+	c.assert(record.check, record.checkStayed, record.checkNoGap)
+}
+
 // Issue 4, acceptance 3: over HTTP/3 the old upstream connection does not outlive its configuration.
 func TestReloadWithHTTP3Upstream(t *testing.T) {
 	for _, ids := range []string{"all", "none"} {

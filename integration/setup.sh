@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests need besides Go: the node packages of package-lock.json (a current Node is one of
-# them), npm to install them with, and Chromium. As root on Debian what is missing comes from apt-get; elsewhere it is
+# them), npm to install them with, Chromium, and ip. As root on Debian what is missing comes from apt-get; elsewhere it is
 # named, and this fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -25,6 +25,7 @@ need() {
 if [[ ! ${CHROMIUM:-} ]]; then
 	need chromium chromium chromium-browser google-chrome
 fi
+need iproute2 ip
 # Only when the lock file has changed since.
 if ! cmp -s package-lock.json node_modules/.installed; then
 	need npm npm
