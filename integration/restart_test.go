@@ -43,7 +43,7 @@ func TestUpstreamRestarts(t *testing.T) {
 		for _, ids := range []string{"all", "none"} {
 			t.Run(way.name+"/ids="+ids, func(t *testing.T) {
 				// Without ids, events tell which life of the upstream they are of, so that no change of it is overlooked.
-				args := append(way.args, "-ids="+ids)
+				args := append([]string{"-ids=" + ids}, way.args...)
 				if ids == "none" {
 					args = append(args, "-line=life")
 				}

@@ -31,7 +31,7 @@ type stopCase struct {
 
 // Issue 4, acceptance 4: what a stop does, whichever way it comes, is an end of each response that loses nothing.
 func TestStop(t *testing.T) {
-	term := func(g *gateway) { g.process.stop() }
+	term := func(g *gateway) { g.stop() }
 	for _, c := range []stopCase{
 		{name: "SIGTERM, ids", program: plainPath, clients: 1000, ids: true, stop: term},
 		{name: "SIGTERM, no ids", program: plainPath, clients: 1000, stop: term},
