@@ -262,7 +262,8 @@ type upstreamClient struct {
 	gone    <-chan struct{}
 	finish  chan string // what to do at the end: "" clean, "break"
 
-	mu sync.Mutex // held while writing
+	mu   sync.Mutex // held while writing
+	over bool       // nothing can be written any more
 }
 
 // startUpstream starts an upstream. head, which may be nil, sets the response
@@ -293,6 +294,7 @@ func startUpstream(t testing.TB, head func(w http.ResponseWriter, r *http.Reques
 		}
 		c.mu.Lock() // the server writes to w when this returns
 		defer c.mu.Unlock()
+		c.over = true
 	}))
 	u.address = u.server.Listener.Addr().String()
 	t.Cleanup(func() {
@@ -345,6 +347,16 @@ func (c *upstreamClient) event(data ...string) {
 	c.t.Helper()
 	for _, d := range data {
 		c.write("data: " + d + "\n\n")
+	}
+}
+
+// last is numbered for a connection that the gateway may have closed.
+func (c *upstreamClient) last(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		_, _ = io.WriteString(c.w, "id: "+id+"\ndata: "+id+"\n\n")
+		_ = http.NewResponseController(c.w).Flush()
 	}
 }
 

@@ -178,7 +178,7 @@ func TestMetricsOverReloads(t *testing.T) {
 	for i := range 20 {
 		g.reload(config(i + 1))
 		next := u.accept()
-		up.numbered(fmt.Sprint(i + 1))
+		up.last(fmt.Sprint(i + 1))
 		next.numbered(fmt.Sprint(i + 1))
 		a.expect(fmt.Sprint(i + 1))
 		up.expectGone()

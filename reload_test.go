@@ -604,7 +604,7 @@ func TestReloadReleasesConfigurations(t *testing.T) {
 	for i := range 5 {
 		g.reload(config(i + 1))
 		next := u.accept()
-		up.numbered(strconv.Itoa(i + 1))
+		up.last(strconv.Itoa(i + 1))
 		next.numbered(strconv.Itoa(i + 1))
 		a.expect(strconv.Itoa(i + 1))
 		up.expectGone()
