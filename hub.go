@@ -212,7 +212,9 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	h.track(s)
 	h.count[place]++
 	h.joinCrowdLocked(s)
-	return s.attach(req)
+	sub, err = s.attach(req)
+	h.renewLate(s)
+	return sub, err
 }
 
 // lookupLocked returns the stream that the request may join, nil if there is

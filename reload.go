@@ -91,6 +91,14 @@ func (h *hub) retire(inst *instance) {
 	})
 }
 
+// renewLate moves a stream that a request has opened which was on its way when
+// its configuration went.
+func (h *hub) renewLate(s *stream) {
+	if s.becomesStale() {
+		h.running.Go(func() { h.renew(s) })
+	}
+}
+
 // becomesStale reports whether a stream has to be moved, and nobody is at it.
 func (s *stream) becomesStale() bool {
 	s.mu.Lock()

@@ -246,7 +246,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	newer := req.instance.sequence > s.owner.sequence
 	if !s.detached && (newer || (s.source.retired() && !req.instance.retired.Load())) {
 		s.ownedBy(req.instance, req.options, req.source(false), req.logger)
-		if s.phase == phaseBroken {
+		if s.phase == phaseBroken || (s.isStale() && !s.renewing) {
 			s.useSource()
 		}
 	}

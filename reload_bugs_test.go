@@ -1,0 +1,41 @@
+package caddysse
+
+import (
+	"testing"
+	"testing/synctest"
+)
+
+// and leaves the old one as it is.
+func (st *streamTest) another() (old *fakeSource, older *instance) {
+	old, older = st.source, st.instance
+	st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 1024)}
+	st.instance = st.hub.register("place", new(int))
+	old.renewed = st.renewal()
+	return old, older
+}
+
+// gone lets a configuration go.
+func (st *streamTest) gone(old *fakeSource, older *instance) {
+	old.retire.Store(true)
+	st.hub.retire(older)
+	synctest.Wait()
+}
+
+// stream when that is gone already.
+func TestReloadLateRequest(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		old, older := st.another()
+		st.gone(old, older)
+		fresh, newer := st.source, st.instance
+		st.source, st.instance = old, older
+		a := st.join("")
+		st.source, st.instance = fresh, newer
+		up := old.acceptOpen()
+		up.numbered("1")
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
