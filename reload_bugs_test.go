@@ -3,6 +3,7 @@ package caddysse
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // and leaves the old one as it is.
@@ -37,5 +38,23 @@ func TestReloadLateRequest(t *testing.T) {
 		up.numbered("2")
 		up.expectGone(true)
 		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
+// The upstream gives each connection a session: there is nothing to move to.
+func TestReloadExclusive(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		up := st.source.accept()
+		st.reload()
+		up.open()
+		next := st.source.acceptOpen()
+		if err := up.send("event: endpoint\ndata: /s1\n\n"); err != nil {
+			st.t.Fatal(err)
+		}
+		next.expectGone(true)
+		time.Sleep(2 * meetingTime)
+		up.expectGone(false)
+		a.expect(newcomer, "event: endpoint\ndata: /s1\n\n")
 	})
 }

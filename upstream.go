@@ -390,6 +390,7 @@ func (s *stream) makeExclusive() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onlyFirst(endPerClient)
+	s.dropSuccessor()
 	s.log().Info("the upstream gives each connection a session of its own: this path is not shared",
 		zap.Int("subscribers", len(s.subs)))
 	if s.only == nil {
