@@ -210,7 +210,7 @@ func (s *stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
 // the stream's own. The lock is held.
 func (s *stream) openSuccessor() {
 	s.dropSuccessor()
-	if s.conn == nil || s.conn.source == s.source || s.only != nil || s.draining {
+	if s.conn == nil || !s.conn.source.retired() || s.source.retired() || s.only != nil || s.draining {
 		return
 	}
 	id := s.lastUpstreamID

@@ -58,3 +58,24 @@ func TestReloadExclusive(t *testing.T) {
 		a.expect(newcomer, "event: endpoint\ndata: /s1\n\n")
 	})
 }
+
+// connection of the old one is the right one.
+func TestReloadFailed(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1")
+		good, older := st.another()
+		st.join("")
+		failed, newer := st.source, st.instance
+		st.source, st.instance = &fakeSource{t: st.t, conns: make(chan *fakeConn, 8)}, older
+		failed.renewed = st.renewal()
+		st.gone(failed, newer)
+		time.Sleep(2 * meetingTime)
+		failed.expectNone()
+		good.expectNone()
+		st.source.expectNone()
+		up.expectGone(false)
+		up.event("2")
+		a.expect(newcomer, given("1", "1"), given("2", "2"))
+	})
+}

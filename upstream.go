@@ -142,7 +142,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 			c.tellGap() // what the upstream sent meanwhile, nobody knows
 		}
 	}
-	if c.source != s.source && !s.isSplice {
+	if !s.isSplice {
 		s.openSuccessor() // there was a reload while it was being opened
 	}
 }
