@@ -117,6 +117,7 @@ func (s *stream) isStale() bool {
 // renew moves a stream to the newest configuration. If no handler there is
 // reached by the request that opened it, its subscribers are drained.
 func (h *hub) renew(s *stream) {
+	var refused any // the server that did
 	for {
 		s.mu.Lock()
 		src := s.source
@@ -129,10 +130,14 @@ func (h *hub) renew(s *stream) {
 		s.mu.Unlock()
 		q := &renewal{key: s.key}
 		server := h.newestServer(s.place)
-		if server == nil || !src.renew(server, q) {
+		if server == nil || server == refused {
 			break
 		}
-		h.adopt(s, q)
+		if src.renew(server, q) {
+			h.adopt(s, q)
+		} else {
+			refused = server // but there may be a newer one by now, or a client
+		}
 	}
 	s.log().Warn("no sse handler of the new configuration takes the stream over: its clients are asked to come back")
 	s.mu.Lock()

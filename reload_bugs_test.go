@@ -79,3 +79,60 @@ func TestReloadFailed(t *testing.T) {
 		a.expect(newcomer, given("1", "1"), given("2", "2"))
 	})
 }
+
+// and refuses the request because of that.
+func TestReloadReplacedWhileLooking(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		old, older := st.another()
+		second, secondInstance := st.another()
+		third := st.renewal()
+		st.hub.instances = st.hub.instances[:2] // the third is yet to come
+		tries := 0
+		old.renewed = func(q *renewal) bool {
+			if tries++; tries > 1 {
+				return third(q)
+			}
+			st.hub.mu.Lock()
+			st.hub.instances = append(st.hub.instances, st.instance)
+			st.hub.mu.Unlock()
+			second.retire.Store(true)
+			st.hub.retire(secondInstance)
+			return false
+		}
+		st.gone(old, older)
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		time.Sleep(2 * defaultDrain)
+		a.expect(newcomer, numbered("1", "2"))
+		if a.end != "" {
+			st.t.Errorf("end %q", a.end)
+		}
+	})
+}
+
+// A client brings the new handlers while they are looked for in vain.
+func TestReloadClientComesWhileLooking(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		old, older := st.another()
+		old.renewed = func(*renewal) bool {
+			st.join("1")
+			return false
+		}
+		st.gone(old, older)
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		time.Sleep(2 * defaultDrain)
+		a.expect(newcomer, numbered("1", "2"))
+		if a.end != "" {
+			st.t.Errorf("end %q", a.end)
+		}
+	})
+}
