@@ -184,18 +184,28 @@ func (s *stream) ownedBy(inst *instance, options *streamOptions, src source, log
 
 // useSource makes a stream connect with the source that it was given. The lock is held.
 func (s *stream) useSource() {
+	for sp := range s.splices {
+		if sp.phase == phaseBroken {
+			sp.hurryUp()
+		}
+	}
 	switch s.phase {
 	case phaseBroken:
-		s.backoff.reset()
-		select {
-		case s.hurry <- struct{}{}:
-		default:
-		}
+		s.hurryUp()
 	case phaseLive:
 		s.openSuccessor()
 	case phaseOpening, phaseEnded, phaseGone:
 		// The first looks when it has its head, the second opens the next
 		// connection with the new source anyway.
+	}
+}
+
+// hurryUp lets the next attempt be made at once.
+func (s *stream) hurryUp() {
+	s.backoff.reset()
+	select {
+	case s.hurry <- struct{}{}:
+	default:
 	}
 }
 

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,6 +134,49 @@ func TestReloadClientComesWhileLooking(t *testing.T) {
 		a.expect(newcomer, numbered("1", "2"))
 		if a.end != "" {
 			st.t.Errorf("end %q", a.end)
+		}
+	})
+}
+
+// A splice that is broken at the reload goes on with the new configuration.
+func TestReloadBrokenSplice(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		_, up := st.begun()
+		b, sp := st.spliced("hello")
+		sp.breakOff()
+		st.reload()
+		for range 2 {
+			next := st.source.acceptOpen()
+			next.event("hello again")
+		}
+		up.expectGone(false)
+		time.Sleep(2 * meetingTime)
+		up.expectGone(true)
+		if text := b.read(); b.end != "" || !strings.Contains(text, "hello again") {
+			st.t.Errorf("read %q, end %q", text, b.end)
+		}
+	})
+}
+
+// A splice whose connection dies with the old configuration waits for the new
+// handlers as its stream does.
+func TestReloadBreaksSplice(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		st.begun()
+		b, sp := st.spliced("hello")
+		old, older := st.another()
+		found, find := make(chan struct{}), old.renewed
+		old.renewed = func(q *renewal) bool { <-found; return find(q) }
+		st.gone(old, older)
+		sp.breakOff()
+		time.Sleep(5 * time.Second)
+		if b.read(); b.end != "" {
+			st.t.Errorf("end %q", b.end)
+		}
+		close(found)
+		synctest.Wait()
+		if n := len(st.source.conns); n != 2 {
+			st.t.Errorf("%d connections, expected a successor and a splice", n)
 		}
 	})
 }

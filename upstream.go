@@ -477,7 +477,16 @@ func (s *stream) nextConnection() (src source, lastEventID string) {
 	if s.succeeds() {
 		return s.source, s.splice.parent.lastUpstreamID
 	}
+	s.useParentsSource()
 	return s.source, s.lastUpstreamID
+}
+
+// useParentsSource makes a splice connect with the newest handlers. The lock is
+// held.
+func (s *stream) useParentsSource() {
+	if s.splice != nil {
+		s.source = s.splice.parent.source
+	}
 }
 
 // connect runs one upstream connection to its end.
@@ -526,7 +535,6 @@ const (
 	oversized          // it sends blocks over max_event_size
 	refused            // it does not go on with the stream
 	waitsForIt         // for the handlers of a new configuration
-	reloaded           // they are not for it
 	succeeded          // another connection has taken over
 )
 
@@ -539,6 +547,7 @@ func (s *stream) judge(end ending) outcome {
 	if errors.Is(end.err, eventstream.ErrBlockTooLarge) {
 		s.oversized++
 	}
+	s.useParentsSource()
 	exclusive := s.only != nil || s.private || s.detached
 	resumable := s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
 	switch mode := s.options.reconnect; {
@@ -552,8 +561,6 @@ func (s *stream) judge(end ending) outcome {
 		return oversized
 	case !end.retriable():
 		return refused
-	case s.source.retired() && s.isSplice:
-		return reloaded
 	case s.source.retired():
 		return waitsForIt
 	}
@@ -587,7 +594,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		delay, again = s.backoff.next(time.Now(), options.giveUp, end.retryAfter, rand.Float64)
 	case waitsForIt:
 		again = true
-	case passedOn, broken, oversized, refused, reloaded:
+	case passedOn, broken, oversized, refused:
 	}
 	if again {
 		defer s.mu.Unlock()
@@ -611,9 +618,6 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		if options.reconnect == reconnectNever {
 			s.leave(endUpstream) // who comes next is to see the upstream's own answer
 		}
-	case reloaded:
-		log.Warn("upstream lost after a reload")
-		s.finish(endReload, nil)
 	case broken:
 		log.Warn("upstream lost")
 		if s.detached {
