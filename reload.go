@@ -180,6 +180,7 @@ func (s *stream) ownedBy(inst *instance, options *streamOptions, src source, log
 	s.buffer.limits = options.buffer
 	s.source = src
 	s.setLogger(logger)
+	s.wakeWaiting() // no splice is opened with retired handlers
 }
 
 // useSource makes a stream connect with the source that it was given. The lock is held.

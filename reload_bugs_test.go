@@ -180,3 +180,35 @@ func TestReloadBreaksSplice(t *testing.T) {
 		}
 	})
 }
+
+// Who waits for a place in a splice is served when the new handlers are there.
+func TestReloadWakesWaiting(t *testing.T) {
+	set := func(o *streamOptions) { o.spliceLimit = 1 }
+	inBubble(t, auto(set), func(st *streamTest) {
+		st.begun()
+		b, _ := st.spliced("hello")
+		c := st.join("")
+		c.read()
+		old, older := st.another()
+		found, find := make(chan struct{}), old.renewed
+		old.renewed = func(q *renewal) bool { <-found; return find(q) }
+		st.gone(old, older)
+		b.leave()
+		c.read()
+		woken := make(chan struct{})
+		_, wake, _, _ := c.sub.next(nil, time.Now())
+		go func() { <-wake; close(woken) }()
+		close(found)
+		synctest.Wait()
+		select {
+		case <-woken:
+		default:
+			st.t.Error("nobody told the one who waits")
+		}
+		c.read()
+		synctest.Wait()
+		if n := len(st.source.conns); n != 2 {
+			st.t.Errorf("%d connections, expected a successor and a splice", n)
+		}
+	})
+}
