@@ -434,7 +434,11 @@ type discardWriter struct {
 }
 
 func (d *discardWriter) Header() http.Header { return d.header }
-func (d *discardWriter) WriteHeader(int)     { d.cancel() }
+func (d *discardWriter) WriteHeader(status int) {
+	if status >= http.StatusOK { // early hints of a forward_auth are no answer
+		d.cancel()
+	}
+}
 func (d *discardWriter) Write([]byte) (int, error) {
 	d.cancel()
 	return 0, errStreamOver

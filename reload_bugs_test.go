@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -211,4 +212,18 @@ func TestReloadWakesWaiting(t *testing.T) {
 			st.t.Errorf("%d connections, expected a successor and a splice", n)
 		}
 	})
+}
+
+// Early hints of a forward_auth are no answer.
+func TestRenewalInformational(t *testing.T) {
+	cancelled := false
+	w := &discardWriter{header: make(http.Header), cancel: func() { cancelled = true }}
+	w.WriteHeader(http.StatusEarlyHints)
+	if cancelled {
+		t.Error("the renewal was given up")
+	}
+	w.WriteHeader(http.StatusForbidden)
+	if !cancelled {
+		t.Error("the renewal was not given up")
+	}
 }
