@@ -218,12 +218,13 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 }
 
 // lookupLocked returns the stream that the request may join, nil if there is
-// none.
-func (h *hub) lookupLocked(req *joinRequest) *stream {
+// none. Of several it is the one that gave the request's last event ID.
+func (h *hub) lookupLocked(req *joinRequest) (found *stream) {
 	v := h.streams[req.key]
 	if v == nil {
 		return nil
 	}
+	epoch, _, _ := parseGatewayID(req.lastEventID)
 	for _, s := range v.streams {
 		if s.closed.Load() || !h.entitledLocked(s, req.instance) {
 			continue
@@ -233,9 +234,14 @@ func (h *hub) lookupLocked(req *joinRequest) *stream {
 		if !s.isVariant(req, v.vary) {
 			continue
 		}
-		return s
+		if s.epoch == epoch {
+			return s
+		}
+		if found == nil {
+			found = s
+		}
 	}
-	return nil
+	return found
 }
 
 // entitledLocked reports whether requests that reach inst may join s: the

@@ -227,3 +227,27 @@ func TestRenewalInformational(t *testing.T) {
 		t.Error("the renewal was not given up")
 	}
 }
+
+// whether it might join that. Each client that comes back finds its own.
+func TestReloadTwoStreamsOfAKey(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		server := new(int)
+		st.instance = st.hub.register("place", server)
+		st.hub.register("place", server)
+		st.start()
+		old, older := st.source, st.instance
+		server = new(int)
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, 8)}
+		st.instance = st.hub.register("place", server)
+		st.hub.register("place", server)
+		old.renewed = st.renewal()
+		b, up := st.start()
+		up.event("1", "2")
+		b.expect(newcomer, given("1", "1"), given("2", "2"))
+		st.gone(old, older)
+		st.source.acceptOpen()
+		c := st.join(b.id(1))
+		c.expectOutcome("replayed; events=1")
+		c.expect(given("2", "2"))
+	})
+}
