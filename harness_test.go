@@ -336,6 +336,9 @@ func (c *upstreamClient) write(text string) {
 	c.t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over {
+		c.t.Fatalf("the gateway has closed the upstream connection, before %q", text)
+	}
 	if _, err := io.WriteString(c.w, text); err != nil {
 		c.t.Errorf("writing as the upstream: %v", err)
 	}
