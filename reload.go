@@ -51,6 +51,7 @@ const (
 type renewal struct {
 	key      streamKey
 	received *http.Request
+	idParam  string // the query parameter in which the upstream is given the last event ID
 
 	// What the sse handler left that was reached.
 	instance *instance
@@ -403,7 +404,7 @@ func (u *upstreamRequest) renew(server any, q *renewal) bool {
 	if !ok || u.received == nil {
 		return false
 	}
-	q.received = u.received
+	q.received, q.idParam = u.received, u.idParam
 	ctx, cancel := context.WithTimeout(context.WithValue(u.received.Context(), renewalCtxKey{}, q), renewalTimeout)
 	defer cancel()
 	r := u.received.Clone(ctx)
@@ -422,7 +423,7 @@ func (h *Handler) takeRenewal(w http.ResponseWriter, r *http.Request, next caddy
 		return
 	}
 	u := h.newUpstreamRequest(w, r, next)
-	u.received = q.received
+	u.received, u.idParam = q.received, q.idParam
 	q.instance, q.options, q.source, q.logger = h.instance, h.options, u, h.logger
 }
 

@@ -24,7 +24,8 @@ func (st *streamTest) gone(old *fakeSource, older *instance) {
 	synctest.Wait()
 }
 
-// stream when that is gone already.
+// A request that was on its way through a configuration opens a stream when that
+// is gone already.
 func TestReloadLateRequest(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
 		old, older := st.another()

@@ -53,10 +53,10 @@ type upstreamRequest struct {
 func (h *Handler) newUpstreamRequest(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) *upstreamRequest {
 	u := h.copyRequest(w, r, next, h.policy)
 	_, u.idParam = h.policy.lastEventID(r)
+	u.received = u.again(r)
 	if u.orig.URL != nil {
 		u.filterOriginal()
 	}
-	u.received = u.again(r)
 	u.clean(u.request)
 	return u
 }
@@ -71,10 +71,14 @@ func (u *upstreamRequest) again(r *http.Request) *http.Request {
 	if address := r.Context().Value(http.LocalAddrContextKey); address != nil {
 		ctx = context.WithValue(ctx, http.LocalAddrContextKey, address)
 	}
+	// All of the query but the last event ID: handlers before sse may ask for
+	// what is not in the key.
+	whole := *u.orig.URL
+	whole.RawQuery = u.handler.policy.withoutID(whole.RawQuery)
 	again := (&http.Request{
 		Method:     u.orig.Method,
-		URL:        u.orig.URL,
-		RequestURI: u.orig.RequestURI,
+		URL:        &whole,
+		RequestURI: whole.RequestURI(),
 		RemoteAddr: u.orig.RemoteAddr,
 		Proto:      r.Proto,
 		ProtoMajor: r.ProtoMajor,

@@ -284,8 +284,9 @@ func (st *streamTest) start() (*reader, *fakeConn) {
 // renewal is what a reload finds when it leads to the handler of the newest
 // configuration.
 func (st *streamTest) renewal() func(q *renewal) bool {
+	inst, options, src := st.instance, st.options, st.source
 	return func(q *renewal) bool {
-		q.instance, q.options, q.source, q.logger = st.instance, st.options, st.source, zap.NewNop()
+		q.instance, q.options, q.source, q.logger = inst, options, src, zap.NewNop()
 		return q.key == st.key
 	}
 }
