@@ -57,6 +57,10 @@ func (k streamKey) String() string { return hex.EncodeToString(k[:8]) }
 type hub struct {
 	secret [32]byte // of the keyed hashes; fixed after construction
 
+	// Reports whether a server is one of the running configuration, not of one
+	// that is being loaded. nil: all are. Fixed after construction.
+	serves func(server any) bool
+
 	running sync.WaitGroup // the goroutines that own upstream connections
 
 	mu          sync.Mutex
@@ -94,7 +98,11 @@ type instance struct {
 }
 
 // theHub is shared by all handlers of all configurations of the process.
-var theHub = newHub()
+var theHub = func() *hub {
+	h := newHub()
+	h.serves = serves
+	return h
+}()
 
 func newHub() *hub {
 	h := &hub{

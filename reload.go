@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -153,11 +154,26 @@ func (h *hub) newestServer(place string) any {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, inst := range slices.Backward(h.instances) {
-		if inst.place == place {
+		if inst.place == place && (h.serves == nil || h.serves(inst.server)) {
 			return inst.server
 		}
 	}
 	return nil
+}
+
+// serves reports whether a server is one of Caddy's running configuration: that
+// of one that is being loaded has no handlers yet, and may never have them.
+func serves(server any) bool {
+	app, err := caddy.ActiveContext().AppIfConfigured("http")
+	if err != nil {
+		return false
+	}
+	for _, s := range app.(*caddyhttp.App).Servers {
+		if s == server {
+			return true
+		}
+	}
+	return false
 }
 
 // adopt makes the handler that a renewal has found the owner of a stream.

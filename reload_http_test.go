@@ -1,6 +1,16 @@
 package caddysse
 
-import "testing"
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
 
 // What a client's request is let in by may be in its query and not in the key.
 func TestReloadKeepsQuery(t *testing.T) {
@@ -23,4 +33,77 @@ func TestReloadKeepsQuery(t *testing.T) {
 	up.numbered("2")
 	a.expect("2")
 	up.expectGone()
+}
+
+// A configuration that is still being loaded is not asked for its handlers.
+func TestReloadWhileLoading(t *testing.T) {
+	u1, u2, u3 := startUpstream(t, nil), startUpstream(t, nil), startUpstream(t, nil)
+	g := startGateway(t, probed("", u1))
+	const streams = 100
+	var clients []*testClient
+	var ups []*upstreamClient
+	for i := range streams {
+		clients = append(clients, g.subscribe(fmt.Sprintf("/?%d", i)))
+		up := u1.accept()
+		up.numbered("1")
+		ups = append(ups, up)
+	}
+	for _, c := range clients {
+		c.expect("1")
+	}
+	loading, load := make(chan struct{}), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(load) })
+	defer goOn()
+	slow.Store(&slowness{loading: loading, load: load})
+	defer slow.Store(nil)
+	g.load(probed("", u2))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.load(site("test_probe\nsse\ntest_slow\nreverse_proxy " + u3.address))
+	}()
+	<-loading
+	for range streams {
+		u2.accept().numbered("2")
+	}
+	for i, c := range clients {
+		c.expect("2")
+		ups[i].expectGone()
+	}
+	goOn()
+	<-done
+	for _, c := range clients {
+		c.close()
+	}
+}
+
+// slow says how long a handler of the directive test_slow is provisioned.
+var slow atomic.Pointer[slowness]
+
+type slowness struct{ loading, load chan struct{} }
+
+type slowHandler struct{}
+
+func init() {
+	caddy.RegisterModule(slowHandler{})
+	httpcaddyfile.RegisterHandlerDirective("test_slow", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return slowHandler{}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_slow", httpcaddyfile.After, "reverse_proxy")
+}
+
+func (slowHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_slow", New: func() caddy.Module { return new(slowHandler) }}
+}
+
+func (slowHandler) Provision(caddy.Context) error {
+	if s := slow.Load(); s != nil {
+		close(s.loading)
+		<-s.load
+	}
+	return nil
+}
+
+func (slowHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r)
 }
