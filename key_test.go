@@ -975,14 +975,15 @@ func TestReloadAdoptsStreams(t *testing.T) {
 	for _, test := range []struct {
 		name          string
 		before, after [2]string
-		adopted       bool
+		adopted       bool // newcomers join it
+		moved         bool // those who have it keep it
 	}{
-		{"the same names", [2]string{"name a", "name b"}, [2]string{"name a", "name b"}, true},
-		{"one has a name", [2]string{"", "name b"}, [2]string{"", "name b"}, true},
-		{"two qualify after", [2]string{"name a", "name b"}, [2]string{"name a", "name a"}, true},
-		{"two qualified before", [2]string{"name a", "name a"}, [2]string{"name a", "name b"}, true},
-		{"another name", [2]string{"name a", "name b"}, [2]string{"name c", "name b"}, false},
-		{"no names", [2]string{"", ""}, [2]string{"", ""}, true},
+		{"the same names", [2]string{"name a", "name b"}, [2]string{"name a", "name b"}, true, true},
+		{"one has a name", [2]string{"", "name b"}, [2]string{"", "name b"}, true, true},
+		{"two qualify after", [2]string{"name a", "name b"}, [2]string{"name a", "name a"}, false, true},
+		{"two qualified before", [2]string{"name a", "name a"}, [2]string{"name a", "name b"}, false, true},
+		{"another name", [2]string{"name a", "name b"}, [2]string{"name c", "name b"}, false, false},
+		{"no names", [2]string{"", ""}, [2]string{"", ""}, false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			u1, u2 := startUpstream(t, nil), startUpstream(t, nil)
@@ -992,7 +993,7 @@ func TestReloadAdoptsStreams(t *testing.T) {
 			up.numbered("1")
 			last := a.expect("1")
 			g.reload(twoHandlers(test.after[0], test.after[1], u1, u2))
-			if !test.adopted {
+			if !test.moved {
 				a.expectEnd()
 				b := g.subscribe("/", "User-Agent: one", "Last-Event-ID: "+last.LastEventID)
 				if got := b.outcome(); got != "spliced" {
@@ -1003,17 +1004,25 @@ func TestReloadAdoptsStreams(t *testing.T) {
 			}
 			next := u1.accept()
 			b := g.subscribe("/", "User-Agent: one", "Last-Event-ID: "+last.LastEventID)
-			if got := b.outcome(); got != "replayed; events=0" {
-				t.Errorf("SSE-Resume: %s", got)
+			want := "replayed; events=0"
+			if !test.adopted {
+				want = "spliced"
+			}
+			if got := b.outcome(); got != want {
+				t.Errorf("SSE-Resume: %s, expected %s", got, want)
 			}
 			up.last("2")
 			next.numbered("2")
 			a.expect("2")
-			b.expect("2")
 			up.expectGone()
 			next.numbered("3")
 			a.expect("3")
-			b.expect("3")
+			if test.adopted {
+				b.expect("2", "3")
+			} else {
+				u1.accept().numbered("own")
+				b.expect("own")
+			}
 			other := g.subscribe("/", "User-Agent: two", "Last-Event-ID: "+last.LastEventID)
 			if got := other.outcome(); got != "spliced" {
 				t.Errorf("SSE-Resume at the other handler: %s", got)

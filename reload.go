@@ -185,6 +185,11 @@ func (h *hub) adopt(s *stream, q *renewal) {
 	if !s.source.retired() {
 		return // a client has brought it
 	}
+	if !h.entitledLocked(s, q.instance) {
+		// Its place is not its own: requests that reach the new handler may
+		// have reached another one before, with other events.
+		s.closed.Store(true)
+	}
 	s.ownedBy(q.instance, q.options, q.source, q.logger)
 }
 

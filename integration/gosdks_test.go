@@ -285,7 +285,7 @@ func TestMCPGoSDKs(t *testing.T) {
 	for serverName, newServer := range goServers {
 		t.Run(serverName+" server", func(t *testing.T) {
 			u := startGoServer(t, newServer)
-			g := startGateway(t, "sse\nreverse_proxy "+u.Listener.Addr().String())
+			g := startGateway(t, unlogged+"sse\nreverse_proxy "+u.Listener.Addr().String())
 			for clientName, connect := range goClients {
 				for _, variant := range goVariants {
 					t.Run(clientName+" client, "+variant.name, func(t *testing.T) {
@@ -368,7 +368,7 @@ func TestMCPGoSDKsHeartbeats(t *testing.T) {
 			t.Run(name+" "+heartbeat, func(t *testing.T) {
 				t.Parallel()
 				u := startGoServer(t, newServer)
-				g := startGateway(t, "sse {\nheartbeat "+heartbeat+"\n}\nreverse_proxy "+u.Listener.Addr().String())
+				g := startGateway(t, unlogged+"sse {\nheartbeat "+heartbeat+"\n}\nreverse_proxy "+u.Listener.Addr().String())
 				together(t, len(goVariants), func(i int) error {
 					variant := goVariants[i]
 					front := startFront(t, g.address)

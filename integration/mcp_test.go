@@ -35,7 +35,7 @@ func TestMCP(t *testing.T) {
 	for _, transport := range mcpTransports {
 		t.Run(transport.name, func(t *testing.T) {
 			u := startEverything(t, transport)
-			g := startGateway(t, "sse\nreverse_proxy "+u.address)
+			g := startGateway(t, unlogged+"sse\nreverse_proxy "+u.address)
 			t.Run("tools", func(t *testing.T) { testMCPTools(t, u, g, transport) })
 			t.Run("close", func(t *testing.T) { testMCPClose(t, u, g, transport) })
 			if transport.client == "sse" {
@@ -138,7 +138,7 @@ func TestMCPHeartbeats(t *testing.T) {
 			t.Run(transport.name+" "+heartbeat, func(t *testing.T) {
 				t.Parallel()
 				u := startEverything(t, transport)
-				g := startGateway(t, "sse {\nheartbeat "+heartbeat+"\n}\nreverse_proxy "+u.address)
+				g := startGateway(t, unlogged+"sse {\nheartbeat "+heartbeat+"\n}\nreverse_proxy "+u.address)
 				front := startFront(t, g.address)
 				c := startMCP(t, front.URL+transport.path, transport.client, "silent")
 				if heartbeat == "off" {
@@ -161,7 +161,7 @@ func TestMCPHeartbeats(t *testing.T) {
 // Sessions that can be resumed.
 func TestMCPResumable(t *testing.T) {
 	u := startUpstream(t, "mcp", command(nodePath, "upstreams/mcp.mjs"))
-	g := startGateway(t, "sse\nreverse_proxy "+u.address)
+	g := startGateway(t, unlogged+"sse\nreverse_proxy "+u.address)
 	t.Run("announce", func(t *testing.T) { testMCPAnnounce(t, u, g) })
 	t.Run("resume", func(t *testing.T) { testMCPResume(t, u, g, "resume", 10) })
 	t.Run("poll", func(t *testing.T) { testMCPResume(t, u, g, "poll", 6) })

@@ -29,7 +29,7 @@ var modelResults = map[string]string{
 func TestModelClients(t *testing.T) {
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	// There are heartbeats in between, which they do not see.
-	g := startGateway(t, "sse {\nheartbeat 5ms\n}\nreverse_proxy "+model.address)
+	g := startGateway(t, unlogged+"sse {\nheartbeat 5ms\n}\nreverse_proxy "+model.address)
 	for _, name := range []string{"openai", "anthropic", "ai"} {
 		t.Run(name, func(t *testing.T) {
 			script := "clients/" + name + ".mjs"
@@ -91,7 +91,7 @@ func assertNoticed(t *testing.T, u *upstream, connection int, left report) {
 func TestLargeRequestIsStreamed(t *testing.T) {
 	const size = 20 << 20
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
-	g := startGateway(t, "sse\nreverse_proxy "+model.address)
+	g := startGateway(t, unlogged+"sse\nreverse_proxy "+model.address)
 	body := `{"model": "large", "prompt": "` + strings.Repeat("prompt ", size/7) + `"}`
 	sum := sha256.Sum256([]byte(body))
 	for _, length := range []int64{-1, int64(len(body))} {
@@ -117,7 +117,7 @@ func TestLargeRequestIsStreamed(t *testing.T) {
 // An event stream passes as it is, also where its last event has no blank line.
 func TestModelBytes(t *testing.T) {
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
-	g := startGateway(t, "sse\nreverse_proxy "+model.address)
+	g := startGateway(t, unlogged+"sse\nreverse_proxy "+model.address)
 	for _, name := range []string{"text", "tool", "unended", "overloaded"} {
 		for _, path := range []string{"/v1/chat/completions", "/v1/messages"} {
 			ask := func(url string) string {
