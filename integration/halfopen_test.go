@@ -73,9 +73,9 @@ func (n *network) ip(args ...string) {
 }
 
 // startReaders starts clients in a process of their own.
-func startReaders(t testing.TB, n int, h2 bool, url string, namespace string) *process {
+func startReaders(t testing.TB, n int, h2 bool, url string, namespace string, more ...string) *process {
 	t.Helper()
-	args := []string{readerPath, "-n", strconv.Itoa(n), "-h2=" + strconv.FormatBool(h2), url}
+	args := append([]string{readerPath, "-n", strconv.Itoa(n), "-h2=" + strconv.FormatBool(h2)}, append(more, url)...)
 	if namespace != "" {
 		args = append([]string{"ip", "netns", "exec", namespace}, args...)
 	}

@@ -42,6 +42,11 @@ type report struct {
 	Number      int    `json:"number"`
 	At          int64  `json:"at"`
 
+	Missing int `json:"missing"` // of clients/reader
+	Doubled int `json:"doubled"`
+	Gaps    int `json:"gaps"`
+	Ended   int `json:"ended"`
+
 	Data string `json:"data"`
 	ID   string `json:"id"`
 
