@@ -435,11 +435,12 @@ func TestDetachedRequestIsUnchanged(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		data, err := io.ReadAll(r.Body)
 		names := slices.Sorted(maps.Keys(r.Header))
-		text := fmt.Sprintln(r.Method, r.RequestURI, r.Host, r.ContentLength, r.TransferEncoding, err)
+		var text strings.Builder
+		text.WriteString(fmt.Sprintln(r.Method, r.RequestURI, r.Host, r.ContentLength, r.TransferEncoding, err))
 		for _, name := range names {
-			text += fmt.Sprintln(name, r.Header[name])
+			text.WriteString(fmt.Sprintln(name, r.Header[name]))
 		}
-		requests <- seen{text, string(data)}
+		requests <- seen{text.String(), string(data)}
 		w.Header().Set("Set-Cookie", "a=1")
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprint(w, "data: 1\n\n")

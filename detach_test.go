@@ -382,12 +382,12 @@ func TestDetachedWaitsForClient(t *testing.T) {
 		for i := 1; i <= 20; i++ {
 			want.WriteString(given(strconv.Itoa(i), strconv.Itoa(i)))
 		}
-		got := ""
+		var got strings.Builder
 		for range 10 {
-			got += a.read()
+			got.WriteString(a.read())
 		}
-		if got != want.String() {
-			t.Errorf("read %q", got)
+		if got.String() != want.String() {
+			t.Errorf("read %q", got.String())
 		}
 		<-sent
 		go up.event(numbers(21, 40)...)

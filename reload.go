@@ -300,8 +300,11 @@ func (s *stream) trySuccessor(now time.Time) {
 	if sp.phase != phaseLive || sp.conn.ended {
 		return
 	}
-	if s.phase != phaseLive {
+	if s.phase == phaseBroken {
 		s.takeOver(sp)
+		return
+	}
+	if s.phase != phaseLive {
 		return
 	}
 	resumed := sp.conn.resumed
@@ -433,6 +436,9 @@ func (u *upstreamRequest) renew(server any, q *renewal) bool {
 		handler.ServeHTTP(w, r)
 		return nil
 	}), &discardWriter{header: make(http.Header), cancel: cancel}, r)
+	if err != nil {
+		u.handler.logger.Error("a request that was run again after a reload failed", zap.NamedError("reason", err))
+	}
 	return err == nil && q.source != nil
 }
 

@@ -144,6 +144,19 @@ func TestReloadMovesWithoutIDs(t *testing.T) {
 				given("6", "x"), given("7", "new"), given("8", "new"), given("9", "new"), given("10", "y"))
 		})
 	})
+	t.Run("the old ends", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("1") // from the start: it is a finite stream, say
+			up.event("2")
+			up.close()
+			next.expectGone(true)
+			a.expectEnd(endUpstream, newcomer, given("1", "1"), given("2", "2"))
+		})
+	})
 	t.Run("more than the buffer holds", func(t *testing.T) {
 		set := func(o *streamOptions) { o.buffer.events, o.gapEvent = 2, "gap" }
 		inBubble(t, set, func(st *streamTest) {

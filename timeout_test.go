@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,12 +49,12 @@ func TestUpstreamTimeout(t *testing.T) {
 			w.WriteHeader(499) // as reverse_proxy
 			return nil
 		})
-		var text string
+		var text strings.Builder
 		for _, a := range s.listen("text/event-stream", time.Hour) {
-			text += a.text
+			text.WriteString(a.text)
 		}
-		if text != ":\n:\n:\nid: 1\ndata: 1\n\nid: 2\ndata: 2\n\n" {
-			t.Errorf("given %q", text)
+		if text.String() != ":\n:\n:\nid: 1\ndata: 1\n\nid: 2\ndata: 2\n\n" {
+			t.Errorf("given %q", text.String())
 		}
 		if want := []time.Duration{2*time.Minute + 150*time.Second + time.Minute, time.Minute}; !slices.Equal(lasted, want) {
 			t.Errorf("the connections lasted %v, expected %v", lasted, want)

@@ -551,7 +551,7 @@ func (s *stream) judge(end ending) outcome {
 	exclusive := s.only != nil || s.private || s.detached
 	resumable := s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
 	switch mode := s.options.reconnect; {
-	case end.events && s.replaced():
+	case end.events && (!end.clean || resumable) && s.replaced():
 		return succeeded
 	case end.events && end.clean && (exclusive || mode != reconnectAlways):
 		return passedOn
@@ -679,6 +679,7 @@ func (s *stream) finish(reason endReason, tail []byte) {
 		}
 	}
 	s.phase = phaseEnded
+	s.dropSuccessor()
 	if s.detached {
 		s.source, s.sent = nil, nil // with the client's credentials
 	}
