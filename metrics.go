@@ -103,7 +103,7 @@ func newMetrics() *metrics {
 	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason")
 	m.gaps = vector("gaps_total", "Gaps that were told.", "reason")
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: metricsNamespace + "subscribers", Help: "Clients attached to shared streams.",
+		Name: metricsNamespace + "subscribers", Help: "Clients attached to shared and to detached streams.",
 	}, []string{"protocol", "delivery"})
 	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    metricsNamespace + "delivery_lag_seconds",

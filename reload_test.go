@@ -261,6 +261,25 @@ func TestReloadBreaksConnection(t *testing.T) {
 	})
 }
 
+// An attempt that the reload breaks is made again at once.
+func TestReloadBreaksAttempt(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		attempt := st.source.accept()
+		st.reload()
+		attempt.answer(statusCancelled, 0)
+		now := time.Now()
+		next := st.source.acceptOpen()
+		if waited := time.Since(now); waited > 0 {
+			st.t.Errorf("waited %v", waited)
+		}
+		next.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
 // A reload while the stream waits for its first answer, and one after another.
 func TestReloadWhileOpening(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {

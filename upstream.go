@@ -596,6 +596,9 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		again = true
 	case passedOn, broken, oversized, refused:
 	}
+	if conn.source.retired() && !s.source.retired() {
+		delay = 0 // it was the reload's doing
+	}
 	if again {
 		defer s.mu.Unlock()
 		s.phase = phaseBroken

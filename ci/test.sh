@@ -13,5 +13,5 @@ root=$PWD
 for dir in $(modules); do
 	cd "$root/$dir"
 	heading "go test -race: $dir"
-	go test -race -count=1 "$@" ./... || status=1
+	go test -race -count=1 -timeout=30m "$@" ./... || status=1
 done

@@ -148,6 +148,15 @@ const answers = {
     await send(res, [...api.begin(), api.token('so far'), api.token('and').slice(0, -10)]);
     res.destroy();
   },
+  // 2,000 tokens, which are numbers.
+  async long(api, res) {
+    for (let i = 0; i < 2000 && !res.destroyed; i++) {
+      await send(res, [api.token(String(i))]);
+      if (i % 20 === 0) await setTimeout(20);
+    }
+    await send(res, api.end());
+    res.end();
+  },
   // It goes on until the client leaves.
   async endless(api, res) {
     await send(res, api.begin());
