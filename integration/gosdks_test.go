@@ -383,7 +383,7 @@ func TestMCPGoSDKsHeartbeats(t *testing.T) {
 					defer func() { _ = s.close() }()
 					got, err := s.call(t.Context(), "wait", "client")
 					if n := front.cuts(); n > 0 || got != "client waited" {
-						return fmt.Errorf("%s: result %q, %d responses cut", variant.name, got, n)
+						return fmt.Errorf("%s: result %q (%w), %d responses cut", variant.name, got, err, n)
 					}
 					return err
 				})
