@@ -436,9 +436,9 @@ func TestDetachedRequestIsUnchanged(t *testing.T) {
 		data, err := io.ReadAll(r.Body)
 		names := slices.Sorted(maps.Keys(r.Header))
 		var text strings.Builder
-		text.WriteString(fmt.Sprintln(r.Method, r.RequestURI, r.Host, r.ContentLength, r.TransferEncoding, err))
+		fmt.Fprintln(&text, r.Method, r.RequestURI, r.Host, r.ContentLength, r.TransferEncoding, err)
 		for _, name := range names {
-			text.WriteString(fmt.Sprintln(name, r.Header[name]))
+			fmt.Fprintln(&text, name, r.Header[name])
 		}
 		requests <- seen{text.String(), string(data)}
 		w.Header().Set("Set-Cookie", "a=1")

@@ -63,6 +63,7 @@ func testRealClient(t *testing.T, c *process, through *forwarder) {
 	for cut := range 3 {
 		if cut > 0 {
 			through.cut()
+			through.awaitConnections(t, cut+1)
 		}
 		had = len(c.all("message")) + events
 		c.awaitEvent("message", had)

@@ -37,6 +37,7 @@ func TestDetachedAnswer(t *testing.T) {
 			for cut := range 5 {
 				c.awaitEvent("message", 300*(cut+1))
 				through.cut()
+				through.awaitConnections(t, cut+2)
 			}
 			all := c.await("the end", func(rs []report) bool {
 				messages := only(rs, "message")
@@ -123,7 +124,7 @@ func TestDetachedAnswerAbandoned(t *testing.T) {
 	if status := cancel("Bearer another"); status != http.StatusUnauthorized { // of the model
 		t.Errorf("a stranger's DELETE: status %d", status)
 	}
-	if id := model.all("open")[2].LastEventID; id != "" {
+	if id := model.awaitEvent("open", 3).LastEventID; id != "" {
 		t.Errorf("the model was sent the ID %q", id)
 	}
 	if status := cancel("Bearer mine"); status != http.StatusAccepted {

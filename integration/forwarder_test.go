@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // forwarder stands between clients and the gateway, and cuts their connections.
@@ -95,4 +96,14 @@ func (f *forwarder) connections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.all
+}
+
+// awaitConnections waits until there have been n connections.
+func (f *forwarder) awaitConnections(t *testing.T, n int) {
+	t.Helper()
+	for timeout := time.Now().Add(testTimeout); f.connections() < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(timeout) {
+			t.Fatalf("%d connections, expected %d", f.connections(), n)
+		}
+	}
 }

@@ -68,8 +68,11 @@ func startGoServer(t *testing.T, newServer func(map[string]toolFunc) http.Handle
 	handler := newServer(newTools(t))
 	s := &goServer{left: make(chan struct{}, 1000)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer context.AfterFunc(r.Context(), func() { s.left <- struct{}{} })()
+		stop := context.AfterFunc(r.Context(), func() { s.left <- struct{}{} })
 		handler.ServeHTTP(w, r)
+		if stop() && r.Context().Err() != nil { // it has noticed first
+			s.left <- struct{}{}
+		}
 	}))
 	t.Cleanup(func() {
 		s.CloseClientConnections()
