@@ -22,6 +22,7 @@ import (
 type report struct {
 	Event   string `json:"event"` // open, message or state
 	Data    string `json:"data,omitempty"`
+	At      int64  `json:"at,omitempty"`      // when it came, in nanoseconds since 1970
 	Number  int64  `json:"number,omitempty"`  // of the newest event that all clients have
 	Missing int64  `json:"missing,omitempty"` // events, of all clients
 	Doubled int64  `json:"doubled,omitempty"`
@@ -129,7 +130,7 @@ func main() {
 		if !*http2 || i%perConnection == 0 {
 			transport = newTransport(*http2)
 		}
-		take := func(m eventstream.Message) { tell(report{Event: "message", Data: m.Data}) }
+		take := func(m eventstream.Message) { tell(report{Event: "message", Data: m.Data, At: time.Now().UnixNano()}) }
 		if *count {
 			take = func(m eventstream.Message) { s.take(i, m) }
 		}
