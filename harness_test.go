@@ -414,8 +414,8 @@ func assertHubEmpty(t testing.TB) {
 		return true
 	})
 	eventually(t, "there is no private stream", func() bool {
-		theHub.privateMu.Lock()
-		defer theHub.privateMu.Unlock()
+		theHub.allMu.Lock()
+		defer theHub.allMu.Unlock()
 		return len(theHub.private) == 0
 	})
 	theHub.endAll()
@@ -435,8 +435,8 @@ func assertHubEmpty(t testing.TB) {
 			len(theHub.streams), len(every), len(theHub.count), len(theHub.detached))
 	}
 	theHub.stopping = false
-	theHub.privateMu.Lock()
-	defer theHub.privateMu.Unlock()
+	theHub.allMu.Lock()
+	defer theHub.allMu.Unlock()
 	theHub.ending = false
 	clear(theHub.unshareable)
 }

@@ -74,12 +74,10 @@ type hub struct {
 	told        map[string]struct{} // paths whose crowd was told
 	stopping    bool
 
-	allMu sync.Mutex
-	all   map[*stream]struct{} // those in streams, and those that still have subscribers
-
-	privateMu sync.Mutex
-	private   map[*passThrough]struct{} // private streams
-	ending    bool                      // they are to end
+	allMu   sync.Mutex
+	all     map[*stream]struct{}      // those in streams, and those that still have subscribers
+	private map[*passThrough]struct{} // private streams
+	ending  bool                      // private streams are to end
 }
 
 // variants are the streams of one key, told apart by Vary (RFC 9111, 4.1).
@@ -135,7 +133,7 @@ func (h *hub) register(place string, server any) *instance {
 	return inst
 }
 
-// alone reports whether no other handler of the same configuration has the
+// aloneLocked reports whether no other handler of the same configuration has the
 // same place.
 func (h *hub) aloneLocked(inst *instance) bool {
 	return !inst.crowded
@@ -372,8 +370,8 @@ func (h *hub) stop() {
 	for _, s := range h.every() {
 		s.drain(s.drainTime(), endStopping)
 	}
-	h.privateMu.Lock()
-	defer h.privateMu.Unlock()
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
 	h.ending = true
 	for p := range h.private {
 		p.drainLater()
@@ -382,8 +380,8 @@ func (h *hub) stop() {
 
 // trackPrivate takes note of a private stream.
 func (h *hub) trackPrivate(p *passThrough) {
-	h.privateMu.Lock()
-	defer h.privateMu.Unlock()
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
 	h.private[p] = struct{}{}
 	if h.ending {
 		p.drainLater()
@@ -391,7 +389,7 @@ func (h *hub) trackPrivate(p *passThrough) {
 }
 
 func (h *hub) forgetPrivate(p *passThrough) {
-	h.privateMu.Lock()
-	defer h.privateMu.Unlock()
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
 	delete(h.private, p)
 }

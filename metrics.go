@@ -168,8 +168,8 @@ func (h *hub) census() census {
 	for _, s := range h.every() {
 		s.countIn(&c)
 	}
-	h.privateMu.Lock()
-	defer h.privateMu.Unlock()
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
 	c.kinds[kindPrivate] = len(h.private)
 	return c
 }

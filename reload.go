@@ -142,10 +142,7 @@ func (h *hub) renew(s *stream) {
 		}
 	}
 	s.log().Warn("no sse handler of the new configuration takes the stream over: its clients are asked to come back")
-	s.mu.Lock()
-	window := s.options.drain
-	s.mu.Unlock()
-	s.drain(window, endReload)
+	s.drain(s.drainTime(), endReload)
 }
 
 // newestServer returns the server of the newest configuration that has a
@@ -256,7 +253,6 @@ func (s *stream) openSuccessor() {
 		id = ""
 	}
 	sp := s.newSplice(id, "")
-	sp.setLogger(s.log())
 	sp.splice.succeeds = true
 	s.successor = sp
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
@@ -289,7 +285,7 @@ type heldBlock struct {
 
 // hold keeps a block until it is decided what becomes of it.
 func (c *upstreamConn) hold(b eventstream.Block, lines []byte) {
-	b.Lines, b.ID, b.Type = slices.Clone(b.Lines), slices.Clone(b.ID), slices.Clone(b.Type)
+	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
 	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines)})
 }
 

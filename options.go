@@ -1,0 +1,129 @@
+package caddysse
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// streamOptions are the settings that streams follow, defaults filled in.
+func (h *Handler) streamOptions() *streamOptions {
+	o := &streamOptions{
+		buffer:         bufferLimits{events: defaultBufferEvents, size: defaultBufferSize, age: defaultBufferAge},
+		linger:         defaultLinger,
+		joinReplay:     -1,
+		gapEvent:       h.GapEvent,
+		prime:          h.Prime == nil || *h.Prime,
+		primeAfter:     primeAfter,
+		lagSkip:        h.Lag == "skip",
+		maxEventSize:   defaultMaxEventSize,
+		maxStreams:     h.MaxStreams,
+		maxSubscribers: h.MaxSubscribers,
+		maxAge:         time.Duration(h.MaxAge),
+		timeout:        time.Duration(h.UpstreamTimeout),
+		giveUp:         cmp.Or(time.Duration(h.GiveUp), defaultGiveUp),
+		drain:          defaultDrain,
+		spliceLimit:    defaultSpliceLimit,
+		spliceTimeout:  defaultSpliceTimeout,
+	}
+	switch h.Reconnect {
+	case "always":
+		o.reconnect = reconnectAlways
+	case "resumable":
+		o.reconnect = reconnectResumable
+	case "never":
+		o.reconnect = reconnectNever
+	}
+	if h.Drain != nil {
+		o.drain = time.Duration(*h.Drain)
+	}
+	if h.SpliceLimit > 0 {
+		o.spliceLimit = h.SpliceLimit
+	}
+	if h.SpliceTimeout > 0 {
+		o.spliceTimeout = time.Duration(h.SpliceTimeout)
+	}
+	if b := h.Buffer; b != nil {
+		if b.Events > 0 {
+			o.buffer.events = b.Events
+		}
+		if b.Size > 0 {
+			o.buffer.size = b.Size
+		}
+		if b.Age > 0 {
+			o.buffer.age = time.Duration(b.Age)
+		}
+	}
+	if h.Linger != nil {
+		o.linger = time.Duration(*h.Linger)
+	}
+	if h.MaxEventSize > 0 {
+		o.maxEventSize = int(h.MaxEventSize)
+	}
+	switch h.Join {
+	case "live":
+		o.join = joinLive
+	case "replay":
+		o.join = joinReplay
+	case "greeting":
+		o.join = joinGreeting
+	}
+	if h.JoinReplay > 0 {
+		o.joinReplay = h.JoinReplay
+	}
+	switch h.IDs {
+	case "upstream":
+		o.ids = idsUpstream
+	case "gateway":
+		o.ids = idsGateway
+	}
+	if r := h.Retry; r != nil {
+		o.retryMin = time.Duration(r.Min)
+		o.retryMax = time.Duration(max(r.Min, r.Max))
+	}
+	return o
+}
+
+// deliverySettings are the settings for writing to clients, defaults filled
+// in.
+func (h *Handler) deliverySettings() (*deliverySettings, error) {
+	s := &deliverySettings{heartbeat: defaultHeartbeat, writeTimeout: defaultWriteTimeout}
+	if h.WriteTimeout != nil {
+		s.writeTimeout = time.Duration(*h.WriteTimeout)
+	}
+	b := h.Heartbeat
+	if b == nil {
+		b = new(Heartbeat)
+	}
+	if b.Interval != nil {
+		s.heartbeat = time.Duration(*b.Interval)
+	}
+	bytes, err := heartbeatBytes(b)
+	s.heartbeatBytes = bytes
+	return s, err
+}
+
+// emptyComment is the shortest heartbeat. Its blank line keeps comments from
+// piling up in clients that look for blank lines only.
+const emptyComment = ":\n\n"
+
+// heartbeatBytes are what a heartbeat sends: padding is a comment before it.
+func heartbeatBytes(b *Heartbeat) ([]byte, error) {
+	beat := []byte(emptyComment)
+	if b.Event != "" {
+		var err error
+		beat, err = eventstream.AppendEvent(nil, eventstream.Event{Type: b.Event, Data: b.Data})
+		if err != nil {
+			return nil, fmt.Errorf("heartbeat: %w", err)
+		}
+	}
+	missing := b.Padding - len(beat)
+	if missing <= 0 {
+		return beat, nil
+	}
+	padding := ":" + strings.Repeat(" ", max(0, missing-2)) + "\n"
+	return append([]byte(padding), beat...), nil
+}

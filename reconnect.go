@@ -1,0 +1,347 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// reconnectMode is which ends of an upstream connection are hidden.
+type reconnectMode int
+
+const (
+	reconnectBroken    reconnectMode = iota // all but those as HTTP says
+	reconnectAlways                         // all
+	reconnectResumable                      // as reconnectBroken, if the upstream gives ids
+	reconnectNever
+)
+
+// statusCancelled is what reverse_proxy says for the upstream when a connection
+// to it is given up on this side: also when a reload has closed its transport.
+const statusCancelled = 499
+
+// ending is how an upstream connection ended.
+type ending struct {
+	events     bool          // its head was that of an event stream
+	clean      bool          // its body ended as HTTP says
+	status     int           // of the answer; 0: there was none
+	retryAfter time.Duration // what the answer asked for
+	tail       []byte        // with a clean end: what came after the last blank line
+	err        error         // what went wrong, if known
+}
+
+// retriable reports whether another attempt may succeed: there was no answer,
+// or one that says so (RFC 9110, 15.5.9, 15.6; RFC 6585, 4; RFC 8470, 5.2).
+func (e ending) retriable() bool {
+	switch {
+	case e.events:
+		return true
+	case e.status == http.StatusRequestTimeout, e.status == http.StatusTooEarly, e.status == http.StatusTooManyRequests:
+		return true
+	case e.status == statusCancelled:
+		return true
+	}
+	return e.status == 0 || e.status >= http.StatusInternalServerError
+}
+
+// run owns an upstream connection of the stream: it opens it, reads it at the
+// upstream's own speed, and opens it again when it breaks. It returns when the
+// stream is over, or goes on with a connection of another goroutine.
+func (s *stream) run(ctx context.Context, cancel context.CancelFunc, src source, lastEventID string) {
+	defer cancel()
+	for {
+		conn, end := s.connect(ctx, src, lastEventID)
+		if ctx.Err() != nil {
+			return
+		}
+		s = conn.current() // a successor has become the stream
+		delay, again := s.after(conn, end)
+		if !again {
+			return
+		}
+		if !s.pause(ctx, delay) {
+			return
+		}
+		src, lastEventID = s.nextConnection()
+		if src.retired() { // those of the new configuration are being looked for
+			if !s.pause(ctx, defaultGiveUp) {
+				return
+			}
+			if src, lastEventID = s.nextConnection(); src.retired() {
+				s.lapse()
+				return
+			}
+		}
+	}
+}
+
+// pause waits before the next attempt to connect, unless that is to be made at
+// once. It returns false if the stream is over.
+func (s *stream) pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.hurry:
+	case <-time.After(d):
+	}
+	return true
+}
+
+// lapse ends what the new configuration has no handlers for.
+func (s *stream) lapse() {
+	s.mu.Lock()
+	if s.succeeds() {
+		defer s.mu.Unlock()
+		if parent := s.splice.parent; parent.successor == s {
+			parent.dropSuccessor()
+		}
+		return
+	}
+	s.mu.Unlock()
+	s.log().Error("upstream lost, and no handler of the new configuration was found")
+	s.finish(endReload, nil)
+}
+
+// nextConnection tells how to open the upstream connection again.
+func (s *stream) nextConnection() (src source, lastEventID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.succeeds() {
+		return s.source, s.splice.parent.lastUpstreamID
+	}
+	s.useParentsSource()
+	return s.source, s.lastUpstreamID
+}
+
+// useParentsSource makes a splice connect with the newest handlers. The lock is
+// held.
+func (s *stream) useParentsSource() {
+	if s.splice != nil {
+		s.source = s.splice.parent.source
+	}
+}
+
+// connect runs one upstream connection to its end.
+func (s *stream) connect(ctx context.Context, src source, lastEventID string) (conn *upstreamConn, end ending) {
+	s.mu.Lock()
+	conn = &upstreamConn{
+		source:  src,
+		mu:      s.mu,
+		stream:  s,
+		options: s.options,
+		first:   s.connections == 0,
+		resumed: lastEventID != "",
+		mends:   s.broke,
+		start:   s.buffer.newest,
+	}
+	conn.decoder.MaxBlockSize = conn.options.maxEventSize
+	if !sendable(lastEventID) {
+		lastEventID, conn.resumed = "", false
+	}
+	s.fresh = lastEventID == ""
+	s.connections++
+	s.conn = conn
+	s.mu.Unlock()
+
+	end = src.open(ctx, lastEventID, conn)
+	theMetrics.connections.WithLabelValues(resultOf(ctx, end)).Inc()
+	if end.events && end.clean {
+		end.tail = conn.decoder.Rest()
+	}
+	s.mu.Lock()
+	conn.ended = true
+	if conn.dropped > 0 {
+		conn.stream.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
+	}
+	s.mu.Unlock()
+	return conn, end
+}
+
+// What follows the end of an upstream connection.
+type outcome int
+
+const (
+	tryAgain   outcome = iota
+	passedOn           // the upstream's clean end is the subscribers'
+	broken             // the break is not hidden from them
+	oversized          // it sends blocks over max_event_size
+	refused            // it does not go on with the stream
+	waitsForIt         // for the handlers of a new configuration
+	succeeded          // another connection has taken over
+)
+
+// judge decides what follows the end of a connection of a stream that has a
+// head. The stream's lock is held.
+func (s *stream) judge(end ending) outcome {
+	if end.events {
+		s.broke = !end.clean || s.options.reconnect == reconnectAlways
+	}
+	if errors.Is(end.err, eventstream.ErrBlockTooLarge) {
+		s.oversized++
+	}
+	s.useParentsSource()
+	exclusive := s.only != nil || s.private || s.detached
+	resumable := s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
+	switch mode := s.options.reconnect; {
+	case end.events && (!end.clean || resumable) && s.replaced():
+		return succeeded
+	case end.events && end.clean && (exclusive || mode != reconnectAlways):
+		return passedOn
+	case exclusive, end.events && (mode == reconnectNever || (mode == reconnectResumable && !resumable)):
+		return broken
+	case s.oversized > 1:
+		return oversized
+	case !end.retriable():
+		return refused
+	case s.source.retired():
+		return waitsForIt
+	}
+	return tryAgain
+}
+
+// after decides what follows the end of an upstream connection: whether to try
+// again, and when.
+func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, again bool) {
+	s.mu.Lock()
+	switch {
+	case conn.over, s.phase == phaseGone:
+		s.mu.Unlock()
+		return 0, false
+	case s.head == nil:
+		s.mu.Unlock()
+		s.refuse()
+		return 0, false
+	case s.succeeds():
+		defer s.mu.Unlock()
+		return s.successorEnded(end)
+	}
+	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
+	verdict, options := s.judge(end), s.options
+	switch verdict {
+	case succeeded:
+		log.Info("upstream lost after a reload")
+		s.mu.Unlock()
+		return 0, false
+	case tryAgain:
+		delay, again = s.backoff.next(time.Now(), options.giveUp, end.retryAfter, rand.Float64)
+	case waitsForIt:
+		again = true
+	case passedOn, broken, oversized, refused:
+	}
+	if conn.source.retired() && !s.source.retired() {
+		delay = 0 // it was the reload's doing
+	}
+	if again {
+		defer s.mu.Unlock()
+		s.phase = phaseBroken
+		s.fresh = s.lastUpstreamID == ""
+		s.failed = true
+		s.dropHurry()
+		s.wakeWaiting()
+		s.wakeLocked()
+		if verdict == tryAgain {
+			log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
+		} else {
+			log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
+		}
+		return delay, true
+	}
+	s.mu.Unlock()
+	switch verdict {
+	case passedOn:
+		s.finish(endUpstream, end.tail)
+		if options.reconnect == reconnectNever {
+			s.leave(endUpstream) // who comes next is to see the upstream's own answer
+		}
+	case broken:
+		log.Warn("upstream lost")
+		if s.detached {
+			s.finish(endBroken, nil) // its client may be yet to come
+		} else {
+			s.leave(endBroken)
+		}
+	case oversized:
+		log.Error("upstream sends blocks over max_event_size")
+		s.leave(endOversized)
+	case refused:
+		log.Warn("upstream does not go on with the stream")
+		// Who comes now is to see the upstream's own answer.
+		s.hub.markUnshareable(s.key, unshareableTime)
+		s.leave(endRefused)
+	case tryAgain, waitsForIt, succeeded:
+		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp))
+		s.leave(endGaveUp)
+	}
+	return 0, false
+}
+
+// refuse ends a stream whose first answer is not an event stream to share.
+func (s *stream) refuse() {
+	s.hub.remove(s)
+	if !s.detached {
+		s.hub.markUnshareable(s.key, unshareableTime)
+	}
+	s.mu.Lock()
+	if s.refused || s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	s.refused = true
+	s.phase = phaseGone
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	close(s.ready)
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// finish lets the subscribers go when they were given everything. The stream
+// is kept for the linger time: who comes back goes on in it.
+func (s *stream) finish(reason endReason, tail []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return
+	}
+	if len(tail) > 0 {
+		tail = slices.Clone(tail)
+		s.overTail = tail
+		for sub := range s.subs {
+			if sub.stream == s {
+				sub.tail = tail
+			}
+		}
+	}
+	s.phase = phaseEnded
+	s.dropSuccessor()
+	if s.detached {
+		s.source, s.sent = nil, nil // with the client's credentials
+	}
+	s.finishLocked(reason)
+	if s.only != nil || s.draining || s.splice != nil {
+		s.endLocked()
+	} else if len(s.subs) == 0 {
+		s.lingerLocked()
+	}
+}
+
+// leave ends the stream for all subscribers, when they were given everything.
+func (s *stream) leave(reason endReason) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	s.finishLocked(reason)
+	s.endLocked()
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}
