@@ -241,12 +241,20 @@ type Handler struct {
 	// without detach. Default: 1 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 
-	logger   *zap.Logger
-	instance *instance
-	policy   *keyPolicy
-	options  *streamOptions
-	detached *detachSettings // nil: without detach
-	settings *deliverySettings
+	// How clients are written to. "connection" (the default): the connections
+	// of clients of shared streams are taken over when their response head was
+	// sent, and a few goroutines write to all of them, if the protocol is
+	// HTTP/1.1 and no handler before this one may change the body. "handler":
+	// each request's own goroutine writes.
+	Delivery string `json:"delivery,omitempty"`
+
+	logger       *zap.Logger
+	accessLogger *zap.Logger
+	instance     *instance
+	policy       *keyPolicy
+	options      *streamOptions
+	detached     *detachSettings // nil: without detach
+	settings     *deliverySettings
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -306,6 +314,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.accessLogger = ctx.Logger(new(caddyhttp.App)).Named("log.access") // as Caddy's own
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
 	}
@@ -359,6 +368,12 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 func (h *Handler) Cleanup() error {
 	if h.instance != nil {
 		theHub.retire(h.instance)
+	}
+	if caddy.Exiting() {
+		// The server knows nothing of connections that were taken over: it has
+		// not waited for them.
+		theHub.stop()
+		theWriters().waitEmpty(h.options.drain + drainedAfterEnd)
 	}
 	return nil
 }
