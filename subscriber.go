@@ -45,6 +45,12 @@ const (
 	// own, as long as the first block may say that it needs one.
 	settleTime = 2 * time.Second
 
+	// settleCount is how many clients are waited with for that. Of so many who
+	// share a stream that has had no block, it is not expected any more, and
+	// goroutines for all of them cost too much. If it comes nevertheless their
+	// responses end, and they come back.
+	settleCount = 16
+
 	// maxAgeSpread is how much of max_age is taken off at random, so that
 	// clients that came together do not leave together.
 	maxAgeSpread = 0.2
@@ -363,7 +369,7 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 	}
 	switch {
 	case end != "", len(dst) > 0:
-		return dst, sub.leaveAt, end
+		return dst, sub.lookAt(), end
 	case sub.finish != "":
 		if len(sub.tail) > 0 {
 			dst = append(dst, &block{wire: sub.tail})
@@ -374,11 +380,16 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 	if sub.waiting {
 		return dst, sub.lookAgain(), ""
 	}
-	leaveAt = sub.leaveAt
-	if at := sub.primeAt; !at.IsZero() && (leaveAt.IsZero() || at.Before(leaveAt)) {
-		leaveAt = at
+	return dst, sub.lookAt(), ""
+}
+
+// lookAt is when something is due without anything new in the stream; zero:
+// never.
+func (sub *subscriber) lookAt() time.Time {
+	if at := sub.primeAt; !at.IsZero() && (sub.leaveAt.IsZero() || at.Before(sub.leaveAt)) {
+		return at
 	}
-	return dst, leaveAt, ""
+	return sub.leaveAt
 }
 
 // nextOf is next for a connection, by its writer. waits tells that the
@@ -389,7 +400,7 @@ func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out [
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
 	s := sub.stream
-	if end == "" && (len(out) == 0 || (sub.cursor == s.buffer.newest && sub.finish == "")) {
+	if end == "" && (len(out) == 0 || (sub.cursor == s.buffer.newest && sub.finish == "" && len(sub.pending) == 0)) {
 		waits = true
 		s.bell.add(c)
 	}
@@ -410,10 +421,10 @@ func (sub *subscriber) settled(now time.Time) (ok bool, at time.Time) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	s := sub.home
-	if sub.stream != s || sub.waiting || sub.finish != "" || !sub.primeAt.IsZero() || s.detached || s.private || s.isSplice {
+	if sub.stream != s || sub.waiting || sub.finish != "" || s.detached || s.private || s.isSplice {
 		return false, time.Time{}
 	}
-	if s.settled {
+	if s.settled || len(s.subs) > settleCount {
 		return true, time.Time{}
 	}
 	at = s.headAt.Add(settleTime)
