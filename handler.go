@@ -132,6 +132,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		}
 		d, again, err := h.serveSubscriber(w, r, next, req, sub, wait)
 		if !again {
+			req.parts = nil // d has no use for them, and may last
 			return d, err
 		}
 	}
