@@ -237,8 +237,8 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 // takeOver gives a subscriber's connection to a writer. It returns false if
 // that cannot be done.
 func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, sub *subscriber, from *responseStream, by *takeOver) bool {
-	if w.Header().Get("Content-Encoding") != "" {
-		return false // encode does it after all
+	if w.Header().Get("Content-Encoding") != "" || innermost(w) == nil {
+		return false // encode does it after all; or a recorder, which was asked when it was given the head
 	}
 	c := h.hijack(sub, by)
 	if c == nil {

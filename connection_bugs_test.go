@@ -1,0 +1,46 @@
+package caddysse
+
+import (
+	"runtime"
+	"testing"
+)
+
+// A handler that records the whole response says so only when it is given the
+// head: what it has not let through must not be missing before the events.
+func TestRecordedResponseIsNotTakenOver(t *testing.T) {
+	for name, recorder := range map[string]string{
+		"templates":  "templates {\nmime text/event-stream\n}",
+		"log_append": "log_append body {http.response.body}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := startUpstream(t, nil)
+			g := startGateway(t, site("route {\n"+recorder+"\nsse {\njoin live\nprime off\nids upstream\n}\nreverse_proxy "+u.address+"\n}"))
+			go func() {
+				up := <-u.connections
+				for i, n := range numbers(1, 20) { // in one of the pauses at least the client waits
+					up.event(n)
+					for !delivered(uint64(i + 1)) {
+						runtime.Gosched()
+					}
+				}
+				up.end()
+			}()
+			c := g.subscribe("/")
+			c.expect(numbers(1, 20)...)
+			c.expectEnd()
+		})
+	}
+}
+
+// delivered reports whether all subscribers were given the blocks up to position.
+func delivered(position uint64) bool {
+	for _, s := range theHub.every() {
+		s.mu.Lock()
+		unread := s.buffer.newest < position || s.unread(position)
+		s.mu.Unlock()
+		if unread {
+			return false
+		}
+	}
+	return true
+}
