@@ -1,7 +1,10 @@
 package caddysse
 
 import (
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -43,4 +46,25 @@ func delivered(position uint64) bool {
 		}
 	}
 	return true
+}
+
+// With `timeouts write` Caddy flushes the response when the handlers have
+// returned.
+func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	u := startUpstream(t, nil)
+	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1ns\n}\n}\nlog stdlib {\noutput file "+log+"\nlevel DEBUG\ninclude http.stdlib\n}",
+		site("log {\noutput discard\n}\nsse {\njoin live\n}\nreverse_proxy "+u.address))
+	c := g.subscribe("/")
+	up := u.accept()
+	up.event("1")
+	c.expect("1")
+	up.event("2")
+	c.expect("2")
+	up.end()
+	c.expectEnd()
+	g.load(site("respond 204"))
+	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "panic") {
+		t.Errorf("%v %s", err, text)
+	}
 }
