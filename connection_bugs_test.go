@@ -68,3 +68,22 @@ func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
 		t.Errorf("%v %s", err, text)
 	}
 }
+
+// A client that hangs up just before its connection is taken over: what the
+// handlers before sse do when it has returned is not looked at meanwhile.
+func TestTakeOverOfClientThatHangsUp(t *testing.T) {
+	u := startUpstream(t, nil)
+	var after strings.Builder
+	for range 20 {
+		after.WriteString("log_append a {http.sse.resume}\n")
+	}
+	g := startGateway(t, site("log {\noutput discard\n}\nroute {\n"+after.String()+"sse {\njoin live\n}\nreverse_proxy "+u.address+"\n}"))
+	stay := g.subscribe("/")
+	up := u.accept()
+	for _, n := range numbers(1, 200) {
+		c := g.subscribe("/")
+		go c.close()
+		up.event(n)
+		stay.expect(n)
+	}
+}

@@ -244,6 +244,10 @@ func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, sub *subscrib
 	if c == nil {
 		return false
 	}
+	if r.Context().Err() != nil {
+		c.socket.close() // the client hung up before; from now on the context tells that the handlers have returned
+		return false
+	}
 	from.close()
 	c.began = from.began
 	c.log = h.newAccessRecord(w, r, sub.joined, from.sent)
