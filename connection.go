@@ -140,9 +140,11 @@ func (s *asyncSocket) setDeadline() {
 	_ = s.conn.SetWriteDeadline(deadline)
 }
 
+// close closes the connection. Over TLS an alert is sent before, which waits for
+// seconds if the client is stuck.
 func (s *asyncSocket) close() {
 	s.poll.remove()
-	_ = s.conn.Close()
+	go s.conn.Close()
 }
 
 // takeOver is a way to take over a request's connection.

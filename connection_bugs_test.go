@@ -1,11 +1,16 @@
 package caddysse
 
 import (
+	"crypto/tls"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // A handler that records the whole response says so only when it is given the
@@ -86,4 +91,60 @@ func TestTakeOverOfClientThatHangsUp(t *testing.T) {
 		up.event(n)
 		stay.expect(n)
 	}
+}
+
+// stuckConn is a connection whose client does not read any more. Its first
+// writes succeed, the next one times out, and further ones wait.
+type stuckConn struct {
+	net.Conn
+	stuck    atomic.Bool
+	timeouts atomic.Int32
+	released chan struct{}
+}
+
+func (c *stuckConn) Write(p []byte) (int, error) {
+	switch {
+	case !c.stuck.Load():
+		return c.Conn.Write(p)
+	case c.timeouts.Add(1) > 1:
+		<-c.released
+	}
+	return 0, os.ErrDeadlineExceeded
+}
+
+// Over TLS the last thing that is sent is an alert. A writer has other
+// connections: it does not wait for one whose client is stuck.
+func TestWriterDoesNotWaitForLastAlert(t *testing.T) {
+	files := newCertificate(t, "server")
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() {
+		client := tls.Client(far, &tls.Config{RootCAs: files.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS13})
+		_, _ = io.Copy(io.Discard, client)
+	}()
+	stuck := &stuckConn{Conn: near, released: make(chan struct{})}
+	conn := tls.Server(stuck, &tls.Config{Certificates: []tls.Certificate{files.pair}, MinVersion: tls.VersionTLS13})
+	if err := conn.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stuck.stuck.Store(true)
+
+	s := newSocket(conn, time.Minute, nil)
+	c := &connection{writer: &writer{wake: make(chan struct{}, 1)}, socket: s}
+	s.await(c, []byte("data: 1\n\n"))
+	<-c.writer.wake
+	if _, err := s.resume([]byte("data: 1\n\n")); err == nil {
+		t.Fatal("nothing timed out")
+	}
+	closed := make(chan struct{})
+	go func() {
+		s.close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(testTimeout):
+		t.Error("closing the connection waits")
+	}
+	close(stuck.released)
 }
