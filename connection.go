@@ -140,9 +140,11 @@ func (s *asyncSocket) setDeadline() {
 	_ = s.conn.SetWriteDeadline(deadline)
 }
 
+// close closes the connection. Over TLS an alert is sent before, which waits for
+// seconds if the client is stuck.
 func (s *asyncSocket) close() {
 	s.poll.remove()
-	_ = s.conn.Close()
+	go s.conn.Close()
 }
 
 // takeOver is a way to take over a request's connection.
@@ -154,7 +156,7 @@ type takeOver struct {
 // response has to be written by the handlers before this one: because of what
 // the client is, or because one of them may change the body.
 func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver {
-	if h.Delivery == deliveryHandler || !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 1 || !bodyless(r) {
+	if h.Delivery == deliveryHandler || !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 1 || !bodyless(r) || flushedAfterwards(r) {
 		return nil
 	}
 	conn, _ := r.Context().Value(connCtxKey).(net.Conn)
@@ -163,6 +165,14 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver 
 		return nil
 	}
 	return &takeOver{server: inner}
+}
+
+// flushedAfterwards reports whether Caddy may flush a response when its handlers
+// have returned: with "timeouts write", for the access log. net/http's panics
+// then, if its connection was taken over.
+func flushedAfterwards(r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return ok && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
 }
 
 // innermost returns net/http's ResponseWriter behind those of Caddy that are

@@ -336,11 +336,15 @@ func (d *delivery) beforeWait() (wait time.Duration, err error) {
 // takeOver gives the connection to a writer. It returns false if that cannot be
 // done.
 func (d *delivery) takeOver() bool {
-	if d.w.Header().Get("Content-Encoding") != "" {
-		return false // encode does it after all
+	if d.w.Header().Get("Content-Encoding") != "" || innermost(d.w) == nil {
+		return false // encode does it after all; or a recorder, which was asked when it was given the head
 	}
 	c := d.h.hijack(d.sub, d.by)
 	if c == nil {
+		return false
+	}
+	if d.r.Context().Err() != nil {
+		c.socket.close() // the client hung up before; from now on the context tells that the handlers have returned
 		return false
 	}
 	d.to.close()

@@ -82,11 +82,16 @@ func loadCaddyfile(caddyfile string) error {
 	if err != nil {
 		return err
 	}
+	return caddy.Load(withDelivery(body), true)
+}
+
+// withDelivery sets the way to write to clients that is tested in an adapted
+// configuration: all tests hold for both.
+func withDelivery(body []byte) []byte {
 	if delivery := os.Getenv(deliveryEnv); delivery != "" && !bytes.Contains(body, []byte(`"delivery":`)) {
-		// All tests hold for both ways to write to clients.
 		body = bytes.ReplaceAll(body, []byte(`"handler":"sse"`), []byte(`"delivery":"`+delivery+`","handler":"sse"`))
 	}
-	return caddy.Load(body, true)
+	return body
 }
 
 const testGlobals = `{

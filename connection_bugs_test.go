@@ -1,0 +1,150 @@
+package caddysse
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// A handler that records the whole response says so only when it is given the
+// head: what it has not let through must not be missing before the events.
+func TestRecordedResponseIsNotTakenOver(t *testing.T) {
+	for name, recorder := range map[string]string{
+		"templates":  "templates {\nmime text/event-stream\n}",
+		"log_append": "log_append body {http.response.body}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := startUpstream(t, nil)
+			g := startGateway(t, site("route {\n"+recorder+"\nsse {\njoin live\nprime off\nids upstream\n}\nreverse_proxy "+u.address+"\n}"))
+			go func() {
+				up := <-u.connections
+				for i, n := range numbers(1, 20) { // in one of the pauses at least the client waits
+					up.event(n)
+					for !delivered(uint64(i + 1)) {
+						runtime.Gosched()
+					}
+				}
+				up.end()
+			}()
+			c := g.subscribe("/")
+			c.expect(numbers(1, 20)...)
+			c.expectEnd()
+		})
+	}
+}
+
+// delivered reports whether all subscribers were given the blocks up to position.
+func delivered(position uint64) bool {
+	for _, s := range theHub.every() {
+		s.mu.Lock()
+		unread := s.buffer.newest < position || s.unread(position)
+		s.mu.Unlock()
+		if unread {
+			return false
+		}
+	}
+	return true
+}
+
+// With `timeouts write` Caddy flushes the response when the handlers have
+// returned.
+func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	u := startUpstream(t, nil)
+	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1ns\n}\n}\nlog stdlib {\noutput file "+log+"\nlevel DEBUG\ninclude http.stdlib\n}",
+		site("log {\noutput discard\n}\nsse {\njoin live\n}\nreverse_proxy "+u.address))
+	c := g.subscribe("/")
+	up := u.accept()
+	up.event("1")
+	c.expect("1")
+	up.event("2")
+	c.expect("2")
+	up.end()
+	c.expectEnd()
+	g.load(site("respond 204"))
+	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "panic") {
+		t.Errorf("%v %s", err, text)
+	}
+}
+
+// A client that hangs up just before its connection is taken over: what the
+// handlers before sse do when it has returned is not looked at meanwhile.
+func TestTakeOverOfClientThatHangsUp(t *testing.T) {
+	u := startUpstream(t, nil)
+	var after strings.Builder
+	for range 20 {
+		after.WriteString("log_append a {http.sse.resume}\n")
+	}
+	g := startGateway(t, site("log {\noutput discard\n}\nroute {\n"+after.String()+"sse {\njoin live\n}\nreverse_proxy "+u.address+"\n}"))
+	stay := g.subscribe("/")
+	up := u.accept()
+	for _, n := range numbers(1, 200) {
+		c := g.subscribe("/")
+		go c.close()
+		up.event(n)
+		stay.expect(n)
+	}
+}
+
+// stuckConn is a connection whose client does not read any more. Its first
+// writes succeed, the next one times out, and further ones wait.
+type stuckConn struct {
+	net.Conn
+	stuck    atomic.Bool
+	timeouts atomic.Int32
+	released chan struct{}
+}
+
+func (c *stuckConn) Write(p []byte) (int, error) {
+	switch {
+	case !c.stuck.Load():
+		return c.Conn.Write(p)
+	case c.timeouts.Add(1) > 1:
+		<-c.released
+	}
+	return 0, os.ErrDeadlineExceeded
+}
+
+// Over TLS the last thing that is sent is an alert. A writer has other
+// connections: it does not wait for one whose client is stuck.
+func TestWriterDoesNotWaitForLastAlert(t *testing.T) {
+	files := newCertificate(t, "server")
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() {
+		client := tls.Client(far, &tls.Config{RootCAs: files.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS13})
+		_, _ = io.Copy(io.Discard, client)
+	}()
+	stuck := &stuckConn{Conn: near, released: make(chan struct{})}
+	conn := tls.Server(stuck, &tls.Config{Certificates: []tls.Certificate{files.pair}, MinVersion: tls.VersionTLS13})
+	if err := conn.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stuck.stuck.Store(true)
+
+	s := newSocket(conn, time.Minute, nil)
+	c := &connection{writer: &writer{wake: make(chan struct{}, 1)}, socket: s}
+	s.await(c, []byte("data: 1\n\n"))
+	<-c.writer.wake
+	if _, err := s.resume([]byte("data: 1\n\n")); err == nil {
+		t.Fatal("nothing timed out")
+	}
+	closed := make(chan struct{})
+	go func() {
+		s.close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(testTimeout):
+		t.Error("closing the connection waits")
+	}
+	close(stuck.released)
+}
