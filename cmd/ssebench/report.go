@@ -1,0 +1,10 @@
+package main
+
+import (
+	"errors"
+	"io"
+)
+
+func runReport(args []string, w io.Writer) error {
+	return errors.New("not yet")
+}
