@@ -27,6 +27,7 @@ shift
 if (($#)); then systems=("$@"); else systems=(floor ours nchan stock nginx haproxy varnish); fi
 
 work=$(mktemp -d)
+chmod 755 "$work" # varnishd and nginx workers have users of their own
 trap 'end_all; rm -rf "$work"' EXIT
 mkdir -p "$out"
 install_packages "${systems[@]}"
