@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -92,10 +91,7 @@ func (c *client) close() {
 
 // run measures, and returns what it measured.
 func (c *client) run(ctx context.Context) (*result, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	defer c.close()
-
 	proto := "http/1.1"
 	if c.h2 {
 		proto = "http/2"

@@ -42,22 +42,18 @@ func (p *poller) modify(fd int, events uint32) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}))
 }
 
-// wait returns what is ready, after at most d. It does not block when something is.
+// wait returns what is ready, after at most d. It needs Linux 5.11: the timeouts of epoll_wait are too coarse to publish
+// on time. Go's scheduler is not told that the thread blocks: its monitor thread would wake up at each return, dozens of
+// times for an event, on the same core.
 func (p *poller) wait(d time.Duration) ([]unix.EpollEvent, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.ep), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
-	if errno == 0 && n == 0 && d > 0 {
-		// ppoll has a finer timeout than epoll_wait.
-		ts := unix.NsecToTimespec(int64(d))
-		if _, err := unix.Ppoll([]unix.PollFd{{Fd: int32(p.ep), Events: unix.POLLIN}}, &ts, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			return nil, os.NewSyscallError("ppoll", err)
-		}
-		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.ep), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
-	}
+	ts := unix.NsecToTimespec(max(int64(d), 0))
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.ep), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)),
+		uintptr(unsafe.Pointer(&ts)), 0, 0)
 	if errno == unix.EINTR {
 		return nil, nil
 	}
 	if errno != 0 {
-		return nil, os.NewSyscallError("epoll_pwait", errno)
+		return nil, os.NewSyscallError("epoll_pwait2", errno)
 	}
 	return p.events[:n], nil
 }

@@ -19,6 +19,7 @@ func runClient(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	ownThread()
 	r, err := c.run(ctx)
 	if err != nil {
 		return err
@@ -37,14 +38,20 @@ func runOrigin(ctx context.Context, args []string) error {
 	if *publish != "" {
 		return runPublisher(ctx, *address, *publish)
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	ownThread()
 	o, port, err := newOrigin(*address, *hello)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "origin on port %d\n", port)
 	return o.run(ctx)
+}
+
+// ownThread gives the caller a thread, and what else there is to run (signals) another one, on one core too: the
+// caller's system calls do not make way for anybody.
+func ownThread() {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 2))
+	runtime.LockOSThread()
 }
 
 // fields are the header fields of a request over HTTP/2.
