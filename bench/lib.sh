@@ -97,7 +97,7 @@ config() { sed "s|BENCH_PORT|$BENCH_PORT|; s|BENCH_ORIGIN|$BENCH_ORIGIN|; s|BENC
 
 # start_system SYSTEM: starts it with its origin. Sets $server (the process to measure), $target and $control (ports).
 #
-#	ours            the gateway; ours+'delivery handler' with a further option; NAME=PROGRAM another build of it
+#	ours            the gateway; ours+'delivery handler' with a further option; NAME=PROGRAM another build of it, also with +'…'
 #	floor           the origin without anything between
 start_system() {
 	local system=$1
@@ -115,10 +115,10 @@ start_system() {
 	esac
 	case $system in
 	ours | ours+* | *=*)
-		local program=$work/caddy-ours
+		local program=${system%%+*}
 		BENCH_EXTRA=
-		if [[ $system == *=* ]]; then program=${system#*=}; fi
-		if [[ $system == ours+* ]]; then BENCH_EXTRA=${system#ours+}; fi
+		if [[ $system == *+* ]]; then BENCH_EXTRA=${system#*+}; fi
+		if [[ $program == ours ]]; then program=$work/caddy-ours; else program=${program#*=}; fi
 		spawn "$server_core" "$program" run --config "$bench/ours.Caddyfile" --adapter caddyfile
 		;;
 	stock) spawn "$server_core" "$work/caddy-stock" run --config "$bench/stock.Caddyfile" --adapter caddyfile ;;
@@ -140,7 +140,11 @@ start_system() {
 }
 
 # label SYSTEM: what the report calls it.
-label() { printf '%s' "${1%%=*}"; }
+label() {
+	local name=${1%%+*}
+	printf '%s' "${name%%=*}"
+	if [[ $1 == *+* ]]; then printf ' %s' "${1#*+}"; fi
+}
 
 # measure SCENARIO SYSTEM FLAG...: one run of the client; its line of JSON goes to the results.
 measure() {

@@ -1,13 +1,27 @@
 #!/usr/bin/env bash
-# Measures the gateway beside others: bench/run.sh [flags] SCENARIO [SYSTEM...]
+# Measures the gateway beside others: bench/run.sh [flags] SCENARIO|all [SYSTEM...]
 #
 #	-k ROUNDS   of each system, alternating (5)
 #	-n COUNT    subscribers, in place of the scenario's own
 #	-o DIR      where results.jsonl and report.md go; results are added (bench/out)
 #
-# Scenarios: cpu.
 # Systems: floor ours stock nchan nginx haproxy varnish, ours+'OPTION' (a further option of sse), NAME=PROGRAM (another
-# build of the gateway). The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1 (BENCH_LOAD_CORE).
+# build of the gateway), NAME=PROGRAM+'OPTION'. The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1
+# (BENCH_LOAD_CORE). Without root, packages that are missing are named, not installed.
+#
+# Scenarios:
+#	cpu         CPU for a delivery, far below saturation: 1,000 and 9,800 subscribers
+#	saturation  deliveries/s on one core: more events/s until the p99 is over a second
+#	pileup      the same with events that come 20 at a time
+#	big         the same with events of 10 KiB: MB/s
+#	latency     1,000 subscribers, 10 events/s
+#	single      one subscriber, 50 events/s
+#	storm       9,800 subscribers connect, 500 at a time
+#	idle        memory for an idle subscriber
+#	idle-h2     the same over HTTP/2, 50 streams on a connection
+#	crowd       100,000 subscribers over HTTP/2
+#	streams     one stream of 9,800 subscribers, and 9,800 streams of one
+#	stuck       9,800 subscribers, alone and with 100 more that never read
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -24,31 +38,69 @@ shift $((OPTIND - 1))
 (($#)) || die "see the head of $0"
 scenario=$1
 shift
-if (($#)); then systems=("$@"); else systems=(floor ours nchan stock nginx haproxy varnish); fi
 
 work=$(mktemp -d)
 chmod 755 "$work" # varnishd and nginx workers have users of their own
 trap 'end_all; rm -rf "$work"' EXIT
 mkdir -p "$out"
-install_packages "${systems[@]}"
+if (($#)); then install_packages "$@"; else install_packages nginx nchan haproxy varnish; fi
 build_programs
 
-# round SCENARIO SYSTEM: one measurement.
+# round SCENARIO SYSTEM: its measurements, once.
 round() {
-	local n
-	case $1 in
-	cpu) # CPU for a delivery, well below saturation
+	local n name=$1 system=$2
+	case $name in
+	cpu)
 		for n in ${count:-1000 9800}; do
-			measure "cpu-$n" "$2" -n "$n" -steps "$((n > 5000 ? 4 : 40)):10"
+			measure "cpu-$n" "$system" -n "$n" -steps "$((n > 5000 ? 4 : 40)):10"
 		done
 		;;
-	*) die "unknown scenario $1" ;;
+	saturation) measure saturation "$system" -n "${count:-1000}" -steps 25:3,50:3,75:3,100:3,125:3,150:3,175:3,200:3,250:3,300:3,350:3,400:3 ;;
+	pileup) measure pileup "$system" -n "${count:-1000}" -burst 20 -steps 50:3,100:3,200:3,300:3,400:3,600:3,800:3,1000:3,1500:3,2000:3 ;;
+	big) measure big "$system" -n "${count:-1000}" -size 10240 -steps 5:3,10:3,20:3,30:3,40:3,50:3,60:3,80:3,100:3,120:3 ;;
+	latency) measure latency "$system" -n "${count:-1000}" -steps 10:15 ;;
+	single) measure single "$system" -n "${count:-1}" -steps 50:15 ;;
+	storm) measure storm "$system" -n "${count:-9800}" -conc 500 -settle 1s -steps 2:2 ;;
+	idle) measure idle "$system" -n "${count:-9800}" -settle 10s -steps 1:2 ;;
+	idle-h2) measure idle-h2 "$system" -h2 -n "${count:-9800}" -settle 10s -steps 1:2 ;;
+	crowd) measure crowd "$system" -h2 -n "${count:-100000}" -conc 1000 -settle 10s -saturated 15s -steps 0.25:20 ;;
+	streams)
+		for n in 1 "${count:-9800}"; do
+			measure "streams-$n" "$system" -n "${count:-9800}" -streams "$n" -path '/events/{s}' -steps 2:10
+		done
+		;;
+	stuck)
+		for n in 0 100; do
+			measure "stuck-$n" "$system" -n "${count:-9800}" -stuck "$n" -size 2000 -rcvbuf 2048 -steps 10:30
+		done
+		;;
+	*) die "unknown scenario $name" ;;
 	esac
 }
 
-for ((k = 1; k <= rounds; k++)); do
-	for system in "${systems[@]}"; do
-		round "$scenario" "$system"
+# systems_of SCENARIO: those for which it makes sense. nginx, HAProxy and Varnish need a set-up of their own for HTTP/2
+# without TLS; one process cannot hold 100,000 connections to an origin beside; a hub has the streams that are posted to.
+systems_of() {
+	case $1 in
+	idle) echo ours stock nchan nginx haproxy varnish ;;
+	idle-h2 | streams) echo ours stock ;;
+	crowd) echo ours ;;
+	stuck) echo floor ours nchan ;;
+	*) echo floor ours nchan stock nginx haproxy varnish ;;
+	esac
+}
+
+if [[ $scenario == all ]]; then
+	scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck)
+else
+	scenarios=("$scenario")
+fi
+for name in "${scenarios[@]}"; do
+	if (($#)); then systems=("$@"); else read -ra systems <<<"$(systems_of "$name")"; fi
+	for ((k = 1; k <= rounds; k++)); do
+		for system in "${systems[@]}"; do
+			round "$name" "$system"
+		done
 	done
 done
 "$work/ssebench" report "$out/results.jsonl" | tee "$out/report.md"
