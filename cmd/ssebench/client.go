@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -21,7 +22,6 @@ type clientConfig struct {
 	conc            int
 	stuck           int
 	rcvbuf          int
-	idle            time.Duration
 	settle          time.Duration
 	timeout         time.Duration
 	saturated       time.Duration
@@ -86,7 +86,7 @@ func parseClient(args []string) (clientConfig, error) {
 
 // pathOf returns the path that a subscriber asks for.
 func (c *clientConfig) pathOf(subscriber int) string {
-	return strings.ReplaceAll(c.path, "{s}", fmt.Sprint(subscriber%c.streams))
+	return strings.ReplaceAll(c.path, "{s}", strconv.Itoa(subscriber%c.streams))
 }
 
 // request returns an HTTP/1.1 request.

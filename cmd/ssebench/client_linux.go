@@ -25,7 +25,6 @@ type client struct {
 
 	waiting   int // subscribers without a response head
 	answered  int
-	open      int // subscribers whose stream has not ended
 	failed    int
 	firstFail error
 	subs      []*subscriber
@@ -54,15 +53,14 @@ type sequence struct {
 
 // clientConn is a connection: HTTP/1.1 with one subscriber, or HTTP/2 with several.
 type clientConn struct {
-	fd        int
-	connected bool
-	out       []byte
-	sub       *subscriber // HTTP/1.1
-	head      head
-	body      body
-	h2        *h2Conn
-	first     int // with h2: its subscribers
-	count     int
+	fd    int
+	out   []byte
+	sub   *subscriber // HTTP/1.1
+	head  head
+	body  body
+	h2    *h2Conn
+	first int // with h2: its subscribers
+	count int
 }
 
 func newClient(cfg clientConfig) (*client, error) {

@@ -10,9 +10,6 @@
 // docs/benchmarks.md has the method, bench/run.sh all scenarios.
 package main
 
-// The loops on sockets have threads of their own, which nothing needs to interrupt.
-//go:debug asyncpreemptoff=1
-
 import (
 	"context"
 	"errors"

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -248,8 +249,7 @@ func (o *origin) publish() {
 
 func (o *origin) broadcast(first uint32) {
 	drop, repeat := o.order.drop > 0 && first%uint32(o.order.drop) == 0, o.order.repeat > 0 && first%uint32(o.order.repeat) == 0
-	for i := len(o.subs) - 1; i >= 0; i-- { // from the end: a write may take its subscriber off
-		c := o.subs[i]
+	for i, c := range slices.Backward(o.subs) { // a write may take its subscriber off: the last one gets its place
 		if drop && o.running && i%2 == 1 {
 			continue
 		}

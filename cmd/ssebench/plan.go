@@ -30,7 +30,7 @@ func parsePlan(s string) (plan, error) {
 		rate, seconds, ok := strings.Cut(part, ":")
 		r, err1 := strconv.ParseFloat(rate, 64)
 		d, err2 := strconv.ParseFloat(seconds, 64)
-		if !ok || err1 != nil || err2 != nil || r <= 0 || d <= 0 || r > 1e6 || d > 86400 || len(p) == maxSteps {
+		if !ok || err1 != nil || err2 != nil || !(r > 0 && r <= 1e6) || !(d > 0 && d <= 86400) || len(p) == maxSteps {
 			return nil, fmt.Errorf("%q: %w", s, errPlan)
 		}
 		p = append(p, step{r, time.Duration(d * float64(time.Second))})

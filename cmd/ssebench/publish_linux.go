@@ -58,8 +58,8 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		p.stop.Store(false)
-		p.wg.Go(func() {
-			if err := p.publish(ord); err != nil {
+		p.wg.Go(func() { //nolint:contextcheck // publishing outlives the order's request
+			if err := p.publish(context.WithoutCancel(r.Context()), ord); err != nil {
 				p.failure.Store(&err)
 			}
 			p.running.Store(false)
@@ -79,9 +79,9 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // publish posts all events of the order, and the end mark.
-func (p *publisher) publish(ord order) error {
+func (p *publisher) publish(ctx context.Context, ord order) error {
 	var d net.Dialer
-	conn, err := d.DialContext(context.Background(), "tcp", p.target.Host)
+	conn, err := d.DialContext(ctx, "tcp", p.target.Host)
 	if err != nil {
 		return fmt.Errorf("connecting to the hub: %w", err)
 	}
