@@ -1,5 +1,5 @@
 # Sourced by run.sh: what is installed and built, and how each system is started and ended.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 set -euo pipefail
 
@@ -49,6 +49,19 @@ build_programs() {
 	go build -buildvcs=false -o "$work/caddy-ours" ./cmd/caddy
 	go build -buildvcs=false -o "$work/caddy-stock" github.com/caddyserver/caddy/v2/cmd/caddy
 	cd - >/dev/null
+}
+
+# versions: what was measured, and on what.
+versions() {
+	local model
+	model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+	printf 'Machine: %s, %s cores; Linux %s; %s.\n' "$model" "$(nproc)" "$(uname -r)" "$(go env GOVERSION)"
+	printf 'Caddy %s' "$("$work/caddy-stock" version | cut -d' ' -f1)"
+	if command -v nginx >/dev/null; then printf ', nginx %s' "$(nginx -v 2>&1 | cut -d/ -f2)"; fi
+	if command -v dpkg-query >/dev/null; then
+		dpkg-query -W -f ', ${Package} ${Version}' libnginx-mod-nchan haproxy varnish 2>/dev/null || true
+	fi
+	printf '.\n\n'
 }
 
 # spawn CORE COMMAND...: starts a process of ours; its id is in $spawned.

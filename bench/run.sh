@@ -25,26 +25,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-rounds=5 count= out=$bench/out
-while getopts k:n:o: flag; do
-	case $flag in
-	k) rounds=$OPTARG ;;
-	n) count=$OPTARG ;;
-	o) out=$OPTARG ;;
-	*) die "see the head of $0" ;;
-	esac
-done
-shift $((OPTIND - 1))
-(($#)) || die "see the head of $0"
-scenario=$1
-shift
-
-work=$(mktemp -d)
-chmod 755 "$work" # varnishd and nginx workers have users of their own
-trap 'end_all; rm -rf "$work"' EXIT
-mkdir -p "$out"
-if (($#)); then install_packages "$@"; else install_packages nginx nchan haproxy varnish; fi
-build_programs
+rounds=5 count='' out=$bench/out
 
 # round SCENARIO SYSTEM: its measurements, once.
 round() {
@@ -52,26 +33,26 @@ round() {
 	case $name in
 	cpu)
 		for n in ${count:-1000 9800}; do
-			measure "cpu-$n" "$system" -n "$n" -steps "$((n > 5000 ? 4 : 40)):10"
+			measure "cpu-$n" "$system" -n "$n" -steps "$((n > 5000 ? 4 : 40)):8"
 		done
 		;;
-	saturation) measure saturation "$system" -n "${count:-1000}" -steps 25:3,50:3,75:3,100:3,125:3,150:3,175:3,200:3,250:3,300:3,350:3,400:3 ;;
-	pileup) measure pileup "$system" -n "${count:-1000}" -burst 20 -steps 50:3,100:3,200:3,300:3,400:3,600:3,800:3,1000:3,1500:3,2000:3 ;;
-	big) measure big "$system" -n "${count:-1000}" -size 10240 -steps 5:3,10:3,20:3,30:3,40:3,50:3,60:3,80:3,100:3,120:3 ;;
+	saturation) measure saturation "$system" -n "${count:-1000}" -steps 25:2,50:2,75:2,100:2,125:2,150:2,175:2,200:2,250:2,300:2,350:2,400:2 ;;
+	pileup) measure pileup "$system" -n "${count:-1000}" -burst 20 -steps 50:2,100:2,200:2,300:2,400:2,600:2,800:2,1000:2,1500:2,2000:2 ;;
+	big) measure big "$system" -n "${count:-1000}" -size 10240 -steps 5:2,10:2,20:2,30:2,40:2,50:2,60:2,80:2,100:2,120:2 ;;
 	latency) measure latency "$system" -n "${count:-1000}" -steps 10:15 ;;
 	single) measure single "$system" -n "${count:-1}" -steps 50:15 ;;
 	storm) measure storm "$system" -n "${count:-9800}" -conc 500 -settle 1s -steps 2:2 ;;
 	idle) measure idle "$system" -n "${count:-9800}" -settle 10s -steps 1:2 ;;
 	idle-h2) measure idle-h2 "$system" -h2 -n "${count:-9800}" -settle 10s -steps 1:2 ;;
-	crowd) measure crowd "$system" -h2 -n "${count:-100000}" -conc 1000 -settle 10s -saturated 15s -steps 0.25:20 ;;
+	crowd) measure crowd "$system" -h2 -n "${count:-100000}" -conc 1000 -settle 10s -saturated 1m -steps 0.25:20 ;;
 	streams)
 		for n in 1 "${count:-9800}"; do
-			measure "streams-$n" "$system" -n "${count:-9800}" -streams "$n" -path '/events/{s}' -steps 2:10
+			measure "streams-$n" "$system" -n "${count:-9800}" -streams "$n" -path '/events/{s}' -steps 4:8
 		done
 		;;
 	stuck)
 		for n in 0 100; do
-			measure "stuck-$n" "$system" -n "${count:-9800}" -stuck "$n" -size 2000 -rcvbuf 2048 -steps 10:30
+			measure "stuck-$n" "$system" -n "${count:-9800}" -stuck "$n" -size 1000 -steps 4:30
 		done
 		;;
 	*) die "unknown scenario $name" ;;
@@ -90,17 +71,47 @@ systems_of() {
 	esac
 }
 
-if [[ $scenario == all ]]; then
-	scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck)
-else
-	scenarios=("$scenario")
-fi
-for name in "${scenarios[@]}"; do
-	if (($#)); then systems=("$@"); else read -ra systems <<<"$(systems_of "$name")"; fi
-	for ((k = 1; k <= rounds; k++)); do
-		for system in "${systems[@]}"; do
-			round "$name" "$system"
+main() {
+	local flag name system scenario scenarios systems k
+
+	while getopts k:n:o: flag; do
+		case $flag in
+		k) rounds=$OPTARG ;;
+		n) count=$OPTARG ;;
+		o) out=$OPTARG ;;
+		*) die "see the head of $0" ;;
+		esac
+	done
+	shift $((OPTIND - 1))
+	(($#)) || die "see the head of $0"
+	scenario=$1
+	shift
+
+	work=$(mktemp -d)
+	chmod 755 "$work" # varnishd and nginx workers have users of their own
+	trap 'end_all; rm -rf "$work"' EXIT
+	mkdir -p "$out"
+	if (($#)); then install_packages "$@"; else install_packages nginx nchan haproxy varnish; fi
+	build_programs
+
+	if [[ $scenario == all ]]; then
+		scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck)
+	else
+		scenarios=("$scenario")
+	fi
+	for name in "${scenarios[@]}"; do
+		if (($#)); then systems=("$@"); else read -ra systems <<<"$(systems_of "$name")"; fi
+		for ((k = 1; k <= rounds; k++)); do
+			for system in "${systems[@]}"; do
+				round "$name" "$system"
+			done
 		done
 	done
-done
-"$work/ssebench" report "$out/results.jsonl" | tee "$out/report.md"
+	{
+		versions
+		"$work/ssebench" report "$out/results.jsonl"
+	} | tee "$out/report.md"
+}
+
+main "$@"
+exit

@@ -46,6 +46,8 @@ func (r *result) best() stepResult {
 }
 
 var (
+	colP50US = column{"p50 µs", func(r *result) float64 { return r.lastStep().P50 * 1000 }, 0, false}
+	colP99US = column{"p99 µs", func(r *result) float64 { return r.lastStep().P99 * 1000 }, 0, false}
 	colCPU   = column{"CPU µs per delivery", func(r *result) float64 { return r.lastStep().PerUS }, 2, true}
 	colCores = column{"server cores", func(r *result) float64 { return r.lastStep().Cores }, 2, false}
 	colP50   = column{"p50 ms", func(r *result) float64 { return r.lastStep().P50 }, 2, false}
@@ -66,11 +68,15 @@ func columnsOf(scenario string) []column {
 		return []column{colRate}
 	case "big":
 		return []column{colMB, colRate}
-	case "idle", "crowd":
+	case "idle":
 		return []column{colRSS, colTotal}
 	case "storm":
 		return []column{colConn, colCore}
-	case "latency", "single", "stuck":
+	case "crowd":
+		return []column{colRSS, colTotal, colConn, colP50, colP99, colCPU}
+	case "single":
+		return []column{colP50US, colP99US, colCPU}
+	case "latency", "stuck":
 		return []column{colP50, colP99, colCPU}
 	default:
 		return []column{colCPU, colCores, colP50, colP99}
