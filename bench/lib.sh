@@ -56,7 +56,7 @@ versions() {
 	local model
 	model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 	printf 'Machine: %s, %s cores; Linux %s; %s.\n' "$model" "$(nproc)" "$(uname -r)" "$(go env GOVERSION)"
-	printf 'Caddy %s' "$("$work/caddy-stock" version | cut -d' ' -f1)"
+	printf 'Caddy %s' "$(cd "$root" && go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)"
 	if command -v nginx >/dev/null; then printf ', nginx %s' "$(nginx -v 2>&1 | cut -d/ -f2)"; fi
 	if command -v dpkg-query >/dev/null; then
 		dpkg-query -W -f ', ${Package} ${Version}' libnginx-mod-nchan haproxy varnish 2>/dev/null || true

@@ -132,10 +132,13 @@ func (c *client) measure(ctx context.Context, r *result) error {
 	deadline := time.Now().Add(c.order.plan.duration() + drainTime)
 	err := c.serve(ctx, deadline, func() bool { return c.sequence.marked+c.sequence.ended >= c.answered || c.sequence.saturated })
 	if err == nil && c.sequence.saturated {
-		if _, err = control(ctx, c.origin, "stop"); err == nil {
-			deadline = time.Now().Add(2 * drainTime)
-			err = c.serve(ctx, deadline, func() bool { return c.sequence.marked+c.sequence.ended >= c.answered })
-		}
+		stopped := make(chan error, 1)
+		go func() {
+			_, err := control(ctx, c.origin, "stop")
+			stopped <- err
+		}()
+		deadline = time.Now().Add(2 * drainTime)
+		err = errors.Join(c.serve(ctx, deadline, func() bool { return c.sequence.marked+c.sequence.ended >= c.answered }), <-stopped)
 	}
 	if err != nil {
 		return err

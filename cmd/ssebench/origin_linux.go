@@ -76,8 +76,8 @@ func (o *origin) run(ctx context.Context) error {
 		for i := range ready {
 			o.handle(int(ready[i].Fd), ready[i].Events)
 		}
-		for o.running && o.clock.now() >= o.due {
-			o.publish()
+		if o.running && o.clock.now() >= o.due {
+			o.publish() // one at a time: orders are heard when it is behind, too
 		}
 	}
 	return nil
