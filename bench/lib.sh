@@ -6,6 +6,7 @@ set -euo pipefail
 bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$bench")
 server_core=${BENCH_SERVER_CORE:-0} load_core=${BENCH_LOAD_CORE:-1}
+BENCH_NICE=${BENCH_NICE:-0}
 export BENCH_PORT=${BENCH_PORT:-18080} BENCH_ORIGIN=${BENCH_ORIGIN:-19000} BENCH_EXTRA=
 
 die() {
@@ -69,7 +70,7 @@ pids=()
 spawn() {
 	local core=$1
 	shift
-	taskset -c "$core" "$@" >>"$work/log" 2>&1 &
+	nice -n "$BENCH_NICE" taskset -c "$core" "$@" >>"$work/log" 2>&1 &
 	spawned=$!
 	pids+=("$spawned")
 }
@@ -165,7 +166,7 @@ measure() {
 	shift 2
 	start_system "$system"
 	printf '%s ' "$(date +%T)" >&2
-	if ! timeout 600 taskset -c "$load_core" "$work/ssebench" client -scenario "$scenario" -label "$(label "$system")" \
+	if ! timeout 600 nice -n "$BENCH_NICE" taskset -c "$load_core" "$work/ssebench" client -scenario "$scenario" -label "$(label "$system")" \
 		-addr "127.0.0.1:$target" -origin "127.0.0.1:$control" -pid "$server" "$@" >>"$out/results.jsonl"; then
 		printf '%s: %s failed; log: %s\n' "$scenario" "$system" "$(tail -c 300 "$work/log")" >&2
 	fi

@@ -7,7 +7,7 @@
 #
 # Systems: floor ours stock nchan nginx haproxy varnish, ours+'OPTION' (a further option of sse), NAME=PROGRAM (another
 # build of the gateway), NAME=PROGRAM+'OPTION'. The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1
-# (BENCH_LOAD_CORE). Without root, packages that are missing are named, not installed.
+# (BENCH_LOAD_CORE), both with priority BENCH_NICE (0; below it for root only). Without root, packages that are missing are named, not installed.
 #
 # Scenarios:
 #	cpu         CPU for a delivery, far below saturation: 1,000 and 9,800 subscribers
@@ -21,6 +21,7 @@
 #	idle-h2     the same over HTTP/2, 50 streams on a connection
 #	crowd       100,000 subscribers over HTTP/2
 #	streams     one stream of 9,800 subscribers, and 9,800 streams of one
+#	resume      a subscriber leaves and comes back; the upstream connection is cut
 #	stuck       9,800 subscribers, alone and with 100 more that never read
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -33,7 +34,7 @@ round() {
 	case $name in
 	cpu)
 		for n in ${count:-1000 9800}; do
-			measure "cpu-$n" "$system" -n "$n" -steps "$((n > 5000 ? 4 : 40)):8"
+			measure "cpu-$n" "$system" -n "$n" -saturated 20s -steps "$((n > 5000 ? 4 : 40)):8"
 		done
 		;;
 	saturation) measure saturation "$system" -n "${count:-1000}" -steps 25:2,50:2,75:2,100:2,125:2,150:2,175:2,200:2,250:2,300:2,350:2,400:2,500:2,600:2,800:2,1000:2 ;;
@@ -50,6 +51,7 @@ round() {
 			measure "streams-$n" "$system" -n "${count:-9800}" -streams "$n" -path '/events/{s}' -steps 4:8
 		done
 		;;
+	resume) measure resume "$system" -resume ;;
 	stuck)
 		for n in 0 100; do
 			measure "stuck-$n" "$system" -n "${count:-9800}" -stuck "$n" -size 1000 -steps 4:30
@@ -66,6 +68,7 @@ systems_of() {
 	idle) echo ours stock nchan nginx haproxy varnish ;;
 	idle-h2 | streams) echo ours stock ;;
 	crowd) echo ours ;;
+	resume) echo ours nchan stock nginx haproxy varnish ;;
 	stuck) echo floor ours nchan ;;
 	*) echo floor ours nchan stock nginx haproxy varnish ;;
 	esac
@@ -95,7 +98,7 @@ main() {
 	build_programs
 
 	if [[ $scenario == all ]]; then
-		scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck)
+		scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck resume)
 	else
 		scenarios=("$scenario")
 	fi

@@ -28,6 +28,7 @@ type clientConfig struct {
 	origin          string
 	pid             int
 	order           order
+	resume          bool
 }
 
 type headerList [][2]string
@@ -69,6 +70,7 @@ func parseClient(args []string) (clientConfig, error) {
 	f.IntVar(&c.order.burst, "burst", 1, "events published at a time")
 	f.BoolVar(&c.order.ids, "ids", false, "the origin gives ids")
 	f.BoolVar(&c.order.coalesce, "coalesce", false, "the origin sends what is due together")
+	f.BoolVar(&c.resume, "resume", false, "one subscriber leaves and comes back, and the upstream connection is cut, in place of all else")
 	f.IntVar(&c.order.drop, "drop", 0, "the origin withholds every so many events from every second of its subscribers: a test of this tool")
 	f.IntVar(&c.order.repeat, "repeat", 0, "the origin sends every so many events twice: a test of this tool")
 	if err := f.Parse(args); err != nil {

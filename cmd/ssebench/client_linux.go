@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -429,12 +428,3 @@ func (s *subscriber) answered(code string) {
 func (s *subscriber) read(b []byte) { s.scanner.feed(b, s) }
 
 func (s *subscriber) ended() { s.end(errors.New("the stream has ended")) }
-
-func loadAverage() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return ""
-	}
-	f := strings.Fields(string(text))
-	return strings.Join(f[:min(len(f), 3)], " ")
-}

@@ -192,6 +192,10 @@ func (o *origin) control(command string) []byte {
 		if o.running {
 			o.more, o.due = false, o.clock.now()
 		}
+	case "cut":
+		for _, c := range slices.Backward(o.subs) {
+			o.drop(c)
+		}
 	case "status":
 	default:
 		code, text = "404 Not Found", "no such command"

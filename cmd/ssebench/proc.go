@@ -75,6 +75,15 @@ func parseStat(text []byte) float64 {
 	return float64(user+system) / clockTick
 }
 
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
+	}
+	f := bytes.Fields(text)
+	return string(bytes.Join(f[:min(len(f), 3)], []byte(" ")))
+}
+
 // machineBusy returns the busy seconds of each core, whoever used them.
 func machineBusy() []float64 {
 	text, err := os.ReadFile("/proc/stat")

@@ -66,7 +66,7 @@ func (p *publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		})
 	case controlPath + "stop":
 		p.stop.Store(true)
-	case controlPath + "status":
+	case controlPath + "cut", controlPath + "status": // there is nothing to cut
 	default:
 		http.NotFound(w, r)
 		return

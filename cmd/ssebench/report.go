@@ -29,6 +29,28 @@ func (r *result) lastStep() stepResult {
 	return r.Steps[len(r.Steps)-1]
 }
 
+// peak returns how many connections the origin had at once.
+func (r *result) peak() int {
+	if r.Origin == nil {
+		return 0
+	}
+	return r.Origin.Peak
+}
+
+func (r *result) missed() int64 {
+	if r.Resume == nil {
+		return 0
+	}
+	return r.Resume.Missed
+}
+
+func (r *result) kept() int {
+	if r.Resume == nil {
+		return 0
+	}
+	return btoi(r.Resume.Kept)
+}
+
 const tolerable = 1000 // ms: the p99 up to which a server is not saturated
 
 // best returns the step with the most deliveries among those that were delivered in time. A run with a loss has none.
@@ -56,6 +78,9 @@ var (
 	colMB    = column{"MB/s", func(r *result) float64 { return r.best().MBPerS }, 0, true}
 	colRSS   = column{"KiB RSS per subscriber", func(r *result) float64 { return r.Idle.PerSubscriber / 1024 }, 1, false}
 	colTotal = column{"MiB RSS in all", func(r *result) float64 { return float64(r.Idle.RSS1) / (1 << 20) }, 0, false}
+	colUp    = column{"connections to the origin", func(r *result) float64 { return float64(r.peak()) }, 0, false}
+	colMiss  = column{"events missed after coming back", func(r *result) float64 { return float64(r.missed()) }, 0, false}
+	colKept  = column{"subscribers stay when the upstream is cut (1: yes)", func(r *result) float64 { return float64(r.kept()) }, 0, false}
 	colConn  = column{"connected/s", func(r *result) float64 { return r.Connect.PerS }, 0, false}
 	colCore  = column{"connected per core second", func(r *result) float64 { return r.Connect.PerCore }, 0, false}
 )
@@ -72,6 +97,8 @@ func columnsOf(scenario string) []column {
 		return []column{colRSS, colTotal}
 	case "storm":
 		return []column{colConn, colCore}
+	case "resume":
+		return []column{colMiss, colKept, colUp}
 	case "crowd":
 		return []column{colRSS, colTotal, colConn, colP50, colP99, colCPU}
 	case "single":
@@ -79,7 +106,7 @@ func columnsOf(scenario string) []column {
 	case "latency", "stuck":
 		return []column{colP50, colP99, colCPU}
 	default:
-		return []column{colCPU, colCores, colP50, colP99}
+		return []column{colCPU, colCores, colP50, colP99, colUp}
 	}
 }
 

@@ -35,6 +35,8 @@ type result struct {
 	Ended     int     `json:"ended"`   // subscribers whose stream ended before the end mark
 	Saturated bool    `json:"saturated"`
 	Origin    *status `json:"origin,omitempty"`
+
+	Resume *resumeResult `json:"resume,omitempty"`
 }
 
 type connectResult struct {
@@ -93,6 +95,9 @@ func (r *result) print(machine, people io.Writer) error {
 	fmt.Fprintf(&b, "%s %s: n=%d %s, %d streams, %d bytes; connected in %.2f s (%.0f/s, %.0f per core second), %d failed; %.1f KiB RSS each\n",
 		r.Label, r.Scenario, r.N, r.Proto, r.Streams, r.Size, r.Connect.Seconds, r.Connect.PerS, r.Connect.PerCore, r.Connect.Failed,
 		r.Idle.PerSubscriber/1024)
+	if r.Resume != nil {
+		fmt.Fprintf(&b, "  last event ID %q; %d events missed after coming back; kept when the upstream was cut: %t\n", r.Resume.ID, r.Resume.Missed, r.Resume.Kept)
+	}
 	for _, s := range r.Steps {
 		fmt.Fprintf(&b, "  %7.0f ev/s: %8.0f deliveries/s %7.1f MB/s  p50 %.2f p99 %.2f max %.1f ms  %.2f us CPU each, %.2f cores (client %.2f)\n",
 			s.Rate, s.PerS, s.MBPerS, s.P50, s.P99, s.Max, s.PerUS, s.Cores, s.Client)

@@ -15,6 +15,13 @@ func runClient(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if cfg.resume {
+		r, err := runResume(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		return r.print(os.Stdout, os.Stderr)
+	}
 	c, err := newClient(cfg)
 	if err != nil {
 		return err

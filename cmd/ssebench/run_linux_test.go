@@ -157,6 +157,22 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
+// TestResume compares an origin, which forgets what it has sent, with a gateway that does nothing to help.
+func TestResume(t *testing.T) {
+	at := startOrigin(t)
+	cfg, err := parseClient([]string{"-addr", at, "-origin", at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := runResume(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Resume.ID != "" || r.Resume.Missed < resumeAway || r.Resume.Kept || r.Origin.Accepted != 3 {
+		t.Errorf("%+v, origin %+v", r.Resume, r.Origin)
+	}
+}
+
 // TestEndedShows cuts connections, and refuses some.
 func TestEndedShows(t *testing.T) {
 	at := startOrigin(t)

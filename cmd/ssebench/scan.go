@@ -26,6 +26,9 @@ type scanner struct {
 	data  int // data lines of the block
 	typed bool
 	bad   bool
+
+	keepID bool
+	id     []byte // with keepID: the last one
 }
 
 // feed reads the next piece of the stream.
@@ -70,6 +73,8 @@ func (s *scanner) line(line []byte, to sink) {
 	case bytes.HasPrefix(line, []byte("event:")):
 		value := bytes.TrimPrefix(line[len("event:"):], []byte(" "))
 		s.typed = len(value) > 0 && string(value) != "message"
+	case s.keepID && bytes.HasPrefix(line, []byte("id:")):
+		s.id = append(s.id[:0], bytes.TrimPrefix(line[len("id:"):], []byte(" "))...)
 	}
 }
 
