@@ -7,7 +7,7 @@ bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$bench")
 server_core=${BENCH_SERVER_CORE:-0} load_core=${BENCH_LOAD_CORE:-1}
 BENCH_NICE=${BENCH_NICE:-0}
-export BENCH_PORT=${BENCH_PORT:-18080} BENCH_ORIGIN=${BENCH_ORIGIN:-19000} BENCH_EXTRA=
+export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA
 
 die() {
 	printf '%s\n' "$*" >&2
@@ -65,12 +65,19 @@ versions() {
 	printf '.\n\n'
 }
 
+# free_port FROM: the first port from there on where nobody listens.
+free_port() {
+	local port=$1
+	while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+	printf '%s' "$port"
+}
+
 # spawn CORE COMMAND...: starts a process of ours; its id is in $spawned.
 pids=()
 spawn() {
 	local core=$1
 	shift
-	nice -n "$BENCH_NICE" taskset -c "$core" "$@" >>"$work/log" 2>&1 &
+	nice -n "$BENCH_NICE" taskset -c "$core" "$@" >>"$work/log" 2>&1 9>&- &
 	spawned=$!
 	pids+=("$spawned")
 }
@@ -115,6 +122,7 @@ config() { sed "s|BENCH_PORT|$BENCH_PORT|; s|BENCH_ORIGIN|$BENCH_ORIGIN|; s|BENC
 #	floor           the origin without anything between
 start_system() {
 	local system=$1
+	BENCH_PORT=$(free_port 18080) BENCH_ORIGIN=$(free_port 19000)
 	target=$BENCH_PORT control=$BENCH_ORIGIN
 	: >"$work/log"
 	case $system in
@@ -164,11 +172,14 @@ label() {
 measure() {
 	local scenario=$1 system=$2
 	shift 2
+	exec 9>"${TMPDIR:-/tmp}/ssebench.lock"
+	flock 9 # two measurements at once would be worth nothing
 	start_system "$system"
 	printf '%s ' "$(date +%T)" >&2
 	if ! timeout 600 nice -n "$BENCH_NICE" taskset -c "$load_core" "$work/ssebench" client -scenario "$scenario" -label "$(label "$system")" \
-		-addr "127.0.0.1:$target" -origin "127.0.0.1:$control" -pid "$server" "$@" >>"$out/results.jsonl"; then
+		-addr "127.0.0.1:$target" -origin "127.0.0.1:$control" -pid "$server" "$@" >>"$out/results.jsonl" 9>&-; then
 		printf '%s: %s failed; log: %s\n' "$scenario" "$system" "$(tail -c 300 "$work/log")" >&2
 	fi
 	end_all
+	exec 9>&-
 }

@@ -7,7 +7,7 @@
 #
 # Systems: floor ours stock nchan nginx haproxy varnish, ours+'OPTION' (a further option of sse), NAME=PROGRAM (another
 # build of the gateway), NAME=PROGRAM+'OPTION'. The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1
-# (BENCH_LOAD_CORE), both with priority BENCH_NICE (0; below it for root only). Without root, packages that are missing are named, not installed.
+# (BENCH_LOAD_CORE), both with priority BENCH_NICE (0). Without root, packages that are missing are named, not installed.
 #
 # Scenarios:
 #	cpu         CPU for a delivery, far below saturation: 1,000 and 9,800 subscribers

@@ -385,7 +385,8 @@ func (s *subscriber) end(err error) {
 
 func (s *subscriber) deliver(e event, ok bool) {
 	c := s.client
-	if !ok || e.step >= len(c.order.plan) || e.size != c.order.size-len(dataPrefix)-len("\n\n") {
+	// Before the run has begun there are no steps: an event then is somebody else's.
+	if !ok || e.step >= len(c.segments.latency) || e.size != c.order.size-len(dataPrefix)-len("\n\n") {
 		c.sequence.corrupt++
 		return
 	}
