@@ -51,6 +51,15 @@ func (r *result) kept() int {
 	return btoi(r.Resume.Kept)
 }
 
+// others returns the cores that were used by neither the server nor the client.
+func (s stepResult) others() float64 {
+	sum := -s.Cores - s.Client
+	for _, busy := range s.Busy {
+		sum += busy
+	}
+	return sum
+}
+
 const tolerable = 1000 // ms: the p99 up to which a server is not saturated
 
 // best returns the step with the most deliveries among those that were delivered in time. A run with a loss has none.
@@ -71,13 +80,13 @@ var (
 	colP50US = column{"p50 µs", func(r *result) float64 { return r.lastStep().P50 * 1000 }, 0, false}
 	colP99US = column{"p99 µs", func(r *result) float64 { return r.lastStep().P99 * 1000 }, 0, false}
 	colCPU   = column{"CPU µs per delivery", func(r *result) float64 { return r.lastStep().PerUS }, 2, true}
-	colCores = column{"server cores", func(r *result) float64 { return r.lastStep().Cores }, 2, false}
 	colP50   = column{"p50 ms", func(r *result) float64 { return r.lastStep().P50 }, 2, false}
 	colP99   = column{"p99 ms", func(r *result) float64 { return r.lastStep().P99 }, 2, false}
 	colRate  = column{"deliveries/s", func(r *result) float64 { return r.best().PerS }, 0, true}
 	colMB    = column{"MB/s", func(r *result) float64 { return r.best().MBPerS }, 0, true}
 	colRSS   = column{"KiB RSS per subscriber", func(r *result) float64 { return r.Idle.PerSubscriber / 1024 }, 1, false}
 	colTotal = column{"MiB RSS in all", func(r *result) float64 { return float64(r.Idle.RSS1) / (1 << 20) }, 0, false}
+	colBatch = column{"deliveries per read", func(r *result) float64 { return r.lastStep().PerRead }, 2, false}
 	colUp    = column{"connections to the origin", func(r *result) float64 { return float64(r.peak()) }, 0, false}
 	colMiss  = column{"events missed after coming back", func(r *result) float64 { return float64(r.missed()) }, 0, false}
 	colKept  = column{"subscribers stay when the upstream is cut (1: yes)", func(r *result) float64 { return float64(r.kept()) }, 0, false}
@@ -106,7 +115,7 @@ func columnsOf(scenario string) []column {
 	case "latency", "stuck":
 		return []column{colP50, colP99, colCPU}
 	default:
-		return []column{colCPU, colCores, colP50, colP99, colUp}
+		return []column{colCPU, colBatch, colP50, colP99, colUp}
 	}
 }
 
@@ -204,14 +213,19 @@ func reportRow(b *strings.Builder, label string, own, floor []*result, columns [
 
 // conditions tells under what load the runs were made.
 func conditions(runs []*result) string {
-	load := make([]float64, len(runs))
-	for i, r := range runs {
+	_, least, most := spread(runs, func(r *result) float64 {
 		one, _, _ := strings.Cut(r.Load, " ")
-		load[i], _ = strconv.ParseFloat(one, 64) // unknown is 0
-	}
+		load, _ := strconv.ParseFloat(one, 64) // unknown is 0
+		return load
+	})
 	r := runs[0]
-	return fmt.Sprintf("%d subscribers, %s, %d streams, events of %d bytes; load average before the runs %.1f to %.1f.",
-		r.N, r.Proto, r.Streams, r.Size, slices.Min(load), slices.Max(load))
+	text := fmt.Sprintf("%d subscribers, %s, %d streams, events of %d bytes; load average before the runs %.1f to %.1f",
+		r.N, r.Proto, r.Streams, r.Size, least, most)
+	if len(r.Steps) > 0 {
+		mid, least, most := spread(runs, func(r *result) float64 { return r.lastStep().others() })
+		text += fmt.Sprintf("; cores used by neither server nor client (the origin and the rest of the machine) %.2f (%.2f–%.2f)", mid, least, most)
+	}
+	return text + "."
 }
 
 // spread returns the median, the least and the greatest of a figure.
