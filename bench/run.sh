@@ -38,7 +38,7 @@ round() {
 		done
 		;;
 	saturation) measure saturation "$system" -n "${count:-1000}" -steps 25:2,50:2,75:2,100:2,125:2,150:2,175:2,200:2,250:2,300:2,350:2,400:2,500:2,600:2,800:2,1000:2 ;;
-	pileup) measure pileup "$system" -n "${count:-1000}" -burst 20 -steps 50:2,100:2,200:2,300:2,400:2,600:2,800:2,1000:2,1500:2,2000:2,3000:2 ;;
+	pileup) measure pileup "$system" -n "${count:-1000}" -burst 20 -steps 20:2,50:2,100:2,200:2,300:2,400:2,600:2,800:2,1000:2,1500:2,2000:2,3000:2 ;;
 	big) measure big "$system" -n "${count:-1000}" -size 10240 -steps 5:2,10:2,20:2,30:2,40:2,50:2,60:2,80:2,100:2,120:2 ;;
 	latency) measure latency "$system" -n "${count:-1000}" -steps 10:15 ;;
 	single) measure single "$system" -n "${count:-1}" -steps 50:15 ;;

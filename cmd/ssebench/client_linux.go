@@ -380,6 +380,7 @@ func (s *subscriber) end(err error) {
 		s.client.fail(1, err)
 	case !s.track.ended:
 		s.client.sequence.ended++
+		s.client.segments.faults++
 	}
 }
 
@@ -388,6 +389,7 @@ func (s *subscriber) deliver(e event, ok bool) {
 	// Before the run has begun there are no steps: an event then is somebody else's.
 	if !ok || e.step >= len(c.segments.latency) || e.size != c.order.size-len(dataPrefix)-len("\n\n") {
 		c.sequence.corrupt++
+		c.segments.faults++
 		return
 	}
 	if e.last {
@@ -398,11 +400,14 @@ func (s *subscriber) deliver(e event, ok bool) {
 		return
 	}
 	switch s.track.arrive(e.seq) {
-	case inOrder, afterGap:
+	case inOrder:
+	case afterGap:
+		c.segments.faults++
 	case late:
 		c.sequence.reordered++
 	case duplicate:
 		c.sequence.duplicate++
+		c.segments.faults++
 		return
 	}
 	latency := time.Duration(c.now - e.time)

@@ -62,13 +62,18 @@ func (s stepResult) others() float64 {
 
 const tolerable = 1000 // ms: the p99 up to which a server is not saturated
 
-// best returns the step with the most deliveries among those that were delivered in time. A run with a loss has none.
+// best returns the step with the most deliveries among those that were delivered in time, before the first fault. A
+// run with a fault that shows in no step has none.
 func (r *result) best() stepResult {
 	var best stepResult
-	if !r.clean() {
+	faulty := func(s stepResult) bool { return s.Faults > 0 }
+	if !r.clean() && !slices.ContainsFunc(r.Steps, faulty) {
 		return best
 	}
 	for _, s := range r.Steps {
+		if faulty(s) {
+			break
+		}
 		if s.P99 < tolerable && s.PerS > best.PerS {
 			best = s
 		}

@@ -59,6 +59,7 @@ type stepResult struct {
 	Seconds    float64   `json:"seconds"`    // measured, from its first event to the next step's
 	Deliveries int64     `json:"deliveries"` // within these
 	PerS       float64   `json:"per_s"`
+	Faults     int64     `json:"faults"` // gaps, repetitions, corrupt events and streams that ended, within these seconds
 	MBPerS     float64   `json:"mb_per_s"`
 	P50        float64   `json:"p50_ms"`
 	P90        float64   `json:"p90_ms"`

@@ -78,12 +78,12 @@ func TestFloor(t *testing.T) {
 func TestFaultsShow(t *testing.T) {
 	at := startOrigin(t)
 	r := measureOnce(t, "-addr", at, "-origin", at, "-n", "50", "-steps", "200:0.2", "-drop", "10")
-	if r.Missing != 25*4 || r.Duplicate != 0 || r.clean() {
+	if r.Missing != 25*4 || r.Steps[0].Faults < 25*3 || r.Duplicate != 0 || r.clean() {
 		t.Errorf("withheld 4 events from 25 subscribers: %d missing, %d twice", r.Missing, r.Duplicate)
 	}
 	at = startOrigin(t)
 	r = measureOnce(t, "-addr", at, "-origin", at, "-n", "50", "-steps", "200:0.2", "-repeat", "10")
-	if r.Missing != 0 || r.Duplicate != 50*4 || r.clean() {
+	if r.Missing != 0 || r.Duplicate != 50*4 || r.Steps[0].Faults != 50*4 || r.clean() {
 		t.Errorf("sent 4 events twice to 50 subscribers: %d missing, %d twice", r.Missing, r.Duplicate)
 	}
 	r = measureOnce(t, "-addr", at, "-origin", at, "-n", "5", "-steps", "100:0.05", "-size", "200", "-burst", "5")

@@ -13,6 +13,7 @@ type segments struct {
 	bytes      int64
 	reads      int64
 	deliveries int64
+	faults     int64 // gaps, repetitions, corrupt events, streams that ended
 	latency    []hist
 	samples    []sample // the last one is the end
 	steps      []int    // of the samples
@@ -26,6 +27,7 @@ type sample struct {
 	bytes      int64
 	reads      int64
 	deliveries int64
+	faults     int64
 }
 
 func (s *segments) begin(pid, steps int) {
@@ -47,7 +49,7 @@ func (s *segments) take(step int) {
 	s.steps = append(s.steps, step)
 	s.samples = append(s.samples, sample{
 		at: time.Now(), server: treeUsage(s.pid), client: ownCPU(), busy: machineBusy(),
-		bytes: s.bytes, reads: s.reads, deliveries: s.deliveries,
+		bytes: s.bytes, reads: s.reads, deliveries: s.deliveries, faults: s.faults,
 	})
 }
 
@@ -61,6 +63,7 @@ func (s *segments) report(r *result, o order) {
 			MBPerS: float64(b.bytes-a.bytes) / 1e6 / seconds,
 			CPU:    b.server.cpu - a.server.cpu, Client: (b.client - a.client) / seconds,
 		}
+		out.Faults = b.faults - a.faults
 		out.Cores = out.CPU / seconds
 		out.PerUS = out.CPU * 1e6 / float64(max(n, 1))
 		out.PerRead = float64(n) / float64(max(b.reads-a.reads, 1))

@@ -194,6 +194,11 @@ func TestBest(t *testing.T) {
 		t.Errorf("best is %v, want 30", got)
 	}
 	r.Missing = 1
+	r.Steps[1].Faults = 1
+	if got := r.best().PerS; got != 10 {
+		t.Errorf("best before the fault is %v, want 10", got)
+	}
+	r.Steps[1].Faults = 0
 	if got := r.best().PerS; got != 0 {
 		t.Errorf("a run with a loss has a best of %v", got)
 	}
