@@ -62,7 +62,7 @@ round() {
 }
 
 # systems_of SCENARIO: those for which it makes sense. nginx, HAProxy and Varnish need a set-up of their own for HTTP/2
-# without TLS; one process cannot hold 100,000 connections to an origin beside; a hub has the streams that are posted to.
+# without TLS; one process cannot hold 100,000 connections to an origin beside; a hub has the streams that are posted to, one event at a time.
 systems_of() {
 	case $1 in
 	idle) echo ours stock nchan nginx haproxy varnish ;;
@@ -70,6 +70,7 @@ systems_of() {
 	crowd) echo ours ;;
 	resume) echo ours nchan stock nginx haproxy varnish ;;
 	stuck) echo floor ours nchan ;;
+	pileup) echo floor ours stock nginx haproxy ;;
 	*) echo floor ours nchan stock nginx haproxy varnish ;;
 	esac
 }
