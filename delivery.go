@@ -248,6 +248,7 @@ func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, sub *subscrib
 	c.began = from.began
 	c.log = h.newAccessRecord(w, r, sub.joined, from.sent)
 	theMetrics.connectionSubscribers.Inc()
+	sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)
 	return true
 }

@@ -106,6 +106,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		parts:    parts,
 		instance: h.instance,
 		options:  h.options,
+		client:   clientOf(r),
 		varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
 		logger:   h.logger,
 		source: func(waits bool) source {
@@ -229,6 +230,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
 	subscribers := theMetrics.subscribers.WithLabelValues(protocolOf(r), deliveryHandler)
 	subscribers.Inc()
+	sub.deliveredBy(deliveryHandler)
 	end := h.deliver(w, r, sub, by)
 	subscribers.Dec()
 	if end == "" { // it is no longer this request's
