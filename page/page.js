@@ -88,10 +88,10 @@
   // ---- event streams
 
   // follow reads an event stream of the admin API, and comes back when it is refused, which EventSource does not.
-  function follow(url, handlers, onState) {
+  function follow(address, handlers, onState) {
     let source, timer, closed = false;
     const open = () => {
-      source = new EventSource(url());
+      source = new EventSource(address());
       source.onopen = () => onState('live', 'live');
       source.onerror = () => {
         if (closed) return;
