@@ -65,9 +65,10 @@
   const span = (s) => {
     if (s < 1) return `${whole.format(Math.round(s * 1000))} ms`;
     if (s < 60) return `${tenth.format(s)} s`;
-    if (s < 3600) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
-    if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min`;
-    return `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
+    const two = (large, unit, small, lesser) => `${large} ${unit}` + (small ? ` ${small} ${lesser}` : '');
+    if (s < 3600) return two(Math.floor(s / 60), 'min', Math.floor(s % 60), 's');
+    if (s < 86400) return two(Math.floor(s / 3600), 'h', Math.floor(s % 3600 / 60), 'min');
+    return two(Math.floor(s / 86400), 'd', Math.floor(s % 86400 / 3600), 'h');
   };
   const lag = (l) => (l.blocks ? span(l.seconds) : '0');
   const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
@@ -123,7 +124,10 @@
       if (g) li.append(g.svg);
       const values = [];
       all[key] = {
-        set(text, more) { setText(value, text); setText(note, more || ''); },
+        set(text, more, state) {
+          setState(value, text, state || '');
+          setText(note, more || '');
+        },
         push(n) {
           values.push(n);
           if (values.length > HISTORY) values.shift();
@@ -150,7 +154,7 @@
   }
 
   const title = (s) => s.path || '(no path)';
-  const place = (s) => [s.host, s.handler && `sse ${s.handler}`, s.kind !== 'shared' && s.kind].filter(Boolean).join(' · ');
+  const place = (s) => [s.host, '#' + s.id.split('-')[1], s.handler && `sse ${s.handler}`, s.kind !== 'shared' && s.kind].filter(Boolean).join(' · ');
 
   // ---- all streams
 
@@ -176,8 +180,10 @@
     const where = make('div', 'small');
     first.append(a, where);
     const upstream = cell('Upstream');
-    const state = make('span', 'state'), mark = make('span', 'mark'), age = make('span', 'small');
-    upstream.append(state, ' ', age, ' ', mark);
+    const state = make('span', 'state'), mark = make('span', 'mark'), age = make('span');
+    const more = make('div', 'small');
+    more.append(age, ' ', mark);
+    upstream.append(state, more);
     const number = (label, least) => {
       const box = make('div', 'num'), value = make('span'), g = graph(), values = [];
       box.append(value, g.svg);
@@ -275,7 +281,7 @@
     const [kind, text] = stateOf(s);
     setText(byId('detail-title'), title(s));
     setText(byId('detail-where'), place(s));
-    own.upstream.set(text, `for ${since(s.upstream.since, e.at)}${s.draining ? ', draining' : ''}`);
+    own.upstream.set(text, `for ${since(s.upstream.since, e.at)}${s.draining ? ', draining' : ''}`, kind);
     own.subscribers.set(count(s.subscribers), s.splices ? plural(s.splices, 'splice', 'splices') : '');
     own.subscribers.push(s.subscribers);
     own.received.set(rate(s.received_rate), `${count(s.events_received)} in all`);
@@ -327,7 +333,7 @@
   function over() {
     byId('over').hidden = false;
     byId('drain').disabled = byId('end').disabled = true;
-    own.upstream.set('over');
+    own.upstream.set('over', '', 'ended');
   }
 
   // ---- the tail
