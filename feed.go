@@ -244,7 +244,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 		number = l.number
 		more, err := add(v, l)
 		if err != nil || v.flush() != nil || !more {
-			return nil //nolint:nilerr // the viewer is gone, or gets no more
+			return nil // the viewer is gone, or gets no more
 		}
 	}
 }

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"cmp"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -88,7 +89,11 @@ func (e ending) text() string {
 	case e.clean && e.events:
 		return ""
 	case e.err != nil:
-		return clipText(e.err.Error())
+		err := e.err
+		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.Err != nil {
+			err = handlerErr.Err // less where in Caddy it was noticed
+		}
+		return clipText(err.Error())
 	case e.status != 0:
 		return "status " + strconv.Itoa(e.status)
 	}

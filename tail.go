@@ -147,7 +147,7 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 			continue
 		}
 		if err := t.add(v, blocks, missed, over); err != nil || v.flush() != nil || over || !v.stays() {
-			return nil //nolint:nilerr // the viewer is gone, or gets no more
+			return nil // the viewer is gone, or gets no more
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,8 +40,8 @@ func startDriver(t *testing.T, origin string) *pageDriver {
 func (d *pageDriver) do(command string, pairs ...any) string {
 	d.t.Helper()
 	line := map[string]any{"command": command}
-	for i := 0; i < len(pairs); i += 2 {
-		line[pairs[i].(string)] = pairs[i+1]
+	for pair := range slices.Chunk(pairs, 2) {
+		line[pair[0].(string)] = pair[1]
 	}
 	text, err := json.Marshal(line)
 	if err != nil {

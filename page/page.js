@@ -73,7 +73,10 @@
   const lag = (l) => (l.blocks ? span(l.seconds) : '0');
   const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
   // since is the time from one moment to another of the gateway's clock.
-  const since = (from, at) => span(Math.max(0, Math.floor((Date.parse(at) - Date.parse(from)) / 1000)));
+  const since = (from, at) => {
+    const seconds = Math.floor((Date.parse(at) - Date.parse(from)) / 1000);
+    return seconds > 0 ? span(seconds) : '0 s';
+  };
 
   // ---- what the reader is told
 
@@ -224,7 +227,7 @@
     totals.received.push(t.received_rate);
     totals.sent.set(rate(t.sent_rate));
     totals.sent.push(t.sent_rate);
-    totals.lag.set(lag(t.lag), t.lag.blocks ? plural(t.lag.blocks, 'block', 'blocks') : '');
+    totals.lag.set(lag(t.lag));
     totals.lag.push(t.lag.seconds);
     totals.lost.set(count(t.lost));
     totals.lost.push(t.lost);
@@ -334,6 +337,9 @@
     byId('over').hidden = false;
     byId('drain').disabled = byId('end').disabled = true;
     own.upstream.set('over', '', 'ended');
+    for (const tile of [own.subscribers, own.received, own.sent, own.lag]) tile.set('–');
+    byId('subscribers').replaceChildren();
+    setText(byId('subscribers-shown'), '');
   }
 
   // ---- the tail
