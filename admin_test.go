@@ -565,25 +565,52 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 	}
 }
 
-// A splice that could not be merged is a stream of its own.
+// A splice is told with its stream. One that could not be merged is a stream of
+// its own.
 func TestAdminTellsSplices(t *testing.T) {
 	u := startUpstream(t, nil)
-	g, a := startAdmin(t, proxied("join auto\nsplice_timeout 1ms", u))
+	g, a := startAdmin(t, proxied("join auto\nsplice_timeout 1h", u))
 	first := g.subscribe("/")
 	up := u.accept()
 	up.event("one")
 	first.expect("one")
-	second := g.subscribe("/") // a splice, which cannot be merged in time
-	u.accept().event("other")
+	second := g.subscribe("/")
+	splice := u.accept()
+	splice.event("other")
 	second.expect("other")
-	eventually(t, "the splice is on its own", func() bool {
-		l := a.list()
-		return l.Total == 2 && l.Streams[1].Kind == kindSplice && l.Streams[1].Path == "/" && l.Streams[1].Subscribers == 1
-	})
 	l := a.list()
-	if a.detail(l.Streams[1].ID).Kind != kindSplice || a.detail(l.Streams[0].ID).Kind != kindShared {
+	if l.Total != 1 || l.Streams[0].Splices != 1 || l.Streams[0].Subscribers != 2 {
 		t.Errorf("%+v", l)
 	}
+	spliced := 0
+	for _, c := range a.detail(l.Streams[0].ID).List {
+		if c.Spliced {
+			spliced++
+		}
+	}
+	if spliced != 1 {
+		t.Errorf("%d of the subscribers are spliced", spliced)
+	}
+	for _, s := range theHub.every() {
+		if id := s.id(); s.isSplice {
+			a.json(http.StatusNotFound, http.MethodGet, "/sse/streams/"+id, "", nil)
+			s.mu.Lock()
+			l.Streams[0].ID = id
+			s.splice.parent.privatize(s)
+			s.mu.Unlock()
+		}
+	}
+	if d := a.detail(l.Streams[0].ID); d.Kind != kindSplice || d.Path != "/" || d.Host != "gateway.test" || d.Subscribers != 1 || d.List[0].Spliced || d.Draining {
+		t.Errorf("on its own: %+v", d)
+	}
+	if l := a.list(); l.Total != 2 || l.Streams[0].Kind != kindShared || l.Streams[0].Subscribers != 1 || l.Streams[0].Splices != 0 {
+		t.Errorf("%+v", l)
+	}
+	a.json(http.StatusAccepted, http.MethodDelete, "/sse/streams/"+l.Streams[0].ID, "", nil)
+	second.expectEnd()
+	splice.expectGone()
+	up.event("two")
+	first.expect("two")
 }
 
 func TestAdminFeed(t *testing.T) {
@@ -737,9 +764,27 @@ func TestTailMisses(t *testing.T) {
 	})
 }
 
-// shortLived serves the admin API as Caddy's admin endpoint does, with little
-// time to read a request.
-func shortLived(t *testing.T) string {
+// The tail of a stream that never came about ends.
+func TestTailOfRefused(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		s := st.join("").sub.home
+		up := st.source.accept()
+		early := newTail(s, 10, "")
+		_, _, wake, over := early.next()
+		if over {
+			t.Fatal("over before there is an answer")
+		}
+		up.answer(http.StatusNotFound, 0)
+		<-wake
+		if _, _, _, over = early.next(); !over {
+			t.Error("not over")
+		}
+	})
+}
+
+// serveAdmin serves the admin API as Caddy's admin endpoint does.
+func serveAdmin(t *testing.T) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	for _, route := range new(adminAPI).Routes() {
@@ -750,29 +795,14 @@ func shortLived(t *testing.T) string {
 			}
 		})
 	}
-	server := httptest.NewUnstartedServer(mux)
-	server.Config.ReadTimeout = 50 * time.Millisecond
-	server.Start()
+	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return server.URL
 }
 
-// A feed outlives the time that the endpoint gives requests.
-func TestFeedOutlivesReadTimeout(t *testing.T) {
-	resp, err := http.Get(shortLived(t) + "/sse/feed") //nolint:noctx // a test
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newTestClient(t, resp)
-	for range 3 {
-		nextOf(c, "streams", new(streamsEvent))
-	}
-	c.close()
-}
-
 // There may be so many viewers, and no more.
 func TestViewersAreBounded(t *testing.T) {
-	url := shortLived(t) + "/sse/feed"
+	url := serveAdmin(t) + "/sse/feed"
 	var all []*testClient
 	for range maxViewers {
 		resp, err := http.Get(url) //nolint:noctx,gosec // a test

@@ -1,6 +1,8 @@
 package caddysse
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"net/http"
 	"regexp"
 	"strings"
@@ -25,7 +27,8 @@ func TestPage(t *testing.T) {
 		if len(inline) != 1 || len(inline[0][1]) < 1000 {
 			t.Fatalf("%d elements %s", len(inline), tag)
 		}
-		if want := directive + sourceHash([]byte(inline[0][1])) + ";"; !strings.Contains(policy, want) {
+		sum := sha256.Sum256([]byte(inline[0][1]))
+		if want := directive + "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "';"; !strings.Contains(policy, want) {
 			t.Errorf("the policy has not got %s", want)
 		}
 	}

@@ -46,9 +46,6 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 		w: w, rc: http.NewResponseController(w), gone: r.Context().Done(), end: end, exit: theViewers.over,
 		beat: time.NewTimer(viewHeartbeat),
 	}
-	// The admin endpoint's ReadTimeout is for requests; when it is over the
-	// server would take the client for gone.
-	_ = v.rc.SetReadDeadline(time.Time{})
 	setStreamHeaders(w.Header())
 	w.Header().Set("Content-Type", eventStreamType)
 	w.WriteHeader(http.StatusOK)
