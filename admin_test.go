@@ -891,7 +891,8 @@ func TestTailHeartbeats(t *testing.T) {
 		r, _ := st.start()
 		gone := make(chan struct{})
 		q := &quietView{header: make(http.Header), writes: make(chan string)}
-		v := &view{w: q, rc: http.NewResponseController(q), gone: gone, beat: time.NewTimer(viewHeartbeat)}
+		v := &view{w: q, rc: http.NewResponseController(q), gone: gone, check: time.NewTicker(viewCheck), last: time.Now()}
+		defer v.check.Stop()
 		var done sync.WaitGroup
 		done.Go(func() {
 			_, _, wake, _ := newTail(r.sub.home, 0, "").next()

@@ -243,7 +243,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 		}
 		number = l.number
 		more, err := add(v, l)
-		if err != nil || v.flush() != nil || !more {
+		if err != nil || v.flush() != nil || !more || !v.stays() {
 			return nil // the viewer is gone, or gets no more
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-sse/caddy-sse/eventstream"
 )
 
@@ -15,19 +17,23 @@ const (
 	// viewHeartbeat is how often at least a viewer is sent something.
 	viewHeartbeat = 15 * time.Second
 
+	// viewCheck is how often a view looks whether the process ends.
+	viewCheck = time.Second
+
 	// viewTimeout bounds one write to a viewer.
 	viewTimeout = 10 * time.Second
 )
 
 // view is an event stream of the admin API, to one viewer.
 type view struct {
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	gone <-chan struct{} // closed when the viewer has left
-	end  <-chan struct{} // closed when the server shuts down
-	exit <-chan struct{} // closed when the process ends
-	beat *time.Timer
-	buf  []byte
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	gone  <-chan struct{} // closed when the viewer has left
+	end   <-chan struct{} // closed when the server shuts down
+	exit  <-chan struct{} // closed when the process ends, at the latest
+	check *time.Ticker
+	last  time.Time // something was sent
+	buf   []byte
 }
 
 // openView begins the answer to a request for an event stream. close must be
@@ -44,7 +50,7 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 	}
 	v := &view{
 		w: w, rc: http.NewResponseController(w), gone: r.Context().Done(), end: end, exit: theViewers.over,
-		beat: time.NewTimer(viewHeartbeat),
+		check: time.NewTicker(viewCheck),
 	}
 	setStreamHeaders(w.Header())
 	w.Header().Set("Content-Type", eventStreamType)
@@ -54,7 +60,7 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 }
 
 func (v *view) close() {
-	v.beat.Stop()
+	v.check.Stop()
 	theViewers.leave()
 }
 
@@ -64,7 +70,7 @@ func (v *view) write(p []byte) error {
 	if _, err := v.w.Write(p); err != nil {
 		return err
 	}
-	v.beat.Reset(viewHeartbeat)
+	v.last = time.Now()
 	return v.rc.Flush()
 }
 
@@ -95,8 +101,13 @@ func (v *view) wait(changed <-chan struct{}) bool {
 		select {
 		case <-changed:
 			return true
-		case <-v.beat.C:
-			if v.write([]byte(emptyComment)) != nil {
+		case now := <-v.check.C:
+			// Behind a site of this Caddy, that has to end before the admin
+			// endpoint does.
+			if caddy.Exiting() {
+				return false
+			}
+			if now.Sub(v.last) >= viewHeartbeat && v.write([]byte(emptyComment)) != nil {
 				return false
 			}
 		case <-v.gone:
@@ -116,7 +127,7 @@ func (v *view) stays() bool {
 	case <-v.end:
 	case <-v.exit:
 	default:
-		return true
+		return !caddy.Exiting()
 	}
 	return false
 }

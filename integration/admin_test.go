@@ -226,6 +226,10 @@ func TestStopWithViewers(t *testing.T) {
 			start(g.t, "caddy stop", command(plainPath, "stop", "--address", g.admin), 0).awaitExit()
 			g.awaitExit()
 		},
+		"SIGTERM, through a site": func(g *gateway) {
+			assertSite(g)
+			g.stop()
+		},
 		"SIGTERM after a reload": func(g *gateway) {
 			g.reload(g.setup.directives + "\n")
 			watch(g)
@@ -234,13 +238,58 @@ func TestStopWithViewers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := startPhoenix(t, 50*time.Millisecond, "-ids=all")
-			g := startGateway(t, route("/events", "drain 100ms", "reverse_proxy "+u.address))
+			admin := freeAdmin(t)
+			g := gatewaySetup{admin: admin, directives: route("/events", "drain 100ms", "reverse_proxy "+u.address) + adminSite(admin)}.start(t)
 			c := startCrowd(t, 5, false, g.url("/events"))
 			watch(g)
 			stop(g)
 			c.until("the end", func(r record) bool { return len(r.ends) > 0 })
 			c.assert(record.checkEnds)
 		})
+	}
+}
+
+// adminSite shows what the admin API has on the gateway's site, as in docs/admin.md.
+func adminSite(admin string) string {
+	return "handle /sse/* {\nreverse_proxy " + admin + " {\nheader_up Host " + admin +
+		"\nheader_up -Origin\nheader_up -Referer\nheader_up -Sec-Fetch-Mode\n}\n}\n"
+}
+
+// assertSite uses the admin API as a browser does, through the site, and looks at a feed there when it returns.
+func assertSite(g *gateway) {
+	g.t.Helper()
+	for _, c := range []struct {
+		method, path, want string
+		fields             []string
+	}{
+		{http.MethodGet, "/sse/", "200", []string{"Sec-Fetch-Mode: navigate"}},
+		{http.MethodPost, "/sse/streams/none/drain", "404", []string{"Sec-Fetch-Mode: cors", "Origin: http://" + g.address, "Content-Type: application/json"}},
+		{http.MethodOptions, "/sse/streams/none/drain", "405", []string{"Sec-Fetch-Mode: cors", "Origin: http://elsewhere.test"}},
+		{http.MethodGet, "/sse/feed", "200", []string{"Sec-Fetch-Mode: cors", "Referer: " + g.url("/sse/")}},
+	} {
+		req, err := http.NewRequestWithContext(g.t.Context(), c.method, g.url(c.path), http.NoBody)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		for _, field := range c.fields {
+			name, value, _ := strings.Cut(field, ": ")
+			req.Header.Set(name, value)
+		}
+		resp, err := newTransport().RoundTrip(req)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		if allowed := resp.Header.Get("Access-Control-Allow-Origin"); !strings.HasPrefix(resp.Status, c.want) || allowed != "" {
+			g.t.Errorf("%s %s: %s, for the origin %q", c.method, c.path, resp.Status, allowed)
+		}
+		if c.path != "/sse/feed" {
+			_ = resp.Body.Close()
+			continue
+		}
+		g.t.Cleanup(func() { _ = resp.Body.Close() })
+		if _, err := resp.Body.Read(make([]byte, 100)); err != nil {
+			g.t.Fatal(err)
+		}
 	}
 }
 
@@ -258,7 +307,7 @@ func watch(g *gateway) {
 			g.t.Fatal(err)
 		}
 		g.t.Cleanup(func() { _ = conn.Close() })
-		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: admin.test\r\n\r\n", path)
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.admin)
 		seen := ""
 		buf := make([]byte, 64<<10)
 		for !strings.Contains(seen, "\nevent: ") {
