@@ -231,18 +231,26 @@ func pagingOf[T any](q adminQuery, orders map[string]func(a, b *T) int, byDefaul
 	return p, err
 }
 
-// of sorts a list and returns the part that is asked for. Those that are equal
-// are in the order of tie.
+// of returns the part of a list that is asked for. What is equal is in the order
+// of tie.
 func (p paging[T]) of(all []T, tie func(a, b *T) int) []T {
-	slices.SortFunc(all, func(a, b T) int {
-		order := p.compare(&a, &b)
+	sorted := make([]*T, 0, len(all))
+	for i := range all {
+		sorted = append(sorted, &all[i])
+	}
+	slices.SortFunc(sorted, func(a, b *T) int {
+		order := p.compare(a, b)
 		if p.descending {
 			order = -order
 		}
-		return cmp.Or(order, tie(&a, &b))
+		return cmp.Or(order, tie(a, b))
 	})
-	all = all[min(p.offset, len(all)):]
-	return all[:min(p.limit, len(all))]
+	sorted = sorted[min(p.offset, len(sorted)):]
+	part := make([]T, 0, min(p.limit, len(sorted)))
+	for _, one := range sorted[:cap(part)] {
+		part = append(part, *one)
+	}
+	return part
 }
 
 // streamList answers GET /sse/streams.

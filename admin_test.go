@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -351,7 +352,7 @@ func TestAdminPages(t *testing.T) {
 			case "":
 				return x.BeganAt.Compare(y.BeganAt)
 			}
-			return int(y.EventsReceived) - int(x.EventsReceived)
+			return cmp.Compare(y.EventsReceived, x.EventsReceived)
 		})
 		if !sorted {
 			t.Errorf("%s: not sorted", query)

@@ -252,7 +252,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 // addStreams adds the event of a look at all streams.
 func addStreams(v *view, l *look, page paging[sample]) error {
 	e := streamsEvent{At: l.at, Totals: l.totals(), Streams: []feedStream{}}
-	for _, s := range page.of(append([]sample(nil), l.samples...), streamOrders["began"]) {
+	for _, s := range page.of(l.samples, streamOrders["began"]) {
 		if told, ok := l.tell(&s); ok {
 			e.Streams = append(e.Streams, told)
 		}
