@@ -351,6 +351,7 @@ func (d *delivery) takeOver() bool {
 	c.began = d.to.began
 	c.log = d.h.newAccessRecord(d.w, d.r, d.sub.joined, d.to.sent)
 	theMetrics.connectionSubscribers.Inc()
+	d.sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)
 	return true
 }

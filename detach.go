@@ -121,6 +121,7 @@ func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next ca
 		instance:    h.instance,
 		lastEventID: id,
 		options:     h.detached.options,
+		client:      clientOf(r),
 		logger:      h.logger,
 	}
 	if r.Method == http.MethodDelete {
@@ -157,11 +158,14 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		return nil, h.servePrivate(newPassThrough(h, w, r, false), next)
 	}
 	wait := newOpener(h, w, r)
+	parts := h.detachedParts(r)
 	req := &joinRequest{
-		key:         theHub.keyHash(h.detachedParts(r)),
+		key:         theHub.keyHash(parts),
+		parts:       parts,
 		instance:    h.instance,
 		lastEventID: id,
 		options:     h.detached.options,
+		client:      clientOf(r),
 		logger:      h.logger,
 		source: func(bool) source {
 			u := h.copyRequest(w, r, next, h.detached.policy)

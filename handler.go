@@ -112,6 +112,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		parts:    parts,
 		instance: h.instance,
 		options:  h.options,
+		client:   clientOf(r),
 		varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
 		logger:   h.logger,
 		source: func(waits bool) source {
@@ -312,6 +313,7 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *subscriber,
 	outcome, _, _ := strings.Cut(sub.outcome, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
 	subscribersBy(r).Inc()
+	sub.deliveredBy(deliveryHandler)
 	theStorm.add()
 	return by
 }

@@ -157,6 +157,9 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	}
 	s.mu.Lock()
 	conn.ended = true
+	if ctx.Err() == nil && !conn.over {
+		conn.stream.noteEnd(end, time.Now())
+	}
 	if conn.dropped > 0 {
 		conn.stream.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
 	}
@@ -295,6 +298,7 @@ func (s *stream) refuse() {
 	}
 	s.refused = true
 	s.phase = phaseGone
+	s.wakeLocked() // a tail
 	forget := len(s.subs) == 0
 	s.mu.Unlock()
 	close(s.ready)

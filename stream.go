@@ -84,6 +84,8 @@ type source interface {
 type stream struct {
 	// Fixed after construction.
 	hub      *hub
+	number   uint64    // of the process's streams; names it to operators
+	born     time.Time // when it began
 	key      streamKey
 	place    string
 	path     string     // what its key has in common with others of the same path
@@ -152,6 +154,14 @@ type stream struct {
 	connections    int
 	oversized      int  // blocks over max_event_size in a row
 	broke          bool // the last connection did, or none came about
+
+	// For operators only; see inspect.go.
+	given       tally     // to subscribers
+	received    int64     // bytes of blocks from the upstream
+	reconnects  int       // how often a lost connection was opened again
+	lostAt      time.Time // when the newest connection that had a head ended
+	lastError   string    // what the newest connection that failed did of
+	lastErrorAt time.Time
 }
 
 // log is where what happens to the stream is told.
@@ -179,6 +189,8 @@ func (s *stream) drainTime() time.Duration {
 func newStream(h *hub, req *joinRequest, head *head) *stream {
 	s := &stream{
 		hub:     h,
+		number:  nextNumber(),
+		born:    time.Now(),
 		key:     req.key,
 		place:   req.instance.place,
 		path:    pathOf(req.parts),
@@ -256,7 +268,9 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		s.linger = nil
 	}
 	s.arrivals++
-	sub := &subscriber{param: req.idParam, mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now}
+	sub := &subscriber{
+		param: req.idParam, client: req.client, mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
+	}
 	if age := s.options.maxAge; age > 0 {
 		sub.leaveAt = now.Add(age - time.Duration(rand.Float64()*maxAgeSpread*float64(age)))
 		sub.leaveFor = endMaxAge

@@ -28,6 +28,7 @@ const (
 	endMaxAge    endReason = "max_age"   // the response is as old as it may be
 	endLag       endReason = "lag"       // the client is behind the replay buffer
 	endBroken    endReason = "broken"    // the upstream connection broke, and that is not hidden
+	endAdmin     endReason = "admin"     // an operator ended it, over the admin API
 
 	// endPerClient is no end for the client: it gets an upstream connection
 	// of its own, because the upstream gives each one a session.
@@ -97,6 +98,7 @@ type subscriber struct {
 	outcome string // of resuming, for the header SSE-Resume
 	id      string // the last event ID it came with, if that can be looked up
 	param   string // the query parameter that brought it
+	client  clientInfo
 
 	// Guarded by mu.
 	home     *stream   // counts it among its subscribers
@@ -114,6 +116,9 @@ type subscriber struct {
 	leaveAt  time.Time // ends the response then; zero: never
 	leaveFor endReason // why
 	sent     uint64    // how many events it was given
+	bytes    uint64    // and bytes
+	counted  uint64    // of the events, those in the stream's tally
+	delivery string    // how its client is written to
 	taken    int       // how many blocks of the stream the last call of next gave
 	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
 }
@@ -331,6 +336,7 @@ func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-c
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
+	sub.count(out)
 	switch {
 	case end != "", len(out) > 0:
 	case sub.waiting:
@@ -399,6 +405,7 @@ func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out [
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
+	sub.count(out)
 	s := sub.stream
 	if end == "" && (len(out) == 0 || sub.upToDate()) {
 		waits = true

@@ -96,6 +96,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	}
 	if c.mends && !s.succeeds() {
 		s.log().Info("upstream recovered", zap.Bool("resumed", c.resumed))
+		s.reconnects++
 		if !c.resumed {
 			c.tellGap() // what the upstream sent meanwhile, nobody knows
 		}
@@ -254,6 +255,7 @@ func (c *upstreamConn) append(b *block) {
 		s.settled = true
 		s.noteBlock(b)
 	}
+	s.received += int64(b.lines) + 1
 	s.buffer.append(b)
 	if b.hasID && c.options.ids != idsGateway {
 		s.buffer.setLastID(b.id, b.position)
