@@ -45,6 +45,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // serve serves a request from a stream, or passes it on.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if kind := h.probes.asked(r); kind != "" {
+		return h.serveProbe(w, r, kind)
+	}
 	mayDetach := h.mayDetach(r)
 	if mayDetach {
 		if served, err := h.resumeDetached(w, r, next); served {

@@ -241,12 +241,20 @@ type Handler struct {
 	// without detach. Default: 1 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 
+	// Whether the gateway itself answers requests for an event stream that have
+	// the header field SSE-Probe: with a short one that says nothing of the
+	// application, so that the command sse-doctor can see what is done to event
+	// streams on the way to clients. At most 8 at once, each over within 66 s.
+	// Default: false; the field means nothing then.
+	Probe bool `json:"probe,omitempty"`
+
 	logger   *zap.Logger
 	instance *instance
 	policy   *keyPolicy
 	options  *streamOptions
 	detached *detachSettings // nil: without detach
 	settings *deliverySettings
+	probes   *probes // nil: without probe
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -320,6 +328,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.settings = settings
+	if h.Probe {
+		h.probes = newProbes()
+	}
 
 	if err := theMetrics.register(ctx.GetMetricsRegistry()); err != nil {
 		return err
@@ -333,6 +344,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		server = s
 		s.RegisterConnContext(withConn)
 		s.RegisterOnShutdown(func() {
+			if h.probes != nil {
+				h.probes.end()
+			}
 			// Runs at a reload too: then the streams go on.
 			if caddy.Exiting() {
 				theHub.stop()
