@@ -33,8 +33,8 @@ type Options struct {
 	// held back. Default: DefaultLate.
 	Late time.Duration
 
-	// dial is for tests; nil: the network.
-	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Dial opens connections. nil: the network does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 const (

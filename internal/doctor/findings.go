@@ -373,6 +373,8 @@ func (e *examination) resumeFinding() Finding {
 			"the newest events are lost%s", told)
 	case resumeRefused:
 		return found(Resume, Problem, why, "answer a request with Last-Event-ID as one without", "%s", r.refusal())
+	case resumeWaited:
+		return unknown(Resume, "", "no answer came within %v", short(r.visit.ended))
 	case resumeUnchecked:
 		return unknown(Resume, "", "nothing was missed that could have come%s", told)
 	}

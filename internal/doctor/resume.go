@@ -24,6 +24,7 @@ const (
 	resumeGap       = "gap"       // it was told that events are lost
 	resumeRefused   = "refused"   // there was no event stream
 	resumeUnchecked = "unchecked" // nothing was missed that could have come
+	resumeWaited    = "waited"    // there was no answer in time
 )
 
 // resume comes back as a client that was cut a few events ago.
@@ -76,7 +77,10 @@ func (v *visit) cutPoint() (id string, missed []event, ok bool) {
 
 // outcome tells what became of it.
 func (r *resumption) outcome() string {
-	if !r.visit.answered() || r.visit.refused() {
+	switch {
+	case !r.visit.answered() && r.visit.left():
+		return resumeWaited
+	case !r.visit.answered(), r.visit.refused():
 		return resumeRefused
 	}
 	told, _, _ := strings.Cut(r.visit.head.Header.Get("SSE-Resume"), ";")

@@ -71,8 +71,8 @@ func newClient(o Options) (*client, error) {
 	if o.Insecure {
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: asked for
 	}
-	if o.dial != nil {
-		transport.DialContext = o.dial
+	if o.Dial != nil {
+		transport.DialContext = o.Dial
 	}
 	c := &client{options: o, transport: transport}
 	c.http = &http.Client{Transport: transport, CheckRedirect: c.redirect}
