@@ -65,7 +65,7 @@ type examination struct {
 	coding  string // that the stream came in at first, if it cannot be read
 	flow    *visit // nil: not asked for
 	again   *visit // the flow probe, once more, when the first was late
-	idle    *visit // nil: not asked for, or the flow probe was not answered
+	idle    *visit // nil: not asked for, or not answered
 	resumed *resumption
 }
 
@@ -115,6 +115,9 @@ func (e *examination) watch(ctx context.Context, c *client) error {
 	<-e.app.done
 	if e.idle != nil {
 		<-e.idle.done
+		if !e.idle.probed(ProbeIdle) {
+			e.idle = nil
+		}
 	}
 	return e.app.failure()
 }

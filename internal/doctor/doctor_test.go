@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -473,9 +474,13 @@ func TestCompressed(t *testing.T) {
 // it again.
 func TestCredentials(t *testing.T) {
 	const secret = "Bearer hunter2-hunter2"
+	asked := url.URL{
+		Scheme: "http", Host: "app.test", Path: "/events", User: url.UserPassword("user", "sesame"),
+		RawQuery: "token=sesame", Fragment: "sesame",
+	}
 	for _, status := range []int{http.StatusOK, http.StatusUnauthorized} {
 		r := examine(t, Options{
-			URL: "http://user:sesame@app.test/events?token=sesame#sesame", Timeout: 5 * time.Second,
+			URL: asked.String(), Timeout: 5 * time.Second,
 			Header: http.Header{"Authorization": {secret}, "Host": {"other.test"}},
 		}, func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Authorization") != secret || r.Host != "other.test" || r.Header.Get("Host") != "" {
@@ -530,9 +535,9 @@ func TestErrors(t *testing.T) {
 	}{
 		{Options{URL: "app.test/events"}, "expected an http or https URL"},
 		{Options{URL: "ftp://app.test/"}, "expected an http or https URL"},
-		{Options{URL: "http://u:hunter2@app.test:port/"}, "expected an http or https URL"},
+		{Options{URL: "http://hunter2@app.test:port/"}, "expected an http or https URL"},
 		{Options{URL: "http://app.test/", Header: http.Header{"Last-Event-Id": {"1"}}}, "Last-Event-Id: a header field that the doctor sets itself"},
-		{Options{URL: "http://u:hunter2@app.test/?hunter2"}, "no way there"},
+		{Options{URL: "http://hunter2@app.test/?hunter2"}, "no way there"},
 		{Options{URL: "http://app.test/", Header: http.Header{"X-Key": {"hunter2\n"}}}, "X-Key"},
 	} {
 		test.o.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no way there") }

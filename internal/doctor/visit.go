@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -194,9 +195,7 @@ func (v *visit) ask(ctx context.Context, c *client) (*http.Response, error) {
 	if err != nil {
 		return nil, errURL
 	}
-	for name, values := range c.options.Header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, c.options.Header)
 	if host := r.Header.Get("Host"); host != "" {
 		r.Host = host
 	}
@@ -379,16 +378,16 @@ func (v *visit) take(b eventstream.Block, data []byte) {
 	if v.lastEventID != "" {
 		v.ids++
 	}
-	var print maphash.Hash
-	print.SetSeed(printSeed)
-	_, _ = print.Write(b.Type) // never fails
-	_ = print.WriteByte('\n')  // never fails
-	_, _ = print.Write(data)   // never fails
+	var sum maphash.Hash // its methods never fail
+	sum.SetSeed(printSeed)
+	_, _ = sum.Write(b.Type)
+	_ = sum.WriteByte('\n')
+	_, _ = sum.Write(data)
 	if len(v.kept) == maxKept {
 		v.before = v.kept[0].id
 		v.kept = append(v.kept[:0], v.kept[1:]...)
 	}
-	v.kept = append(v.kept, event{v.lastEventID, print.Sum64()})
+	v.kept = append(v.kept, event{v.lastEventID, sum.Sum64()})
 }
 
 // left reports whether the visit ended because the doctor left.
