@@ -255,6 +255,7 @@ type Handler struct {
 	detached *detachSettings // nil: without detach
 	settings *deliverySettings
 	probes   *probes // nil: without probe
+	lines    *handlerLines
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -314,6 +315,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.lines = new(handlerLines)
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
 	}

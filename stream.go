@@ -96,6 +96,7 @@ type stream struct {
 	hurry    chan struct{} // tells run not to wait until the next attempt
 
 	logger atomic.Pointer[zap.Logger] // of the owner's configuration
+	lines  streamLines
 
 	// Guarded by hub.mu.
 	owner     *instance
@@ -149,8 +150,9 @@ type stream struct {
 	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff
 	connections    int
-	oversized      int  // blocks over max_event_size in a row
-	broke          bool // the last connection did, or none came about
+	oversized      int       // blocks over max_event_size in a row
+	broke          bool      // the last connection did, or none came about
+	lostAt         time.Time // when the upstream was lost that is to be reached again; zero: it was not
 }
 
 // log is where what happens to the stream is told.
@@ -269,6 +271,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		// stream.
 		s.phase = phaseBroken
 		s.broke = true // nobody knows what the upstream sent meanwhile
+		s.lostAt = now
 		s.over, s.overTail = "", nil
 		s.startLocked(s.lastUpstreamID)
 	}
