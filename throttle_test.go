@@ -5,10 +5,12 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -119,6 +121,8 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &Handler{Detach: 1, MaxRequestBody: 1}
 		s := serveInBubble(t, h, noUpstream(t))
+		served := 0
+		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { served++; return nil })
 		defer s.listener.Close()
 		core, logs := observer.New(zap.InfoLevel)
 		h.logger = zap.New(core)
@@ -133,9 +137,22 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 			if p.finish(errReset) == nil {
 				t.Error("ended well")
 			}
+			p.decoder.MaxBlockSize = 1
+			if _, err := (blockWriter{p}).Write([]byte("data: x")); err == nil {
+				t.Error("taken")
+			}
+			post := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("large"))
+			if err := h.serveDetached(httptest.NewRecorder(), post, next); err != nil {
+				t.Error(err)
+			}
 		}
 		expectLines(t, logs, "client turned away", 2, 20)
 		expectLines(t, logs, "private stream broke off", 2, 20)
+		expectLines(t, logs, "upstream event over max_event_size", 2, 20)
+		expectLines(t, logs, "request body over max_request_body, or broken off: served without detach", 2, 20)
+		if served != 20 {
+			t.Errorf("%d requests served", served)
+		}
 	})
 }
 
