@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -177,13 +178,7 @@ func TestMetricsOverReloads(t *testing.T) {
 	}
 	var first []string
 	for i := range 20 {
-		g.reload(config(i + 1))
-		next := u.accept()
-		up.last(fmt.Sprint(i + 1))
-		next.numbered(fmt.Sprint(i + 1))
-		a.expect(fmt.Sprint(i + 1))
-		up.expectGone()
-		up = next
+		up = g.reloadInto(config(i+1), u, up, a, strconv.Itoa(i+1))
 		if i == 0 {
 			first = series()
 		}
