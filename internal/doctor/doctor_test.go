@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -172,7 +173,18 @@ func TestBufferedOnce(t *testing.T) {
 
 // The head is held back too, and with it all that the application sends.
 func TestHeadBuffered(t *testing.T) {
+	var waited time.Duration // until the probe was asked for
+	var mu sync.Mutex
+	var began time.Time
 	r := examine(t, Options{Timeout: 20 * time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		switch {
+		case began.IsZero():
+			began = time.Now()
+		case waited == 0:
+			waited = time.Since(began)
+		}
+		mu.Unlock()
 		if r.Header.Get(ProbeField) == ProbeFlow {
 			serveProbe(w, r, 0, func(s *stream, text string) { _, _ = io.WriteString(s.w, text) })
 			return
@@ -183,6 +195,26 @@ func TestHeadBuffered(t *testing.T) {
 	r.expect(t, Buffering, Problem, "held for 2.75s")
 	r.expect(t, Heartbeats, Unknown, "none")
 	r.expect(t, Resume, Unknown, "no ID to come back with")
+	if waited != headPatience {
+		t.Errorf("the probe was asked for after %v", waited)
+	}
+}
+
+// A probe that something else answers says nothing.
+func TestIdleProbeNotAnswered(t *testing.T) {
+	r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(ProbeField) == ProbeIdle {
+			s := begin(w, r)
+			s.send(numbered(1))
+			s.wait(20 * time.Second)
+			return
+		}
+		if !serveProbe(w, r, 0, (*stream).send) {
+			begin(w, r).numbered(1, 600*time.Millisecond)
+		}
+	})
+	r.expect(t, Probe, OK, "answered")
+	r.expect(t, IdleCut, Unknown, "the longest silence was 600ms")
 }
 
 // Without a probe a buffer can be known by where it cuts.
@@ -367,6 +399,14 @@ func TestResume(t *testing.T) {
 				from++
 			}
 			s.numbered(from+1+min(from, 1), time.Second)
+		}, nil, Problem, "or some did not come"},
+		{"the last one is left out", func(s *stream, id string) {
+			from, _ := strconv.Atoi(id)
+			if id != "" {
+				s.send(numbered(from+1) + numbered(from+2))
+				from += 3
+			}
+			s.numbered(from+1, time.Second)
 		}, nil, Problem, "or some did not come"},
 		{"nothing", func(s *stream, id string) {
 			if id == "" {

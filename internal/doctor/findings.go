@@ -308,7 +308,7 @@ func (v *visit) cutIdle() bool {
 
 // cut reports whether something on the way ended the stream.
 func (v *visit) cut() bool {
-	if v.left() || v.head == nil || v.finished() {
+	if v.left() || v.head == nil {
 		return false
 	}
 	return v.request.probe != "" || !v.endedWell()
