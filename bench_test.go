@@ -120,7 +120,7 @@ func BenchmarkFanout1000(b *testing.B) {
 				wg.Go(func() {
 					defer sub.detach()
 					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-					handler.deliver(&discard{header: make(http.Header), flushed: flushed}, r, sub)
+					handler.deliver(&discard{header: make(http.Header), flushed: flushed}, r, sub, nil)
 				})
 			}
 			<-all

@@ -24,6 +24,7 @@ const (
 type block struct {
 	wire  []byte // the lines, the gateway's id line if any, and the blank line
 	lines int    // wire[:lines] are the upstream's lines
+	chunk []byte // wire as a chunk (RFC 9112, 7.1); nil: not made
 
 	position uint64
 	events   uint64 // how many events the stream has had, this one included

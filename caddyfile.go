@@ -41,6 +41,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"gap_event":           parseText(func(h *Handler) *string { return &h.GapEvent }, "an event type"),
 	"prime":               parsePrime,
 	"lag":                 parseText(func(h *Handler) *string { return &h.Lag }, "disconnect or skip"),
+	"delivery":            parseText(func(h *Handler) *string { return &h.Delivery }, "connection or handler"),
 	"write_timeout":       parseDuration(func(h *Handler) **caddy.Duration { return &h.WriteTimeout }),
 	"max_event_size":      parseMaxEventSize,
 	"max_streams":         parseCount(func(h *Handler) *int { return &h.MaxStreams }),
@@ -85,6 +86,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		heartbeat         off
 //		heartbeat_padding <bytes>
 //		retry             <min> [<max>]
+//		delivery          connection|handler
 //		write_timeout     <duration>
 //		max_age           <duration>
 //		max_event_size    <size>

@@ -70,6 +70,13 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`buffer 10 1MiB -5s`, `!expected a duration`},
 		{`buffer 10 1MiB 5m more`, `!expected <events> [<size>] [<age>]`},
 	},
+	"delivery": {
+		{`delivery handler`, `{"delivery":"handler"}`},
+		{`delivery connection`, `{"delivery":"connection"}`},
+		{`delivery`, `!expected connection or handler`},
+		{`delivery fast`, `!delivery: expected connection, handler, not "fast"`},
+		{`delivery handler now`, `!unexpected argument "now"`},
+	},
 	"heartbeat": {
 		{`heartbeat 20s`, `{"heartbeat":{"interval":20000000000}}`},
 		{`heartbeat off`, `{"heartbeat":{"interval":0}}`},

@@ -15,6 +15,7 @@ import (
 type deliverySettings struct {
 	heartbeat      time.Duration // 0: none
 	heartbeatBytes []byte
+	heartbeatChunk []byte        // heartbeatBytes in the chunked transfer coding
 	writeTimeout   time.Duration // 0: none
 }
 
@@ -31,6 +32,7 @@ type responseStream struct {
 	last     time.Time
 	beat     *time.Timer // of startHeartbeats
 	closed   bool
+	sent     int // bytes of the body
 }
 
 // newResponseStream takes over the writing to a client whose response head was
@@ -117,6 +119,7 @@ func (o *responseStream) write(p []byte) error {
 	}
 	err := o.rc.Flush()
 	o.last = time.Now()
+	o.sent += len(p)
 	theMetrics.bytes[out].Add(float64(len(p)))
 	if o.deadline && o.http2 && err == nil {
 		_ = o.rc.SetWriteDeadline(time.Time{})
@@ -155,8 +158,16 @@ func (o *responseStream) startHeartbeats(mu *sync.Mutex) {
 	})
 }
 
-// deliver writes a stream to a subscriber until it is over, and tells why.
-func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscriber) endReason {
+// Ways to write to a client, as in the option delivery.
+const (
+	deliveryConnection = "connection"
+	deliveryHandler    = "handler"
+)
+
+// deliver writes a stream to a subscriber until it is over, and tells why. If
+// there is a way to take the connection over that is done as soon as it can be:
+// then "" is returned, and the subscriber is a writer's.
+func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscriber, by *takeOver) endReason {
 	to := newResponseStream(w, r, h.settings, false)
 	defer to.close()
 	if err := to.flush(); err != nil {
@@ -164,15 +175,15 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 	}
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
-	var chunks [][]byte
+	var blocks []*block
 	for {
 		now := time.Now()
 		var wake <-chan struct{}
 		var leaveAt time.Time
 		var end endReason
-		chunks, wake, leaveAt, end = sub.next(chunks[:0], now)
-		if len(chunks) > 0 {
-			if err := to.writeAll(chunks); err != nil {
+		blocks, wake, leaveAt, end = sub.next(blocks[:0], now)
+		if len(blocks) > 0 {
+			if err := to.writeAll(blocks); err != nil {
 				return clientEnd(r, err)
 			}
 			theMetrics.blocks[out].Add(float64(sub.taken))
@@ -197,6 +208,17 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 		if !leaveAt.IsZero() {
 			wait = min(wait, leaveAt.Sub(now))
 		}
+		if by != nil {
+			settled, at := sub.settled(now)
+			if settled && h.takeOver(w, r, sub, to, by) {
+				return ""
+			}
+			if settled {
+				by = nil // it cannot be done
+			} else if !at.IsZero() {
+				wait = min(wait, at.Sub(now))
+			}
+		}
 		timer.Reset(wait)
 		select {
 		case <-wake:
@@ -205,6 +227,24 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 			return endClient
 		}
 	}
+}
+
+// takeOver gives a subscriber's connection to a writer. It returns false if
+// that cannot be done.
+func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, sub *subscriber, from *responseStream, by *takeOver) bool {
+	if w.Header().Get("Content-Encoding") != "" {
+		return false // encode does it after all
+	}
+	c := h.hijack(sub, by)
+	if c == nil {
+		return false
+	}
+	from.close()
+	c.began = from.began
+	c.log = h.newAccessRecord(w, r, sub.joined, from.sent)
+	theMetrics.connectionSubscribers.Inc()
+	theWriters().take(c)
+	return true
 }
 
 // clientEnd tells a client that left from one that was cut.
@@ -219,14 +259,14 @@ func clientEnd(r *http.Request, err error) endReason {
 var batches = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // writeAll sends blocks in one write.
-func (o *responseStream) writeAll(chunks [][]byte) error {
-	if len(chunks) == 1 {
-		return o.write(chunks[0])
+func (o *responseStream) writeAll(blocks []*block) error {
+	if len(blocks) == 1 {
+		return o.write(blocks[0].wire)
 	}
 	buf := batches.Get().(*bytes.Buffer)
 	buf.Reset()
-	for _, chunk := range chunks {
-		buf.Write(chunk)
+	for _, b := range blocks {
+		buf.Write(b.wire)
 	}
 	err := o.write(buf.Bytes())
 	if buf.Cap() <= 2*maxWrite {

@@ -220,18 +220,33 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	if s.detached && wait == nil {
 		head = head.withoutCookies()
 	}
+	by := h.mayTakeOver(w, r)
+	if s.detached {
+		by = nil // the request is needed: its end is not always the stream's
+	}
+	if by != nil {
+		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
+	}
 	writeHead(w, head, sub.outcome)
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.sse.stream", s.key.String())
 	repl.Set("http.sse.resume", sub.outcome)
 	outcome, _, _ := strings.Cut(sub.outcome, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
-	subscribers := theMetrics.subscribers.WithLabelValues(protocolOf(r), "handler")
+	subscribers := theMetrics.subscribers.WithLabelValues(protocolOf(r), deliveryHandler)
 	subscribers.Inc()
-	end := h.deliver(w, r, sub)
+	end := h.deliver(w, r, sub, by)
 	subscribers.Dec()
+	if end == "" { // it is no longer this request's
+		attached = false
+		return false, nil
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(sub.accessFields(end))
+	}
 	theMetrics.ended.WithLabelValues(string(end)).Inc()
 	repl.Set("http.sse.end_reason", string(end))
+	repl.Set("http.sse.events", sub.sent)
 	detach()
 
 	switch {

@@ -72,11 +72,19 @@ func (g *gateway) load(caddyfile string) {
 	}
 }
 
+// deliveryEnv is the environment variable with the way to write to clients that
+// is tested, if not the default.
+const deliveryEnv = "CADDY_SSE_DELIVERY"
+
 func loadCaddyfile(caddyfile string) error {
 	adapter := caddyconfig.GetAdapter("caddyfile")
 	body, _, err := adapter.Adapt([]byte(testGlobals+caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
 		return err
+	}
+	if delivery := os.Getenv(deliveryEnv); delivery != "" && !bytes.Contains(body, []byte(`"delivery":`)) {
+		// All tests hold for both ways to write to clients.
+		body = bytes.ReplaceAll(body, []byte(`"handler":"sse"`), []byte(`"delivery":"`+delivery+`","handler":"sse"`))
 	}
 	return caddy.Load(body, true)
 }
@@ -417,6 +425,12 @@ func assertHubEmpty(t testing.TB) {
 		theHub.allMu.Lock()
 		defer theHub.allMu.Unlock()
 		return len(theHub.private) == 0
+	})
+	eventually(t, "no connection is a writer's", func() bool {
+		ws := theWriters()
+		ws.mu.Lock()
+		defer ws.mu.Unlock()
+		return ws.live == 0
 	})
 	theHub.endAll()
 	done := make(chan struct{})

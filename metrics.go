@@ -14,16 +14,17 @@ import (
 // metrics are the process's, like the hub: they go on over reloads, and each
 // configuration's registry is given the same collector.
 type metrics struct {
-	blocks      [2]prometheus.Counter // by direction
-	bytes       [2]prometheus.Counter
-	heartbeats  prometheus.Counter
-	subscribers *prometheus.GaugeVec
-	connections *prometheus.CounterVec
-	resumes     *prometheus.CounterVec
-	splices     *prometheus.CounterVec
-	ended       *prometheus.CounterVec
-	gaps        *prometheus.CounterVec
-	lag         prometheus.Histogram
+	blocks                [2]prometheus.Counter // by direction
+	bytes                 [2]prometheus.Counter
+	heartbeats            prometheus.Counter
+	subscribers           *prometheus.GaugeVec
+	connectionSubscribers prometheus.Gauge // those with a connection of their own that was taken over
+	connections           *prometheus.CounterVec
+	resumes               *prometheus.CounterVec
+	splices               *prometheus.CounterVec
+	ended                 *prometheus.CounterVec
+	gaps                  *prometheus.CounterVec
+	lag                   prometheus.Histogram
 
 	streams     *prometheus.Desc
 	upstreams   *prometheus.Desc
@@ -105,6 +106,7 @@ func newMetrics() *metrics {
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients attached to shared and to detached streams.",
 	}, []string{"protocol", "delivery"})
+	m.connectionSubscribers = m.subscribers.WithLabelValues("1.1", deliveryConnection)
 	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    metricsNamespace + "delivery_lag_seconds",
 		Help:    "Time from when a block was complete until it was written to a client; of blocks that are written together, of the first. Replays are not in it.",

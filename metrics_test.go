@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -98,16 +99,17 @@ func TestMetrics(t *testing.T) {
 	for _, n := range numbers(1, events) {
 		length += len("id: " + n + "\ndata: " + n + "\n\n")
 	}
+	subscribers := "subscribers delivery=" + cmp.Or(os.Getenv(deliveryEnv), deliveryConnection) + " protocol=1.1"
 	want := gathered{
-		"streams kind=shared":                       1,
-		"upstream_connections state=open":           1,
-		"subscribers delivery=handler protocol=1.1": clients,
-		"blocks_total direction=in":                 events,
-		"blocks_total direction=out":                events * clients,
-		"bytes_total direction=in":                  float64(length),
-		"bytes_total direction=out":                 float64(length * clients),
-		"replay_buffer_bytes":                       float64(length),
-		"resumes_total outcome=live":                clients,
+		"streams kind=shared":             1,
+		"upstream_connections state=open": 1,
+		subscribers:                       clients,
+		"blocks_total direction=in":       events,
+		"blocks_total direction=out":      events * clients,
+		"bytes_total direction=in":        float64(length),
+		"bytes_total direction=out":       float64(length * clients),
+		"replay_buffer_bytes":             float64(length),
+		"resumes_total outcome=live":      clients,
 	}
 	expectMetrics(t, before, want)
 	eventually(t, "the lag is observed", func() bool {
@@ -127,7 +129,7 @@ func TestMetrics(t *testing.T) {
 	private := newTestClient(t, post)
 	u.accept().numbered("1")
 	private.expect("1")
-	want["subscribers delivery=handler protocol=1.1"] += 2
+	want[subscribers] += 2
 	want["resumes_total outcome=replayed"]++
 	want["resumes_total outcome=gap"]++
 	want["gaps_total reason=epoch"]++
@@ -145,7 +147,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, name := range []string{
 		"streams kind=shared", "streams kind=private", "upstream_connections state=open", "replay_buffer_bytes",
-		"subscribers delivery=handler protocol=1.1",
+		subscribers,
 	} {
 		delete(want, name)
 	}

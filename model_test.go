@@ -1089,7 +1089,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		onSplice := sub.stream.isSplice
 		sub.mu.Unlock()
 		for _, chunk := range chunks {
-			if err := c.dec.Write(chunk, func(b eventstream.Block) error { return w.take(c, b) }); err != nil {
+			if err := c.dec.Write(chunk.wire, func(b eventstream.Block) error { return w.take(c, b) }); err != nil {
 				w.t.Errorf("client %d: %v", c.number, err)
 				return
 			}

@@ -248,14 +248,22 @@ type Handler struct {
 	// Default: false; the field means nothing then.
 	Probe bool `json:"probe,omitempty"`
 
-	logger   *zap.Logger
-	instance *instance
-	policy   *keyPolicy
-	options  *streamOptions
-	detached *detachSettings // nil: without detach
-	settings *deliverySettings
-	probes   *probes // nil: without probe
-	lines    *handlerLines
+	// How clients are written to. "connection" (the default): the connections
+	// of clients of shared streams are taken over when their response head was
+	// sent, and a few goroutines write to all of them, if the protocol is
+	// HTTP/1.1 and no handler before this one may change the body. "handler":
+	// each request's own goroutine writes.
+	Delivery string `json:"delivery,omitempty"`
+
+	logger       *zap.Logger
+	accessLogger *zap.Logger
+	instance     *instance
+	policy       *keyPolicy
+	options      *streamOptions
+	detached     *detachSettings // nil: without detach
+	settings     *deliverySettings
+	probes       *probes // nil: without probe
+	lines        *handlerLines
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -316,6 +324,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.lines = new(handlerLines)
+	h.accessLogger = ctx.Logger(new(caddyhttp.App)).Named("log.access") // as Caddy's own
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
 	}
@@ -375,6 +384,12 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 func (h *Handler) Cleanup() error {
 	if h.instance != nil {
 		theHub.retire(h.instance)
+	}
+	if caddy.Exiting() {
+		// The server knows nothing of connections that were taken over: it has
+		// not waited for them.
+		theHub.stop()
+		theWriters().waitEmpty(h.options.drain + drainedAfterEnd)
 	}
 	return nil
 }

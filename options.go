@@ -102,7 +102,7 @@ func (h *Handler) deliverySettings() (*deliverySettings, error) {
 		s.heartbeat = time.Duration(*b.Interval)
 	}
 	bytes, err := heartbeatBytes(b)
-	s.heartbeatBytes = bytes
+	s.heartbeatBytes, s.heartbeatChunk = bytes, appendChunk(nil, bytes)
 	return s, err
 }
 

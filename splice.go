@@ -234,7 +234,7 @@ func (sub *subscriber) held() <-chan struct{} {
 	if sp.splice == nil || !sp.headAt.IsZero() || sp.failed || sp.phase == phaseGone {
 		return nil
 	}
-	return sp.waitLocked()
+	return sp.bell.wait()
 }
 
 // turnedAway reports whether the subscriber is to get the upstream's answer to

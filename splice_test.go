@@ -232,18 +232,18 @@ func (c *simClient) readAlone(ctx context.Context, u *sim, id string) {
 	for {
 		select {
 		case b := <-conn.out:
-			c.take([]byte(b))
+			c.take(&block{wire: []byte(b)})
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (c *simClient) take(chunks ...[]byte) {
+func (c *simClient) take(blocks ...*block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, chunk := range chunks {
-		c.bytes = append(c.bytes, chunk...)
+	for _, b := range blocks {
+		c.bytes = append(c.bytes, b.wire...)
 	}
 }
 

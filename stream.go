@@ -118,13 +118,14 @@ type stream struct {
 	greeting greeting
 	retry    time.Duration // the newest from the upstream
 	hasRetry bool
-	wake     chan struct{} // closed and dropped when there is something new; nil: nobody waits
+	bell     bell // rung when there is something new
 	subs     map[*subscriber]struct{}
 	arrivals uint64
 	only     *subscriber // an exclusive stream's; see makeExclusive
 	draining bool        // ends with its last subscriber
 	private  bool        // was a splice: breaks are not hidden
 
+	settled   bool          // has had a block that is not comment-only: it is not the first one's alone
 	fresh     bool          // the connection was opened without an ID and has not brought a block
 	begun     bool          // the connection has brought a block that is not comment-only
 	headAt    time.Time     // when its head came
@@ -416,12 +417,7 @@ func (s *stream) finishLocked(reason endReason) {
 }
 
 // wakeLocked wakes all who wait for something new.
-func (s *stream) wakeLocked() {
-	if s.wake != nil {
-		close(s.wake)
-		s.wake = nil
-	}
-}
+func (s *stream) wakeLocked() { s.bell.ring() }
 
 // wakeWaiting wakes those who wait for a place in a splice.
 func (s *stream) wakeWaiting() {
@@ -429,14 +425,6 @@ func (s *stream) wakeWaiting() {
 		close(s.seats)
 		s.seats = nil
 	}
-}
-
-// waitLocked returns what is closed when there is something new.
-func (s *stream) waitLocked() <-chan struct{} {
-	if s.wake == nil {
-		s.wake = make(chan struct{})
-	}
-	return s.wake
 }
 
 // verdict returns, after ready, the head to give to subscribers, or why there

@@ -327,7 +327,7 @@ func (r *reader) read() string {
 	for r.end == "" {
 		chunks, wake, _, end := r.sub.next(nil, time.Now())
 		for _, chunk := range chunks {
-			text.Write(chunk)
+			text.Write(chunk.wire)
 		}
 		r.end = end
 		if wake != nil {

@@ -258,7 +258,7 @@ func TestWritesAreBounded(t *testing.T) {
 			}
 			size := 0
 			for _, chunk := range chunks {
-				size += len(chunk)
+				size += len(chunk.wire)
 			}
 			if size > maxWrite && len(chunks) > 1 {
 				t.Errorf("%d bytes in %d blocks", size, len(chunks))
@@ -344,7 +344,7 @@ func follow(r *reader, id string, n int) (string, error) {
 	for n > 0 {
 		chunks, wake, _, end := r.sub.next(nil, time.Now())
 		for _, chunk := range chunks {
-			if err := decoder.Write(chunk, take); err != nil {
+			if err := decoder.Write(chunk.wire, take); err != nil {
 				return id, err
 			}
 		}

@@ -34,7 +34,23 @@ const (
 	endPerClient endReason = "per_client"
 )
 
+// whole reports whether a response that ends for this reason is complete.
+func (e endReason) whole() bool {
+	return e != endClient && e != endWrite && e != endBroken
+}
+
 const (
+	// settleTime is how long after a stream's head its connections are left to
+	// the handlers that could give each client an upstream connection of its
+	// own, as long as the first block may say that it needs one.
+	settleTime = 2 * time.Second
+
+	// settleCount is how many clients are waited with for that. Of so many who
+	// share a stream that has had no block, it is not expected any more, and
+	// goroutines for all of them cost too much. If it comes nevertheless their
+	// responses end, and they come back.
+	settleCount = 16
+
 	// maxAgeSpread is how much of max_age is taken off at random, so that
 	// clients that came together do not leave together.
 	maxAgeSpread = 0.2
@@ -97,6 +113,7 @@ type subscriber struct {
 	tail     []byte    // what the upstream sent after its last blank line
 	leaveAt  time.Time // ends the response then; zero: never
 	leaveFor endReason // why
+	sent     uint64    // how many events it was given
 	taken    int       // how many blocks of the stream the last call of next gave
 	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
 }
@@ -315,25 +332,38 @@ func (s *stream) newestID() string {
 	return string(appendGatewayID(nil, s.epoch, s.buffer.newest))
 }
 
-// next appends to dst the bytes that the subscriber is to be given now: whole
-// blocks, about maxWrite bytes at most. If there are none it returns what is
+// next appends to dst the blocks that the subscriber is to be given now, about
+// maxWrite bytes at most. If there are none it returns what is
 // closed when there may be some, or why the response is over. leaveAt is when
 // to ask again at the latest; zero: never.
-func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-chan struct{}, leaveAt time.Time, end endReason) {
+func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-chan struct{}, leaveAt time.Time, end endReason) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
+	out, leaveAt, end = sub.advance(dst, now)
+	switch {
+	case end != "", len(out) > 0:
+	case sub.waiting:
+		wake = sub.home.waitForSeat()
+	default:
+		wake = sub.stream.bell.wait()
+	}
+	return out, wake, leaveAt, end
+}
+
+// advance is next, less the waiting. The lock is held.
+func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leaveAt time.Time, end endReason) {
 	sub.taken, sub.takenAt = 0, time.Time{}
 	if sub.waiting {
 		sub.home.admit(sub, now)
 	}
 	if sub.finish == endPerClient {
-		return dst, nil, time.Time{}, sub.finish
+		return dst, time.Time{}, sub.finish
 	}
 	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
 		if s := sub.stream; s.options.retryMin > 0 {
-			dst = append(dst, append(eventstream.AppendRetry(nil, s.options.randomRetry()), '\n'))
+			dst = append(dst, &block{wire: append(eventstream.AppendRetry(nil, s.options.randomRetry()), '\n')})
 		}
-		return dst, nil, time.Time{}, sub.leaveFor
+		return dst, time.Time{}, sub.leaveFor
 	}
 	if !sub.primeAt.IsZero() && !now.Before(sub.primeAt) {
 		sub.givePrelude()
@@ -348,22 +378,66 @@ func (sub *subscriber) next(dst [][]byte, now time.Time) (out [][]byte, wake <-c
 	}
 	switch {
 	case end != "", len(dst) > 0:
-		return dst, nil, sub.leaveAt, end
+		return dst, sub.lookAt(), end
 	case sub.finish != "":
 		if len(sub.tail) > 0 {
-			dst = append(dst, sub.tail)
+			dst = append(dst, &block{wire: sub.tail})
 			sub.tail = nil
 		}
-		return dst, nil, time.Time{}, sub.finish
+		return dst, time.Time{}, sub.finish
 	}
 	if sub.waiting {
-		return dst, sub.home.waitForSeat(), sub.lookAgain(), ""
+		return dst, sub.lookAgain(), ""
 	}
-	leaveAt = sub.leaveAt
-	if at := sub.primeAt; !at.IsZero() && (leaveAt.IsZero() || at.Before(leaveAt)) {
-		leaveAt = at
+	return dst, sub.lookAt(), ""
+}
+
+// lookAt is when something is due without anything new in the stream; zero:
+// never.
+func (sub *subscriber) lookAt() time.Time {
+	if at := sub.primeAt; !at.IsZero() && (sub.leaveAt.IsZero() || at.Before(sub.leaveAt)) {
+		return at
 	}
-	return dst, sub.stream.waitLocked(), leaveAt, ""
+	return sub.leaveAt
+}
+
+// nextOf is next for a connection, by its writer. waits tells that the
+// connection has been given everything and will be looked at when there is
+// something new.
+func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out []*block, waits bool, leaveAt time.Time, end endReason) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	out, leaveAt, end = sub.advance(dst, now)
+	s := sub.stream
+	if end == "" && (len(out) == 0 || (sub.cursor == s.buffer.newest && sub.finish == "" && len(sub.pending) == 0)) {
+		waits = true
+		s.bell.add(c)
+	}
+	return out, waits, leaveAt, end
+}
+
+// leaveBell lets a connection wait for nothing any more.
+func (sub *subscriber) leaveBell(c *connection) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	c.entry.remove(c)
+}
+
+// settled reports whether nothing but the stream's blocks is to come to the
+// subscriber, so that its connection may be taken over; if not, when it is to be
+// looked at again, zero: when there is something new.
+func (sub *subscriber) settled(now time.Time) (ok bool, at time.Time) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	s := sub.home
+	if sub.stream != s || sub.waiting || sub.finish != "" || s.detached || s.private || s.isSplice {
+		return false, time.Time{}
+	}
+	if s.settled || len(s.subs) > settleCount {
+		return true, time.Time{}
+	}
+	at = s.headAt.Add(settleTime)
+	return !now.Before(at), at
 }
 
 // givePrelude gives what a client that came before the first block was not
@@ -386,16 +460,19 @@ func (sub *subscriber) givePrelude() {
 }
 
 // read appends what is after the cursor.
-func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
+func (sub *subscriber) read(dst []*block) ([]*block, endReason) {
 	s := sub.stream
 	size := 0
 	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
-		dst = append(dst, sub.pending)
+		dst = append(dst, &block{wire: sub.pending})
 		sub.pending = nil
 	}
 	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].wire) <= maxWrite) {
 		sub.taken++
-		dst = append(dst, sub.greeted[0].wire)
+		if sub.greeted[0].dispatches {
+			sub.sent++
+		}
+		dst = append(dst, sub.greeted[0])
 		size += len(sub.greeted[0].wire)
 		sub.greeted = sub.greeted[1:]
 	}
@@ -419,10 +496,13 @@ func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
 		if b.commentOnly && b.position <= sub.live {
 			continue
 		}
+		if b.dispatches {
+			sub.sent++
+		}
 		if sub.taken++; sub.takenAt.IsZero() && !b.at.Before(sub.joined) {
 			sub.takenAt = b.at
 		}
-		dst = append(dst, b.wire)
+		dst = append(dst, b)
 		size += len(b.wire)
 	}
 	return dst, ""
@@ -430,7 +510,7 @@ func (sub *subscriber) read(dst [][]byte) ([][]byte, endReason) {
 
 // skip moves a subscriber that is behind the oldest kept block there, and
 // tells it.
-func (sub *subscriber) skip(dst [][]byte) [][]byte {
+func (sub *subscriber) skip(dst []*block) []*block {
 	s := sub.stream
 	f := &s.buffer
 	missed := int64(-1)
@@ -448,7 +528,7 @@ func (sub *subscriber) skip(dst [][]byte) [][]byte {
 	sub.cursor = f.lost
 	theMetrics.gaps.WithLabelValues(gapLag).Inc()
 	s.logGap(gapLag, id, missed)
-	return append(dst, s.gapEvent(gapLag, id, missed))
+	return append(dst, &block{wire: s.gapEvent(gapLag, id, missed)})
 }
 
 // greeting is what an upstream connection brought before its first pause.

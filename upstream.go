@@ -258,11 +258,15 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 	if len(id) > 0 {
 		size += len("id: \n") + len(id)
 	}
-	blk.wire = append(make([]byte, 0, size), lines...)
+	chunk := appendChunkSize(make([]byte, 0, maxChunkSize+size+len("\r\n")), size)
+	head := len(chunk)
+	chunk = append(chunk, lines...)
 	if len(id) > 0 {
-		blk.wire = append(append(append(blk.wire, "id: "...), id...), '\n')
+		chunk = append(append(append(chunk, "id: "...), id...), '\n')
 	}
-	blk.wire = append(blk.wire, '\n')
+	chunk = append(chunk, '\n')
+	blk.wire = chunk[head:len(chunk):len(chunk)]
+	blk.chunk = append(chunk, "\r\n"...)
 	return blk
 }
 
@@ -273,6 +277,7 @@ func (c *upstreamConn) append(b *block) {
 	if !b.commentOnly && !b.told {
 		c.blocks++
 		b.ordinal = c.blocks
+		s.settled = true
 		s.noteBlock(b)
 	}
 	s.buffer.append(b)

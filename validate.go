@@ -138,6 +138,9 @@ func (h *Handler) validateDelivery() error {
 	if h.Lag == "skip" && h.GapEvent == "" {
 		return errors.New("lag skip: needs gap_event: nothing else would tell the client that it missed events")
 	}
+	if err := oneOf("delivery", h.Delivery, "connection", deliveryHandler); err != nil {
+		return err
+	}
 	if h.WriteTimeout != nil && *h.WriteTimeout < 0 {
 		return fmt.Errorf("write_timeout: expected 0 (no limit) or more, not %v", time.Duration(*h.WriteTimeout))
 	}

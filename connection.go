@@ -1,0 +1,232 @@
+package caddysse
+
+import (
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// connection is a client's connection that was taken over from the server: its
+// response head went through all handlers, what follows is written by a writer.
+type connection struct {
+	// Fixed after construction.
+	settings *deliverySettings
+	writer   *writer
+	socket   socket
+	log      *accessRecord // nil: not logged
+
+	signals atomic.Uint32 // signal: what the writer has not seen yet
+
+	entry bellEntry // guarded by the lock of sub
+
+	// For the writer only.
+	sub       *subscriber
+	rest      []byte    // did not fit into the socket
+	blockedAt time.Time // since when; zero: it is not
+	last      time.Time // something was sent
+	leaveAt   time.Time // to ask sub then at the latest; zero: never
+	due       time.Time // in the writer's heap
+	index     int       // there; -1: it is not in it
+	bytes     int       // of the body, without transfer coding
+	end       endReason // as soon as it is decided
+	began     bool      // something was sent
+	ended     bool      // the last chunk was
+	closed    bool
+}
+
+// signal is news for a connection's writer.
+type signal uint32
+
+const (
+	signalNew      signal = 1 << iota // it is the writer's from now on
+	signalWritable                    // the socket takes more
+	signalHungUp                      // the client has closed the connection
+)
+
+// signal hands the connection to its writer to be looked at. It is safe for
+// concurrent use.
+func (c *connection) signal(s signal) {
+	if c.signals.Or(uint32(s)) == 0 {
+		c.writer.lookAtOne(c)
+	}
+}
+
+// blocked reports whether something waits for room in the socket.
+func (c *connection) blocked() bool { return !c.blockedAt.IsZero() }
+
+// leaves reports whether the subscriber has to be asked now.
+func (c *connection) leaves(now time.Time) bool {
+	return !c.leaveAt.IsZero() && !now.Before(c.leaveAt)
+}
+
+// nextDue is when something is to be done; zero: never.
+func (c *connection) nextDue() (at time.Time) {
+	if c.blocked() {
+		if c.settings.writeTimeout > 0 {
+			at = c.blockedAt.Add(c.settings.writeTimeout)
+		}
+		return at
+	}
+	if c.settings.heartbeat > 0 {
+		at = c.last.Add(c.settings.heartbeat)
+	}
+	if !c.leaveAt.IsZero() && (at.IsZero() || c.leaveAt.Before(at)) {
+		at = c.leaveAt
+	}
+	return at
+}
+
+// socket is a connection's transport, for its writer.
+type socket interface {
+	// watch begins to signal that the client hangs up, where that is known.
+	watch(c *connection)
+
+	// write writes what goes out without waiting. The bytes stay as they are.
+	write(p []byte) (n int, err error)
+
+	// await signals when more of rest, which write or resume left, can be
+	// written: by resume.
+	await(c *connection, rest []byte)
+	resume(rest []byte) (n int, err error)
+
+	// close closes the connection.
+	close()
+}
+
+// asyncSocket writes in a goroutine that is there as long as something is to be
+// written, unless that surely does not wait: over TLS, where a write cannot be
+// done in part, and where there are no other means.
+type asyncSocket struct {
+	conn    net.Conn
+	timeout time.Duration // of one write; 0: none
+	room    roomTeller    // nil: not known
+	poll    pollEntry
+	err     error // of the goroutine that has signalled
+}
+
+// roomTeller tells how many bytes a connection takes without waiting.
+type roomTeller func() int
+
+func (s *asyncSocket) watch(c *connection) { s.poll = c.writer.set.poller.watch(s.conn, c) }
+
+func (s *asyncSocket) write(p []byte) (n int, err error) {
+	if s.room == nil || s.room() < len(p) {
+		return 0, nil
+	}
+	s.setDeadline()
+	return s.conn.Write(p)
+}
+
+func (s *asyncSocket) await(c *connection, rest []byte) {
+	go func() {
+		s.setDeadline()
+		_, s.err = s.conn.Write(rest)
+		c.signal(signalWritable)
+	}()
+}
+
+func (s *asyncSocket) resume(rest []byte) (n int, err error) { return len(rest), s.err }
+
+// setDeadline bounds a write. Caddy may have set another deadline when the
+// request's handlers returned.
+func (s *asyncSocket) setDeadline() {
+	var deadline time.Time
+	if s.timeout > 0 {
+		deadline = time.Now().Add(s.timeout)
+	}
+	_ = s.conn.SetWriteDeadline(deadline)
+}
+
+func (s *asyncSocket) close() {
+	s.poll.remove()
+	_ = s.conn.Close()
+}
+
+// takeOver is a way to take over a request's connection.
+type takeOver struct {
+	server http.Hijacker // net/http's ResponseWriter
+}
+
+// mayTakeOver returns how to take over a request's connection, nil if its
+// response has to be written by the handlers before this one: because of what
+// the client is, or because one of them may change the body.
+func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver {
+	if h.Delivery == deliveryHandler || !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 1 || !bodyless(r) {
+		return nil
+	}
+	conn, _ := r.Context().Value(connCtxKey).(net.Conn)
+	inner := innermost(w)
+	if !isSocket(conn) || inner == nil {
+		return nil
+	}
+	return &takeOver{server: inner}
+}
+
+// innermost returns net/http's ResponseWriter behind those of Caddy that are
+// known to leave the body as it is, once the head is sent; nil if there is
+// another one.
+func innermost(w http.ResponseWriter) http.Hijacker {
+	for {
+		t := reflect.TypeOf(w)
+		if t.Kind() != reflect.Pointer {
+			return nil
+		}
+		switch path := t.Elem().PkgPath(); path {
+		case "net/http":
+			inner, _ := w.(http.Hijacker)
+			return inner
+		case pathCaddyHTTP, pathCaddyHTTP + "/headers", pathCaddyHTTP + "/encode", pathCaddyHTTP + "/timeouts":
+		default:
+			return nil
+		}
+		if rec, ok := w.(caddyhttp.ResponseRecorder); ok && rec.Status() != 0 && rec.Buffered() {
+			return nil
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil
+		}
+		w = u.Unwrap()
+	}
+}
+
+// pathCaddyHTTP is the package path of Caddy's HTTP app.
+const pathCaddyHTTP = "github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+// isSocket reports whether a connection is one of the system's, or TLS over
+// one, so that nothing else between has a part in what is written.
+func isSocket(conn net.Conn) bool {
+	switch conn := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	case interface{ NetConn() net.Conn }: // tls.Conn
+		return strings.HasPrefix(reflect.TypeOf(conn).String(), "*tls.") && isSocket(conn.NetConn())
+	}
+	return false
+}
+
+// hijack takes a subscriber's connection from the server. It returns nil if
+// that cannot be done.
+func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
+	conn, _, err := by.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
+	if err != nil {
+		return nil
+	}
+	return &connection{
+		settings: h.settings,
+		sub:      sub,
+		socket:   newSocket(conn, h.settings.writeTimeout, theWriters().poller),
+	}
+}
+
+// over tells that the response has ended.
+func (c *connection) over(reason endReason) {
+	theMetrics.connectionSubscribers.Dec()
+	theMetrics.ended.WithLabelValues(string(reason)).Inc()
+	c.log.write(c.bytes, c.sub.accessFields(reason))
+}

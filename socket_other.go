@@ -1,0 +1,25 @@
+//go:build !linux
+
+package caddysse
+
+import (
+	"net"
+	"time"
+)
+
+// newSocket makes the transport of a connection that was taken over.
+func newSocket(conn net.Conn, timeout time.Duration, _ *poller) socket {
+	return &asyncSocket{conn: conn, timeout: timeout}
+}
+
+// poller does nothing here: that a client has hung up is seen when a heartbeat
+// cannot be sent.
+type poller struct{}
+
+type pollEntry struct{}
+
+func newPoller() *poller { return nil }
+
+func (*poller) watch(net.Conn, *connection) pollEntry { return pollEntry{} }
+
+func (*pollEntry) remove() {}

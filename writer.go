@@ -1,0 +1,505 @@
+package caddysse
+
+import (
+	"bytes"
+	"container/heap"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Delivery over connections that were taken over.
+//
+// A few writers, one per core, write to all such connections. Each connection
+// belongs to one writer, and only the writer's goroutine touches its socket: so
+// nothing is ever written to a file descriptor after it was closed. Whoever has
+// news for a connection (the stream's bell, the poller) hands it to its writer
+// to be looked at.
+
+const (
+	// perTurn is how many connections of one list are served before it is the
+	// turn of another one: a large stream must not keep a small one waiting.
+	perTurn = 64
+
+	// perClock is how many connections are served between two looks at the
+	// clock.
+	perClock = 16
+
+	// piecesPerTurn is how many writes of about maxWrite bytes a connection
+	// gets at once: a replay must not keep live delivery waiting.
+	piecesPerTurn = 2
+
+	// drainedAfterEnd is how long the process waits, at its exit, for
+	// connections to which the end of their response cannot be written.
+	drainedAfterEnd = time.Second
+)
+
+// theWriters are those of the process; they begin with the first connection
+// that is taken over.
+var theWriters = sync.OnceValue(func() *writers { return newWriters(runtime.GOMAXPROCS(0)) })
+
+// writers is a set of writers.
+type writers struct {
+	all    []*writer
+	poller *poller
+	last   atomic.Uint32 // the writer that got the newest connection
+
+	mu    sync.Mutex
+	live  int           // connections
+	empty chan struct{} // closed when there is none; nil: nobody waits
+}
+
+func newWriters(n int) *writers {
+	ws := &writers{all: make([]*writer, n), poller: newPoller()}
+	for i := range ws.all {
+		ws.all[i] = &writer{set: ws, wake: make(chan struct{}, 1)}
+		go ws.all[i].run()
+	}
+	return ws
+}
+
+// take gives a connection to a writer.
+func (ws *writers) take(c *connection) {
+	ws.mu.Lock()
+	ws.live++
+	ws.mu.Unlock()
+	c.writer = ws.all[int(ws.last.Add(1))%len(ws.all)]
+	c.index = -1
+	c.signal(signalNew)
+}
+
+func (ws *writers) gone() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.live--
+	if ws.live == 0 && ws.empty != nil {
+		close(ws.empty)
+		ws.empty = nil
+	}
+}
+
+// waitEmpty waits until there is no connection, at most for d.
+func (ws *writers) waitEmpty(d time.Duration) {
+	ws.mu.Lock()
+	if ws.live == 0 {
+		ws.mu.Unlock()
+		return
+	}
+	if ws.empty == nil {
+		ws.empty = make(chan struct{})
+	}
+	empty := ws.empty
+	ws.mu.Unlock()
+	select {
+	case <-empty:
+	case <-time.After(d):
+	}
+}
+
+// writer writes to its connections, one after the other, what fits into their
+// sockets. What is without a lock is for its goroutine only.
+type writer struct {
+	set  *writers
+	wake chan struct{}
+
+	mu      sync.Mutex
+	lists   [][]*connection // to be looked at
+	singles []*connection
+
+	now     time.Time // about
+	work    []workList
+	single  workList // what was in singles
+	due     dueHeap
+	blocks  []*block
+	batch   batch
+	spare   []*connection
+	counted counts
+}
+
+// workList is a list of connections of which the first ones have been served.
+type workList struct {
+	list []*connection
+	done int
+}
+
+// counts is what a writer has not told the metrics yet.
+type counts struct{ blocks, bytes, heartbeats int }
+
+// lookAt hands a list of connections to the writer.
+func (w *writer) lookAt(list []*connection) {
+	w.mu.Lock()
+	w.lists = append(w.lists, list)
+	w.mu.Unlock()
+	w.rouse()
+}
+
+func (w *writer) lookAtOne(c *connection) {
+	w.mu.Lock()
+	w.singles = append(w.singles, c)
+	w.mu.Unlock()
+	w.rouse()
+}
+
+func (w *writer) rouse() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it has been
+	}
+}
+
+// spareList returns an empty list, with room if there is one.
+func (w *writer) spareList() []*connection {
+	list := w.spare
+	w.spare = nil
+	return list
+}
+
+// run serves connections for ever.
+func (w *writer) run() {
+	timer := time.NewTimer(noTimeout)
+	defer timer.Stop()
+	for {
+		busy := w.collect()
+		w.now = time.Now()
+		w.serveDue()
+		w.tell()
+		if !busy {
+			wait := noTimeout
+			if len(w.due) > 0 {
+				wait = w.due[0].due.Sub(time.Now())
+			}
+			timer.Reset(wait)
+			select {
+			case <-w.wake:
+			case <-timer.C:
+			}
+			continue
+		}
+		w.round()
+		runtime.Gosched() // for whoever brings the next events
+	}
+}
+
+// collect takes over what was handed to the writer. It reports whether there
+// is anything to do.
+func (w *writer) collect() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, list := range w.lists {
+		w.work = append(w.work, workList{list: list})
+	}
+	clear(w.lists)
+	w.lists = w.lists[:0]
+	w.single.list = append(w.single.list, w.singles...)
+	clear(w.singles)
+	w.singles = w.singles[:0]
+	return len(w.work) > 0 || len(w.single.list) > 0
+}
+
+// round gives each list a turn.
+func (w *writer) round() {
+	if w.turn(&w.single) {
+		clear(w.single.list)
+		w.single = workList{list: w.single.list[:0]}
+	}
+	left := w.work[:0]
+	for _, l := range w.work {
+		switch done := w.turn(&l); {
+		case !done:
+			left = append(left, l)
+		case cap(l.list) > cap(w.spare):
+			clear(l.list)
+			w.spare = l.list[:0]
+		}
+	}
+	clear(w.work[len(left):])
+	w.work = left
+}
+
+// turn serves the next connections of a list, and reports whether those were
+// the last ones.
+func (w *writer) turn(l *workList) (done bool) {
+	n := min(perTurn, len(l.list)-l.done)
+	for i, c := range l.list[l.done : l.done+n] {
+		if i%perClock == 0 {
+			w.now = time.Now()
+		}
+		w.serve(c)
+	}
+	l.done += n
+	return l.done == len(l.list)
+}
+
+// tell tells the metrics what was sent.
+func (w *writer) tell() {
+	if w.counted == (counts{}) {
+		return
+	}
+	theMetrics.blocks[out].Add(float64(w.counted.blocks))
+	theMetrics.bytes[out].Add(float64(w.counted.bytes))
+	theMetrics.heartbeats.Add(float64(w.counted.heartbeats))
+	w.counted = counts{}
+}
+
+// serve gives a connection what there is for it.
+func (w *writer) serve(c *connection) {
+	if c.closed {
+		return
+	}
+	signals := signal(c.signals.Swap(0))
+	if signals&signalHungUp != 0 {
+		w.close(c, endClient)
+		return
+	}
+	if signals&signalNew != 0 {
+		c.last = w.now
+		c.socket.watch(c)
+	}
+	if c.blocked() {
+		if signals&signalWritable == 0 || !w.resume(c) {
+			return
+		}
+	}
+	for range piecesPerTurn {
+		var waits bool
+		var end endReason
+		w.blocks, waits, c.leaveAt, end = c.sub.nextOf(c, w.blocks[:0], w.now)
+		if len(w.blocks) > 0 && !w.write(c, w.blocks, end) {
+			return
+		}
+		if end != "" {
+			w.end(c, end)
+			return
+		}
+		if waits {
+			w.schedule(c)
+			return
+		}
+	}
+	w.lookAtOne(c)
+}
+
+// write sends blocks. It returns false if they do not all fit into the socket,
+// or the connection is gone.
+func (w *writer) write(c *connection, blocks []*block, end endReason) bool {
+	bytes, size := w.chunk(c, blocks)
+	w.counted.blocks += c.sub.taken
+	w.counted.bytes += size
+	c.bytes += size
+	if taken := c.sub.takenAt; !taken.IsZero() {
+		theMetrics.lag.Observe(max(0, w.now.Sub(taken).Seconds()))
+	}
+	if !w.send(c, bytes) {
+		c.end = end
+		return false
+	}
+	return true
+}
+
+// chunk returns blocks in the chunked transfer coding, and how many bytes they
+// have without it.
+func (w *writer) chunk(c *connection, blocks []*block) (chunk []byte, size int) {
+	if !c.began {
+		c.began = true
+		if bytes.HasPrefix(blocks[0].wire, byteOrderMark) {
+			blocks = slices.Insert(blocks, 0, &block{wire: []byte(emptyComment)}) // see responseStream.write
+		}
+	}
+	if len(blocks) == 1 && blocks[0].chunk != nil {
+		return blocks[0].chunk, len(blocks[0].wire)
+	}
+	return w.batch.of(blocks)
+}
+
+// batch is blocks that go out together, as one chunk. Those who are at the same
+// point of a stream are sent the same bytes.
+type batch struct {
+	blocks []*block
+	chunk  []byte
+	size   int
+	lent   bool // a connection has not been sent all of it
+}
+
+func (b *batch) of(blocks []*block) (chunk []byte, size int) {
+	if slices.Equal(b.blocks, blocks) {
+		return b.chunk, b.size
+	}
+	b.blocks = append(b.blocks[:0], blocks...)
+	if b.lent || cap(b.chunk) > 2*maxWrite {
+		b.chunk, b.lent = nil, false
+	}
+	b.size = 0
+	for _, blk := range blocks {
+		b.size += len(blk.wire)
+	}
+	b.chunk = b.chunk[:0]
+	if b.size > 0 { // without data it would be the last chunk
+		b.chunk = appendChunkSize(b.chunk, b.size)
+		for _, blk := range blocks {
+			b.chunk = append(b.chunk, blk.wire...)
+		}
+		b.chunk = append(b.chunk, "\r\n"...)
+	}
+	return b.chunk, b.size
+}
+
+// send writes bytes to a connection, which has none that wait. It returns false
+// if they do not all fit, or the connection is gone.
+func (w *writer) send(c *connection, p []byte) bool {
+	if len(p) == 0 {
+		return true
+	}
+	n, err := c.socket.write(p)
+	c.last = w.now
+	if err != nil {
+		w.close(c, endWrite)
+		return false
+	}
+	if n == len(p) {
+		return true
+	}
+	w.batch.lent = true
+	w.block(c, p[n:])
+	return false
+}
+
+// block parks a connection until its socket takes more.
+func (w *writer) block(c *connection, rest []byte) {
+	c.rest = rest
+	c.blockedAt = w.now
+	c.socket.await(c, rest)
+	w.schedule(c)
+}
+
+// resume goes on with a connection whose socket takes more. It returns false if
+// it is blocked again or gone.
+func (w *writer) resume(c *connection) bool {
+	n, err := c.socket.resume(c.rest)
+	if err != nil {
+		w.close(c, endWrite)
+		return false
+	}
+	if n < len(c.rest) {
+		c.rest = c.rest[n:]
+		c.socket.await(c, c.rest)
+		return false
+	}
+	c.rest, c.blockedAt = nil, time.Time{}
+	c.last = w.now
+	if c.end != "" {
+		w.end(c, c.end)
+		return false
+	}
+	return true
+}
+
+// end ends a response, if it is whole in the way that HTTP says.
+func (w *writer) end(c *connection, reason endReason) {
+	if reason.whole() && !c.ended {
+		c.ended = true
+		c.end = reason
+		if !w.send(c, []byte(lastChunk)) {
+			return
+		}
+	}
+	w.close(c, reason)
+}
+
+// close closes a connection: its subscriber has left.
+func (w *writer) close(c *connection, reason endReason) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	if c.end != "" {
+		reason = c.end // what had been decided
+	}
+	c.socket.close()
+	if c.index >= 0 {
+		heap.Remove(&w.due, c.index)
+	}
+	c.sub.leaveBell(c)
+	c.sub.detach()
+	c.over(reason)
+	c.rest, c.sub = nil, nil
+	w.set.gone()
+}
+
+// serveDue does what is due by time.
+func (w *writer) serveDue() {
+	for range perTurn {
+		if len(w.due) == 0 || w.due[0].due.After(w.now) {
+			return
+		}
+		c := heap.Pop(&w.due).(*connection)
+		switch at := c.nextDue(); {
+		case at.IsZero(), at.After(w.now): // put off by what was sent meanwhile
+		case c.blocked():
+			w.close(c, endWrite)
+			continue
+		case c.leaves(w.now):
+			w.serve(c)
+		default:
+			w.heartbeat(c)
+		}
+		if !c.closed {
+			w.schedule(c)
+		}
+	}
+}
+
+// heartbeat sends a heartbeat.
+func (w *writer) heartbeat(c *connection) {
+	if c.end != "" {
+		return
+	}
+	c.began = true
+	w.counted.heartbeats++
+	w.counted.bytes += len(c.settings.heartbeatBytes)
+	c.bytes += len(c.settings.heartbeatBytes)
+	w.send(c, c.settings.heartbeatChunk)
+}
+
+// schedule makes sure that the connection is looked at when something is due.
+func (w *writer) schedule(c *connection) {
+	at := c.nextDue()
+	switch {
+	case at.IsZero():
+	case c.index < 0:
+		c.due = at
+		heap.Push(&w.due, c)
+	case at.Before(c.due): // later ones are seen when it is due
+		c.due = at
+		heap.Fix(&w.due, c.index)
+	}
+}
+
+// dueHeap is connections by when something is due.
+type dueHeap []*connection
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (h *dueHeap) Push(x any) {
+	c := x.(*connection)
+	c.index = len(*h)
+	*h = append(*h, c)
+}
+
+// Pop implements heap.Interface.
+func (h *dueHeap) Pop() any {
+	last := len(*h) - 1
+	c := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	c.index = -1
+	return c
+}
