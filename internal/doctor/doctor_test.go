@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -114,7 +117,7 @@ func TestBuffered(t *testing.T) {
 	}{
 		{"until the end", func() func(*stream, string) {
 			return func(s *stream, text string) { _, _ = io.WriteString(s.w, text) }
-		}, Problem, "held for 2.75s; 12 came in 1 pieces"},
+		}, Problem, "held for 2.75s; 12 came in one piece"},
 		{"in pairs", func() func(*stream, string) {
 			held := ""
 			return func(s *stream, text string) {
@@ -586,6 +589,53 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %v, expected %s", test.o.URL, err, test.want)
 		}
 	}
+}
+
+func TestNoConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, err := Run(t.Context(), Options{URL: "http://app.test/", Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		if !errors.Is(err, errUnreachable) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Versions of HTTP, and certificates that nobody vouches for.
+func TestProtocols(t *testing.T) {
+	for _, test := range []struct {
+		http2  bool
+		result Result
+		seen   string
+	}{{true, OK, "HTTP/2.0"}, {false, Advice, "HTTP/1.1"}} {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			begin(w, r).send("data: x\n\n")
+		}))
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		s.EnableHTTP2 = test.http2
+		s.StartTLS()
+		defer s.Close()
+		r, err := Run(t.Context(), Options{URL: s.URL, Insecure: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.expect(t, HTTPVersion, test.result, test.seen)
+		if _, err := Run(t.Context(), Options{URL: s.URL}); err == nil || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("%v, expected that the certificate is not taken", err)
+		}
+	}
+	r := examine(t, Options{Timeout: 5 * time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n")
+	})
+	r.expect(t, HTTPVersion, Advice, "HTTP/1.0")
 }
 
 // The JSON names are the documented ones.

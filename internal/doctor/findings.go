@@ -235,7 +235,7 @@ func (e *examination) buffering() Finding {
 		case v.events == 0:
 			return unknown(Buffering, "", "no event came")
 		}
-		return unknown(Buffering, "", "%d events in %d pieces: when they were sent is not known", v.events, v.arrivals)
+		return unknown(Buffering, "", "%d events in %s: when they were sent is not known", v.events, pieces(v.arrivals))
 	}
 	flow := e.flow
 	if e.again.probed(ProbeFlow) && e.again.lateness() < flow.lateness() {
@@ -247,11 +247,11 @@ func (e *examination) buffering() Finding {
 		return found(Buffering, Problem, whyBuffered, unbuffer, "no event of the probe came within %v", short(late))
 	case late > e.options.Late:
 		return found(Buffering, Problem, whyBuffered, unbuffer,
-			"an event of the probe was held for %v; %d came in %d pieces", short(late), len(flow.probes), flow.arrivals)
+			"an event of the probe was held for %v; %d came in %s", short(late), len(flow.probes), pieces(flow.arrivals))
 	case !flow.finished():
 		return unknown(Buffering, "", "the probe was cut after %d events", len(flow.probes))
 	}
-	return ok(Buffering, "%d events of the probe in %d pieces, at most %v late", len(flow.probes), flow.arrivals, short(late))
+	return ok(Buffering, "%d events of the probe in %s, at most %v late", len(flow.probes), pieces(flow.arrivals), short(late))
 }
 
 func (e *examination) heartbeats() Finding {
@@ -394,6 +394,14 @@ func (r *resumption) instead() string {
 		return fmt.Sprintf("none came within %v", short(r.visit.ended))
 	}
 	return "others came first, or some did not come"
+}
+
+// pieces counts the reads that brought bytes.
+func pieces(n int) string {
+	if n == 1 {
+		return "one piece"
+	}
+	return fmt.Sprintf("%d pieces", n)
 }
 
 // quote returns a field of an answer, to be shown.

@@ -46,10 +46,12 @@ type client struct {
 	http      *http.Client
 }
 
-// Errors of what the caller gave.
+// Errors of Run: what the caller gave, and nobody there.
 var (
 	errURL   = errors.New("expected an http or https URL")
 	errField = errors.New("a header field that the doctor sets itself")
+
+	errUnreachable = errors.New("no connection came about in time")
 )
 
 // ownFields are set by the doctor.
@@ -227,8 +229,11 @@ func (v *visit) failure() error {
 	default:
 		return nil
 	}
-	if v.err == nil || (v.reached.Load() && errors.Is(v.err, context.DeadlineExceeded)) {
+	switch late := errors.Is(v.err, context.DeadlineExceeded); {
+	case v.err == nil, late && v.reached.Load():
 		return nil
+	case late:
+		return errUnreachable
 	}
 	return v.err
 }
