@@ -3,6 +3,7 @@ package caddysse
 import (
 	"context"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -373,6 +374,12 @@ const connCtxKey caddy.CtxKey = "sse_conn"
 
 // withConn makes a client's connection known to its requests.
 func withConn(ctx context.Context, conn net.Conn) context.Context {
+	// The server accepts the next connection when this returns. Accepting is
+	// quicker than serving: in a storm thousands of goroutines would be ready
+	// to run, each in turn, and those that deliver events among them. So the
+	// others go first; what is not accepted yet waits in the listener's queue.
+	runtime.Gosched()
+
 	if ctx.Value(connCtxKey) != nil {
 		return ctx // another sse handler of the server has
 	}

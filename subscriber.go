@@ -409,11 +409,17 @@ func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out [
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
 	s := sub.stream
-	if end == "" && (len(out) == 0 || (sub.cursor == s.buffer.newest && sub.finish == "" && len(sub.pending) == 0)) {
+	if end == "" && (len(out) == 0 || sub.upToDate()) {
 		waits = true
 		s.bell.add(c)
 	}
 	return out, waits, leaveAt, end
+}
+
+// upToDate reports whether the subscriber can be given nothing until its stream
+// has something new. The lock is held.
+func (sub *subscriber) upToDate() bool {
+	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.newest && sub.finish == "" && len(sub.pending) == 0
 }
 
 // leaveBell lets a connection wait for nothing any more.
@@ -429,11 +435,13 @@ func (sub *subscriber) leaveBell(c *connection) {
 func (sub *subscriber) settled(now time.Time) (ok bool, at time.Time) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	s := sub.home
-	if sub.stream != s || sub.waiting || sub.finish != "" || s.detached || s.private || s.isSplice {
+	s := sub.stream
+	switch {
+	case sub.waiting, sub.finish != "", s.detached:
 		return false, time.Time{}
-	}
-	if s.settled || len(s.subs) > settleCount {
+	case s.isSplice:
+		return !s.headAt.IsZero(), time.Time{} // which tells whether it may be shared
+	case s.settled, len(s.subs) > settleCount:
 		return true, time.Time{}
 	}
 	at = s.headAt.Add(settleTime)

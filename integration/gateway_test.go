@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -131,9 +132,20 @@ func (g *gateway) awaitStart() {
 // configurationStatus is what the status of /configuration, which tells the configurations apart, counts from.
 const configurationStatus = 200
 
+// deliveryEnv is the environment variable with the way to write to clients that is tested, if not the default.
+const deliveryEnv = "CADDY_SSE_DELIVERY"
+
+// handlers are the lines that begin the handler's directive.
+var handlers = regexp.MustCompile(`(?m)^sse( @\S+)?( \{)?$`)
+
 // caddyfile returns a configuration. Each is another one: Caddy takes no notice of one that it has.
 func (g *gateway) caddyfile(directives string) string {
 	g.loads++
+	if delivery := os.Getenv(deliveryEnv); delivery != "" {
+		directives = handlers.ReplaceAllStringFunc(directives, func(line string) string {
+			return strings.TrimSuffix(line, " {") + " {\ndelivery " + delivery + map[bool]string{false: "\n}"}[strings.HasSuffix(line, " {")]
+		})
+	}
 	site := "http:// {\nbind fd/3\n"
 	if g.setup.namespace != "" {
 		site = "http://:80 {\n"
