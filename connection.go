@@ -27,10 +27,10 @@ type connection struct {
 	// For the writer only.
 	sub       *subscriber
 	rest      []byte    // did not fit into the socket
-	blockedAt time.Time // since when; zero: it is not
-	last      time.Time // something was sent
-	leaveAt   time.Time // to ask sub then at the latest; zero: never
-	due       time.Time // in the writer's heap
+	blockedAt moment    // since when; 0: it is not
+	last      moment    // something was sent
+	leaveAt   moment    // to ask sub then at the latest; 0: never
+	due       moment    // in the writer's heap
 	index     int       // there; -1: it is not in it
 	bytes     int       // of the body, without transfer coding
 	end       endReason // as soon as it is decided
@@ -57,25 +57,23 @@ func (c *connection) signal(s signal) {
 }
 
 // blocked reports whether something waits for room in the socket.
-func (c *connection) blocked() bool { return !c.blockedAt.IsZero() }
+func (c *connection) blocked() bool { return c.blockedAt != 0 }
 
 // leaves reports whether the subscriber has to be asked now.
-func (c *connection) leaves(now time.Time) bool {
-	return !c.leaveAt.IsZero() && !now.Before(c.leaveAt)
-}
+func (c *connection) leaves(now moment) bool { return c.leaveAt != 0 && now >= c.leaveAt }
 
-// nextDue is when something is to be done; zero: never.
-func (c *connection) nextDue() (at time.Time) {
+// nextDue is when something is to be done; 0: never.
+func (c *connection) nextDue() (at moment) {
 	if c.blocked() {
 		if c.settings.writeTimeout > 0 {
-			at = c.blockedAt.Add(c.settings.writeTimeout)
+			at = c.blockedAt + moment(c.settings.writeTimeout)
 		}
 		return at
 	}
 	if c.settings.heartbeat > 0 {
-		at = c.last.Add(c.settings.heartbeat)
+		at = c.last + moment(c.settings.heartbeat)
 	}
-	if !c.leaveAt.IsZero() && (at.IsZero() || c.leaveAt.Before(at)) {
+	if c.leaveAt != 0 && (at == 0 || c.leaveAt < at) {
 		at = c.leaveAt
 	}
 	return at

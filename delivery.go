@@ -170,9 +170,7 @@ const (
 func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscriber, by *takeOver) endReason {
 	to := newResponseStream(w, r, h.settings, false)
 	defer to.close()
-	if err := to.flush(); err != nil {
-		return endWrite
-	}
+	headSent := false
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
 	var blocks []*block
@@ -186,6 +184,7 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 			if err := to.writeAll(blocks); err != nil {
 				return clientEnd(r, err)
 			}
+			headSent = true
 			theMetrics.blocks[out].Add(float64(sub.taken))
 			if !sub.takenAt.IsZero() {
 				theMetrics.lag.Observe(to.last.Sub(sub.takenAt).Seconds())
@@ -196,6 +195,12 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 		}
 		if wake == nil {
 			continue
+		}
+		if !headSent {
+			headSent = true
+			if err := to.flush(); err != nil {
+				return endWrite
+			}
 		}
 		wait := noTimeout
 		if h.settings.heartbeat > 0 {

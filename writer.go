@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/heap"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,11 @@ const (
 	// gets at once: a replay must not keep live delivery waiting.
 	piecesPerTurn = 2
 
+	// stormSize connections taken over make a storm, which is over when none
+	// came for stormOver.
+	stormSize = 1000
+	stormOver = 2 * time.Second
+
 	// drainedAfterEnd is how long the process waits, at its exit, for
 	// connections to which the end of their response cannot be written.
 	drainedAfterEnd = time.Second
@@ -42,6 +48,7 @@ var theWriters = sync.OnceValue(func() *writers { return newWriters(runtime.GOMA
 
 // writers is a set of writers.
 type writers struct {
+	began  time.Time
 	all    []*writer
 	poller *poller
 	last   atomic.Uint32 // the writer that got the newest connection
@@ -49,10 +56,13 @@ type writers struct {
 	mu    sync.Mutex
 	live  int           // connections
 	empty chan struct{} // closed when there is none; nil: nobody waits
+	taken int           // connections since memory was last given back
+	calm  *time.Timer   // until it is
 }
 
 func newWriters(n int) *writers {
-	ws := &writers{all: make([]*writer, n), poller: newPoller()}
+	ws := &writers{began: time.Now().Add(-1), all: make([]*writer, n), poller: newPoller()}
+	ws.calm = time.AfterFunc(noTimeout, ws.giveBack)
 	for i := range ws.all {
 		ws.all[i] = &writer{set: ws, wake: make(chan struct{}, 1)}
 		go ws.all[i].run()
@@ -64,10 +74,22 @@ func newWriters(n int) *writers {
 func (ws *writers) take(c *connection) {
 	ws.mu.Lock()
 	ws.live++
+	if ws.taken++; ws.taken >= stormSize {
+		ws.calm.Reset(stormOver)
+	}
 	ws.mu.Unlock()
 	c.writer = ws.all[int(ws.last.Add(1))%len(ws.all)]
 	c.index = -1
 	c.signal(signalNew)
+}
+
+// giveBack returns the memory to the system that the requests of a storm have
+// left behind: some 40 KB each, which the runtime would keep for minutes.
+func (ws *writers) giveBack() {
+	ws.mu.Lock()
+	ws.taken = 0
+	ws.mu.Unlock()
+	debug.FreeOSMemory()
 }
 
 func (ws *writers) gone() {
@@ -109,6 +131,7 @@ type writer struct {
 	singles []*connection
 
 	now     time.Time // about
+	tick    moment    // the same
 	work    []workList
 	single  workList // what was in singles
 	due     dueHeap
@@ -162,13 +185,13 @@ func (w *writer) run() {
 	defer timer.Stop()
 	for {
 		busy := w.collect()
-		w.now = time.Now()
+		w.look()
 		w.serveDue()
 		w.tell()
 		if !busy {
 			wait := noTimeout
 			if len(w.due) > 0 {
-				wait = w.due[0].due.Sub(time.Now())
+				wait = time.Until(w.set.began.Add(time.Duration(w.due[0].due)))
 			}
 			timer.Reset(wait)
 			select {
@@ -180,6 +203,23 @@ func (w *writer) run() {
 		w.round()
 		runtime.Gosched() // for whoever brings the next events
 	}
+}
+
+// look looks at the clock.
+func (w *writer) look() {
+	w.now = time.Now()
+	w.tick = w.moment(w.now)
+}
+
+// moment is a point in time, by the monotonic clock: nanoseconds since a little
+// before the writers began. 0 is none.
+type moment time.Duration
+
+func (w *writer) moment(t time.Time) moment {
+	if t.IsZero() {
+		return 0
+	}
+	return moment(t.Sub(w.set.began))
 }
 
 // collect takes over what was handed to the writer. It reports whether there
@@ -224,7 +264,7 @@ func (w *writer) turn(l *workList) (done bool) {
 	n := min(perTurn, len(l.list)-l.done)
 	for i, c := range l.list[l.done : l.done+n] {
 		if i%perClock == 0 {
-			w.now = time.Now()
+			w.look()
 		}
 		w.serve(c)
 	}
@@ -254,7 +294,7 @@ func (w *writer) serve(c *connection) {
 		return
 	}
 	if signals&signalNew != 0 {
-		c.last = w.now
+		c.last = w.tick
 		c.socket.watch(c)
 	}
 	if c.blocked() {
@@ -264,8 +304,10 @@ func (w *writer) serve(c *connection) {
 	}
 	for range piecesPerTurn {
 		var waits bool
+		var leaveAt time.Time
 		var end endReason
-		w.blocks, waits, c.leaveAt, end = c.sub.nextOf(c, w.blocks[:0], w.now)
+		w.blocks, waits, leaveAt, end = c.sub.nextOf(c, w.blocks[:0], w.now)
+		c.leaveAt = w.moment(leaveAt)
 		if len(w.blocks) > 0 && !w.write(c, w.blocks, end) {
 			return
 		}
@@ -352,7 +394,7 @@ func (w *writer) send(c *connection, p []byte) bool {
 		return true
 	}
 	n, err := c.socket.write(p)
-	c.last = w.now
+	c.last = w.tick
 	if err != nil {
 		w.close(c, endWrite)
 		return false
@@ -368,7 +410,7 @@ func (w *writer) send(c *connection, p []byte) bool {
 // block parks a connection until its socket takes more.
 func (w *writer) block(c *connection, rest []byte) {
 	c.rest = rest
-	c.blockedAt = w.now
+	c.blockedAt = w.tick
 	c.socket.await(c, rest)
 	w.schedule(c)
 }
@@ -386,8 +428,8 @@ func (w *writer) resume(c *connection) bool {
 		c.socket.await(c, c.rest)
 		return false
 	}
-	c.rest, c.blockedAt = nil, time.Time{}
-	c.last = w.now
+	c.rest, c.blockedAt = nil, 0
+	c.last = w.tick
 	if c.end != "" {
 		w.end(c, c.end)
 		return false
@@ -430,16 +472,16 @@ func (w *writer) close(c *connection, reason endReason) {
 // serveDue does what is due by time.
 func (w *writer) serveDue() {
 	for range perTurn {
-		if len(w.due) == 0 || w.due[0].due.After(w.now) {
+		if len(w.due) == 0 || w.due[0].due > w.tick {
 			return
 		}
 		c := heap.Pop(&w.due).(*connection)
 		switch at := c.nextDue(); {
-		case at.IsZero(), at.After(w.now): // put off by what was sent meanwhile
+		case at == 0, at > w.tick: // put off by what was sent meanwhile
 		case c.blocked():
 			w.close(c, endWrite)
 			continue
-		case c.leaves(w.now):
+		case c.leaves(w.tick):
 			w.serve(c)
 		default:
 			w.heartbeat(c)
@@ -466,11 +508,11 @@ func (w *writer) heartbeat(c *connection) {
 func (w *writer) schedule(c *connection) {
 	at := c.nextDue()
 	switch {
-	case at.IsZero():
+	case at == 0:
 	case c.index < 0:
 		c.due = at
 		heap.Push(&w.due, c)
-	case at.Before(c.due): // later ones are seen when it is due
+	case at < c.due: // later ones are seen when it is due
 		c.due = at
 		heap.Fix(&w.due, c.index)
 	}
@@ -480,7 +522,7 @@ func (w *writer) schedule(c *connection) {
 type dueHeap []*connection
 
 func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
 
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
