@@ -740,15 +740,7 @@ func TestDetachedOverReload(t *testing.T) {
 	g := startGateway(t, proxied("detach 1m", u))
 	ask := func(fields ...string) *testClient {
 		t.Helper()
-		for {
-			resp, err := g.client.Do(g.request(http.MethodPost, "/", fields...))
-			if err == nil {
-				return newTestClient(t, resp)
-			}
-			if !errors.Is(err, io.EOF) { // the server before the reload closes connections without a request
-				t.Fatal(err)
-			}
-		}
+		return newTestClient(t, g.askOverReload(http.MethodPost, "/", fields...))
 	}
 	a := ask()
 	up := u.accept()

@@ -1,6 +1,8 @@
 package caddysse
 
 import (
+	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"runtime"
@@ -611,6 +613,21 @@ func (w *reloadWorld) check() {
 	}
 	if open != 1 {
 		w.t.Errorf("%d upstream connections", open)
+	}
+}
+
+// askOverReload asks until it is answered: the server before a reload may still
+// take a connection, and closes those without a request.
+func (g *gateway) askOverReload(method, target string, fields ...string) *http.Response {
+	g.t.Helper()
+	for {
+		resp, err := g.client.Do(g.request(method, target, fields...))
+		if err == nil {
+			return resp
+		}
+		if !errors.Is(err, io.EOF) {
+			g.t.Fatal(err)
+		}
 	}
 }
 
