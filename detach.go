@@ -153,8 +153,11 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		id = "" // the upstream's affair
 	}
 	if !copyBody(r, h.detached.maxBody) {
-		h.logger.Info("request body over max_request_body, or broken off: served without detach",
-			zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", r.ContentLength))
+		length := r.ContentLength
+		h.lines.notDetached.log(func(suppressed int) {
+			h.logger.Info("request body over max_request_body, or broken off: served without detach",
+				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
+		})
 		return nil, h.servePrivate(newPassThrough(h, w, r, false), next)
 	}
 	wait := newOpener(h, w, r)

@@ -199,7 +199,7 @@ func (l *look) totals() feedTotals {
 func (s *stream) hasBeenOpen() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.lostAt.IsZero()
+	return !s.endedAt.IsZero()
 }
 
 // tell tells about a stream of the look; false if it is over.

@@ -51,6 +51,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // serve serves a request from a stream, or passes it on. What is left to do, if
 // it returns that, is to deliver a stream.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
+	if kind := h.probes.asked(r); kind != "" {
+		return nil, h.serveProbe(w, r, kind)
+	}
 	mayDetach := h.mayDetach(r)
 	if mayDetach {
 		if d, served, err := h.resumeDetached(w, r, next); served {
@@ -155,7 +158,10 @@ func (h *Handler) turnAway(w http.ResponseWriter, key streamKey, why error) erro
 	// With jitter, so that who was turned away together does not come back
 	// together.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
-	h.logger.Warn("client turned away", zap.NamedError("reason", why), zap.Stringer("stream", key))
+	h.lines.turnedAway.log(func(suppressed int) {
+		h.logger.Warn("client turned away",
+			zap.NamedError("reason", why), zap.Stringer("stream", key), zap.Int("suppressed", suppressed))
+	})
 	return caddyhttp.Error(http.StatusServiceUnavailable, why)
 }
 

@@ -76,7 +76,7 @@ func (sub *subscriber) deliveredBy(delivery string) {
 // noteEnd notes that a connection of the stream has ended. The lock is held.
 func (s *stream) noteEnd(end ending, now time.Time) {
 	if end.events {
-		s.lostAt = now
+		s.endedAt = now
 	}
 	if text := end.text(); text != "" {
 		s.lastError, s.lastErrorAt = text, now
@@ -260,8 +260,8 @@ func (s *stream) inspectUpstream() upstreamInfo {
 	switch {
 	case u.State == stateOpen:
 		u.Since = s.headAt
-	case !s.lostAt.IsZero():
-		u.Since = s.lostAt
+	case !s.endedAt.IsZero():
+		u.Since = s.endedAt
 	}
 	if s.lastError != "" {
 		u.LastError = &errorInfo{Text: s.lastError, At: s.lastErrorAt}

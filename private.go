@@ -238,7 +238,9 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	}
 	if p.err == nil && decodeErr != nil {
 		p.err = decodeErr
-		p.handler.logger.Error("upstream event over max_event_size", zap.Error(decodeErr))
+		p.handler.lines.oversized.log(func(suppressed int) {
+			p.handler.logger.Error("upstream event over max_event_size", zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
+		})
 	}
 	if p.err != nil {
 		return 0, p.err
@@ -283,7 +285,9 @@ func (p *passThrough) finish(err error) error {
 		}
 		return nil
 	}
-	p.handler.logger.Warn("private stream broke off", zap.NamedError("reason", err))
+	p.handler.lines.brokeOff.log(func(suppressed int) {
+		p.handler.logger.Warn("private stream broke off", zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
+	})
 	return http.ErrAbortHandler
 }
 

@@ -249,8 +249,15 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.dropHurry()
 		s.wakeWaiting()
 		s.wakeLocked()
+		if s.lostAt.IsZero() {
+			s.lostAt = time.Now()
+		}
 		if verdict == tryAgain {
-			log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
+			attempt, subscribers := s.backoff.attempts, len(s.subs)
+			s.lines.lost.log(func(suppressed int) {
+				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
+					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+			})
 		} else {
 			log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
 		}

@@ -98,6 +98,7 @@ type stream struct {
 	hurry    chan struct{} // tells run not to wait until the next attempt
 
 	logger atomic.Pointer[zap.Logger] // of the owner's configuration
+	lines  streamLines
 
 	// Guarded by hub.mu.
 	owner     *instance
@@ -152,14 +153,15 @@ type stream struct {
 	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff
 	connections    int
-	oversized      int  // blocks over max_event_size in a row
-	broke          bool // the last connection did, or none came about
+	oversized      int       // blocks over max_event_size in a row
+	broke          bool      // the last connection did, or none came about
+	lostAt         time.Time // when the upstream was lost that is to be reached again; zero: it was not
 
 	// For operators only; see inspect.go.
 	given       tally     // to subscribers
 	received    int64     // bytes of blocks from the upstream
 	reconnects  int       // how often a lost connection was opened again
-	lostAt      time.Time // when the newest connection that had a head ended
+	endedAt     time.Time // when the newest connection that had a head did
 	lastError   string    // what the newest connection that failed did of
 	lastErrorAt time.Time
 }
@@ -284,6 +286,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		// stream.
 		s.phase = phaseBroken
 		s.broke = true // nobody knows what the upstream sent meanwhile
+		s.lostAt = now
 		s.over, s.overTail = "", nil
 		s.startLocked(s.lastUpstreamID)
 	}

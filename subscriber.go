@@ -172,8 +172,9 @@ func (s *stream) resume(sub *subscriber, id string) {
 	s.recount(sub)
 	if gap != "" {
 		theMetrics.gaps.WithLabelValues(gap).Inc()
-		s.log().Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
-		sub.pending = s.gapEvent(gap, id, s.missed(id))
+		missed := s.missed(id)
+		s.logGap(gap, id, missed)
+		sub.pending = s.gapEvent(gap, id, missed)
 	}
 	prime := ""
 	switch {
@@ -259,6 +260,14 @@ func (s *stream) missed(id string) int64 {
 		return -1
 	}
 	return int64(n) //nolint:gosec // a count of events since the process began
+}
+
+// logGap logs that a client was told of a gap.
+func (s *stream) logGap(reason, id string, missed int64) {
+	s.lines.gap.log(func(suppressed int) {
+		s.log().Info("gap told", zap.String("reason", reason), zap.String("last_event_id", clip(id)),
+			zap.Int64("missed", missed), zap.Int("suppressed", suppressed))
+	})
 }
 
 // gapEvent makes a gap event; nil if there is no gap_event. It has no id: the
@@ -533,7 +542,7 @@ func (sub *subscriber) skip(dst []*block) []*block {
 	}
 	sub.cursor = f.lost
 	theMetrics.gaps.WithLabelValues(gapLag).Inc()
-	s.log().Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
+	s.logGap(gapLag, id, missed)
 	return append(dst, &block{wire: s.gapEvent(gapLag, id, missed)})
 }
 

@@ -256,8 +256,8 @@ func (w *writer) tell() {
 	if w.counted == (counts{}) {
 		return
 	}
-	theMetrics.blocks[out].Add(float64(w.counted.blocks))
 	theMetrics.bytes[out].Add(float64(w.counted.bytes))
+	theMetrics.blocks[out].Add(float64(w.counted.blocks))
 	theMetrics.heartbeats.Add(float64(w.counted.heartbeats))
 	w.counted = counts{}
 }
