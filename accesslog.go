@@ -99,7 +99,7 @@ func asReceived(r *http.Request) *http.Request {
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		received.Method, received.RequestURI, received.RemoteAddr = original.Method, original.RequestURI, original.RemoteAddr
 	}
-	return received.WithContext(context.WithValue(context.Background(), caddyhttp.VarsCtxKey, vars))
+	return received.WithContext(context.WithValue(context.Background(), caddyhttp.VarsCtxKey, vars)) //nolint:contextcheck // it outlives the request
 }
 
 // logsHost reports whether a server logs requests to a host: what Caddy's

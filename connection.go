@@ -144,7 +144,7 @@ func (s *asyncSocket) setDeadline() {
 // seconds if the client is stuck.
 func (s *asyncSocket) close() {
 	s.poll.remove()
-	go s.conn.Close()
+	go func() { _ = s.conn.Close() }()
 }
 
 // takeOver is a way to take over a request's connection.
@@ -172,7 +172,7 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver 
 // then, if its connection was taken over.
 func flushedAfterwards(r *http.Request) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
+	return ok && server != nil && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
 }
 
 // innermost returns net/http's ResponseWriter behind those of Caddy that are

@@ -69,7 +69,7 @@ func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
 	up.end()
 	c.expectEnd()
 	g.load(site("respond 204"))
-	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "panic") {
+	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "panic") { //nolint:gosec // G304: the test's own
 		t.Errorf("%v %s", err, text)
 	}
 }

@@ -267,7 +267,8 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 	}
 	chunk = append(chunk, '\n')
 	blk.wire = chunk[head:len(chunk):len(chunk)]
-	blk.chunk = append(chunk, "\r\n"...)
+	chunk = append(chunk, "\r\n"...)
+	blk.chunk = chunk
 	return blk
 }
 
