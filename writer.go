@@ -466,7 +466,6 @@ func (w *writer) close(c *connection, reason endReason) {
 	c.sub.detach()
 	c.over(reason)
 	c.rest, c.sub = nil, nil
-	w.set.gone()
 }
 
 // serveDue does what is due by time.
