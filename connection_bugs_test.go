@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -194,4 +195,19 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 	}
 	close(core.released)
 	eventually(t, "the connection is gone", func() bool { return live() == 0 })
+}
+
+// A client to which the end of its response cannot be written is waited for
+// once when the process exits, not once for each handler.
+func TestExitWaitsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, ws := newHub(), &writers{live: 1}
+		began := time.Now()
+		for range 10 { // handlers
+			ws.waitEmpty(h.stop().Add(defaultDrain))
+			if d := time.Since(began); d != defaultDrain {
+				t.Errorf("waited for %v", d)
+			}
+		}
+	})
 }

@@ -102,8 +102,8 @@ func (ws *writers) gone() {
 	}
 }
 
-// waitEmpty waits until there is no connection, at most for d.
-func (ws *writers) waitEmpty(d time.Duration) {
+// waitEmpty waits until there is no connection, at most until then.
+func (ws *writers) waitEmpty(then time.Time) {
 	ws.mu.Lock()
 	if ws.live == 0 {
 		ws.mu.Unlock()
@@ -116,7 +116,7 @@ func (ws *writers) waitEmpty(d time.Duration) {
 	ws.mu.Unlock()
 	select {
 	case <-empty:
-	case <-time.After(d):
+	case <-time.After(time.Until(then)):
 	}
 }
 
