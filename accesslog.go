@@ -167,10 +167,11 @@ func (a *accessRecord) returned(extra *caddyhttp.ExtraLogFields) {
 	}
 }
 
-// write writes the entry, when the request's handlers have returned. It does
-// not wait for that, nor for the log.
-func (a *accessRecord) write(size int, sse zap.Field) {
+// write writes the entry, when the request's handlers have returned, and calls
+// done. It does not wait for that, nor for the log.
+func (a *accessRecord) write(size int, sse zap.Field, done func()) {
 	if a == nil {
+		done()
 		return
 	}
 	duration := time.Since(a.began)
@@ -179,6 +180,7 @@ func (a *accessRecord) write(size int, sse zap.Field) {
 	a.emit = func() {
 		fields := append(a.fields, zap.Duration("duration", duration), zap.Int("size", a.size+size), sse) //nolint:gocritic // once
 		go func() {
+			defer done()
 			for _, logger := range a.loggers {
 				if entry := logger.Check(a.level, "handled request"); entry != nil {
 					entry.Write(fields...)

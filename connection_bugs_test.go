@@ -10,7 +10,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // A handler that records the whole response says so only when it is given the
@@ -147,4 +151,63 @@ func TestWriterDoesNotWaitForLastAlert(t *testing.T) {
 		t.Error("closing the connection waits")
 	}
 	close(stuck.released)
+}
+
+// blockingCore is a log that cannot be written to until it is released.
+type blockingCore struct {
+	zapcore.Core
+	entered  chan struct{}
+	released chan struct{}
+}
+
+func (blockingCore) Enabled(zapcore.Level) bool { return true }
+
+func (c blockingCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+
+func (c blockingCore) Write(zapcore.Entry, []zapcore.Field) error {
+	close(c.entered)
+	<-c.released
+	return nil
+}
+
+// When the process exits it waits for connections to end, and for what is
+// logged of them.
+func TestExitWaitsForAccessLog(t *testing.T) {
+	ws := &writers{live: 1}
+	core := blockingCore{zapcore.NewNopCore(), make(chan struct{}), make(chan struct{})}
+	c := &connection{
+		writer: &writer{set: ws},
+		sub:    &subscriber{origin: new(stream)},
+		log:    &accessRecord{loggers: []*zap.Logger{zap.New(core)}, complete: true},
+	}
+	theMetrics.connectionSubscribers.Inc()
+	c.over(endStopping)
+	<-core.entered
+	live := func() int {
+		ws.mu.Lock()
+		defer ws.mu.Unlock()
+		return ws.live
+	}
+	if live() != 1 {
+		t.Error("the connection is gone before its access-log entry was written")
+	}
+	close(core.released)
+	eventually(t, "the connection is gone", func() bool { return live() == 0 })
+}
+
+// A client to which the end of its response cannot be written is waited for
+// once when the process exits, not once for each handler.
+func TestExitWaitsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, ws := newHub(), &writers{live: 1}
+		began := time.Now()
+		for range 10 { // handlers
+			ws.waitEmpty(h.stop().Add(defaultDrain))
+			if d := time.Since(began); d != defaultDrain {
+				t.Errorf("waited for %v", d)
+			}
+		}
+	})
 }

@@ -73,6 +73,7 @@ type hub struct {
 	crowds      map[string]*crowd
 	told        map[string]struct{} // paths whose crowd was told
 	stopping    bool
+	stopped     time.Time // when that began
 
 	allMu   sync.Mutex
 	all     map[*stream]struct{}      // those in streams, and those that still have subscribers
@@ -359,14 +360,18 @@ func (h *hub) every() []*stream {
 }
 
 // stop drains all streams because the process is about to exit: each
-// subscriber's response ends at a random moment within the time of drain.
-func (h *hub) stop() {
+// subscriber's response ends at a random moment within the time of drain. It
+// returns when that began.
+func (h *hub) stop() (began time.Time) {
 	h.mu.Lock()
 	stopping := h.stopping
-	h.stopping = true
+	if !stopping {
+		h.stopping, h.stopped = true, time.Now()
+	}
+	began = h.stopped
 	h.mu.Unlock()
 	if stopping {
-		return // another handler's server has begun to shut down before
+		return began // another handler's server has begun to shut down before
 	}
 	for _, s := range h.every() {
 		s.drain(s.drainTime(), endStopping)
@@ -377,6 +382,7 @@ func (h *hub) stop() {
 	for p := range h.private {
 		p.drainLater()
 	}
+	return began
 }
 
 // trackPrivate takes note of a private stream.

@@ -392,11 +392,10 @@ func (h *Handler) Cleanup() error {
 	if h.instance != nil {
 		theHub.retire(h.instance)
 	}
-	if caddy.Exiting() {
+	if caddy.Exiting() && h.options != nil {
 		// The server knows nothing of connections that were taken over: it has
 		// not waited for them.
-		theHub.stop()
-		theWriters().waitEmpty(h.options.drain + drainedAfterEnd)
+		theWriters().waitEmpty(theHub.stop().Add(h.options.drain + drainedAfterEnd))
 	}
 	return nil
 }

@@ -81,8 +81,8 @@ func (ws *writers) gone() {
 	}
 }
 
-// waitEmpty waits until there is no connection, at most for d.
-func (ws *writers) waitEmpty(d time.Duration) {
+// waitEmpty waits until there is no connection, at most until then.
+func (ws *writers) waitEmpty(then time.Time) {
 	ws.mu.Lock()
 	if ws.live == 0 {
 		ws.mu.Unlock()
@@ -95,7 +95,7 @@ func (ws *writers) waitEmpty(d time.Duration) {
 	ws.mu.Unlock()
 	select {
 	case <-empty:
-	case <-time.After(d):
+	case <-time.After(time.Until(then)):
 	}
 }
 
@@ -445,7 +445,6 @@ func (w *writer) close(c *connection, reason endReason) {
 	c.sub.detach()
 	c.over(reason)
 	c.rest, c.sub = nil, nil
-	w.set.gone()
 }
 
 // serveDue does what is due by time.
