@@ -19,7 +19,7 @@ import (
 // accessFields are what an access-log entry tells of a stream's response, as the
 // field "sse".
 type accessFields struct {
-	stream string // the key's hash
+	stream string // the key's hash; "": a private stream
 	resume string // the outcome
 	events uint64
 	end    endReason
@@ -27,7 +27,9 @@ type accessFields struct {
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("stream", f.stream)
+	if f.stream != "" {
+		enc.AddString("stream", f.stream)
+	}
 	enc.AddString("resume", f.resume)
 	enc.AddUint64("events", f.events)
 	enc.AddString("end_reason", string(f.end))

@@ -101,3 +101,28 @@ func TestAccessLog(t *testing.T) {
 		}
 	}
 }
+
+func TestAccessLogOfPrivateStreams(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	u := startUpstream(t, nil)
+	g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse {\nshare off\n}\nreverse_proxy "+u.address))
+	for i, test := range []struct {
+		do  func(c *testClient, up *upstreamClient)
+		end string
+	}{
+		{func(_ *testClient, up *upstreamClient) { up.end() }, "upstream"},
+		{func(c *testClient, _ *upstreamClient) { c.close() }, "client"},
+		{func(_ *testClient, up *upstreamClient) { up.breakOff() }, "broken"},
+	} {
+		c := g.subscribe("/")
+		up := u.accept()
+		up.numbered("1", "2")
+		c.expect("1", "2")
+		test.do(c, up)
+		eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
+		want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end}
+		if sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any); !maps.Equal(sse, want) {
+			t.Errorf("%v, expected %v", sse, want)
+		}
+	}
+}
