@@ -3,6 +3,7 @@ package caddysse
 import (
 	"bytes"
 	"encoding/json"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -17,10 +18,10 @@ import (
 func TestAccessLogOfBothDeliveries(t *testing.T) {
 	entries := make(map[string]map[string]any)
 	for _, delivery := range []string{deliveryHandler, deliveryConnection} {
-		log := filepath.Join(t.TempDir(), "log")
+		dir := t.TempDir()
 		u := startUpstream(t, nil)
 		g := startGateway(t, site(`log {
-			output file `+log+`
+			output file `+filepath.Join(dir, "log")+`
 		}
 		header Set-Cookie secret
 		log_append text {http.request.uuid}
@@ -54,11 +55,11 @@ func TestAccessLogOfBothDeliveries(t *testing.T) {
 		up.end()
 		c.expectEnd()
 		eventually(t, "there is an entry", func() bool {
-			text, _ := os.ReadFile(log)
+			text, _ := fs.ReadFile(os.DirFS(dir), "log")
 			return bytes.Contains(text, []byte("\n"))
 		})
 		assertHubEmpty(t)
-		text, err := os.ReadFile(log)
+		text, err := fs.ReadFile(os.DirFS(dir), "log")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -144,7 +144,7 @@ func (s *asyncSocket) setDeadline() {
 // seconds if the client is stuck.
 func (s *asyncSocket) close() {
 	s.poll.remove()
-	go s.conn.Close()
+	go func() { _ = s.conn.Close() }()
 }
 
 // takeOver is a way to take over a request's connection.
