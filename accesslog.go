@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -196,9 +197,8 @@ func (a *accessRecord) write(size int, sse zap.Field, done func()) {
 }
 
 // addedFields are those that handlers have added to a request's access-log
-// entry. Caddy keeps them to itself: texts and numbers are read, which is what
-// placeholders are.
-func addedFields(extra *caddyhttp.ExtraLogFields) (fields []zap.Field) {
+// entry. Caddy keeps them to itself.
+func addedFields(extra *caddyhttp.ExtraLogFields) []zap.Field {
 	if extra == nil {
 		return nil
 	}
@@ -206,17 +206,5 @@ func addedFields(extra *caddyhttp.ExtraLogFields) (fields []zap.Field) {
 	if !added.IsValid() || added.Type() != reflect.TypeFor[[]zapcore.Field]() {
 		return nil
 	}
-	for i := range added.Len() {
-		f := added.Index(i)
-		fields = append(fields, zap.Field{
-			Key:     f.FieldByName("Key").String(),
-			Type:    zapcore.FieldType(f.FieldByName("Type").Uint()), //nolint:gosec // G115: it is one
-			Integer: f.FieldByName("Integer").Int(),
-			String:  f.FieldByName("String").String(),
-		})
-		if last := &fields[len(fields)-1]; !f.FieldByName("Interface").IsNil() {
-			*last = zap.String(last.Key, f.FieldByName("Interface").Elem().String())
-		}
-	}
-	return fields
+	return slices.Clone(*(*[]zapcore.Field)(added.Addr().UnsafePointer()))
 }

@@ -3,6 +3,7 @@ package caddysse
 import (
 	"crypto/tls"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -60,9 +61,9 @@ func delivered(position uint64) bool {
 // With `timeouts write` Caddy flushes the response when the handlers have
 // returned.
 func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
-	log := filepath.Join(t.TempDir(), "log")
+	dir := t.TempDir()
 	u := startUpstream(t, nil)
-	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1ns\n}\n}\nlog stdlib {\noutput file "+log+"\nlevel DEBUG\ninclude http.stdlib\n}",
+	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1ns\n}\n}\nlog stdlib {\noutput file "+filepath.Join(dir, "log")+"\nlevel DEBUG\ninclude http.stdlib\n}",
 		site("log {\noutput discard\n}\nsse {\njoin live\n}\nreverse_proxy "+u.address))
 	c := g.subscribe("/")
 	up := u.accept()
@@ -73,7 +74,7 @@ func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
 	up.end()
 	c.expectEnd()
 	g.load(site("respond 204"))
-	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "panic") { //nolint:gosec // G304: the test's own
+	if text, err := fs.ReadFile(os.DirFS(dir), "log"); err != nil || strings.Contains(string(text), "panic") {
 		t.Errorf("%v %s", err, text)
 	}
 }

@@ -13,8 +13,9 @@ rm -rf ./_artifacts integration/_artifacts # screenshots of the run before
 
 # The gateway's tests run for both ways to write to clients: see "delivery" in docs/sse.md.
 root=$PWD
+mapfile -t dirs < <(modules)
 for delivery in handler connection; do
-	for dir in $(modules); do
+	for dir in "${dirs[@]}"; do
 		cd "$root/$dir"
 		heading "go test -race: $dir, delivery $delivery"
 		CADDY_SSE_DELIVERY=$delivery go test -race -artifacts -count=1 -timeout=30m "$@" ./... || status=1

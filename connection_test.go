@@ -1,0 +1,276 @@
+package caddysse
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// transport is a way to reach a gateway over HTTP/1.1.
+type transport struct {
+	name string
+	dial func(ctx context.Context) (net.Conn, error)
+}
+
+// startTransports starts a gateway that is reached over a Unix socket, over
+// TCP, and over TLS and TCP.
+func startTransports(t *testing.T, u *upstream, options string) []transport {
+	t.Helper()
+	server := newCertificate(t, "server")
+	listen := func() (address string, fd uintptr) {
+		ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := ln.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = ln.Close(), file.Close() })
+		return ln.Addr().String(), file.Fd()
+	}
+	plain, plainFD := listen()
+	secure, secureFD := listen()
+	handlers := "sse {\njoin live\n" + options + "\n}\nreverse_proxy " + u.address
+	g := startGateway(t, site(handlers)+
+		fmt.Sprintf("http://gateway.test:1 {\nbind fd/%d {\nprotocols h1 h2\n}\n%s\n}\n", plainFD, handlers)+
+		fmt.Sprintf("https://gateway.test:2 {\nbind fd/%d {\nprotocols h1 h2\n}\ntls %s %s\n%s\n}\n", secureFD, server.cert, server.key, handlers))
+	var d net.Dialer
+	return []transport{
+		{"unix", func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", g.socket) }},
+		{"tcp", func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", plain) }},
+		{"tls", func(ctx context.Context) (net.Conn, error) {
+			over := tls.Dialer{Config: &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
+			return over.DialContext(ctx, "tcp", secure)
+		}},
+	}
+}
+
+// rawSubscriber is a client that reads only what it is told to.
+type rawSubscriber struct {
+	conn net.Conn
+	resp *http.Response
+	read bytes.Buffer // of the body
+}
+
+// subscribe asks for an event stream.
+func (tr transport) subscribe(ctx context.Context, target string) (*rawSubscriber, error) {
+	conn, err := tr.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: gateway.test\r\nAccept: text/event-stream\r\n\r\n"); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err == nil && !isEventStream(resp.StatusCode, resp.Header) {
+		err = fmt.Errorf("no event stream: %s", resp.Status)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &rawSubscriber{conn: conn, resp: resp}, nil
+}
+
+func (c *rawSubscriber) close() { _ = c.conn.Close() }
+
+// messages are the events of all that was read and is to come.
+func (c *rawSubscriber) messages() func(yield func(eventstream.Message, error) bool) {
+	return eventstream.NewReader(io.MultiReader(&c.read, c.resp.Body)).Messages()
+}
+
+// numberedEvent has a number and a content that no other one has.
+func numberedEvent(n, size int) string {
+	text := strconv.Itoa(n)
+	return text + " " + strings.Repeat(text+".", size/(len(text)+1))
+}
+
+// numberOf is the number of an event that is whole.
+func numberOf(m eventstream.Message, size int) (int, error) {
+	text, _, _ := strings.Cut(m.Data, " ")
+	n, err := strconv.Atoi(text)
+	if err != nil || m.Data != numberedEvent(n, size) {
+		return 0, fmt.Errorf("not as it was sent: %.100q (%d bytes)", m.Data, len(m.Data))
+	}
+	return n, nil
+}
+
+// awaitTakenOver waits until connections were taken over, with the delivery that
+// does that.
+func awaitTakenOver(t *testing.T, n int) {
+	t.Helper()
+	if os.Getenv(deliveryEnv) == deliveryHandler {
+		return
+	}
+	eventually(t, strconv.Itoa(n)+" connections are taken over", func() bool {
+		ws := theWriters()
+		ws.mu.Lock()
+		defer ws.mu.Unlock()
+		return ws.live == n
+	})
+}
+
+// A client that reads slowly, or not for a while, gets every event exactly
+// once, and keeps nobody waiting.
+func TestSlowClients(t *testing.T) {
+	const events, size = 250, 64 << 10 // more than the system's buffers hold
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "buffer 1024 64MiB\nwrite_timeout 1m\nprime off") {
+		for name, share := range map[string]int64{"slow": size / 2, "frozen": 0} {
+			t.Run(tr.name+" "+name, func(t *testing.T) {
+				quick := subscribeRaw(t, tr, "/"+name)
+				slow := subscribeRaw(t, tr, "/"+name)
+				up := u.accept()
+				up.event(numberedEvent(1, size))
+				next, stop := quick.events(t, size)
+				defer stop()
+				next(1)
+				readSome(t, slow, size/2)
+				awaitTakenOver(t, 2)
+				for n := 2; n <= events; n++ {
+					up.event(numberedEvent(n, size))
+					next(n)
+					readSome(t, slow, share)
+				}
+				next, stop = slow.events(t, size)
+				defer stop()
+				for n := 1; n <= events; n++ {
+					next(n)
+				}
+				up.event(numberedEvent(events+1, size))
+				next(events + 1)
+				quick.close()
+				slow.close()
+				awaitTakenOver(t, 0)
+			})
+		}
+	}
+}
+
+// A client that never reads is cut after write_timeout; one that does not read
+// and hangs up is gone at once. Nobody else notices.
+func TestStuckClients(t *testing.T) {
+	const size = 64 << 10
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "buffer 16\nwrite_timeout 200ms\nlag disconnect\nprime off") {
+		for name, hangUp := range map[string]bool{"stuck": false, "hangs up": true} {
+			t.Run(tr.name+" "+name, func(t *testing.T) {
+				target := "/" + strings.ReplaceAll(name, " ", "-")
+				quick := subscribeRaw(t, tr, target)
+				stuck := subscribeRaw(t, tr, target)
+				up := u.accept()
+				next, stop := quick.events(t, size)
+				defer stop()
+				n := 0
+				publish := func() {
+					n++
+					up.event(numberedEvent(n, size))
+					next(n)
+				}
+				publish()
+				readSome(t, stuck, size/2)
+				awaitTakenOver(t, 2)
+				for range 100 { // more than the system's buffers hold
+					publish()
+				}
+				if hangUp {
+					stuck.close()
+				}
+				eventually(t, "the client is gone", func() bool {
+					publish()
+					return attached() == 1
+				})
+				publish()
+				if !hangUp {
+					_ = stuck.conn.SetReadDeadline(time.Now().Add(testTimeout))
+					if _, err := io.Copy(io.Discard, stuck.resp.Body); err == nil {
+						t.Error("the response looks complete")
+					}
+				}
+				quick.close()
+				stuck.close()
+				awaitTakenOver(t, 0)
+			})
+		}
+	}
+}
+
+// attached counts the subscribers of all streams.
+func attached() (n int) {
+	for _, s := range theHub.every() {
+		s.mu.Lock()
+		n += len(s.subs)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// subscribeRaw is subscribe for a client that has to be served.
+func subscribeRaw(t *testing.T, tr transport, target string) *rawSubscriber {
+	t.Helper()
+	c, err := tr.subscribe(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.close)
+	return c
+}
+
+// readSome reads some bytes of the body.
+func readSome(t *testing.T, c *rawSubscriber, n int64) {
+	t.Helper()
+	_ = c.conn.SetReadDeadline(time.Now().Add(testTimeout))
+	if _, err := io.CopyN(&c.read, c.resp.Body, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// events returns what waits for the next event, which has to be that of a number.
+func (c *rawSubscriber) events(t *testing.T, size int) (next func(n int), stop func()) {
+	t.Helper()
+	type result struct {
+		message eventstream.Message
+		err     error
+	}
+	results, stopped := make(chan result), make(chan struct{})
+	_ = c.conn.SetReadDeadline(time.Time{})
+	go func() {
+		defer close(results)
+		for m, err := range c.messages() {
+			select {
+			case results <- result{m, err}:
+			case <-stopped:
+				return
+			}
+		}
+	}()
+	return func(n int) {
+		t.Helper()
+		select {
+		case r, ok := <-results:
+			if !ok || r.err != nil {
+				t.Fatalf("the stream ended before event %d: %v", n, r.err)
+			}
+			if got, err := numberOf(r.message, size); err != nil || got != n {
+				t.Fatalf("event %d, expected %d: %v", got, n, err)
+			}
+		case <-time.After(testTimeout):
+			t.Fatalf("event %d did not come", n)
+		}
+	}, sync.OnceFunc(func() { close(stopped) })
+}
