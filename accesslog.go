@@ -20,7 +20,7 @@ import (
 // accessFields are what an access-log entry tells of a stream's response, as the
 // field "sse".
 type accessFields struct {
-	stream string // the key's hash
+	stream string // the key's hash; "": a private stream
 	resume string // the outcome
 	events uint64
 	end    endReason
@@ -28,7 +28,9 @@ type accessFields struct {
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("stream", f.stream)
+	if f.stream != "" {
+		enc.AddString("stream", f.stream)
+	}
 	enc.AddString("resume", f.resume)
 	enc.AddUint64("events", f.events)
 	enc.AddString("end_reason", string(f.end))
@@ -100,7 +102,7 @@ func asReceived(r *http.Request) *http.Request {
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		received.Method, received.RequestURI, received.RemoteAddr = original.Method, original.RequestURI, original.RemoteAddr
 	}
-	return received.WithContext(context.WithValue(context.Background(), caddyhttp.VarsCtxKey, vars))
+	return received.WithContext(context.WithValue(context.Background(), caddyhttp.VarsCtxKey, vars)) //nolint:contextcheck // it outlives the request
 }
 
 // logsHost reports whether a server logs requests to a host: what Caddy's

@@ -3,102 +3,126 @@ package caddysse
 import (
 	"bytes"
 	"encoding/json"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
-	"strings"
 	"testing"
 )
 
-// The access log has one entry for each response, and it tells the same
-// whichever way a client is written to.
-func TestAccessLogOfBothDeliveries(t *testing.T) {
+// accessEntries are the entries of an access log in a file.
+func accessEntries(t *testing.T, path string) (entries []map[string]any) {
+	t.Helper()
+	text, err := os.ReadFile(path) //nolint:gosec // G304: the test's own
+	if err != nil {
+		return nil // there is none yet
+	}
+	for line := range bytes.Lines(text) {
+		var entry map[string]any
+		if err := json.Unmarshal(line, &entry); err != nil {
+			return nil // is being written
+		}
+		entries = append(entries, entry)
+	}
+	return entries
+}
+
+// TestAccessLog compares the entry of a response whose connection was taken
+// over with the one that Caddy writes of the same response.
+func TestAccessLog(t *testing.T) {
 	entries := make(map[string]map[string]any)
 	for _, delivery := range []string{deliveryHandler, deliveryConnection} {
-		dir := t.TempDir()
+		path := filepath.Join(t.TempDir(), "access.log")
 		u := startUpstream(t, nil)
-		g := startGateway(t, site(`log {
-			output file `+filepath.Join(dir, "log")+`
-		}
-		header Set-Cookie secret
-		log_append text {http.request.uuid}
-		log_append constant {http.sse.resume}
-		log_append since {http.request.duration}
-		log_append ms {http.request.duration_ms}
-		log_append now {time.now}
-		vars flag true
-		log_append flag flag
-		sse {
-			join live
-			ids upstream
-			prime off
-			delivery `+delivery+`
-		}
-		reverse_proxy `+u.address))
-		c := g.subscribe("/path?x=1", "Cookie: secret", "Authorization: secret", "X-Other: seen")
+		g := startGateway(t, site("log own {\noutput file "+path+"\n}\nlog_append tenant {http.request.header.X-Tenant}\nlog_append number 7\n"+
+			"sse {\njoin live\ndelivery "+delivery+"\n}\nreverse_proxy "+u.address))
+		first := g.subscribe("/path?q=1", "X-Tenant: a", "Authorization: Bearer secret")
 		up := u.accept()
-		up.event("1")
-		c.expect("1")
-		if delivery == deliveryConnection {
-			eventually(t, "the connection is taken over", func() bool {
-				ws := theWriters()
-				ws.mu.Lock()
-				defer ws.mu.Unlock()
-				return ws.live == 1
-			})
-		}
-		up.event("2")
-		c.expect("2")
+		up.numbered("1")
+		first.expect("1")
+		late := g.subscribe("/path?q=1", "X-Tenant: a", "Authorization: Bearer secret", "Last-Event-ID: 1")
+		up.numbered("2", "3")
+		late.expect("2", "3")
+		first.expect("2", "3")
+		first.close()
+		eventually(t, "the entry of who left first", func() bool { return len(accessEntries(t, path)) == 1 })
+		up.numbered("4")
 		up.end()
-		c.expectEnd()
-		eventually(t, "there is an entry", func() bool {
-			text, _ := fs.ReadFile(os.DirFS(dir), "log")
-			return bytes.Contains(text, []byte("\n"))
-		})
-		assertHubEmpty(t)
-		text, err := fs.ReadFile(os.DirFS(dir), "log")
-		if err != nil {
-			t.Fatal(err)
+		late.expect("4")
+		late.expectEnd()
+		eventually(t, "the other entry", func() bool { return len(accessEntries(t, path)) == 2 })
+		g.load(site("respond 204")) // after which nothing more is written
+		all := accessEntries(t, path)
+		if len(all) != 2 {
+			t.Fatalf("%d entries: %v", len(all), all)
 		}
-		if n := bytes.Count(text, []byte("\n")); n != 1 || bytes.Contains(text, []byte("secret")) {
-			t.Errorf("%s: %d entries: %s", delivery, n, text)
+		for i, want := range []map[string]any{
+			{"resume": "live", "events": 3.0, "end_reason": "client"},
+			{"resume": "replayed; events=0", "events": 3.0, "end_reason": "upstream"},
+		} {
+			sse := all[i]["sse"].(map[string]any)
+			if stream := sse["stream"].(string); len(stream) != 16 {
+				t.Errorf("stream %q", stream)
+			}
+			delete(sse, "stream")
+			if !maps.Equal(sse, want) {
+				t.Errorf("%s: %v, expected %v", delivery, sse, want)
+			}
 		}
-		entry := make(map[string]any)
-		if err := json.Unmarshal(text[:bytes.IndexByte(text, '\n')], &entry); err != nil {
-			t.Fatal(err)
-		}
-		entries[delivery] = entry
+		entries[delivery] = all[1]
 	}
-	want, got := entries[deliveryHandler], entries[deliveryConnection]
-	// What is different each time, or by design: of what is equally long, the
-	// kind has to be the same.
-	for _, name := range []string{"ts", "uuid", "duration", "text", "since", "ms", "now"} {
-		if reflect.TypeOf(got[name]) != reflect.TypeOf(want[name]) || strings.HasPrefix(asText(got[name]), "<") {
-			t.Errorf("%s: %v, by the handler %v", name, got[name], want[name])
+	connection, handler := entries[deliveryConnection], entries[deliveryHandler]
+	if got, want := slices.Sorted(maps.Keys(connection)), slices.Sorted(maps.Keys(handler)); !slices.Equal(got, want) {
+		t.Errorf("fields %v, expected %v", got, want)
+	}
+	for _, field := range []string{"level", "logger", "msg", "status", "size", "bytes_read", "user_id", "tenant", "number"} {
+		if connection[field] != handler[field] {
+			t.Errorf("%s: %v, expected %v", field, connection[field], handler[field])
 		}
-		delete(want, name)
-		delete(got, name)
 	}
-	for _, entry := range entries {
-		delete(entry["resp_headers"].(map[string]any), "Connection")
-		delete(entry["resp_headers"].(map[string]any), "Date")
-		delete(entry["sse"].(map[string]any), "stream") // each gateway has a key of its own
+	if connection["tenant"] != "a" || connection["number"] != "7" {
+		t.Errorf("what log_append added: %v, %v", connection["tenant"], connection["number"])
 	}
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if !reflect.DeepEqual(want[name], got[name]) {
-			t.Errorf("%s: %v, by the handler %v", name, got[name], want[name])
+	got, want := connection["request"].(map[string]any), handler["request"].(map[string]any)
+	if !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want))) {
+		t.Errorf("request fields %v, expected %v", got, want)
+	}
+	for _, field := range []string{"proto", "method", "host", "uri", "remote_ip", "client_ip"} {
+		if got[field] != want[field] {
+			t.Errorf("request: %s: %v, expected %v", field, got[field], want[field])
 		}
-		delete(got, name)
 	}
-	if len(got) > 0 {
-		t.Errorf("also: %v", got)
+	headers, expected := got["headers"].(map[string]any), want["headers"].(map[string]any)
+	for name := range expected {
+		if a, _ := json.Marshal(headers[name]); name != "Last-Event-ID" {
+			if b, _ := json.Marshal(expected[name]); !bytes.Equal(a, b) {
+				t.Errorf("request header %s: %s, expected %s", name, a, b)
+			}
+		}
 	}
 }
 
-func asText(value any) string {
-	text, _ := value.(string)
-	return text
+func TestAccessLogOfPrivateStreams(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	u := startUpstream(t, nil)
+	g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse {\nshare off\n}\nreverse_proxy "+u.address))
+	for i, test := range []struct {
+		do  func(c *testClient, up *upstreamClient)
+		end string
+	}{
+		{func(_ *testClient, up *upstreamClient) { up.end() }, "upstream"},
+		{func(c *testClient, _ *upstreamClient) { c.close() }, "client"},
+		{func(_ *testClient, up *upstreamClient) { up.breakOff() }, "broken"},
+	} {
+		c := g.subscribe("/")
+		up := u.accept()
+		up.numbered("1", "2")
+		c.expect("1", "2")
+		test.do(c, up)
+		eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
+		want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end}
+		if sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any); !maps.Equal(sse, want) {
+			t.Errorf("%v, expected %v", sse, want)
+		}
+	}
 }

@@ -151,6 +151,8 @@ func TestHostileLastEventID(t *testing.T) {
 	if _, all := u.counts(); all != 1 {
 		t.Errorf("%d upstream connections", all)
 	}
+	// Of the lines within a second after one the newest is written.
+	check("the last one", hostileIDs["garbage"], "/", "Last-Event-ID: "+hostileIDs["garbage"])
 	g.expectLine("gap told", "drop table")
 	if got := len(g.lines()); got > 3*(2*len(hostileIDs)+len(hostileInQuery)+5) {
 		t.Errorf("%d log lines", got)

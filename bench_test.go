@@ -113,14 +113,15 @@ func BenchmarkFanout1000(b *testing.B) {
 					all <- struct{}{}
 				}
 			}
-			waiting.Store(2 * subscribers) // the head, and the prime block
+			waiting.Store(subscribers) // the head with the prime block
 			var wg sync.WaitGroup
 			for range subscribers {
 				sub := join()
 				wg.Go(func() {
 					defer sub.detach()
 					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-					handler.deliver(&discard{header: make(http.Header), flushed: flushed}, r, sub, nil)
+					d := &delivery{h: handler, w: &discard{header: make(http.Header), flushed: flushed}, r: r, sub: sub}
+					d.deliver()
 				})
 			}
 			<-all

@@ -55,6 +55,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"detach":              parseDetach,
 	"detach_headers":      parseDetachHeaders,
 	"max_request_body":    parseMaxRequestBody,
+	"probe":               parseProbe,
 }
 
 // UnmarshalCaddyfile implements caddyfile.Unmarshaler. Syntax:
@@ -96,6 +97,8 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		upstream_timeout  <duration>
 //		give_up           <duration>
 //		drain             <duration>
+//
+//		probe             on|off
 //	}
 //
 // Each option may be given once; key_ignore once for each kind.
@@ -388,16 +391,27 @@ func parseJoin(h *Handler, d *caddyfile.Dispenser) error {
 }
 
 func parsePrime(h *Handler, d *caddyfile.Dispenser) error {
+	on, err := parseSwitch(d)
+	h.Prime = &on
+	return err
+}
+
+func parseProbe(h *Handler, d *caddyfile.Dispenser) (err error) {
+	h.Probe, err = parseSwitch(d)
+	return err
+}
+
+// parseSwitch parses the argument of an option that is on or off.
+func parseSwitch(d *caddyfile.Dispenser) (on bool, err error) {
+	option := d.Val()
 	value, err := arg(d, "on or off")
 	if err != nil {
-		return err
+		return false, err
 	}
 	if value != "on" && value != "off" {
-		return d.Errf("prime: expected on or off, not %q", value)
+		return false, d.Errf("%s: expected on or off, not %q", option, value)
 	}
-	on := value == "on"
-	h.Prime = &on
-	return nil
+	return value == "on", nil
 }
 
 func parseMaxEventSize(h *Handler, d *caddyfile.Dispenser) error {

@@ -172,6 +172,13 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`prime yes`, `!expected on or off, not "yes"`},
 		{`prime on off`, `!unexpected argument "off"`},
 	},
+	"probe": {
+		{`probe on`, `{"probe":true}`},
+		{`probe off`, `{}`},
+		{`probe`, `!expected on or off`},
+		{`probe /path`, `!expected on or off, not "/path"`},
+		{`probe on off`, `!unexpected argument "off"`},
+	},
 	"lag": {
 		{`lag disconnect`, `{"lag":"disconnect"}`},
 		{"lag skip\ngap_event missed", `{"gap_event":"missed","lag":"skip"}`},

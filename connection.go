@@ -172,7 +172,7 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver 
 // then, if its connection was taken over.
 func flushedAfterwards(r *http.Request) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
+	return ok && server != nil && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
 }
 
 // innermost returns net/http's ResponseWriter behind those of Caddy that are

@@ -42,8 +42,11 @@ func hashParts(parts []keyPart) []partHash {
 			continue
 		}
 		for pair := range strings.SplitSeq(part.value, "&") {
-			if name, value, _ := strings.Cut(pair, "="); name != "" {
+			switch name, value, named := strings.Cut(pair, "="); {
+			case named && name != "":
 				hashes = append(hashes, partHash{"query " + name, maphash.String(partSeed, value)})
+			case pair != "": // a value, which may be a secret: it is not to be told
+				hashes = append(hashes, partHash{"query", maphash.String(partSeed, pair)})
 			}
 		}
 	}
@@ -140,7 +143,7 @@ func remedy(names []string) string {
 	for _, name := range names {
 		kind, name, _ := strings.Cut(name, " ")
 		switch {
-		case kind == "query":
+		case kind == "query" && name != "":
 			options = append(options, "key_ignore query "+name)
 		case kind == "header" && name == "Cookie":
 			options = append(options, "share cookies <those that matter>")

@@ -25,10 +25,11 @@ type responseStream struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
 	settings *deliverySettings
-	http2    bool
+	http3    bool
 	deadline bool   // we set the write deadlines: Caddy does not
 	restore  func() // undoes what was changed of Caddy's idle timeout
-	began    bool   // something was written
+	stuck    *writeWatch
+	began    bool // something was written
 	last     time.Time
 	beat     *time.Timer // of startHeartbeats
 	closed   bool
@@ -42,14 +43,18 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 		w:        w,
 		rc:       http.NewResponseController(w),
 		settings: settings,
-		http2:    r.ProtoMajor >= 2,
+		http3:    r.ProtoMajor > 2,
 		began:    began,
 		last:     time.Now(),
 	}
-	// Caddy bounds each write by its write_idle already; it is made to use
-	// write_timeout instead. Its hard deadline (timeouts write) would end
-	// every stream.
-	if _, idle := caddyhttp.IdleTimeoutsFromContext(r.Context()); idle != nil {
+	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	switch {
+	case r.ProtoMajor == 2:
+		o.watchWrites(r, idle)
+	case idle != nil:
+		// Caddy bounds each write by its write_idle already; it is made to use
+		// write_timeout instead. Its hard deadline (timeouts write) would end
+		// every stream.
 		hard := idle.Deadline.HardDeadline
 		idle.Deadline.HardDeadline = time.Time{}
 		timeout := settings.writeTimeout
@@ -62,7 +67,7 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 			undo()
 		}
 		_ = o.rc.SetWriteDeadline(time.Time{}) // lets go of timeouts write
-	} else {
+	default:
 		o.deadline = true
 		_ = o.rc.SetWriteDeadline(time.Time{})
 	}
@@ -71,6 +76,60 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 	}
 	return o
 }
+
+// watchWrites bounds writes over HTTP/2, where a deadline costs more than a
+// write: it is told to the goroutine of the connection, and so are those that
+// Caddy sets for its write_idle. Here none is set unless a write has waited too
+// long; then one in the past ends the stream.
+func (o *responseStream) watchWrites(r *http.Request, idle *caddyhttp.IdleTimeoutWriter) {
+	rc := o.rc
+	limited := false
+	if idle != nil {
+		rc = idle.Ctrl
+		limited = !idle.Deadline.HardDeadline.IsZero()
+		idle.Ctrl = ignoresDeadlines
+		o.restore = func() { idle.Ctrl = rc }
+	}
+	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); limited || (ok && server.WriteTimeout > 0) {
+		_ = rc.SetWriteDeadline(time.Time{}) // of timeouts write, which would end every stream
+	}
+	if o.settings.writeTimeout > 0 {
+		o.stuck = &writeWatch{rc: rc}
+		o.stuck.timer = time.AfterFunc(noTimeout, o.stuck.end)
+	}
+}
+
+// writeWatch ends the stream of a write that takes too long.
+type writeWatch struct {
+	timer *time.Timer
+	rc    *http.ResponseController
+
+	mu   sync.Mutex
+	over bool // rc must not be used any more
+}
+
+func (s *writeWatch) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
+func (s *writeWatch) close() {
+	s.timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+}
+
+// ignoresDeadlines is for Caddy's idle timeout when it is not to set any.
+var ignoresDeadlines = http.NewResponseController(noDeadline{})
+
+type noDeadline struct{ http.ResponseWriter }
+
+// SetWriteDeadline does nothing.
+func (noDeadline) SetWriteDeadline(time.Time) error { return nil }
 
 const (
 	// noTimeout stands for no time limit where one must be given.
@@ -89,6 +148,9 @@ func (o *responseStream) close() {
 	o.closed = true
 	if o.beat != nil {
 		o.beat.Stop()
+	}
+	if o.stuck != nil {
+		o.stuck.close()
 	}
 	if o.restore != nil {
 		o.restore()
@@ -114,17 +176,26 @@ func (o *responseStream) write(p []byte) error {
 	if o.deadline && o.settings.writeTimeout > 0 {
 		_ = o.rc.SetWriteDeadline(time.Now().Add(o.settings.writeTimeout))
 	}
-	if _, err := o.w.Write(p); err != nil {
+	if o.stuck != nil {
+		o.stuck.timer.Reset(o.settings.writeTimeout)
+	}
+	_, err := o.w.Write(p)
+	if err == nil {
+		err = o.rc.Flush()
+	}
+	if o.stuck != nil {
+		o.stuck.timer.Stop()
+	}
+	if err != nil {
 		return err
 	}
-	err := o.rc.Flush()
 	o.last = time.Now()
 	o.sent += len(p)
 	theMetrics.bytes[out].Add(float64(len(p)))
-	if o.deadline && o.http2 && err == nil {
+	if o.deadline && o.http3 {
 		_ = o.rc.SetWriteDeadline(time.Time{})
 	}
-	return err
+	return nil
 }
 
 // flush sends the response head.
@@ -164,31 +235,19 @@ const (
 	deliveryHandler    = "handler"
 )
 
-// deliver writes a stream to a subscriber until it is over, and tells why. If
-// there is a way to take the connection over that is done as soon as it can be:
-// then "" is returned, and the subscriber is a writer's.
-func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscriber, by *takeOver) endReason {
-	to := newResponseStream(w, r, h.settings, false)
-	defer to.close()
-	headSent := false
+// deliver writes the stream until it is over, and tells why. If there is a way
+// to take the connection over that is done as soon as it can be: then "" is
+// returned, and the subscriber is a writer's.
+func (d *delivery) deliver() endReason {
+	d.to = newResponseStream(d.w, d.r, d.h.settings, false)
+	defer d.to.close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
-	var blocks []*block
 	for {
-		now := time.Now()
-		var wake <-chan struct{}
-		var leaveAt time.Time
-		var end endReason
-		blocks, wake, leaveAt, end = sub.next(blocks[:0], now)
-		if len(blocks) > 0 {
-			if err := to.writeAll(blocks); err != nil {
-				return clientEnd(r, err)
-			}
-			headSent = true
-			theMetrics.blocks[out].Add(float64(sub.taken))
-			if !sub.takenAt.IsZero() {
-				theMetrics.lag.Observe(to.last.Sub(sub.takenAt).Seconds())
-			}
+		d.now = time.Now()
+		wake, end := d.look()
+		if err := d.send(wake != nil); err != nil {
+			return clientEnd(d.r, err)
 		}
 		if end != "" {
 			return end
@@ -196,62 +255,103 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, sub *subscribe
 		if wake == nil {
 			continue
 		}
-		if !headSent {
-			headSent = true
-			if err := to.flush(); err != nil {
-				return endWrite
-			}
-		}
-		wait := noTimeout
-		if h.settings.heartbeat > 0 {
-			due, err := to.heartbeat(now)
-			if err != nil {
-				return clientEnd(r, err)
-			}
-			wait = due
-		}
-		if !leaveAt.IsZero() {
-			wait = min(wait, leaveAt.Sub(now))
-		}
-		if by != nil {
-			settled, at := sub.settled(now)
-			if settled && h.takeOver(w, r, sub, to, by) {
-				return ""
-			}
-			if settled {
-				by = nil // it cannot be done
-			} else if !at.IsZero() {
-				wait = min(wait, at.Sub(now))
-			}
+		wait, err := d.beforeWait()
+		switch {
+		case errors.Is(err, errTaken):
+			return ""
+		case err != nil:
+			return clientEnd(d.r, err)
 		}
 		timer.Reset(wait)
 		select {
 		case <-wake:
 		case <-timer.C:
-		case <-r.Context().Done():
+		case <-d.r.Context().Done():
 			return endClient
 		}
 	}
 }
 
-// takeOver gives a subscriber's connection to a writer. It returns false if
-// that cannot be done.
-func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, sub *subscriber, from *responseStream, by *takeOver) bool {
-	if w.Header().Get("Content-Encoding") != "" || innermost(w) == nil {
+// look finds what is to be sent now.
+func (d *delivery) look() (wake <-chan struct{}, end endReason) {
+	d.blocks, wake, d.leaveAt, end = d.sub.next(d.blocks[:0], d.now)
+	return wake, end
+}
+
+// send sends that, and the head, if nothing else is to come soon.
+func (d *delivery) send(waits bool) error {
+	if len(d.blocks) == 0 {
+		if !waits || d.headSent {
+			return nil
+		}
+		d.headSent = true
+		return d.to.flush()
+	}
+	d.headSent = true
+	if err := d.to.writeAll(d.blocks); err != nil {
+		return err
+	}
+	d.count()
+	return nil
+}
+
+// count tells the metrics what was sent.
+func (d *delivery) count() {
+	theMetrics.blocks[out].Add(float64(d.sub.taken))
+	if !d.sub.takenAt.IsZero() {
+		theMetrics.lag.Observe(d.to.last.Sub(d.sub.takenAt).Seconds())
+	}
+}
+
+// errTaken is returned when the connection was taken over.
+var errTaken = errors.New("the connection was taken over")
+
+// beforeWait does what is to be done when there is nothing to send, and returns
+// for how long that is so at most.
+func (d *delivery) beforeWait() (wait time.Duration, err error) {
+	wait = noTimeout
+	if d.h.settings.heartbeat > 0 {
+		if wait, err = d.to.heartbeat(d.now); err != nil {
+			return 0, err
+		}
+	}
+	if !d.leaveAt.IsZero() {
+		wait = min(wait, d.leaveAt.Sub(d.now))
+	}
+	if d.by == nil {
+		return wait, nil
+	}
+	settled, at := d.sub.settled(d.now)
+	switch {
+	case settled && d.takeOver():
+		return 0, errTaken
+	case settled:
+		d.by = nil // it cannot be done
+	case !at.IsZero():
+		wait = min(wait, at.Sub(d.now))
+	}
+	return wait, nil
+}
+
+// takeOver gives the connection to a writer. It returns false if that cannot be
+// done.
+func (d *delivery) takeOver() bool {
+	if d.w.Header().Get("Content-Encoding") != "" || innermost(d.w) == nil {
 		return false // encode does it after all; or a recorder, which was asked when it was given the head
 	}
-	c := h.hijack(sub, by)
+	c := d.h.hijack(d.sub, d.by)
 	if c == nil {
 		return false
 	}
-	if r.Context().Err() != nil {
+	if d.r.Context().Err() != nil {
 		c.socket.close() // the client hung up before; from now on the context tells that the handlers have returned
 		return false
 	}
-	from.close()
-	c.began = from.began
-	c.log = h.newAccessRecord(w, r, sub.joined, from.sent)
+	d.to.close()
+	c.began = d.to.began
+	c.log = d.h.newAccessRecord(d.w, d.r, d.sub.joined, d.to.sent)
 	theMetrics.connectionSubscribers.Inc()
+	d.sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)
 	return true
 }

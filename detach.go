@@ -110,40 +110,41 @@ func (h *Handler) detachedParts(r *http.Request) []keyPart {
 // resumeDetached serves a request that brings an ID of a detached stream of
 // its own. It returns false if there is none, or it is another's: nothing tells
 // these apart.
-func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (served bool, err error) {
+func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *delivery, served bool, err error) {
 	id, _ := h.policy.lastEventID(r)
 	epoch, _, own := parseGatewayID(id)
 	if !own {
-		return false, nil
+		return nil, false, nil
 	}
 	req := &joinRequest{
 		key:         theHub.keyHash(h.detachedParts(r)),
 		instance:    h.instance,
 		lastEventID: id,
 		options:     h.detached.options,
+		client:      clientOf(r),
 		logger:      h.logger,
 	}
 	if r.Method == http.MethodDelete {
-		return theHub.cancelDetached(w, epoch, req), nil
+		return nil, theHub.cancelDetached(w, epoch, req), nil
 	}
 	sub, err := theHub.resumeDetached(epoch, req)
 	switch {
 	case err != nil:
-		return true, h.turnAway(w, req.key, err)
+		return nil, true, h.turnAway(w, req.key, err)
 	case sub == nil:
-		return false, nil
+		return nil, false, nil
 	}
 	if r.Body != nil {
 		// The server notices a client that leaves only when the body was read.
 		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, h.detached.maxBody))
 	}
-	_, err = h.serveSubscriber(w, r, next, req, sub, nil)
-	return true, err
+	d, _, err = h.serveSubscriber(w, r, next, req, sub, nil)
+	return d, true, err
 }
 
 // serveDetached opens an upstream connection for a request. If the answer is an
 // event stream it goes on without its client.
-func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
 	id, _ := h.policy.lastEventID(r)
 	_, _, own := parseGatewayID(id)
 	if own {
@@ -152,16 +153,22 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		id = "" // the upstream's affair
 	}
 	if !copyBody(r, h.detached.maxBody) {
-		h.logger.Info("request body over max_request_body, or broken off: served without detach",
-			zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", r.ContentLength))
-		return h.servePrivate(newPassThrough(h, w, r, false), next)
+		length := r.ContentLength
+		h.lines.notDetached.log(func(suppressed int) {
+			h.logger.Info("request body over max_request_body, or broken off: served without detach",
+				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
+		})
+		return nil, h.servePrivate(newPassThrough(h, w, r, false), next)
 	}
 	wait := newOpener(h, w, r)
+	parts := h.detachedParts(r)
 	req := &joinRequest{
-		key:         theHub.keyHash(h.detachedParts(r)),
+		key:         theHub.keyHash(parts),
+		parts:       parts,
 		instance:    h.instance,
 		lastEventID: id,
 		options:     h.detached.options,
+		client:      clientOf(r),
 		logger:      h.logger,
 		source: func(bool) source {
 			u := h.copyRequest(w, r, next, h.detached.policy)
@@ -175,10 +182,10 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	sub, err := theHub.openDetached(req)
 	if err != nil {
-		return h.turnAway(w, req.key, err)
+		return nil, h.turnAway(w, req.key, err)
 	}
-	_, err = h.serveSubscriber(w, r, next, req, sub, wait)
-	return err
+	d, _, err := h.serveSubscriber(w, r, next, req, sub, wait)
+	return d, err
 }
 
 // dropID removes a last event ID of the gateway from a request that goes

@@ -127,6 +127,19 @@ func TestDetachedCuts(t *testing.T) {
 	u.expectOne()
 }
 
+// startPrompt starts a gateway with a client whose answer has begun: the upstream
+// has sent the events, and the client has read the first of them, which is 1 and
+// has the id.
+func startPrompt(t *testing.T, options string, events ...string) (g *gateway, u *upstream, c *testClient, up *upstreamClient, id string) {
+	t.Helper()
+	u = startUpstream(t, nil)
+	g = startGateway(t, proxied(options, u))
+	c = g.prompt(http.MethodPost, "/")
+	up = u.accept()
+	up.event(events...)
+	return g, u, c, up, c.expect("1").LastEventID
+}
+
 // A client that is cut before its first event resumes from the prime block.
 func TestDetachedPrime(t *testing.T) {
 	u := startUpstream(t, nil)
@@ -194,12 +207,7 @@ func TestDetachedEndsAlone(t *testing.T) {
 
 // Several clients read one answer while it goes on.
 func TestDetachedReaders(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startGateway(t, proxied("detach 1m", u))
-	a := g.prompt(http.MethodPost, "/")
-	up := u.accept()
-	up.event("1")
-	id := a.expect("1").LastEventID
+	g, u, a, up, id := startPrompt(t, "detach 1m", "1")
 	b := g.prompt(http.MethodGet, "/", "Last-Event-ID: "+id)
 	up.event("2")
 	a.expect("2")
@@ -214,12 +222,7 @@ func TestDetachedReaders(t *testing.T) {
 
 // Without a client the upstream is cancelled, and nothing is left.
 func TestDetachedAbandoned(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startGateway(t, proxied("detach 100ms", u))
-	c := g.prompt(http.MethodPost, "/")
-	up := u.accept()
-	up.event("1")
-	c.expect("1")
+	_, u, c, up, _ := startPrompt(t, "detach 100ms", "1")
 	c.close()
 	up.expectGone()
 	assertNothingLeft(t, u)
@@ -227,12 +230,7 @@ func TestDetachedAbandoned(t *testing.T) {
 
 // A break of the upstream is one for all, also for who comes back later.
 func TestDetachedBreakOff(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startGateway(t, proxied("detach 1m", u))
-	c := g.prompt(http.MethodPost, "/")
-	up := u.accept()
-	up.event("1", "2")
-	id := c.expect("1").LastEventID
+	g, u, c, up, id := startPrompt(t, "detach 1m", "1", "2")
 	up.breakOff()
 	c.expect("2")
 	c.expectBroken()
@@ -404,12 +402,7 @@ func TestDetachedStranger(t *testing.T) {
 
 // An ID of an answer that is over and gone is one that nobody knows.
 func TestDetachedEvicted(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startGateway(t, proxied("detach 1m\nbuffer 100 1MiB 100ms", u))
-	c := g.prompt(http.MethodPost, "/")
-	up := u.accept()
-	up.event("1", "2")
-	id := c.expect("1").LastEventID
+	g, u, c, up, id := startPrompt(t, "detach 1m\nbuffer 100 1MiB 100ms", "1", "2")
 	up.end()
 	c.expect("2")
 	c.expectEnd()
@@ -639,23 +632,18 @@ func TestDetachedOtherRequestsPass(t *testing.T) {
 func TestDetachedOtherAnswersEnd(t *testing.T) {
 	for _, test := range []string{"application/x-ndjson", "no head", "text/event-stream; coded"} {
 		t.Run(test, func(t *testing.T) {
-			gone := make(chan struct{})
-			asked := make(chan struct{})
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				close(asked)
-				if test != "no head" {
-					w.Header().Set("Content-Type", test)
-					if strings.HasSuffix(test, "coded") {
-						w.Header().Set("Content-Encoding", "br")
-					}
-					fmt.Fprint(w, "{}\n")
-					_ = http.NewResponseController(w).Flush()
+			address, asked, expectGone := startHanging(t, func(w http.ResponseWriter) {
+				if test == "no head" {
+					return
 				}
-				<-r.Context().Done()
-				close(gone)
-			}))
-			t.Cleanup(server.Close)
-			g := startGateway(t, site("sse {\ndetach 1m\n}\nreverse_proxy "+server.Listener.Addr().String()+" {\nflush_interval -1\n}"))
+				w.Header().Set("Content-Type", test)
+				if strings.HasSuffix(test, "coded") {
+					w.Header().Set("Content-Encoding", "br")
+				}
+				fmt.Fprint(w, "{}\n")
+				_ = http.NewResponseController(w).Flush()
+			})
+			g := startGateway(t, site("sse {\ndetach 1m\n}\nreverse_proxy "+address+" {\nflush_interval -1\n}"))
 			ctx, leave := context.WithCancel(t.Context())
 			left := make(chan struct{})
 			go func() {
@@ -673,11 +661,7 @@ func TestDetachedOtherAnswersEnd(t *testing.T) {
 				leave()
 			}
 			<-left
-			select {
-			case <-gone:
-			case <-time.After(testTimeout):
-				t.Error("the upstream connection was not closed")
-			}
+			expectGone()
 			eventually(t, "nothing is left", func() bool { return len(ownGoroutines()) == 0 && len(theHub.every()) == 0 })
 			leave()
 		})
@@ -756,15 +740,7 @@ func TestDetachedOverReload(t *testing.T) {
 	g := startGateway(t, proxied("detach 1m", u))
 	ask := func(fields ...string) *testClient {
 		t.Helper()
-		for {
-			resp, err := g.client.Do(g.request(http.MethodPost, "/", fields...))
-			if err == nil {
-				return newTestClient(t, resp)
-			}
-			if !errors.Is(err, io.EOF) { // the server before the reload closes connections without a request
-				t.Fatal(err)
-			}
-		}
+		return newTestClient(t, g.askOverReload(http.MethodPost, "/", fields...))
 	}
 	a := ask()
 	up := u.accept()
@@ -827,12 +803,7 @@ func TestDetachedMaxStreams(t *testing.T) {
 
 // A response that ends before the answer does is not whole, and breaks off.
 func TestDetachedMaxAge(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startGateway(t, proxied("detach 1m\nmax_age 200ms", u))
-	c := g.prompt(http.MethodPost, "/")
-	up := u.accept()
-	up.event("1")
-	id := c.expect("1").LastEventID
+	g, u, c, up, id := startPrompt(t, "detach 1m\nmax_age 200ms", "1")
 	c.expectBroken()
 	up.event("2")
 	up.end()
@@ -877,12 +848,7 @@ func TestDetachedStopOverHTTP(t *testing.T) {
 // A client that leaves is noticed, also when it has sent its request again with
 // a body that the server would not read.
 func TestDetachedResumedClientLeaves(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startGateway(t, proxied("detach 1m\nheartbeat off", u))
-	c := g.prompt(http.MethodPost, "/")
-	up := u.accept()
-	up.event("1")
-	id := c.expect("1").LastEventID
+	g, _, c, up, id := startPrompt(t, "detach 1m\nheartbeat off", "1")
 	c.close()
 	eventually(t, "the client has left", func() bool { return subscribers() == 0 })
 	c = newTestClient(t, g.ask(http.MethodPost, "/", string(bigFile()[:900_000]), "Last-Event-ID: "+id))

@@ -22,7 +22,7 @@ func TestOptionsAreDocumented(t *testing.T) {
 	}
 	for _, reason := range []endReason{
 		endClient, endWrite, endUpstream, endGaveUp, endRefused, endOversized, endReload,
-		endStopping, endMaxAge, endLag, endBroken, endPerClient,
+		endStopping, endMaxAge, endLag, endBroken, endAdmin, endPerClient,
 	} {
 		if !strings.Contains(tables, "`"+string(reason)+"`") {
 			t.Errorf("end reason %s is not described", reason)

@@ -9,9 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -36,19 +38,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
-	err := h.serve(w, r, next)
+	d, err := h.serve(w, r, next)
+	if d != nil {
+		err = d.run()
+	}
 	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // the response is not complete: the client has to see it
 	}
 	return err
 }
 
-// serve serves a request from a stream, or passes it on.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// serve serves a request from a stream, or passes it on. What is left to do, if
+// it returns that, is to deliver a stream.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
+	if kind := h.probes.asked(r); kind != "" {
+		return nil, h.serveProbe(w, r, kind)
+	}
 	mayDetach := h.mayDetach(r)
 	if mayDetach {
-		if served, err := h.resumeDetached(w, r, next); served {
-			return err
+		if d, served, err := h.resumeDetached(w, r, next); served {
+			return d, err
 		}
 	}
 	switch {
@@ -57,7 +66,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	case mayDetach:
 		return h.serveDetached(w, r, next)
 	}
-	return h.servePrivate(newPassThrough(h, w, r, false), next)
+	return nil, h.servePrivate(newPassThrough(h, w, r, false), next)
 }
 
 // neverStream reports whether the answer to a request is not a stream whatever
@@ -98,7 +107,7 @@ func bodyless(r *http.Request) bool {
 }
 
 // serveShared serves a request from the stream that its key leads to.
-func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
 	parts := h.policy.parts(r, h.instance.place)
 	var wait *opener
 	req := &joinRequest{
@@ -106,6 +115,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		parts:    parts,
 		instance: h.instance,
 		options:  h.options,
+		client:   clientOf(r),
 		varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
 		logger:   h.logger,
 		source: func(waits bool) source {
@@ -122,11 +132,12 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 	for {
 		sub, err := theHub.join(req)
 		if err != nil {
-			return h.serveUnjoined(w, r, next, req, err)
+			return nil, h.serveUnjoined(w, r, next, req, err)
 		}
-		again, err := h.serveSubscriber(w, r, next, req, sub, wait)
+		d, again, err := h.serveSubscriber(w, r, next, req, sub, wait)
 		if !again {
-			return err
+			req.parts = nil // d has no use for them, and may last
+			return d, err
 		}
 	}
 }
@@ -147,7 +158,10 @@ func (h *Handler) turnAway(w http.ResponseWriter, key streamKey, why error) erro
 	// With jitter, so that who was turned away together does not come back
 	// together.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
-	h.logger.Warn("client turned away", zap.NamedError("reason", why), zap.Stringer("stream", key))
+	h.lines.turnedAway.log(func(suppressed int) {
+		h.logger.Warn("client turned away",
+			zap.NamedError("reason", why), zap.Stringer("stream", key), zap.Int("suppressed", suppressed))
+	})
 	return caddyhttp.Error(http.StatusServiceUnavailable, why)
 }
 
@@ -165,11 +179,31 @@ func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRe
 	return h.servePrivate(p, next)
 }
 
-// serveSubscriber waits for the stream's head and delivers the stream. again
-// tells that the request has to look for a stream again. wait is not nil if
-// the request opened the stream.
-func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener) (again bool, err error) {
-	s := sub.origin
+// delivery is what is left of serving a request when a subscriber's head is
+// known. Its run is called by ServeHTTP: what is between ServeHTTP and the place
+// where a goroutine waits is on each client's stack as long as the client is
+// there, and over HTTP/2 decides whether that has 8 or 16 KB.
+type delivery struct {
+	h    *Handler
+	w    http.ResponseWriter
+	r    *http.Request
+	next caddyhttp.Handler
+	req  *joinRequest
+	sub  *subscriber
+	by   *takeOver // how the connection may be taken over; nil: it may not
+	to   *responseStream
+
+	now      time.Time
+	blocks   []*block
+	leaveAt  time.Time // to look again then at the latest; zero: never
+	headSent bool
+	left     bool // the subscriber is not the request's any more
+}
+
+// serveSubscriber waits for the stream's head and sends it. again tells that the
+// request has to look for a stream again. wait is not nil if the request opened
+// the stream.
+func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener) (d *delivery, again bool, err error) {
 	attached := true
 	detach := func() {
 		if attached {
@@ -177,20 +211,71 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 			sub.detach()
 		}
 	}
-	defer detach()
+	defer func() {
+		if d == nil {
+			detach()
+		}
+	}()
+	head, again, err := h.awaitHead(w, r, next, req, sub, wait, detach)
+	if head == nil {
+		return nil, again, err
+	}
+	return &delivery{h: h, w: w, r: r, next: next, req: req, sub: sub, by: h.begin(w, r, sub, head, wait == nil)}, false, nil
+}
 
+// run delivers the stream.
+func (d *delivery) run() error {
+	defer d.leave()
+	end := d.deliver()
+	subscribersBy(d.r).Dec()
+	if end == "" {
+		d.left = true
+		return nil
+	}
+	return d.end(end)
+}
+
+// leave takes the subscriber from its stream.
+func (d *delivery) leave() {
+	if !d.left {
+		d.left = true
+		d.sub.detach()
+	}
+}
+
+// end does what is left when the response has ended.
+func (d *delivery) end(end endReason) error {
+	tellEnd(d.r, d.sub, end)
+	d.leave()
+	s := d.sub.origin
+	switch {
+	case end == endWrite, end == endBroken:
+		return http.ErrAbortHandler
+	case s.detached && end != endUpstream && end != endClient:
+		return http.ErrAbortHandler // it is not whole
+	case end == endPerClient:
+		return d.h.serveAlone(newPassThrough(d.h, d.w, d.r, true), d.next, d.req)
+	}
+	return nil
+}
+
+// awaitHead waits for the head that the subscriber is to be sent. It returns
+// nil if the request was served in another way, if its client has left, or if it
+// has to look for a stream again.
+func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener, detach func()) (_ *head, again bool, err error) {
+	s := sub.origin
 	select {
 	case <-s.ready:
 	case <-r.Context().Done():
 		if wait == nil || wait.leave() {
-			return false, nil
+			return nil, false, nil
 		}
 	}
 	for held := sub.held(); held != nil; held = sub.held() {
 		select {
 		case <-held:
 		case <-r.Context().Done():
-			return false, nil
+			return nil, false, nil
 		}
 	}
 	head, err := s.verdict()
@@ -198,25 +283,31 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 		detach()
 		if wait != nil && (errors.Is(err, errUnshareable) || !wait.leave()) {
 			<-wait.done
-			return false, wait.err
+			return nil, false, wait.err
 		}
-		return false, h.serveUnjoined(w, r, next, req, err)
+		return nil, false, h.serveUnjoined(w, r, next, req, err)
 	}
 	if wait == nil && !s.detached && s.varies(head.vary) != req.varies(head.vary) {
-		return true, nil
+		return nil, true, nil
 	}
-
 	if sub.turnedAway() {
 		// By the upstream, which is to tell why.
 		detach()
-		return false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
+		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
 	}
-	if s.detached && wait == nil {
+	return head, false, nil
+}
+
+// begin writes the response head, and tells of the subscriber. late tells that
+// another request has opened the stream. It returns how the connection may be
+// taken over; nil: it may not.
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *subscriber, head *head, late bool) (by *takeOver) {
+	s := sub.origin
+	if s.detached && late {
 		head = head.withoutCookies()
 	}
-	by := h.mayTakeOver(w, r)
-	if s.detached {
-		by = nil // the request is needed: its end is not always the stream's
+	if !s.detached { // whose end is not always the response's
+		by = h.mayTakeOver(w, r)
 	}
 	if by != nil {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
@@ -227,31 +318,27 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	repl.Set("http.sse.resume", sub.outcome)
 	outcome, _, _ := strings.Cut(sub.outcome, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
-	subscribers := theMetrics.subscribers.WithLabelValues(protocolOf(r), deliveryHandler)
-	subscribers.Inc()
-	end := h.deliver(w, r, sub, by)
-	subscribers.Dec()
-	if end == "" { // it is no longer this request's
-		attached = false
-		return false, nil
-	}
+	subscribersBy(r).Inc()
+	sub.deliveredBy(deliveryHandler)
+	theStorm.add()
+	return by
+}
+
+// subscribersBy counts the subscribers that are written to by their requests'
+// goroutines.
+func subscribersBy(r *http.Request) prometheus.Gauge {
+	return theMetrics.subscribers.WithLabelValues(protocolOf(r), deliveryHandler)
+}
+
+// tellEnd tells why a response has ended, to the metrics and the access log.
+func tellEnd(r *http.Request, sub *subscriber, end endReason) {
+	theMetrics.ended.WithLabelValues(string(end)).Inc()
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Set(sub.accessFields(end))
 	}
-	theMetrics.ended.WithLabelValues(string(end)).Inc()
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.sse.end_reason", string(end))
 	repl.Set("http.sse.events", sub.sent)
-	detach()
-
-	switch {
-	case end == endWrite, end == endBroken:
-		return false, http.ErrAbortHandler
-	case s.detached && end != endUpstream && end != endClient:
-		return false, http.ErrAbortHandler // it is not whole
-	case end == endPerClient:
-		return false, h.serveAlone(newPassThrough(h, w, r, true), next, req)
-	}
-	return false, nil
 }
 
 // writeHead sends the head of a stream to a client.
@@ -264,5 +351,10 @@ func writeHead(w http.ResponseWriter, head *head, outcome string) {
 		header[name] = append(header[name], values...)
 	}
 	header.Set("SSE-Resume", outcome)
+	if header["Date"] == nil {
+		// The server would add it, at a depth at which, over HTTP/2, each
+		// client's stack would have to grow for that.
+		header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	}
 	w.WriteHeader(http.StatusOK)
 }

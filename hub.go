@@ -165,6 +165,7 @@ type joinRequest struct {
 	lastEventID string
 	idParam     string // the query parameter that brought it, if not the header field
 	options     *streamOptions
+	client      clientInfo
 
 	// varies returns the values of the named request headers, as they would
 	// be sent upstream, in one string.

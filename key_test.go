@@ -775,14 +775,7 @@ func TestForeignHost(t *testing.T) {
 	outside.client = unixClient(g.socket + "2")
 	stranger := outside.subscribe("/events", "Host: internal.test")
 	upPublic := public.accept()
-	upInternal.event("secret")
-	upPublic.event("public")
-	inside.expect("secret")
-	stranger.expect("public")
-	upInternal.end()
-	upPublic.end()
-	inside.expectEnd()
-	stranger.expectEnd()
+	expectApart(inside, upInternal, stranger, upPublic)
 	outside.client.CloseIdleConnections()
 }
 
@@ -959,16 +952,23 @@ func TestTwoHandlersDoNotShare(t *testing.T) {
 			up1 := u1.accept()
 			b := g.subscribe("/", "User-Agent: two")
 			up2 := u2.accept()
-			up1.event("1")
-			up2.event("2")
-			a.expect("1")
-			b.expect("2")
-			up1.end()
-			up2.end()
-			a.expectEnd()
-			b.expectEnd()
+			expectApart(a, up1, b, up2)
 		})
 	}
+}
+
+// expectApart checks that two clients are each given what their own upstream
+// connection sends, and no more.
+func expectApart(a *testClient, upA *upstreamClient, b *testClient, upB *upstreamClient) {
+	a.t.Helper()
+	upA.event("for a")
+	upB.event("for b")
+	a.expect("for a")
+	b.expect("for b")
+	upA.end()
+	upB.end()
+	a.expectEnd()
+	b.expectEnd()
 }
 
 func TestReloadAdoptsStreams(t *testing.T) {

@@ -73,6 +73,10 @@ const (
 	stateOpening = "opening" // no head came yet
 	stateOpen    = "open"
 	stateWaiting = "waiting" // lost: to be opened again
+
+	// stateEnded is no label: the upstream, or the gateway, has ended the
+	// stream, and there is no connection.
+	stateEnded = "ended"
 )
 
 // metricsNamespace begins the names of all metrics.
@@ -180,31 +184,47 @@ func (h *hub) census() census {
 func (s *stream) countIn(c *census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := kindShared
+	c.kinds[s.kind()]++
+	c.bytes += s.buffer.size
+	if state := s.upstreamState(); state != stateEnded {
+		c.states[state]++
+	}
+}
+
+// kind tells streams apart, as a label.
+func (s *stream) kind() string {
 	switch {
 	case s.isSplice:
-		kind = kindSplice
+		return kindSplice
 	case s.detached:
-		kind = kindDetached
+		return kindDetached
 	}
-	c.kinds[kind]++
-	c.bytes += s.buffer.size
+	return kindShared
+}
+
+// upstreamState is that of the stream's upstream connection. The stream's lock
+// is held.
+func (s *stream) upstreamState() string {
 	switch {
 	case s.phase == phaseLive:
-		c.states[stateOpen]++
+		return stateOpen
 	case s.phase == phaseOpening, s.phase == phaseBroken && s.conn != nil && !s.conn.ended:
-		c.states[stateOpening]++
+		return stateOpening
 	case s.phase == phaseBroken:
-		c.states[stateWaiting]++
+		return stateWaiting
 	}
+	return stateEnded
 }
 
 // protocolOf is the protocol of a request, as a label.
 func protocolOf(r *http.Request) string {
-	if r.ProtoMajor == 1 {
-		return "1." + strconv.Itoa(min(r.ProtoMinor, 1))
+	switch {
+	case r.ProtoMajor > 1:
+		return strconv.Itoa(r.ProtoMajor)
+	case r.ProtoMinor == 0:
+		return "1.0"
 	}
-	return strconv.Itoa(r.ProtoMajor)
+	return "1.1"
 }
 
 // resultOf tells how an upstream connection ended, as a label. ctx is that of

@@ -242,6 +242,13 @@ type Handler struct {
 	// without detach. Default: 1 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 
+	// Whether the gateway itself answers requests for an event stream that have
+	// the header field SSE-Probe: with a short one that says nothing of the
+	// application, so that the command sse-doctor can see what is done to event
+	// streams on the way to clients. At most 8 at once, each over within 66 s.
+	// Default: false; the field means nothing then.
+	Probe bool `json:"probe,omitempty"`
+
 	// How clients are written to. "connection" (the default): the connections
 	// of clients of shared streams are taken over when their response head was
 	// sent, and a few goroutines write to all of them, if the protocol is
@@ -256,6 +263,8 @@ type Handler struct {
 	options      *streamOptions
 	detached     *detachSettings // nil: without detach
 	settings     *deliverySettings
+	probes       *probes // nil: without probe
+	lines        *handlerLines
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -315,6 +324,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.lines = new(handlerLines)
 	h.accessLogger = ctx.Logger(new(caddyhttp.App)).Named("log.access") // as Caddy's own
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
@@ -330,6 +340,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.settings = settings
+	if h.Probe {
+		h.probes = newProbes()
+	}
 
 	if err := theMetrics.register(ctx.GetMetricsRegistry()); err != nil {
 		return err
@@ -343,6 +356,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		server = s
 		s.RegisterConnContext(withConn)
 		s.RegisterOnShutdown(func() {
+			if h.probes != nil {
+				h.probes.end()
+			}
 			// Runs at a reload too: then the streams go on.
 			if caddy.Exiting() {
 				theHub.stop()

@@ -607,26 +607,41 @@ func TestAskerLeavesBeforeAnswer(t *testing.T) {
 // TestAskerLeavesDuringOtherAnswer: the upstream connection of an answer that
 // is one client's ends with it.
 func TestAskerLeavesDuringOtherAnswer(t *testing.T) {
-	gone := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	address, _, expectGone := startHanging(t, func(w http.ResponseWriter) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		fmt.Fprint(w, "{}\n")
 		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-		close(gone)
-	}))
-	t.Cleanup(server.Close)
-	g := startGateway(t, site("sse\nreverse_proxy "+server.Listener.Addr().String()+" {\nflush_interval -1\n}"))
+	})
+	g := startGateway(t, site("sse\nreverse_proxy "+address+" {\nflush_interval -1\n}"))
 	resp := g.get("/")
 	line := make([]byte, 3)
 	if _, err := io.ReadFull(resp.Body, line); err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	select {
-	case <-gone:
-	case <-time.After(testTimeout):
-		t.Error("the upstream connection was not closed")
+	expectGone()
+}
+
+// startHanging starts an upstream with one answer that begins and does not end.
+// asked is closed when it is asked for; expectGone waits for the gateway to close
+// the connection.
+func startHanging(t *testing.T, begin func(w http.ResponseWriter)) (address string, asked <-chan struct{}, expectGone func()) {
+	t.Helper()
+	came, gone := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(came)
+		begin(w)
+		<-r.Context().Done()
+		close(gone)
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String(), came, func() {
+		t.Helper()
+		select {
+		case <-gone:
+		case <-time.After(testTimeout):
+			t.Error("the upstream connection was not closed")
+		}
 	}
 }
 

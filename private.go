@@ -34,6 +34,8 @@ type passThrough struct {
 	mu      sync.Mutex // guards what follows, and writing to an event stream's client
 	out     *responseStream
 	decoder eventstream.Decoder
+	events  uint64
+	whole   bool   // came to its end
 	batch   []byte // the whole blocks of one Write
 	err     error  // sticky
 	cancel  context.CancelFunc
@@ -223,6 +225,9 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	theMetrics.bytes[in].Add(float64(len(b)))
 	blocks := 0
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
+		if blk.Dispatches() {
+			p.events++
+		}
 		blocks++
 		p.batch = append(append(p.batch, blk.Lines...), '\n')
 		return nil
@@ -238,7 +243,9 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	}
 	if p.err == nil && decodeErr != nil {
 		p.err = decodeErr
-		p.handler.logger.Error("upstream event over max_event_size", zap.Error(decodeErr))
+		p.handler.lines.oversized.log(func(suppressed int) {
+			p.handler.logger.Error("upstream event over max_event_size", zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
+		})
 	}
 	if p.err != nil {
 		return 0, p.err
@@ -253,6 +260,23 @@ func (p *passThrough) stop() {
 	defer p.mu.Unlock()
 	if p.out != nil {
 		p.out.close()
+		p.tellAccessLog()
+	}
+}
+
+// tellAccessLog adds to the response's access-log entry what became of it.
+func (p *passThrough) tellAccessLog() {
+	end := endBroken
+	switch {
+	case errors.Is(p.err, errStopping):
+		end = endStopping
+	case p.whole:
+		end = endUpstream
+	case p.request.Context().Err() != nil:
+		end = endClient
+	}
+	if extra, ok := p.request.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.Object("sse", accessFields{resume: "private", events: p.events, end: end}))
 	}
 }
 
@@ -276,6 +300,7 @@ func (p *passThrough) finish(err error) error {
 		err = p.err
 	}
 	if err == nil {
+		p.whole = true
 		// Many clients of language models take an event without its blank
 		// line at the end.
 		if rest := p.decoder.Rest(); len(rest) > 0 {
@@ -283,7 +308,9 @@ func (p *passThrough) finish(err error) error {
 		}
 		return nil
 	}
-	p.handler.logger.Warn("private stream broke off", zap.NamedError("reason", err))
+	p.handler.lines.brokeOff.log(func(suppressed int) {
+		p.handler.logger.Warn("private stream broke off", zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
+	})
 	return http.ErrAbortHandler
 }
 

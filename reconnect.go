@@ -157,6 +157,9 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	}
 	s.mu.Lock()
 	conn.ended = true
+	if ctx.Err() == nil && !conn.over {
+		conn.stream.noteEnd(end, time.Now())
+	}
 	if conn.dropped > 0 {
 		conn.stream.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
 	}
@@ -246,8 +249,15 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.dropHurry()
 		s.wakeWaiting()
 		s.wakeLocked()
+		if s.lostAt.IsZero() {
+			s.lostAt = time.Now()
+		}
 		if verdict == tryAgain {
-			log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", s.backoff.attempts))
+			attempt, subscribers := s.backoff.attempts, len(s.subs)
+			s.lines.lost.log(func(suppressed int) {
+				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
+					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+			})
 		} else {
 			log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
 		}
@@ -295,6 +305,7 @@ func (s *stream) refuse() {
 	}
 	s.refused = true
 	s.phase = phaseGone
+	s.wakeLocked() // a tail
 	forget := len(s.subs) == 0
 	s.mu.Unlock()
 	close(s.ready)

@@ -380,7 +380,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.headAt, s.begun, s.fresh = sp.headAt, true, false
 	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
 	s.learned = learned{}
-	s.broke = false
+	s.broke, s.lostAt = false, time.Time{}
 	s.backoff.reached()
 	s.dropHurry()
 	s.log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))

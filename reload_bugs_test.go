@@ -24,6 +24,21 @@ func (st *streamTest) gone(old *fakeSource, older *instance) {
 	synctest.Wait()
 }
 
+// expectMoved checks that a stream whose upstream has sent event 1 goes on with a
+// connection of the new configuration, and that its client stays.
+func (st *streamTest) expectMoved(a *reader, up *fakeConn) {
+	st.t.Helper()
+	next := st.source.acceptOpen()
+	next.numbered("2")
+	up.numbered("2")
+	up.expectGone(true)
+	time.Sleep(2 * defaultDrain)
+	a.expect(newcomer, numbered("1", "2"))
+	if a.end != "" {
+		st.t.Errorf("end %q", a.end)
+	}
+}
+
 // A request that was on its way through a configuration opens a stream when that
 // is gone already.
 func TestReloadLateRequest(t *testing.T) {
@@ -105,15 +120,7 @@ func TestReloadReplacedWhileLooking(t *testing.T) {
 			return false
 		}
 		st.gone(old, older)
-		next := st.source.acceptOpen()
-		next.numbered("2")
-		up.numbered("2")
-		up.expectGone(true)
-		time.Sleep(2 * defaultDrain)
-		a.expect(newcomer, numbered("1", "2"))
-		if a.end != "" {
-			st.t.Errorf("end %q", a.end)
-		}
+		st.expectMoved(a, up)
 	})
 }
 
@@ -128,15 +135,7 @@ func TestReloadClientComesWhileLooking(t *testing.T) {
 			return false
 		}
 		st.gone(old, older)
-		next := st.source.acceptOpen()
-		next.numbered("2")
-		up.numbered("2")
-		up.expectGone(true)
-		time.Sleep(2 * defaultDrain)
-		a.expect(newcomer, numbered("1", "2"))
-		if a.end != "" {
-			st.t.Errorf("end %q", a.end)
-		}
+		st.expectMoved(a, up)
 	})
 }
 

@@ -130,8 +130,12 @@ func (s *stream) takes(sub *subscriber) bool {
 func (s *stream) newSplice(id, param string) *stream {
 	sp := &stream{
 		hub:            s.hub,
+		number:         nextNumber(),
+		born:           time.Now(),
 		key:            s.key,
 		place:          s.place,
+		path:           s.path,
+		parts:          s.parts,
 		epoch:          s.epoch,
 		openID:         id,
 		idParam:        param,

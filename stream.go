@@ -84,6 +84,8 @@ type source interface {
 type stream struct {
 	// Fixed after construction.
 	hub      *hub
+	number   uint64    // of the process's streams; names it to operators
+	born     time.Time // when it began
 	key      streamKey
 	place    string
 	path     string     // what its key has in common with others of the same path
@@ -96,6 +98,7 @@ type stream struct {
 	hurry    chan struct{} // tells run not to wait until the next attempt
 
 	logger atomic.Pointer[zap.Logger] // of the owner's configuration
+	lines  streamLines
 
 	// Guarded by hub.mu.
 	owner     *instance
@@ -150,8 +153,17 @@ type stream struct {
 	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff
 	connections    int
-	oversized      int  // blocks over max_event_size in a row
-	broke          bool // the last connection did, or none came about
+	oversized      int       // blocks over max_event_size in a row
+	broke          bool      // the last connection did, or none came about
+	lostAt         time.Time // when the upstream was lost that is to be reached again; zero: it was not
+
+	// For operators only; see inspect.go.
+	given       tally     // to subscribers
+	received    int64     // bytes of blocks from the upstream
+	reconnects  int       // how often a lost connection was opened again
+	endedAt     time.Time // when the newest connection that had a head did
+	lastError   string    // what the newest connection that failed did of
+	lastErrorAt time.Time
 }
 
 // log is where what happens to the stream is told.
@@ -179,6 +191,8 @@ func (s *stream) drainTime() time.Duration {
 func newStream(h *hub, req *joinRequest, head *head) *stream {
 	s := &stream{
 		hub:     h,
+		number:  nextNumber(),
+		born:    time.Now(),
 		key:     req.key,
 		place:   req.instance.place,
 		path:    pathOf(req.parts),
@@ -256,7 +270,9 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		s.linger = nil
 	}
 	s.arrivals++
-	sub := &subscriber{param: req.idParam, mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now}
+	sub := &subscriber{
+		param: req.idParam, client: req.client, mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
+	}
 	if age := s.options.maxAge; age > 0 {
 		sub.leaveAt = now.Add(age - time.Duration(rand.Float64()*maxAgeSpread*float64(age)))
 		sub.leaveFor = endMaxAge
@@ -270,6 +286,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		// stream.
 		s.phase = phaseBroken
 		s.broke = true // nobody knows what the upstream sent meanwhile
+		s.lostAt = now
 		s.over, s.overTail = "", nil
 		s.startLocked(s.lastUpstreamID)
 	}

@@ -28,6 +28,7 @@ const (
 	endMaxAge    endReason = "max_age"   // the response is as old as it may be
 	endLag       endReason = "lag"       // the client is behind the replay buffer
 	endBroken    endReason = "broken"    // the upstream connection broke, and that is not hidden
+	endAdmin     endReason = "admin"     // an operator ended it, over the admin API
 
 	// endPerClient is no end for the client: it gets an upstream connection
 	// of its own, because the upstream gives each one a session.
@@ -97,6 +98,7 @@ type subscriber struct {
 	outcome string // of resuming, for the header SSE-Resume
 	id      string // the last event ID it came with, if that can be looked up
 	param   string // the query parameter that brought it
+	client  clientInfo
 
 	// Guarded by mu.
 	home     *stream   // counts it among its subscribers
@@ -114,6 +116,9 @@ type subscriber struct {
 	leaveAt  time.Time // ends the response then; zero: never
 	leaveFor endReason // why
 	sent     uint64    // how many events it was given
+	bytes    uint64    // and bytes
+	counted  uint64    // of the events, those in the stream's tally
+	delivery string    // how its client is written to
 	taken    int       // how many blocks of the stream the last call of next gave
 	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
 }
@@ -167,8 +172,9 @@ func (s *stream) resume(sub *subscriber, id string) {
 	s.recount(sub)
 	if gap != "" {
 		theMetrics.gaps.WithLabelValues(gap).Inc()
-		s.log().Info("gap told", zap.String("reason", gap), zap.String("last_event_id", clip(id)))
-		sub.pending = s.gapEvent(gap, id, s.missed(id))
+		missed := s.missed(id)
+		s.logGap(gap, id, missed)
+		sub.pending = s.gapEvent(gap, id, missed)
 	}
 	prime := ""
 	switch {
@@ -256,6 +262,14 @@ func (s *stream) missed(id string) int64 {
 	return int64(n) //nolint:gosec // a count of events since the process began
 }
 
+// logGap logs that a client was told of a gap.
+func (s *stream) logGap(reason, id string, missed int64) {
+	s.lines.gap.log(func(suppressed int) {
+		s.log().Info("gap told", zap.String("reason", reason), zap.String("last_event_id", clip(id)),
+			zap.Int64("missed", missed), zap.Int("suppressed", suppressed))
+	})
+}
+
 // gapEvent makes a gap event; nil if there is no gap_event. It has no id: the
 // client's last event ID stays.
 func (s *stream) gapEvent(reason, id string, missed int64) []byte {
@@ -331,6 +345,7 @@ func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-c
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
+	sub.count(out)
 	switch {
 	case end != "", len(out) > 0:
 	case sub.waiting:
@@ -399,6 +414,7 @@ func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out [
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
+	sub.count(out)
 	s := sub.stream
 	if end == "" && (len(out) == 0 || sub.upToDate()) {
 		waits = true
@@ -526,7 +542,7 @@ func (sub *subscriber) skip(dst []*block) []*block {
 	}
 	sub.cursor = f.lost
 	theMetrics.gaps.WithLabelValues(gapLag).Inc()
-	s.log().Info("gap told", zap.String("reason", gapLag), zap.Int64("missed", missed))
+	s.logGap(gapLag, id, missed)
 	return append(dst, &block{wire: s.gapEvent(gapLag, id, missed)})
 }
 

@@ -95,14 +95,38 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 		close(s.ready)
 	}
 	if c.mends && !s.succeeds() {
-		s.log().Info("upstream recovered", zap.Bool("resumed", c.resumed))
+		c.logRecovered()
+		s.reconnects++
 		if !c.resumed {
 			c.tellGap() // what the upstream sent meanwhile, nobody knows
 		}
 	}
+	s.lostAt = time.Time{}
 	if !s.isSplice {
 		s.openSuccessor() // there was a reload while it was being opened
 	}
+}
+
+// What was missed while the upstream was lost, in the log.
+const (
+	missedRequested = "requested" // the upstream was asked for what came after the last ID
+	missedUnknown   = "unknown"
+)
+
+// logRecovered logs that the upstream was reached again. The stream's lock is
+// held.
+func (c *upstreamConn) logRecovered() {
+	s := c.stream
+	missed, id := missedUnknown, ""
+	if c.resumed {
+		missed, id = missedRequested, clip(s.lastUpstreamID)
+	}
+	after, attempts, subscribers := time.Since(s.lostAt), s.backoff.attempts, len(s.subs)
+	s.lines.recovered.log(func(suppressed int) {
+		s.log().Info("upstream recovered", zap.Duration("after", after), zap.Int("attempts", attempts),
+			zap.Bool("resumed", c.resumed), zap.String("missed", missed), zap.String("last_event_id", id),
+			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+	})
 }
 
 // keep makes the stream known, if it was not before its head, or tells why it
@@ -122,7 +146,10 @@ func (c *upstreamConn) refused() { c.stream.refuse() }
 // lock is held.
 func (c *upstreamConn) tellGap() {
 	s := c.stream
-	s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from")
+	s.lines.possible.log(func(suppressed int) {
+		s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from",
+			zap.Int("suppressed", suppressed))
+	})
 	theMetrics.gaps.WithLabelValues(gapUpstream).Inc()
 	wire := s.gapEvent(gapUpstream, s.newestID(), -1)
 	if len(wire) == 0 {
@@ -240,7 +267,8 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 	}
 	chunk = append(chunk, '\n')
 	blk.wire = chunk[head:len(chunk):len(chunk)]
-	blk.chunk = append(chunk, "\r\n"...)
+	chunk = append(chunk, "\r\n"...)
+	blk.chunk = chunk
 	return blk
 }
 
@@ -254,6 +282,7 @@ func (c *upstreamConn) append(b *block) {
 		s.settled = true
 		s.noteBlock(b)
 	}
+	s.received += int64(b.lines) + 1
 	s.buffer.append(b)
 	if b.hasID && c.options.ids != idsGateway {
 		s.buffer.setLastID(b.id, b.position)

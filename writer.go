@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"container/heap"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,11 +31,6 @@ const (
 	// gets at once: a replay must not keep live delivery waiting.
 	piecesPerTurn = 2
 
-	// stormSize connections taken over make a storm, which is over when none
-	// came for stormOver.
-	stormSize = 1000
-	stormOver = 2 * time.Second
-
 	// drainedAfterEnd is how long the process waits, at its exit, for
 	// connections to which the end of their response cannot be written.
 	drainedAfterEnd = time.Second
@@ -56,13 +50,10 @@ type writers struct {
 	mu    sync.Mutex
 	live  int           // connections
 	empty chan struct{} // closed when there is none; nil: nobody waits
-	taken int           // connections since memory was last given back
-	calm  *time.Timer   // until it is
 }
 
 func newWriters(n int) *writers {
 	ws := &writers{began: time.Now().Add(-1), all: make([]*writer, n), poller: newPoller()}
-	ws.calm = time.AfterFunc(noTimeout, ws.giveBack)
 	for i := range ws.all {
 		ws.all[i] = &writer{set: ws, wake: make(chan struct{}, 1)}
 		go ws.all[i].run()
@@ -74,22 +65,10 @@ func newWriters(n int) *writers {
 func (ws *writers) take(c *connection) {
 	ws.mu.Lock()
 	ws.live++
-	if ws.taken++; ws.taken >= stormSize {
-		ws.calm.Reset(stormOver)
-	}
 	ws.mu.Unlock()
 	c.writer = ws.all[int(ws.last.Add(1))%len(ws.all)]
 	c.index = -1
 	c.signal(signalNew)
-}
-
-// giveBack returns the memory to the system that the requests of a storm have
-// left behind: some 40 KB each, which the runtime would keep for minutes.
-func (ws *writers) giveBack() {
-	ws.mu.Lock()
-	ws.taken = 0
-	ws.mu.Unlock()
-	debug.FreeOSMemory()
 }
 
 func (ws *writers) gone() {
@@ -277,8 +256,8 @@ func (w *writer) tell() {
 	if w.counted == (counts{}) {
 		return
 	}
-	theMetrics.blocks[out].Add(float64(w.counted.blocks))
 	theMetrics.bytes[out].Add(float64(w.counted.bytes))
+	theMetrics.blocks[out].Add(float64(w.counted.blocks))
 	theMetrics.heartbeats.Add(float64(w.counted.heartbeats))
 	w.counted = counts{}
 }
@@ -520,12 +499,14 @@ func (w *writer) schedule(c *connection) {
 // dueHeap is connections by when something is due.
 type dueHeap []*connection
 
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h *dueHeap) Len() int           { return len(*h) }
+func (h *dueHeap) Less(i, j int) bool { return (*h)[i].due < (*h)[j].due }
 
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
+// Swap implements heap.Interface.
+func (h *dueHeap) Swap(i, j int) {
+	all := *h
+	all[i], all[j] = all[j], all[i]
+	all[i].index, all[j].index = i, j
 }
 
 // Push implements heap.Interface.

@@ -18,5 +18,5 @@ cd "$root"
 
 # The module has code per system.
 for os in darwin windows; do
-	step "go vet: the module for $os" env GOOS=$os go vet .
+	step "go vet: the module and ssebench for $os" env GOOS=$os go vet . ./cmd/ssebench
 done

@@ -9,12 +9,14 @@ if [[ -f integration/go.mod ]]; then
 	step "integration: set-up" integration/setup.sh
 fi
 
+rm -rf ./_artifacts integration/_artifacts # screenshots of the run before
+
 # The gateway's tests run for both ways to write to clients: see "delivery" in docs/sse.md.
 root=$PWD
 for delivery in handler connection; do
 	for dir in $(modules); do
 		cd "$root/$dir"
 		heading "go test -race: $dir, delivery $delivery"
-		CADDY_SSE_DELIVERY=$delivery go test -race -count=1 -timeout=30m "$@" ./... || status=1
+		CADDY_SSE_DELIVERY=$delivery go test -race -artifacts -count=1 -timeout=30m "$@" ./... || status=1
 	done
 done

@@ -37,6 +37,7 @@ type gatewaySetup struct {
 	globals    string // further global options
 	directives string
 	address    string // where it listens, by default a port of its own
+	admin      string // where its admin endpoint listens, for browsers too; by default a socket of its own
 	namespace  string // where it runs, and listens on its own
 }
 
@@ -66,7 +67,10 @@ func (setup gatewaySetup) start(t testing.TB) *gateway {
 	}
 	g := &gateway{setup: setup, dir: t.TempDir()}
 	// A short path, as sockets need it.
-	g.admin = filepath.Join(workDir, fmt.Sprint("admin", gateways.Add(1)))
+	g.admin = "unix/" + filepath.Join(workDir, fmt.Sprint("admin", gateways.Add(1)))
+	if setup.admin != "" {
+		g.admin = setup.admin
+	}
 	g.run(t)
 	return g
 }
@@ -116,7 +120,7 @@ func (g *gateway) run(t testing.TB) {
 func (g *gateway) awaitStart() {
 	g.t.Helper()
 	for {
-		conn, err := net.Dial("unix", g.admin)
+		conn, err := g.dialAdmin(context.Background())
 		if err == nil {
 			_ = conn.Close()
 			return
@@ -127,6 +131,16 @@ func (g *gateway) awaitStart() {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// dialAdmin connects to the admin endpoint.
+func (g *gateway) dialAdmin(ctx context.Context) (net.Conn, error) {
+	network, address := "tcp", g.admin
+	if socket, ok := strings.CutPrefix(g.admin, "unix/"); ok {
+		network, address = "unix", socket
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, address)
 }
 
 // configurationStatus is what the status of /configuration, which tells the configurations apart, counts from.
@@ -150,9 +164,13 @@ func (g *gateway) caddyfile(directives string) string {
 	if g.setup.namespace != "" {
 		site = "http://:80 {\n"
 	}
-	return fmt.Sprintf("{\nadmin unix/%s\npersist_config off\nauto_https off\n%s\n}\n"+
+	admin := g.admin
+	if g.setup.admin != "" {
+		admin += fmt.Sprintf(" {\norigins %s \"\"\n}", g.admin) // as docs/admin.md says, for browsers
+	}
+	return fmt.Sprintf("{\nadmin %s\npersist_config off\nauto_https off\n%s\n}\n"+
 		"%slog {\noutput stdout\n}\nrespond /configuration %d\n%s\n}\n",
-		g.admin, g.setup.globals, site, configurationStatus+g.loads, directives)
+		admin, g.setup.globals, site, configurationStatus+g.loads, directives)
 }
 
 // load gives the gateway new directives. It returns how long that took, and the answer if it was refused.
@@ -186,10 +204,13 @@ func (g *gateway) awaitLog(text string, n int) {
 func (g *gateway) ask(method, path, body string) (status int, answer string) {
 	g.t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", g.admin)
+		return g.dialAdmin(ctx)
 	}}
-	req, err := http.NewRequestWithContext(context.Background(), method, "http://127.0.0.1"+path, strings.NewReader(body))
+	host := "127.0.0.1"
+	if g.setup.admin != "" {
+		host = g.admin
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+host+path, strings.NewReader(body))
 	if err != nil {
 		g.t.Fatal(err)
 	}

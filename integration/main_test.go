@@ -25,6 +25,7 @@ var (
 	readerPath   string
 	nodePath     string
 	chromiumPath string
+	nginxPath    string
 )
 
 // workDir is removed when all tests have run.
@@ -72,6 +73,12 @@ func setup() error {
 	}
 	if _, err := os.Stat(nodePath); err != nil {
 		return fmt.Errorf("node (run integration/setup.sh): %w", err)
+	}
+	if nginxPath, err = exec.LookPath("nginx"); err != nil {
+		nginxPath = "/usr/sbin/nginx" // where Debian has it, and not all users look
+	}
+	if _, err := os.Stat(nginxPath); err != nil {
+		return fmt.Errorf("nginx (run integration/setup.sh): %w", err)
 	}
 	if chromiumPath = os.Getenv("CHROMIUM"); chromiumPath != "" {
 		return nil

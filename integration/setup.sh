@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests need besides Go: the node packages of package-lock.json (a current Node is one of
-# them), npm to install them with, Chromium, and ip. As root on Debian what is missing comes from apt-get; elsewhere it is
-# named, and this fails.
+# them), npm to install them with, Chromium, ip, and nginx. As root on Debian what is missing comes from apt-get; elsewhere
+# it is named, and this fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -26,6 +26,7 @@ if [[ ! ${CHROMIUM:-} ]]; then
 	need chromium chromium chromium-browser google-chrome
 fi
 need iproute2 ip
+need nginx nginx /usr/sbin/nginx
 # Only when the lock file has changed since.
 if ! cmp -s package-lock.json node_modules/.installed; then
 	need npm npm

@@ -93,6 +93,17 @@ func startSlow(t *testing.T, options string) (*upstream, *gateway, []*follower) 
 	return u, g, readers
 }
 
+// startBehind is startSlow with clients that did not read while many events came, which nobody else was to notice.
+func startBehind(t *testing.T, options string) (*upstream, *gateway, []*follower, []*sleeper) {
+	t.Helper()
+	u, g, readers := startSlow(t, options)
+	before := g.memory()
+	all := sleepers(t, g.url("/events"))
+	slowest, most := flood(t, u, g, readers)
+	assertUndisturbed(t, readers, before, most, slowest)
+	return u, g, readers, all
+}
+
 func assertUndisturbed(t *testing.T, readers []*follower, before, most int64, slowest time.Duration) {
 	t.Helper()
 	for _, f := range readers {
@@ -109,11 +120,7 @@ func assertUndisturbed(t *testing.T, readers []*follower, before, most int64, sl
 // Issue 2, acceptance 8: a client that stops reading is cut.
 func TestClientThatStopsReadingIsCut(t *testing.T) {
 	const writeTimeout = time.Second
-	u, g, readers := startSlow(t, "write_timeout 1s")
-	before := g.memory()
-	all := sleepers(t, g.url("/events"))
-	slowest, most := flood(t, u, g, readers)
-	assertUndisturbed(t, readers, before, most, slowest)
+	u, g, readers, all := startBehind(t, "write_timeout 1s")
 
 	// The access log tells when a response has ended.
 	ended := func(rs []report) (some []report) {
@@ -149,11 +156,7 @@ func TestClientThatStopsReadingIsCut(t *testing.T) {
 
 // Issue 2, acceptance 8: a client behind the replay buffer is disconnected, and told when it comes back.
 func TestLagDisconnect(t *testing.T) {
-	u, g, readers := startSlow(t, "write_timeout 10m\ngap_event lost")
-	before := g.memory()
-	all := sleepers(t, g.url("/events"))
-	slowest, most := flood(t, u, g, readers)
-	assertUndisturbed(t, readers, before, most, slowest)
+	u, g, _, all := startBehind(t, "write_timeout 10m\ngap_event lost")
 	for _, s := range all {
 		close(s.wake)
 		if err := s.awaitEnd(); err != nil {
@@ -179,11 +182,7 @@ func TestLagDisconnect(t *testing.T) {
 
 // Issue 2, acceptance 8: a client behind the replay buffer is told so, and goes on with what is kept.
 func TestLagSkip(t *testing.T) {
-	u, g, readers := startSlow(t, "write_timeout 10m\ngap_event lost\nlag skip")
-	before := g.memory()
-	all := sleepers(t, g.url("/events"))
-	slowest, most := flood(t, u, g, readers)
-	assertUndisturbed(t, readers, before, most, slowest)
+	u, _, _, all := startBehind(t, "write_timeout 10m\ngap_event lost\nlag skip")
 	for _, s := range all {
 		close(s.wake)
 		s.await(slowEvents)

@@ -39,7 +39,7 @@ func TestStop(t *testing.T) {
 		{name: "SIGTERM, race detector", program: gatewayPath, clients: 100, ids: true, reload: true, stop: term},
 		{name: "SIGTERM without an upstream", program: gatewayPath, clients: 100, ids: true, broken: true, stop: term},
 		{name: "caddy stop", program: plainPath, clients: 100, ids: true, reload: true, stop: func(g *gateway) {
-			start(g.t, "caddy stop", command(plainPath, "stop", "--address", "unix/"+g.admin), 0).awaitExit()
+			start(g.t, "caddy stop", command(plainPath, "stop", "--address", g.admin), 0).awaitExit()
 			g.awaitExit()
 		}},
 	} {

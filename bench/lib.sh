@@ -1,0 +1,185 @@
+# Sourced by run.sh: what is installed and built, and how each system is started and ended.
+# shellcheck shell=bash disable=SC2154
+
+set -euo pipefail
+
+bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname "$bench")
+server_core=${BENCH_SERVER_CORE:-0} load_core=${BENCH_LOAD_CORE:-1}
+BENCH_NICE=${BENCH_NICE:-0}
+export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA
+
+die() {
+	printf '%s\n' "$*" >&2
+	exit 1
+}
+
+# install_packages NAME...: the Debian packages that the systems need.
+install_packages() {
+	local system wanted=()
+	for system in "$@"; do
+		case $system in
+		nginx) command -v nginx >/dev/null || wanted+=(nginx-light) ;;
+		nchan) [[ -e /etc/nginx/modules-enabled/50-mod-nchan.conf ]] || wanted+=(nginx-light libnginx-mod-nchan) ;;
+		haproxy) command -v haproxy >/dev/null || wanted+=(haproxy) ;;
+		varnish) command -v varnishd >/dev/null || wanted+=(varnish) ;;
+		esac
+	done
+	command -v taskset >/dev/null || wanted+=(util-linux)
+	((${#wanted[@]})) || return 0
+	if ! command -v apt-get >/dev/null || ((EUID != 0)); then
+		die "missing Debian packages: ${wanted[*]}"
+	fi
+	# The packages would start their services: only the programs are needed.
+	local policy=/usr/sbin/policy-rc.d made=
+	if [[ ! -e $policy ]]; then
+		made=$policy
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+	fi
+	local failed=0
+	{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${wanted[@]}"; } >&2 || failed=1
+	if [[ -n $made ]]; then rm -f "$made"; fi
+	((!failed)) || die "could not install ${wanted[*]}"
+}
+
+# build_programs: the bench, the gateway, and Caddy as it is in the version that go.mod names.
+build_programs() {
+	cd "$root"
+	go build -buildvcs=false -o "$work/ssebench" ./cmd/ssebench
+	go build -buildvcs=false -o "$work/caddy-ours" ./cmd/caddy
+	go build -buildvcs=false -o "$work/caddy-stock" github.com/caddyserver/caddy/v2/cmd/caddy
+	cd - >/dev/null
+}
+
+# versions: what was measured, and on what.
+versions() {
+	local model
+	model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+	printf 'Machine: %s, %s cores; Linux %s; %s.\n' "$model" "$(nproc)" "$(uname -r)" "$(go env GOVERSION)"
+	printf 'Caddy %s' "$(cd "$root" && go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)"
+	if command -v nginx >/dev/null; then printf ', nginx %s' "$(nginx -v 2>&1 | cut -d/ -f2)"; fi
+	if command -v dpkg-query >/dev/null; then
+		dpkg-query -W -f ', ${Package} ${Version}' libnginx-mod-nchan haproxy varnish 2>/dev/null || true
+	fi
+	printf '.\n\n'
+}
+
+# free_port FROM: the first port from there on where nobody listens.
+free_port() {
+	local port=$1
+	while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+	printf '%s' "$port"
+}
+
+# spawn CORE COMMAND...: starts a process of ours; its id is in $spawned.
+pids=()
+spawn() {
+	local core=$1
+	shift
+	nice -n "$BENCH_NICE" taskset -c "$core" "$@" >>"$work/log" 2>&1 9>&- &
+	spawned=$!
+	pids+=("$spawned")
+}
+
+# end_all ends what was started, and waits for it.
+end_all() {
+	local pid
+	for pid in "${pids[@]}"; do
+		kill "$pid" 2>/dev/null || true
+	done
+	for pid in "${pids[@]}"; do
+		wait_gone "$pid"
+	done
+	pids=()
+}
+
+wait_gone() {
+	local i
+	for ((i = 0; i < 100; i++)); do
+		kill -0 "$1" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -KILL "$1" 2>/dev/null || true
+	wait "$1" 2>/dev/null || true
+}
+
+# wait_port PORT: until somebody listens there.
+wait_port() {
+	local i
+	for ((i = 0; i < 200; i++)); do
+		if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then return; fi
+		sleep 0.05
+	done
+	die "nothing listens on port $1; see $work/log"
+}
+
+config() { sed "s|BENCH_PORT|$BENCH_PORT|; s|BENCH_ORIGIN|$BENCH_ORIGIN|; s|BENCH_DIR|$work|" "$bench/$1" >"$work/$1"; }
+
+# start_system SYSTEM: starts it with its origin. Sets $server (the process to measure), $target and $control (ports).
+#
+#	ours            the gateway; ours+'delivery handler' with a further option; NAME=PROGRAM another build of it, also with +'…'
+#	floor           the origin without anything between
+start_system() {
+	local system=$1
+	BENCH_PORT=$(free_port 18080) BENCH_ORIGIN=$(free_port 19000)
+	target=$BENCH_PORT control=$BENCH_ORIGIN
+	: >"$work/log"
+	case $system in
+	floor)
+		spawn "$server_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN"
+		server=$spawned target=$BENCH_ORIGIN
+		wait_port "$BENCH_ORIGIN"
+		return
+		;;
+	nchan) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" -publish "http://127.0.0.1:$BENCH_PORT/publish" ;;
+	*) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" ;;
+	esac
+	case $system in
+	ours | ours+* | *=*)
+		local program=${system%%+*}
+		BENCH_EXTRA=
+		if [[ $system == *+* ]]; then BENCH_EXTRA=${system#*+}; fi
+		if [[ $program == ours ]]; then program=$work/caddy-ours; else program=${program#*=}; fi
+		spawn "$server_core" "$program" run --config "$bench/ours.Caddyfile" --adapter caddyfile
+		;;
+	stock) spawn "$server_core" "$work/caddy-stock" run --config "$bench/stock.Caddyfile" --adapter caddyfile ;;
+	nginx | nchan)
+		config "$system.conf"
+		spawn "$server_core" nginx -c "$work/$system.conf"
+		;;
+	haproxy) spawn "$server_core" haproxy -db -f "$bench/haproxy.cfg" ;;
+	varnish)
+		config varnish.vcl
+		spawn "$server_core" varnishd -F -n "$work/varnish" -a "127.0.0.1:$BENCH_PORT" -f "$work/varnish.vcl" -s malloc,64m \
+			-p thread_pools=1 -p thread_pool_max=19000 -p thread_pool_min=100 -p timeout_idle=3600 -p idle_send_timeout=3600
+		;;
+	*) die "unknown system $system" ;;
+	esac
+	server=$spawned
+	wait_port "$BENCH_ORIGIN"
+	wait_port "$BENCH_PORT"
+}
+
+# label SYSTEM: what the report calls it.
+label() {
+	local name=${1%%+*}
+	printf '%s' "${name%%=*}"
+	if [[ $1 == *+* ]]; then printf ' %s' "${1#*+}"; fi
+}
+
+# measure SCENARIO SYSTEM FLAG...: one run of the client; its line of JSON goes to the results.
+measure() {
+	local scenario=$1 system=$2
+	shift 2
+	exec 9>"${TMPDIR:-/tmp}/ssebench.lock"
+	flock 9 # two measurements at once would be worth nothing
+	start_system "$system"
+	printf '%s ' "$(date +%T)" >&2
+	if ! timeout 600 nice -n "$BENCH_NICE" taskset -c "$load_core" "$work/ssebench" client -scenario "$scenario" -label "$(label "$system")" \
+		-addr "127.0.0.1:$target" -origin "127.0.0.1:$control" -pid "$server" "$@" >>"$out/results.jsonl" 9>&-; then
+		printf '%s: %s failed; log: %s\n' "$scenario" "$system" "$(tail -c 300 "$work/log")" >&2
+	fi
+	end_all
+	exec 9>&-
+}

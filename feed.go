@@ -1,0 +1,280 @@
+package caddysse
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// The feed of the live page: once a second what there is, and how it has
+// changed in that second.
+
+// feedInterval is how often the streams are looked at while somebody looks.
+const feedInterval = time.Second
+
+const (
+	// defaultFeed and maxFeed are how many streams a feed shows.
+	defaultFeed = 50
+	maxFeed     = 200
+
+	// feedSubscribers is how many subscribers the feed of a stream shows.
+	feedSubscribers = 50
+)
+
+// look is what was seen of all streams at a moment.
+type look struct {
+	number  uint64 // of the looks of the process
+	at      time.Time
+	samples []sample // never changed
+	private int
+}
+
+// feeder looks at the streams of a hub once in feedInterval, for all viewers,
+// while there are any.
+type feeder struct {
+	hub *hub
+
+	mu      sync.Mutex
+	viewers int
+	stop    chan struct{}
+	newest  *look         // nil: there is none yet
+	number  uint64        // of the last one
+	changed chan struct{} // closed and replaced with each
+}
+
+// theFeeder is that of the process.
+var theFeeder = &feeder{hub: theHub}
+
+// join counts a viewer in. The first one starts the looking.
+func (f *feeder) join() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.viewers++; f.viewers > 1 {
+		return
+	}
+	f.changed = make(chan struct{})
+	f.stop = make(chan struct{})
+	go f.run(f.stop)
+}
+
+// leave counts a viewer out. The last one ends the looking.
+func (f *feeder) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.viewers--; f.viewers == 0 {
+		close(f.stop)
+		f.newest = nil
+	}
+}
+
+// after returns the newest look if it is not the one with a number, and what is
+// closed when there is another.
+func (f *feeder) after(number uint64) (*look, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.newest == nil || f.newest.number == number {
+		return nil, f.changed
+	}
+	return f.newest, f.changed
+}
+
+// run looks until stop is closed.
+func (f *feeder) run(stop <-chan struct{}) {
+	ticker := time.NewTicker(feedInterval)
+	defer ticker.Stop()
+	var before *look
+	for {
+		now := time.Now()
+		l := &look{at: now, samples: f.hub.samples(now), private: f.hub.countPrivate()}
+		l.rate(before)
+		if !f.show(l, stop) {
+			return
+		}
+		before = l
+		select {
+		case <-ticker.C:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// show makes a look the newest. It returns false if nobody looks any more.
+func (f *feeder) show(l *look, stop <-chan struct{}) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-stop:
+		return false // and somebody else may have come
+	default:
+	}
+	f.number++
+	l.number = f.number
+	f.newest = l
+	close(f.changed)
+	f.changed = make(chan struct{})
+	return true
+}
+
+// rate computes the rates since the look before; nil: there was none.
+func (l *look) rate(before *look) {
+	if before == nil {
+		return
+	}
+	seconds := l.at.Sub(before.at).Seconds()
+	if seconds <= 0 {
+		return
+	}
+	had := make(map[*stream]*sample, len(before.samples))
+	for i := range before.samples {
+		had[before.samples[i].stream] = &before.samples[i]
+	}
+	for i := range l.samples {
+		s := &l.samples[i]
+		b := had[s.stream]
+		if b == nil {
+			b = new(sample) // it began meanwhile
+		}
+		s.receivedRate = float64(s.received-min(b.received, s.received)) / seconds
+		s.sentRate = float64(s.sent-min(b.sent, s.sent)) / seconds
+	}
+}
+
+// feedStream is what the feed tells of a stream.
+type feedStream struct {
+	streamInfo
+
+	ReceivedRate float64 `json:"received_rate"`
+	SentRate     float64 `json:"sent_rate"`
+}
+
+// feedTotals are sums over all streams; of the lag, the greatest.
+type feedTotals struct {
+	Streams      int     `json:"streams"`
+	Private      int     `json:"private"`
+	Subscribers  int     `json:"subscribers"`
+	Lost         int     `json:"lost"` // whose upstream connection is
+	ReceivedRate float64 `json:"received_rate"`
+	SentRate     float64 `json:"sent_rate"`
+	Lag          lagInfo `json:"lag"`
+}
+
+// streamsEvent is the data of the feed's events of type streams.
+type streamsEvent struct {
+	At      time.Time    `json:"at"`
+	Totals  feedTotals   `json:"totals"`
+	Streams []feedStream `json:"streams"`
+}
+
+// streamEvent is the data of the feed's events of type stream.
+type streamEvent struct {
+	At          time.Time        `json:"at"`
+	Stream      feedStream       `json:"stream"`
+	Subscribers []subscriberInfo `json:"subscriber_list"`
+}
+
+// goneEvent is the data of events of type gone: the stream is over.
+type goneEvent struct {
+	ID string `json:"id"`
+}
+
+// totals sums the samples up.
+func (l *look) totals() feedTotals {
+	t := feedTotals{Streams: len(l.samples), Private: l.private}
+	for i := range l.samples {
+		s := &l.samples[i]
+		t.Subscribers += s.subscribers
+		t.ReceivedRate += s.receivedRate
+		t.SentRate += s.sentRate
+		t.Lag.Blocks, t.Lag.Seconds = max(t.Lag.Blocks, s.lag.Blocks), max(t.Lag.Seconds, s.lag.Seconds)
+		if s.state != stateOpen && s.stream.hasBeenOpen() {
+			t.Lost++
+		}
+	}
+	return t
+}
+
+// hasBeenOpen reports whether the stream has lost an upstream connection.
+func (s *stream) hasBeenOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.endedAt.IsZero()
+}
+
+// tell tells about a stream of the look; false if it is over.
+func (l *look) tell(s *sample) (feedStream, bool) {
+	info, ok := s.stream.inspect(l.at)
+	return feedStream{streamInfo: info, ReceivedRate: s.receivedRate, SentRate: s.sentRate}, ok
+}
+
+// serveFeed answers with the feed: of all streams, or of one.
+func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
+	page, err := pagingOf(query, streamOrders, "began")
+	if err != nil {
+		return err
+	}
+	if page.limit, err = query.number("limit", defaultFeed, 1, maxFeed); err != nil {
+		return err
+	}
+	add := func(v *view, l *look) (bool, error) { return true, addStreams(v, l, page) }
+	if id, ok := query["stream"]; ok {
+		s := theHub.find(id)
+		if s == nil {
+			return noSuchStream(id)
+		}
+		add = func(v *view, l *look) (bool, error) { return addStream(v, l, s) }
+	}
+	v, err := openView(w, r)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	theFeeder.join()
+	defer theFeeder.leave()
+	number := uint64(0)
+	for {
+		l, changed := theFeeder.after(number)
+		if l == nil {
+			if !v.wait(changed) {
+				return nil
+			}
+			continue
+		}
+		number = l.number
+		more, err := add(v, l)
+		if err != nil || v.flush() != nil || !more || !v.stays() {
+			return nil // the viewer is gone, or gets no more
+		}
+	}
+}
+
+// addStreams adds the event of a look at all streams.
+func addStreams(v *view, l *look, page paging[sample]) error {
+	e := streamsEvent{At: l.at, Totals: l.totals(), Streams: []feedStream{}}
+	for _, s := range page.of(l.samples, streamOrders["began"]) {
+		if told, ok := l.tell(&s); ok {
+			e.Streams = append(e.Streams, told)
+		}
+	}
+	return v.add("streams", strconv.FormatUint(l.number, 10), e)
+}
+
+// addStream adds the event of a look at one stream. It returns false if that is
+// over.
+func addStream(v *view, l *look, s *stream) (more bool, err error) {
+	for i := range l.samples {
+		if l.samples[i].stream != s {
+			continue
+		}
+		told, ok := l.tell(&l.samples[i])
+		if !ok {
+			break
+		}
+		page := paging[subscriberInfo]{compare: subscriberOrders["lag"], descending: true, limit: feedSubscribers}
+		return true, v.add("stream", strconv.FormatUint(l.number, 10), streamEvent{
+			At: l.at, Stream: told, Subscribers: page.of(s.inspectSubscribers(l.at), bySubscriber),
+		})
+	}
+	return false, v.add("gone", strconv.FormatUint(l.number, 10), goneEvent{ID: s.id()})
+}

@@ -1,0 +1,414 @@
+package caddysse
+
+import (
+	"cmp"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// What operators are told of the streams that there are. No value of a query
+// parameter, of a header field or of a cookie is in it, and of a stream's epoch
+// only what the log has: an ID of the gateway cannot be made of it.
+
+// maxTold bounds what is told of a text that comes from outside, in bytes.
+const maxTold = 256
+
+// maxNames bounds how many parts of a key are named.
+const maxNames = 32
+
+// streamNumbers is how many streams the process has had.
+var streamNumbers atomic.Uint64
+
+// nextNumber numbers a stream.
+func nextNumber() uint64 { return streamNumbers.Add(1) }
+
+// tally counts what was given to the subscribers of a stream.
+type tally struct{ events, bytes uint64 }
+
+// count counts blocks that are given to the subscriber. The lock is held.
+func (sub *subscriber) count(blocks []*block) {
+	bytes := uint64(0)
+	for _, b := range blocks {
+		bytes += uint64(len(b.wire))
+	}
+	sub.bytes += bytes
+	total := &sub.home.given
+	total.bytes += bytes
+	total.events += sub.sent - sub.counted
+	sub.counted = sub.sent
+}
+
+// clientInfo is what is told of a client.
+type clientInfo struct {
+	remote   string // the address of its connection
+	ip       string // its own, if a proxy that is trusted has told another one than remote
+	protocol string // of HTTP
+}
+
+// clientOf tells which client a request is of.
+func clientOf(r *http.Request) clientInfo {
+	c := clientInfo{remote: r.RemoteAddr, protocol: protocolOf(r)}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != host {
+		c.ip = ip
+	}
+	return c
+}
+
+// deliveredBy notes how the subscriber's client is written to.
+func (sub *subscriber) deliveredBy(delivery string) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.delivery = delivery
+}
+
+// noteEnd notes that a connection of the stream has ended. The lock is held.
+func (s *stream) noteEnd(end ending, now time.Time) {
+	if end.events {
+		s.endedAt = now
+	}
+	if text := end.text(); text != "" {
+		s.lastError, s.lastErrorAt = text, now
+	}
+}
+
+// text says what an upstream connection failed of; empty: it did not.
+func (e ending) text() string {
+	switch {
+	case e.clean && e.events:
+		return ""
+	case e.err != nil:
+		err := e.err
+		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.Err != nil {
+			err = handlerErr.Err // less where in Caddy it was noticed
+		}
+		return clipText(err.Error())
+	case e.status != 0:
+		return "status " + strconv.Itoa(e.status)
+	}
+	return "no answer"
+}
+
+// clipText shortens a text that comes from outside.
+func clipText(text string) string {
+	if len(text) <= maxTold {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxTold], "") + "…"
+}
+
+// streamInfo is what is told of a stream.
+type streamInfo struct {
+	ID             string       `json:"id"`
+	Kind           string       `json:"kind"`
+	Stream         string       `json:"stream"`
+	Epoch          string       `json:"epoch"`
+	Listen         string       `json:"listen"`
+	Handler        string       `json:"handler"`
+	Host           string       `json:"host"`
+	Path           string       `json:"path"`
+	SeparatedBy    []string     `json:"separated_by"`
+	BeganAt        time.Time    `json:"began_at"`
+	Draining       bool         `json:"draining"`
+	Subscribers    int          `json:"subscribers"`
+	Splices        int          `json:"splices"`
+	EventsReceived uint64       `json:"events_received"`
+	BytesReceived  int64        `json:"bytes_received"`
+	EventsSent     uint64       `json:"events_sent"`
+	BytesSent      uint64       `json:"bytes_sent"`
+	Lag            lagInfo      `json:"lag"`
+	Upstream       upstreamInfo `json:"upstream"`
+	Buffer         bufferInfo   `json:"buffer"`
+	LastIDs        lastIDs      `json:"last_ids"`
+}
+
+// lagInfo is how far a subscriber is behind the newest block; of a stream, how
+// far the last one is.
+type lagInfo struct {
+	Blocks  uint64  `json:"blocks"`
+	Seconds float64 `json:"seconds"`
+}
+
+// upstreamInfo is what is told of a stream's upstream connection.
+type upstreamInfo struct {
+	State       string     `json:"state"`
+	Since       time.Time  `json:"since"`
+	Connections int        `json:"connections"`
+	Reconnects  int        `json:"reconnects"`
+	Attempts    int        `json:"attempts"`
+	LastError   *errorInfo `json:"last_error"`
+}
+
+// errorInfo is what an upstream connection failed of.
+type errorInfo struct {
+	Text string    `json:"text"`
+	At   time.Time `json:"at"`
+}
+
+// bufferInfo is what is told of a replay buffer.
+type bufferInfo struct {
+	Blocks    int        `json:"blocks"`
+	Bytes     int64      `json:"bytes"`
+	Oldest    *time.Time `json:"oldest"`
+	Newest    uint64     `json:"newest"`
+	Lost      uint64     `json:"lost"`
+	MaxBlocks int        `json:"max_blocks"`
+	MaxBytes  int64      `json:"max_bytes"`
+	MaxAge    float64    `json:"max_age_seconds"`
+}
+
+// lastIDs are the newest event IDs of a stream.
+type lastIDs struct {
+	Upstream string `json:"upstream"`
+	Gateway  string `json:"gateway"`
+}
+
+// subscriberInfo is what is told of a subscriber.
+type subscriberInfo struct {
+	Address  string    `json:"address"`
+	ClientIP string    `json:"client_ip"`
+	Protocol string    `json:"protocol"`
+	Delivery string    `json:"delivery"`
+	JoinedAt time.Time `json:"joined_at"`
+	Resume   string    `json:"resume"`
+	Spliced  bool      `json:"spliced"`
+	Lag      lagInfo   `json:"lag"`
+	Events   uint64    `json:"events_sent"`
+	Bytes    uint64    `json:"bytes_sent"`
+}
+
+// id names the stream to operators, as nothing else in the process.
+func (s *stream) id() string { return s.key.String() + "-" + strconv.FormatUint(s.number, 10) }
+
+// listed reports whether a stream is shown as one. A splice that can still be
+// merged, and a connection that is to succeed a stream's, are not. The lock is
+// held.
+func (s *stream) listed() bool { return s.splice == nil }
+
+// where returns the parts of a stream's request that are told.
+func (s *stream) where() (listen, handler, host, path string) {
+	listen, handler, _ = strings.Cut(s.place, "\x00")
+	fields := strings.Split(strings.TrimSuffix(s.path, "\x00"), "\x00")
+	if n := len(fields); n >= 2 {
+		host, path = fields[n-2], fields[n-1]
+	}
+	return listen, handler, clipText(host), clipText(path)
+}
+
+// separatedBy names the parts of requests that separate those of the stream
+// from others of its path.
+func (s *stream) separatedBy() []string {
+	names := []string{}
+	for _, part := range s.parts {
+		switch kind, _, _ := strings.Cut(part.name, " "); kind {
+		case "query", "header", "placeholder", "user", "client":
+			names = append(names, clipText(part.name))
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return names[:min(len(names), maxNames)]
+}
+
+// inspect tells about the stream; false if it is none that is shown.
+func (s *stream) inspect(now time.Time) (info streamInfo, ok bool) {
+	info = streamInfo{ID: s.id(), Kind: s.kind(), Stream: s.key.String(), Epoch: s.epoch[:8], SeparatedBy: s.separatedBy(), BeganAt: s.born}
+	info.Listen, info.Handler, info.Host, info.Path = s.where()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.listed() {
+		return streamInfo{}, false
+	}
+	f := &s.buffer
+	info.Draining = s.draining && !s.private
+	info.Subscribers, info.Splices = len(s.subs), len(s.splices)
+	info.EventsReceived, info.BytesReceived = f.events, s.received
+	info.EventsSent, info.BytesSent = s.given.events, s.given.bytes
+	info.Lag = s.lag(now)
+	info.Upstream = s.inspectUpstream()
+	info.Buffer = bufferInfo{
+		Blocks: len(f.blocks), Bytes: f.size, Newest: f.newest, Lost: f.lost,
+		MaxBlocks: f.limits.events, MaxBytes: f.limits.size, MaxAge: f.limits.age.Seconds(),
+	}
+	if len(f.blocks) > 0 {
+		info.Buffer.Oldest = &f.blocks[0].at
+	}
+	info.LastIDs.Upstream = clipText(s.lastUpstreamID)
+	if !s.upstreamIDs && s.options.ids != idsUpstream && !s.isSplice && f.newest > 0 {
+		info.LastIDs.Gateway = gatewayIDPrefix + s.epoch[:8] + "…." + strconv.FormatUint(f.newest, 10)
+	}
+	return info, true
+}
+
+// inspectUpstream tells about the stream's upstream connection. The lock is
+// held.
+func (s *stream) inspectUpstream() upstreamInfo {
+	u := upstreamInfo{
+		State: s.upstreamState(), Since: s.born, Connections: s.connections, Reconnects: s.reconnects, Attempts: s.backoff.attempts,
+	}
+	switch {
+	case u.State == stateOpen:
+		u.Since = s.headAt
+	case !s.endedAt.IsZero():
+		u.Since = s.endedAt
+	}
+	if s.lastError != "" {
+		u.LastError = &errorInfo{Text: s.lastError, At: s.lastErrorAt}
+	}
+	return u
+}
+
+// lag is how far the last subscriber is behind. The lock is held.
+func (s *stream) lag(now time.Time) (most lagInfo) {
+	for sub := range s.subs {
+		l := sub.lag(now)
+		most.Blocks, most.Seconds = max(most.Blocks, l.Blocks), max(most.Seconds, l.Seconds)
+	}
+	return most
+}
+
+// lag is how far the subscriber is behind what it reads. The lock is held.
+func (sub *subscriber) lag(now time.Time) lagInfo {
+	f := &sub.stream.buffer
+	if sub.waiting || sub.cursor >= f.newest || (sub.finish != "" && sub.cursor >= sub.finishAt) {
+		return lagInfo{}
+	}
+	l := lagInfo{Blocks: f.newest - sub.cursor}
+	if rest := f.after(sub.cursor); len(rest) > 0 {
+		l.Seconds = max(0, now.Sub(rest[0].at).Seconds())
+	}
+	return l
+}
+
+// inspectSubscribers tells about the stream's subscribers.
+func (s *stream) inspectSubscribers(now time.Time) []subscriberInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]subscriberInfo, 0, len(s.subs))
+	for sub := range s.subs {
+		resume, _, _ := strings.Cut(sub.outcome, ";")
+		all = append(all, subscriberInfo{
+			Address:  sub.client.remote,
+			ClientIP: cmp.Or(sub.client.ip, hostOf(sub.client.remote)),
+			Protocol: sub.client.protocol,
+			Delivery: sub.delivery,
+			JoinedAt: sub.joined,
+			Resume:   resume,
+			Spliced:  sub.waiting || sub.stream != s,
+			Lag:      sub.lag(now),
+			Events:   sub.sent,
+			Bytes:    sub.bytes,
+		})
+	}
+	return all
+}
+
+// hostOf is the host of an address.
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
+}
+
+// sample is what changes of a stream, for sorting and for rates.
+type sample struct {
+	stream      *stream
+	subscribers int
+	received    uint64 // events
+	sent        uint64
+	bytes       uint64 // sent
+	reconnects  int
+	state       string
+	lag         lagInfo
+
+	// Of the last second; see feed.go.
+	receivedRate float64
+	sentRate     float64
+}
+
+// sample looks at the stream; false if it is none that is shown.
+func (s *stream) sample(now time.Time) (sample, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return sample{
+		stream:      s,
+		subscribers: len(s.subs),
+		received:    s.buffer.events,
+		sent:        s.given.events,
+		bytes:       s.given.bytes,
+		reconnects:  s.reconnects,
+		state:       s.upstreamState(),
+		lag:         s.lag(now),
+	}, s.listed()
+}
+
+// samples looks at all streams.
+func (h *hub) samples(now time.Time) []sample {
+	every := h.every()
+	all := make([]sample, 0, len(every))
+	for _, s := range every {
+		if one, ok := s.sample(now); ok {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// find returns the stream that an ID of the admin API names, nil if there is
+// none.
+func (h *hub) find(id string) *stream {
+	_, digits, _ := strings.Cut(id, "-")
+	number, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil {
+		return nil
+	}
+	for _, s := range h.every() {
+		if s.number != number || s.id() != id {
+			continue
+		}
+		s.mu.Lock()
+		listed := s.listed()
+		s.mu.Unlock()
+		if listed {
+			return s
+		}
+	}
+	return nil
+}
+
+// streamOrders compare streams by what they can be sorted by.
+var streamOrders = map[string]func(a, b *sample) int{
+	"began":         func(a, b *sample) int { return cmp.Compare(a.stream.number, b.stream.number) },
+	"path":          func(a, b *sample) int { return cmp.Compare(a.stream.path, b.stream.path) },
+	"subscribers":   func(a, b *sample) int { return cmp.Compare(a.subscribers, b.subscribers) },
+	"received":      func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
+	"sent":          func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },
+	"bytes":         func(a, b *sample) int { return cmp.Compare(a.bytes, b.bytes) },
+	"lag":           func(a, b *sample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
+	"state":         func(a, b *sample) int { return cmp.Compare(a.state, b.state) },
+	"reconnects":    func(a, b *sample) int { return cmp.Compare(a.reconnects, b.reconnects) },
+	"received_rate": func(a, b *sample) int { return cmp.Compare(a.receivedRate, b.receivedRate) },
+	"sent_rate":     func(a, b *sample) int { return cmp.Compare(a.sentRate, b.sentRate) },
+}
+
+// subscriberOrders compare subscribers by what they can be sorted by.
+var subscriberOrders = map[string]func(a, b *subscriberInfo) int{
+	"joined":  func(a, b *subscriberInfo) int { return a.JoinedAt.Compare(b.JoinedAt) },
+	"address": func(a, b *subscriberInfo) int { return cmp.Compare(a.Address, b.Address) },
+	"lag":     func(a, b *subscriberInfo) int { return cmp.Compare(a.Lag.Seconds, b.Lag.Seconds) },
+	"events":  func(a, b *subscriberInfo) int { return cmp.Compare(a.Events, b.Events) },
+	"bytes":   func(a, b *subscriberInfo) int { return cmp.Compare(a.Bytes, b.Bytes) },
+}

@@ -1,0 +1,190 @@
+package caddysse
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// logLine is a log line in the code or in the docs.
+type logLine struct {
+	level  string
+	fields []string // sorted
+}
+
+// constantText is the value of an expression of text literals, "" if it is none.
+func constantText(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		text, err := strconv.Unquote(e.Value)
+		if err != nil {
+			return ""
+		}
+		return text
+	case *ast.BinaryExpr:
+		return constantText(e.X) + constantText(e.Y)
+	}
+	return ""
+}
+
+// zapFields are the names of the zap fields among arguments.
+func zapFields(args []ast.Expr) (names []string) {
+	for _, arg := range args {
+		call, ok := arg.(*ast.CallExpr)
+		if !ok {
+			continue
+		}
+		if f, ok := call.Fun.(*ast.SelectorExpr); ok && isIdent(f.X, "zap") && len(call.Args) > 0 {
+			names = append(names, constantText(call.Args[0]))
+		}
+	}
+	return names
+}
+
+func isIdent(e ast.Expr, name string) bool {
+	ident, ok := e.(*ast.Ident)
+	return ok && ident.Name == name
+}
+
+// isLogger reports whether an expression is a logger: log, logger, or a call or
+// field of these names.
+func isLogger(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name == "log" || e.Name == "logger"
+	case *ast.SelectorExpr:
+		return e.Sel.Name == "log" || e.Sel.Name == "logger"
+	case *ast.CallExpr:
+		return isLogger(e.Fun)
+	}
+	return false
+}
+
+// collectLines adds the log lines of a function. Fields given by With count for
+// all lines of a variable log.
+func collectLines(t *testing.T, fn *ast.FuncDecl, lines map[string]logLine) {
+	t.Helper()
+	var with []string
+	var checked string // the message of the last Check
+	ast.Inspect(fn, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		f, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		switch f.Sel.Name {
+		case "With":
+			if isLogger(f.X) && fn.Name.Name != "setLogger" {
+				with = append(with, zapFields(call.Args)...)
+			}
+		case "Write":
+			if line, ok := lines[checked]; ok && isIdent(f.X, "c") {
+				line.fields = slices.Sorted(slices.Values(append(line.fields, zapFields(call.Args)...)))
+				lines[checked] = line
+			}
+		case "Debug", "Info", "Warn", "Error", "Check":
+			if !isLogger(f.X) {
+				return true
+			}
+			level, args := strings.ToLower(f.Sel.Name), call.Args
+			if f.Sel.Name == "Check" {
+				name, ok := strings.CutSuffix(args[0].(*ast.SelectorExpr).Sel.Name, "Level")
+				if !ok {
+					return true // the access log's, in Caddy's words
+				}
+				level, args = strings.ToLower(name), args[1:]
+			}
+			message := constantText(args[0])
+			if message == "" {
+				t.Errorf("%s: a log line without a constant text", fn.Name.Name)
+			}
+			fields := zapFields(args)
+			if isIdent(f.X, "log") {
+				fields = append(fields, with...)
+			}
+			checked = message
+			slices.Sort(fields)
+			if other, ok := lines[message]; ok && (other.level != level || !slices.Equal(other.fields, fields)) {
+				t.Errorf("%q has different levels or fields", message)
+			}
+			lines[message] = logLine{level, fields}
+		}
+		return true
+	})
+}
+
+// codeLines are the log lines in the package's code.
+func codeLines(t *testing.T) map[string]logLine {
+	t.Helper()
+	names, err := fs.Glob(os.DirFS("."), "*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := make(map[string]logLine)
+	files := token.NewFileSet()
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(files, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				collectLines(t, fn, lines)
+			}
+		}
+	}
+	return lines
+}
+
+// docs/logs.md has all log lines, with level and fields, and no others.
+func TestLogLinesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("docs/logs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]logLine)
+	for row := range strings.Lines(string(text)) {
+		cells := strings.Split(row, "|")
+		if !strings.HasPrefix(row, "| `") || len(cells) < 5 {
+			continue
+		}
+		line := logLine{level: strings.TrimSpace(cells[2])}
+		for field := range strings.SplitSeq(cells[3], ",") {
+			if field = strings.Trim(field, "` "); field != "" {
+				line.fields = append(line.fields, field)
+			}
+		}
+		slices.Sort(line.fields)
+		documented[strings.Trim(cells[1], "` ")] = line
+	}
+	lines := codeLines(t)
+	if len(lines) < 20 {
+		t.Errorf("%d lines found in the code", len(lines))
+	}
+	for message, line := range lines {
+		d, ok := documented[message]
+		if !ok {
+			t.Errorf("%q is not in docs/logs.md", message)
+			continue
+		}
+		if d.level != line.level || !slices.Equal(d.fields, line.fields) {
+			t.Errorf("%q: docs/logs.md has %v, expected %v", message, d, line)
+		}
+		delete(documented, message)
+	}
+	for message := range documented {
+		t.Errorf("docs/logs.md has %q, which there is not", message)
+	}
+}

@@ -1,0 +1,485 @@
+
+'use strict';
+// The live page of caddy-sse. It is fed by event streams of the admin API, below the folder that the page is in. Whatever
+// comes from outside (paths, events) is only ever set as text.
+(() => {
+  const HISTORY = 60; // looks that a graph shows, one a second
+  const TAIL = 200; // blocks that the tail shows
+  const byId = (id) => document.getElementById(id);
+
+  // ---- making elements
+
+  function make(tag, className, text) {
+    const e = document.createElement(tag);
+    if (className) e.className = className;
+    if (text !== undefined) e.textContent = text;
+    return e;
+  }
+
+  // setText leaves what is as it should be, so that screen readers and selections are not disturbed.
+  function setText(e, text) {
+    if (e.textContent !== text) e.textContent = text;
+  }
+
+  function setState(e, text, state) {
+    setText(e, text);
+    if (e.dataset.state !== state) e.dataset.state = state;
+  }
+
+  const SVG = 'http://www.w3.org/2000/svg';
+
+  // graph makes a graph of the last values. The value itself stands beside it, as text.
+  function graph() {
+    const svg = document.createElementNS(SVG, 'svg');
+    svg.setAttribute('viewBox', `0 0 ${HISTORY - 1} 20`);
+    svg.setAttribute('preserveAspectRatio', 'none');
+    svg.setAttribute('aria-hidden', 'true');
+    const area = document.createElementNS(SVG, 'path');
+    area.setAttribute('class', 'area');
+    const line = document.createElementNS(SVG, 'path');
+    line.setAttribute('class', 'line');
+    svg.append(area, line);
+    const draw = (values, least) => {
+      const top = Math.max(least, ...values);
+      const points = values.map((v, i) => `${HISTORY - values.length + i} ${(19.5 - 19 * v / top).toFixed(2)}`);
+      if (points.length === 1) points.unshift(`${HISTORY - 2} ${points[0].split(' ')[1]}`);
+      line.setAttribute('d', points.length ? 'M' + points.join('L') : '');
+      area.setAttribute('d', points.length ? `M${points[0].split(' ')[0]} 20L${points.join('L')}L${HISTORY - 1} 20Z` : '');
+    };
+    return {svg, draw};
+  }
+
+  // ---- numbers
+
+  const whole = new Intl.NumberFormat(undefined, {maximumFractionDigits: 0});
+  const tenth = new Intl.NumberFormat(undefined, {maximumFractionDigits: 1});
+  const count = (n) => whole.format(n);
+  const rate = (n) => (n < 100 ? tenth : whole).format(n);
+  const bytes = (n) => {
+    for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {
+      if (n < 1024) return `${(unit === 'B' ? whole : tenth).format(n)} ${unit}`;
+      n /= 1024;
+    }
+    return `${tenth.format(n)} TiB`;
+  };
+  const span = (s) => {
+    if (s < 1) return `${whole.format(Math.round(s * 1000))} ms`;
+    if (s < 60) return `${tenth.format(s)} s`;
+    const two = (large, unit, small, lesser) => `${large} ${unit}` + (small ? ` ${small} ${lesser}` : '');
+    if (s < 3600) return two(Math.floor(s / 60), 'min', Math.floor(s % 60), 's');
+    if (s < 86400) return two(Math.floor(s / 3600), 'h', Math.floor(s % 3600 / 60), 'min');
+    return two(Math.floor(s / 86400), 'd', Math.floor(s % 86400 / 3600), 'h');
+  };
+  const lag = (l) => (l.blocks ? span(l.seconds) : '0');
+  const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
+  // since is the time from one moment to another of the gateway's clock.
+  const since = (from, at) => {
+    const seconds = Math.floor((Date.parse(at) - Date.parse(from)) / 1000);
+    return seconds > 0 ? span(seconds) : '0 s';
+  };
+
+  // ---- what the reader is told
+
+  let saying;
+  function say(text) {
+    byId('said').textContent = text;
+    clearTimeout(saying);
+    saying = setTimeout(() => { byId('said').textContent = ''; }, 6000);
+  }
+
+  const link = (state, text) => setState(byId('link'), text, state);
+
+  // ---- event streams
+
+  // follow reads an event stream of the admin API, and comes back when it is refused, which EventSource does not.
+  function follow(address, handlers, onState) {
+    let source, timer, closed = false;
+    const open = () => {
+      source = new EventSource(address());
+      source.onopen = () => onState('live', 'live');
+      source.onerror = () => {
+        if (closed) return;
+        onState('lost', 'connection lost: trying again');
+        if (source.readyState === EventSource.CLOSED) {
+          timer = setTimeout(open, 3000);
+          if (handlers.refused) handlers.refused();
+        }
+      };
+      for (const [type, handle] of Object.entries(handlers)) {
+        if (type !== 'refused') source.addEventListener(type, (e) => { if (!closed) handle(JSON.parse(e.data)); });
+      }
+    };
+    onState('connecting', 'connecting');
+    open();
+    return {close() { closed = true; clearTimeout(timer); source.close(); }};
+  }
+
+  // ---- tiles
+
+  // tiles makes one for each name: a value, a note, and a graph if there are values to draw.
+  function tiles(parent, names) {
+    const all = {};
+    for (const [key, name, least] of names) {
+      const li = make('li');
+      const value = make('span', 'value', '–'), note = make('span', 'note');
+      li.append(make('span', 'name', name), value, note);
+      const g = least ? graph() : null;
+      if (g) li.append(g.svg);
+      const values = [];
+      all[key] = {
+        set(text, more, state) {
+          setState(value, text, state || '');
+          setText(note, more || '');
+        },
+        push(n) {
+          values.push(n);
+          if (values.length > HISTORY) values.shift();
+          g.draw(values, least);
+        },
+        clear() {
+          values.length = 0;
+          g.draw(values, least);
+        },
+      };
+      parent.append(li);
+    }
+    return all;
+  }
+
+  // ---- the state of an upstream
+
+  // lost: a connection that was there is not, and the gateway tries again.
+  function stateOf(s) {
+    if (s.upstream.state === 'open') return ['open', 'open'];
+    if (s.upstream.state === 'ended') return ['ended', 'ended'];
+    if (s.upstream.last_error || s.upstream.state === 'waiting') return ['lost', 'lost'];
+    return ['opening', 'opening'];
+  }
+
+  const title = (s) => s.path || '(no path)';
+  const place = (s) => [s.host, '#' + s.id.split('-')[1], s.handler && `sse ${s.handler}`, s.kind !== 'shared' && s.kind].filter(Boolean).join(' · ');
+
+  // ---- all streams
+
+  const rows = new Map(); // by ID of the stream
+  const totals = tiles(byId('tiles'), [
+    ['streams', 'Streams', 5], ['subscribers', 'Subscribers', 5], ['received', 'Events in /s', 5],
+    ['sent', 'Events out /s', 5], ['lag', 'Largest lag', 0.1], ['lost', 'Upstreams lost', 2],
+  ]);
+
+  function newRow(s) {
+    const tr = make('tr');
+    tr.setAttribute('role', 'row');
+    const cell = (label) => {
+      const td = make('td');
+      td.setAttribute('role', 'cell');
+      if (label) td.dataset.label = label;
+      tr.append(td);
+      return td;
+    };
+    const first = cell();
+    const a = make('a', 'path', title(s));
+    a.href = '#' + encodeURIComponent(s.id);
+    const where = make('div', 'small');
+    first.append(a, where);
+    const upstream = cell('Upstream');
+    const state = make('span', 'state'), mark = make('span', 'mark'), age = make('span');
+    const more = make('div', 'small');
+    more.append(age, ' ', mark);
+    upstream.append(state, more);
+    const number = (label, least) => {
+      const box = make('div', 'num'), value = make('span'), g = graph(), values = [];
+      box.append(value, g.svg);
+      cell(label).append(box);
+      return (n, text) => {
+        setText(value, text);
+        values.push(n);
+        if (values.length > HISTORY) values.shift();
+        g.draw(values, least);
+      };
+    };
+    const subscribers = number('Subscribers', 5), received = number('Events in /s', 5), behind = number('Lag', 0.1);
+    let before = '';
+    const update = (s, at) => {
+      const [kind, text] = stateOf(s);
+      setState(state, text, kind);
+      setText(age, since(s.upstream.since, at));
+      setText(mark, s.draining ? 'draining' : '');
+      const differs = s.separated_by.length ? ` · by ${s.separated_by.join(', ')}` : '';
+      setText(where, place(s) + differs);
+      subscribers(s.subscribers, count(s.subscribers));
+      received(s.received_rate, rate(s.received_rate));
+      behind(s.lag.seconds, lag(s.lag));
+      const changed = before && before !== kind ? `${title(s)}: upstream ${text}` : '';
+      before = kind;
+      return changed;
+    };
+    return {tr, update};
+  }
+
+  function showStreams(e) {
+    const t = e.totals;
+    totals.streams.set(count(t.streams), t.private ? `and ${count(t.private)} private` : '');
+    totals.streams.push(t.streams);
+    totals.subscribers.set(count(t.subscribers));
+    totals.subscribers.push(t.subscribers);
+    totals.received.set(rate(t.received_rate));
+    totals.received.push(t.received_rate);
+    totals.sent.set(rate(t.sent_rate));
+    totals.sent.push(t.sent_rate);
+    totals.lag.set(lag(t.lag));
+    totals.lag.push(t.lag.seconds);
+    totals.lost.set(count(t.lost));
+    totals.lost.push(t.lost);
+
+    const body = byId('rows'), there = new Set(), news = [];
+    for (const s of e.streams) {
+      there.add(s.id);
+      let row = rows.get(s.id);
+      if (!row) {
+        row = newRow(s);
+        rows.set(s.id, row);
+        body.append(row.tr);
+      }
+      const changed = row.update(s, e.at);
+      if (changed) news.push(changed);
+    }
+    for (const [id, row] of rows) {
+      if (!there.has(id)) {
+        row.tr.remove();
+        rows.delete(id);
+      }
+    }
+    // Rows do not move away under a pointer or the focus.
+    if (!body.matches(':hover') && !body.contains(document.activeElement)) {
+      let at = body.firstElementChild;
+      for (const s of e.streams) {
+        const tr = rows.get(s.id).tr;
+        if (tr === at) at = at.nextElementSibling;
+        else body.insertBefore(tr, at);
+      }
+    }
+    byId('empty').hidden = t.streams > 0;
+    setText(byId('shown'), e.streams.length < t.streams ? `${count(e.streams.length)} of ${count(t.streams)}` : plural(t.streams, 'stream', 'streams'));
+    if (news.length) say(news.slice(0, 3).join(', ') + (news.length > 3 ? `, and ${news.length - 3} more` : ''));
+  }
+
+  // ---- one stream
+
+  const own = tiles(byId('detail-tiles'), [
+    ['upstream', 'Upstream', 0], ['subscribers', 'Subscribers', 5], ['received', 'Events in /s', 5],
+    ['sent', 'Events out /s', 5], ['lag', 'Largest lag', 0.1],
+  ]);
+  let known = ''; // the upstream's state
+
+  function fact(name, ...values) {
+    const div = make('div'), dd = make('dd');
+    for (const value of values) dd.append(value);
+    div.append(make('dt', '', name), dd);
+    return div;
+  }
+
+  function showStream(e) {
+    const s = e.stream;
+    const [kind, text] = stateOf(s);
+    setText(byId('detail-title'), title(s));
+    setText(byId('detail-where'), place(s));
+    own.upstream.set(text, `for ${since(s.upstream.since, e.at)}${s.draining ? ', draining' : ''}`, kind);
+    own.subscribers.set(count(s.subscribers), s.splices ? plural(s.splices, 'splice', 'splices') : '');
+    own.subscribers.push(s.subscribers);
+    own.received.set(rate(s.received_rate), `${count(s.events_received)} in all`);
+    own.received.push(s.received_rate);
+    own.sent.set(rate(s.sent_rate), `${count(s.events_sent)} in all`);
+    own.sent.push(s.sent_rate);
+    own.lag.set(lag(s.lag), s.lag.blocks ? plural(s.lag.blocks, 'block', 'blocks') : '');
+    own.lag.push(s.lag.seconds);
+    if (known && known !== kind) say(`upstream ${text}`);
+    known = kind;
+
+    const error = s.upstream.last_error;
+    const b = s.buffer;
+    byId('facts').replaceChildren(
+      fact('Began', `${since(s.began_at, e.at)} ago`),
+      fact('Connections', `${plural(s.upstream.connections, 'connection', 'connections')}, ${plural(s.upstream.reconnects, 'reconnect', 'reconnects')}` +
+        (s.upstream.attempts ? `, attempt ${s.upstream.attempts}` : '')),
+      fact('Last error', error ? `${error.text} (${since(error.at, e.at)} ago)` : 'none'),
+      fact('Replay buffer', `${plural(b.blocks, 'block', 'blocks')}, ${bytes(b.bytes)}` + (b.oldest ? `, ${since(b.oldest, e.at)}` : '') +
+        ` (of ${count(b.max_blocks)}, ${bytes(b.max_bytes)}, ${span(b.max_age_seconds)})`),
+      fact('Last event IDs', ...(s.last_ids.upstream ? ['upstream ', make('code', '', s.last_ids.upstream), ' '] : []),
+        ...(s.last_ids.gateway ? ['gateway ', make('code', '', s.last_ids.gateway)] : []),
+        s.last_ids.upstream || s.last_ids.gateway ? '' : 'none'),
+      fact('Traffic', `${bytes(s.bytes_received)} in, ${bytes(s.bytes_sent)} out`),
+      fact('Separated by', s.separated_by.length ? s.separated_by.join(', ') : 'nothing but the path'),
+      fact('In the log', make('code', '', s.stream), ', epoch ', make('code', '', s.epoch)),
+    );
+
+    setText(byId('subscribers-shown'), e.subscriber_list.length < s.subscribers ?
+      `${count(e.subscriber_list.length)} of ${count(s.subscribers)}, those with the largest lag first` : '');
+    byId('subscribers').replaceChildren(...e.subscriber_list.map((c) => {
+      const tr = make('tr');
+      tr.setAttribute('role', 'row');
+      const cell = (label, value) => {
+        const td = make('td', '', value);
+        td.setAttribute('role', 'cell');
+        td.dataset.label = label;
+        tr.append(td);
+      };
+      cell('Address', (c.address || 'unix socket') + (c.client_ip && !c.address.includes(c.client_ip) ? ` for ${c.client_ip}` : ''));
+      cell('Protocol', `HTTP/${c.protocol}`);
+      cell('Here for', since(c.joined_at, e.at) + (c.spliced ? ', spliced' : ''));
+      cell('Lag', c.lag.blocks ? `${plural(c.lag.blocks, 'block', 'blocks')}, ${span(c.lag.seconds)}` : '0');
+      cell('Sent', `${plural(c.events_sent, 'event', 'events')}, ${bytes(c.bytes_sent)}`);
+      return tr;
+    }));
+  }
+
+  function over() {
+    byId('over').hidden = false;
+    byId('drain').disabled = byId('end').disabled = true;
+    own.upstream.set('over', '', 'ended');
+    for (const tile of [own.subscribers, own.received, own.sent, own.lag]) tile.set('–');
+    byId('subscribers').replaceChildren();
+    setText(byId('subscribers-shown'), '');
+  }
+
+  // ---- the tail
+
+  let queue = [], paused = false, painting = false;
+
+  function tailItem(kind, when, text) {
+    const li = make('li', kind);
+    li.append(make('span', 'when', when), make('pre', '', text));
+    return li;
+  }
+
+  const clock = (at) => new Date(at).toLocaleTimeString(undefined, {hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3});
+
+  const tailHandlers = {
+    block: (b) => queueItem(b.kind, clock(b.at), b.text.replace(/\n$/, '') + (b.clipped ? `\n… ${bytes(b.bytes)} in all` : '')),
+    missed: (m) => queueItem('missed', '', `${plural(m.to - m.from + 1, 'block', 'blocks')} not shown`),
+    gone: () => queueItem('missed', '', 'the stream is over'),
+  };
+
+  function queueItem(...item) {
+    queue.push(item);
+    if (queue.length > TAIL) queue = queue.slice(-TAIL);
+    if (!painting && !paused) {
+      painting = true;
+      requestAnimationFrame(paint);
+    }
+  }
+
+  // paint shows what has come since the last time, and keeps what the reader looks at in place.
+  function paint() {
+    painting = false;
+    const list = byId('tail'), top = list.scrollTop, height = list.scrollHeight;
+    list.prepend(...queue.reverse().map((item) => tailItem(...item)));
+    queue = [];
+    while (list.children.length > TAIL) list.lastElementChild.remove();
+    if (top > 0) list.scrollTop = top + list.scrollHeight - height;
+  }
+
+  byId('pause').addEventListener('click', () => {
+    paused = !paused;
+    byId('pause').setAttribute('aria-pressed', String(paused));
+    if (!paused) paint();
+  });
+
+  // ---- drain and end
+
+  async function change(method, path, done) {
+    try {
+      const answer = await fetch(path, {method, headers: {'Content-Type': 'application/json'}});
+      const body = await answer.json();
+      say(answer.ok ? done(body) : `refused: ${body.error}`);
+    } catch (error) {
+      say(`failed: ${error.message}`);
+    }
+  }
+
+  let asked;
+  function ask(heading, text, yes, act) {
+    setText(byId('ask-title'), heading);
+    setText(byId('ask-text'), text);
+    setText(byId('ask-yes'), yes);
+    asked = act;
+    byId('ask').returnValue = 'no';
+    byId('ask').showModal();
+  }
+  byId('ask').addEventListener('close', () => { if (byId('ask').returnValue === 'yes') asked(); });
+
+  byId('drain').addEventListener('click', () => {
+    const id = current;
+    ask(`Drain ${byId('detail-title').textContent}?`,
+      'Its clients’ responses end, each at a random moment within the time of the option drain. EventSource comes back by itself, to a new stream.',
+      'Drain', () => change('POST', `streams/${encodeURIComponent(id)}/drain`,
+        (a) => `draining ${plural(a.subscribers, 'subscriber', 'subscribers')} over ${span(a.window_seconds)}`));
+  });
+  byId('end').addEventListener('click', () => {
+    const id = current;
+    ask(`End ${byId('detail-title').textContent}?`,
+      'Its clients’ responses end at once, and its upstream connection is closed. EventSource comes back by itself, to a new stream.',
+      'End', () => change('DELETE', `streams/${encodeURIComponent(id)}`,
+        (a) => `ended for ${plural(a.subscribers, 'subscriber', 'subscribers')}`));
+  });
+
+  // ---- which of the two is shown, and reading only while it is seen
+
+  let current = null, open = [];
+
+  function close() {
+    for (const source of open) source.close();
+    open = [];
+  }
+
+  function connect() {
+    close();
+    if (document.hidden) return;
+    if (!current) {
+      const [sort, order] = byId('sort').value.split(' ');
+      open.push(follow(() => `feed?sort=${sort}&order=${order}&limit=${byId('limit').value}`, {streams: showStreams}, link));
+      return;
+    }
+    const id = encodeURIComponent(current);
+    const gone = () => { close(); over(); link('live', 'live'); };
+    open.push(follow(() => `feed?stream=${id}`, {
+      stream: showStream,
+      gone,
+      async refused() {
+        try {
+          if ((await fetch(`streams/${id}?limit=1`)).status === 404) gone();
+        } catch { /* it cannot be reached: follow tries again */ }
+      },
+    }, link));
+    open.push(follow(() => `streams/${id}/tail?last=${byId('tail').children.length ? 0 : 20}`, tailHandlers, () => {}));
+  }
+
+  function route(event) {
+    current = decodeURIComponent(location.hash.slice(1)) || null;
+    byId('overview').hidden = Boolean(current);
+    byId('detail').hidden = !current;
+    byId('over').hidden = true;
+    byId('drain').disabled = byId('end').disabled = false;
+    known = '';
+    for (const tile of [own.subscribers, own.received, own.sent, own.lag]) tile.clear();
+    queue = [];
+    byId('tail').replaceChildren();
+    byId('facts').replaceChildren();
+    byId('subscribers').replaceChildren();
+    setText(byId('detail-title'), current || '');
+    document.title = current ? 'Stream' : 'Event streams';
+    if (event) {
+      byId(current ? 'detail-title' : 'overview-title').focus();
+      scrollTo(0, 0);
+    }
+    connect();
+  }
+
+  addEventListener('hashchange', route);
+  addEventListener('pagehide', close);
+  addEventListener('pageshow', (e) => { if (e.persisted) connect(); });
+  document.addEventListener('visibilitychange', connect);
+  byId('sort').addEventListener('change', connect);
+  byId('limit').addEventListener('change', connect);
+  route();
+})();

@@ -1,0 +1,208 @@
+package caddysse
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// written is a line of a throttle: which one, when, and how many it stands for.
+type written struct {
+	line       int
+	at         time.Duration
+	suppressed int
+}
+
+func TestThrottle(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		at   []time.Duration // when lines are to be written
+		want []written
+	}{
+		{"seldom", []time.Duration{0, seconds(1.1), seconds(5)}, []written{{0, 0, 0}, {1, seconds(1.1), 0}, {2, seconds(5), 0}}},
+		{"one too early", []time.Duration{0, seconds(.3)}, []written{{0, 0, 0}, {1, seconds(1), 0}}},
+		{"many", []time.Duration{0, 0, seconds(.1), seconds(.5), seconds(.9)}, []written{{0, 0, 0}, {4, seconds(1), 3}}},
+		{
+			"on and on", []time.Duration{0, seconds(.5), seconds(1.2), seconds(1.4), seconds(3.5)},
+			[]written{{0, 0, 0}, {1, seconds(1), 0}, {3, seconds(2), 1}, {4, seconds(3.5), 0}},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var lines throttle
+				var got []written
+				began := time.Now()
+				for i, at := range test.at {
+					time.Sleep(at - time.Since(began))
+					lines.log(func(suppressed int) { got = append(got, written{i, time.Since(began), suppressed}) })
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if !slices.Equal(got, test.want) {
+					t.Errorf("written %v, expected %v", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// expectLines checks how often a line was written, and how often it was caused.
+func expectLines(t *testing.T, logs *observer.ObservedLogs, message string, lines, all int) {
+	t.Helper()
+	time.Sleep(throttleInterval)
+	synctest.Wait()
+	entries := logs.FilterMessage(message).All()
+	caused := 0
+	for _, entry := range entries {
+		caused += 1 + int(entry.ContextMap()["suppressed"].(int64))
+	}
+	if len(entries) != lines || caused != all {
+		t.Errorf("%q: %d lines for %d, expected %d for %d", message, len(entries), caused, lines, all)
+	}
+}
+
+// Clients that come with stale ids, all at once.
+func TestGapLinesAreThrottled(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		up.event("1")
+		for range 100 {
+			st.join("sse1.0123456789abcdef0123456789abcdef.7").leave()
+		}
+		expectLines(st.t, st.logs, "gap told", 2, 100)
+	})
+}
+
+// A slow client that is told of gap after gap.
+func TestLagLinesAreThrottled(t *testing.T) {
+	inBubble(t, func(o *streamOptions) {
+		o.buffer.events, o.lagSkip, o.gapEvent = 1, true, "gap"
+	}, func(st *streamTest) {
+		a, up := st.start()
+		for i := range 50 {
+			up.event(strconv.Itoa(i), "next")
+			a.read()
+		}
+		expectLines(st.t, st.logs, "gap told", 2, 50)
+	})
+}
+
+// An upstream that asks to be reached again at once, and breaks each time.
+func TestUpstreamLinesAreThrottled(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		for range 100 {
+			if err := up.send("retry: 1\ndata: x\n\n"); err != nil {
+				st.t.Fatal(err)
+			}
+			up.breakOff()
+			up = st.source.acceptOpen()
+		}
+		for _, message := range []string{
+			"upstream lost: trying again", "upstream recovered",
+			"possible gap: the upstream connection was renewed and the upstream gives no ids to go on from",
+		} {
+			expectLines(st.t, st.logs, message, 2, 100)
+		}
+	})
+}
+
+// Clients over a limit, and other lines of a handler.
+func TestHandlerLinesAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{Detach: 1, MaxRequestBody: 1}
+		s := serveInBubble(t, h, noUpstream(t))
+		served := 0
+		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { served++; return nil })
+		defer s.listener.Close()
+		core, logs := observer.New(zap.InfoLevel)
+		h.logger = zap.New(core)
+		for range 20 {
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			if h.turnAway(httptest.NewRecorder(), streamKey{}, errTooManySubscribers) == nil {
+				t.Error("not turned away")
+			}
+			p := newPassThrough(h, httptest.NewRecorder(), r, false)
+			p.out = newResponseStream(p.ResponseWriter, r, h.settings, true)
+			p.body = plainBody{p}
+			if p.finish(errReset) == nil {
+				t.Error("ended well")
+			}
+			p.decoder.MaxBlockSize = 1
+			if _, err := (blockWriter{p}).Write([]byte("data: x")); err == nil {
+				t.Error("taken")
+			}
+			post := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("large"))
+			if _, err := h.serveDetached(httptest.NewRecorder(), post, next); err != nil {
+				t.Error(err)
+			}
+		}
+		expectLines(t, logs, "client turned away", 2, 20)
+		expectLines(t, logs, "private stream broke off", 2, 20)
+		expectLines(t, logs, "upstream event over max_event_size", 2, 20)
+		expectLines(t, logs, "request body over max_request_body, or broken off: served without detach", 2, 20)
+		if served != 20 {
+			t.Errorf("%d requests served", served)
+		}
+	})
+}
+
+// How long the upstream was lost and what was missed is told when it is back.
+func TestRecoveredLine(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		st.join("")
+		_, up := st.start()
+		up.numbered("1", "2")
+		began := time.Now()
+		up.breakOff()
+		for range 3 {
+			st.source.accept().answer(http.StatusBadGateway, 5*time.Second)
+		}
+		up = st.source.acceptOpen()
+		took := time.Since(began)
+		if took < 15*time.Second {
+			t.Fatalf("recovered after %v", took)
+		}
+		expectFields := func(times int, want map[string]any) {
+			t.Helper()
+			time.Sleep(throttleInterval)
+			entries := st.logs.FilterMessage("upstream recovered").All()
+			if len(entries) != times {
+				t.Fatalf("logged %d times", len(entries))
+			}
+			for name, value := range want {
+				if got := entries[times-1].ContextMap()[name]; got != value {
+					t.Errorf("%s: %v, expected %v", name, got, value)
+				}
+			}
+		}
+		expectFields(1, map[string]any{
+			"after": took, "attempts": int64(4), "resumed": true, "missed": missedRequested, "last_event_id": "2",
+			"subscribers": int64(2), "suppressed": int64(0),
+		})
+
+		// Not counted from when it was lost before.
+		up.numbered("3")
+		time.Sleep(time.Hour)
+		began = time.Now()
+		if err := up.send("id\ndata: x\n\n"); err != nil { // no id to go on from
+			t.Fatal(err)
+		}
+		up.breakOff()
+		st.source.acceptOpen()
+		took = time.Since(began)
+		expectFields(2, map[string]any{
+			"after": took, "attempts": int64(1), "resumed": false, "missed": missedUnknown, "last_event_id": "",
+		})
+	})
+}

@@ -1,0 +1,133 @@
+package caddysse
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+const (
+	// viewRetry is after how long a page comes back that lost its view.
+	viewRetry = time.Second
+
+	// viewHeartbeat is how often at least a viewer is sent something.
+	viewHeartbeat = 15 * time.Second
+
+	// viewCheck is how often a view looks whether the process ends.
+	viewCheck = time.Second
+
+	// viewTimeout bounds one write to a viewer.
+	viewTimeout = 10 * time.Second
+)
+
+// view is an event stream of the admin API, to one viewer.
+type view struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	gone  <-chan struct{} // closed when the viewer has left
+	end   <-chan struct{} // closed when the server shuts down
+	exit  <-chan struct{} // closed when the process ends, at the latest
+	check *time.Ticker
+	last  time.Time // something was sent
+	buf   []byte
+}
+
+// openView begins the answer to a request for an event stream. close must be
+// called in the end.
+func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
+	if r.Method == http.MethodHead {
+		w.Header().Set("Allow", http.MethodGet)
+		return nil, adminError(http.StatusMethodNotAllowed, "expected method GET")
+	}
+	end := theViewers.endOf(r)
+	if err := theViewers.enter(); err != nil {
+		w.Header().Set("Retry-After", "10")
+		return nil, err
+	}
+	v := &view{
+		w: w, rc: http.NewResponseController(w), gone: r.Context().Done(), end: end, exit: theViewers.over,
+		check: time.NewTicker(viewCheck),
+	}
+	setStreamHeaders(w.Header())
+	w.Header().Set("Content-Type", eventStreamType)
+	w.WriteHeader(http.StatusOK)
+	_ = v.write(append(eventstream.AppendRetry(nil, viewRetry), '\n')) // the next one fails as well
+	return v, nil
+}
+
+func (v *view) close() {
+	v.check.Stop()
+	theViewers.leave()
+}
+
+// write sends whole blocks.
+func (v *view) write(p []byte) error {
+	_ = v.rc.SetWriteDeadline(time.Now().Add(viewTimeout))
+	if _, err := v.w.Write(p); err != nil {
+		return err
+	}
+	v.last = time.Now()
+	return v.rc.Flush()
+}
+
+// add appends an event with a value as data to what flush sends.
+func (v *view) add(kind, id string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	v.buf, err = eventstream.AppendEvent(v.buf, eventstream.Event{Type: kind, ID: id, Data: string(data)})
+	return err
+}
+
+// flush sends what was added.
+func (v *view) flush() error {
+	if len(v.buf) == 0 {
+		return nil
+	}
+	err := v.write(v.buf)
+	v.buf = v.buf[:0]
+	return err
+}
+
+// wait waits for something new, with heartbeats. It returns false if the view
+// is over.
+func (v *view) wait(changed <-chan struct{}) bool {
+	for {
+		select {
+		case <-changed:
+			return true
+		case now := <-v.check.C:
+			// Behind a site of this Caddy, that has to end before the admin
+			// endpoint does.
+			if caddy.Exiting() {
+				return false
+			}
+			if now.Sub(v.last) >= viewHeartbeat && v.write([]byte(emptyComment)) != nil {
+				return false
+			}
+		case <-v.gone:
+			return false
+		case <-v.end:
+			return false
+		case <-v.exit:
+			return false
+		}
+	}
+}
+
+// stays reports whether the view is not over.
+func (v *view) stays() bool {
+	select {
+	case <-v.gone:
+	case <-v.end:
+	case <-v.exit:
+	default:
+		return !caddy.Exiting()
+	}
+	return false
+}
