@@ -59,7 +59,7 @@ type accessRecord struct {
 
 // newAccessRecord prepares the entry of a request and keeps Caddy from writing
 // one. It returns nil if there is to be none.
-func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, began time.Time, size int) *accessRecord {
+func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int) *accessRecord {
 	ctx := r.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool)
@@ -68,6 +68,10 @@ func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, began 
 	}
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
 
+	began, ok := caddyhttp.GetVar(ctx, "start_time").(time.Time) // which Caddy sets
+	if !ok {
+		began = time.Now()
+	}
 	a := &accessRecord{level: zapcore.InfoLevel, began: began, size: size}
 	for _, name := range loggerNames(server.Logs, r) {
 		a.loggers = append(a.loggers, h.accessLogger.Named(name))

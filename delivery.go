@@ -336,8 +336,9 @@ func (d *delivery) beforeWait() (wait time.Duration, err error) {
 // takeOver gives the connection to a writer. It returns false if that cannot be
 // done.
 func (d *delivery) takeOver() bool {
-	if d.w.Header().Get("Content-Encoding") != "" || innermost(d.w) == nil {
-		return false // encode does it after all; or a recorder, which was asked when it was given the head
+	header := d.w.Header()
+	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.w) == nil {
+		return false // a handler before this one has made something else of it, or records it, which it has decided with the head
 	}
 	c := d.h.hijack(d.sub, d.by)
 	if c == nil {
@@ -349,7 +350,8 @@ func (d *delivery) takeOver() bool {
 	}
 	d.to.close()
 	c.began = d.to.began
-	c.log = d.h.newAccessRecord(d.w, d.r, d.sub.joined, d.to.sent)
+	c.last = theWriters().moment(d.to.last)
+	c.log = d.h.newAccessRecord(d.w, d.r, d.to.sent)
 	theMetrics.connectionSubscribers.Inc()
 	d.sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)

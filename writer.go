@@ -187,18 +187,18 @@ func (w *writer) run() {
 // look looks at the clock.
 func (w *writer) look() {
 	w.now = time.Now()
-	w.tick = w.moment(w.now)
+	w.tick = w.set.moment(w.now)
 }
 
 // moment is a point in time, by the monotonic clock: nanoseconds since a little
 // before the writers began. 0 is none.
 type moment time.Duration
 
-func (w *writer) moment(t time.Time) moment {
+func (ws *writers) moment(t time.Time) moment {
 	if t.IsZero() {
 		return 0
 	}
-	return moment(t.Sub(w.set.began))
+	return moment(t.Sub(ws.began))
 }
 
 // collect takes over what was handed to the writer. It reports whether there
@@ -273,7 +273,6 @@ func (w *writer) serve(c *connection) {
 		return
 	}
 	if signals&signalNew != 0 {
-		c.last = w.tick
 		c.socket.watch(c)
 	}
 	if c.blocked() {
@@ -286,7 +285,7 @@ func (w *writer) serve(c *connection) {
 		var leaveAt time.Time
 		var end endReason
 		w.blocks, waits, leaveAt, end = c.sub.nextOf(c, w.blocks[:0], w.now)
-		c.leaveAt = w.moment(leaveAt)
+		c.leaveAt = w.set.moment(leaveAt)
 		if len(w.blocks) > 0 && !w.write(c, w.blocks, end) {
 			return
 		}
