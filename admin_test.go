@@ -217,14 +217,22 @@ func TestAdminKeepsEpochs(t *testing.T) {
 	}
 }
 
-// What an upstream connection does is told: lost, why, and opened again.
-func TestAdminTellsUpstream(t *testing.T) {
-	u := startUpstream(t, nil)
+// startAdminStream starts a gateway with an admin endpoint, and a stream that has
+// had the event 1.
+func startAdminStream(t *testing.T) (u *upstream, a *adminEndpoint, c *testClient, up *upstreamClient) {
+	t.Helper()
+	u = startUpstream(t, nil)
 	g, a := startAdmin(t, proxied("", u))
-	c := g.subscribe("/")
-	up := u.accept()
+	c = g.subscribe("/")
+	up = u.accept()
 	up.numbered("1")
 	c.expect("1")
+	return u, a, c, up
+}
+
+// What an upstream connection does is told: lost, why, and opened again.
+func TestAdminTellsUpstream(t *testing.T) {
+	u, a, c, up := startAdminStream(t)
 	began := a.list().Streams[0].Upstream.Since
 	up.breakOff()
 	var s streamInfo
@@ -247,12 +255,7 @@ func TestAdminTellsUpstream(t *testing.T) {
 
 // While an upstream cannot be reached, its state says so, and since when.
 func TestAdminTellsFailedAttempts(t *testing.T) {
-	u := startUpstream(t, nil)
-	g, a := startAdmin(t, proxied("", u))
-	c := g.subscribe("/")
-	up := u.accept()
-	up.numbered("1")
-	c.expect("1")
+	u, a, _, up := startAdminStream(t)
 	_ = u.server.Listener.Close()
 	up.breakOff()
 	var first time.Time

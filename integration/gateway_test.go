@@ -91,18 +91,10 @@ func (g *gateway) run(t testing.TB) {
 		"GORACE=atexit_sleep_ms=0") // else the race detector adds a second to each end
 	if g.setup.namespace == "" {
 		// It is given a listener, so that no port has to be agreed on.
-		listener, err := net.Listen("tcp", g.setup.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		file, err := listener.(*net.TCPListener).File()
-		if err != nil {
-			t.Fatal(err)
-		}
+		file, address := listenerFile(t, g.setup.address)
 		defer file.Close()
 		cmd.ExtraFiles = []*os.File{file}
-		g.setup.address = listener.Addr().String()
+		g.setup.address = address
 	}
 	g.address = g.setup.address
 	var p *process
@@ -114,6 +106,20 @@ func (g *gateway) run(t testing.TB) {
 	p = start(t, "gateway", cmd, syscall.SIGTERM)
 	g.process = p
 	g.awaitStart()
+}
+
+// listenerFile listens at an address for a process that is given the file, and returns where that is.
+func listenerFile(t testing.TB, at string) (file *os.File, address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if file, err = listener.(*net.TCPListener).File(); err != nil {
+		t.Fatal(err)
+	}
+	return file, listener.Addr().String()
 }
 
 // awaitStart waits until the process serves.

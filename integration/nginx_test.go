@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,17 +36,8 @@ http {
 // startNginx starts an nginx in front of an address, with directives for all that passes, and returns its own address.
 func startNginx(t testing.TB, to string, directives ...string) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	file, err := listener.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
+	file, address := listenerFile(t, "127.0.0.1:0")
 	defer file.Close()
-	address := listener.Addr().String()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "nginx.conf")
 	user := ""
