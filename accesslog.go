@@ -20,17 +20,15 @@ import (
 // accessFields are what an access-log entry tells of a stream's response, as the
 // field "sse".
 type accessFields struct {
-	stream string // the key's hash; "": a private stream
-	resume string // the outcome
+	stream string // the key's hash; of a private stream, its ID in the admin API
+	resume string // the outcome; "private": a private stream
 	events uint64
 	end    endReason
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	if f.stream != "" {
-		enc.AddString("stream", f.stream)
-	}
+	enc.AddString("stream", f.stream)
 	enc.AddString("resume", f.resume)
 	enc.AddUint64("events", f.events)
 	enc.AddString("end_reason", string(f.end))
@@ -38,9 +36,12 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 }
 
 // accessFields are those of a subscriber whose response ended.
-func (sub *subscriber) accessFields(end endReason) zap.Field {
-	return zap.Object("sse", accessFields{sub.origin.key.String(), sub.outcome, sub.sent, end})
+func (sub *subscriber) accessFields(end endReason) accessFields {
+	return accessFields{sub.origin.key.String(), sub.outcome, sub.sent, end}
 }
+
+// field is the entry's.
+func (f accessFields) field() zap.Field { return zap.Object("sse", f) }
 
 // accessRecord is the access-log entry of a response whose connection was taken
 // over. Caddy would write its own when the handlers return; this one is written

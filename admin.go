@@ -271,10 +271,10 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query adminQuery) error
 	now := time.Now()
 	all := theHub.samples(now)
 	list := streamList{
-		Total: len(all), Offset: page.offset, Limit: page.limit, Private: theHub.countPrivate(), Streams: []streamInfo{},
+		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Streams: []streamInfo{},
 	}
 	for _, sample := range page.of(all, streamOrders["began"]) {
-		if info, ok := sample.stream.inspect(now); ok {
+		if info, ok := sample.of.inspect(now); ok {
 			list.Streams = append(list.Streams, info)
 		}
 	}
@@ -282,7 +282,7 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query adminQuery) error
 }
 
 // streamOf returns the stream that a request names.
-func streamOf(r *http.Request) (*stream, error) {
+func streamOf(r *http.Request) (observed, error) {
 	id := r.PathValue("id")
 	if s := theHub.find(id); s != nil {
 		return s, nil
@@ -380,19 +380,8 @@ func endStream(w http.ResponseWriter, r *http.Request, _ adminQuery) error {
 }
 
 // letGo drains a stream and tells how many subscribers it has.
-func letGo(w http.ResponseWriter, s *stream, window time.Duration) error {
-	s.mu.Lock()
-	answer := drainAnswer{ID: s.id(), Subscribers: len(s.subs), Window: window.Seconds()}
-	s.mu.Unlock()
-	s.drain(window, endAdmin)
-	return writeJSON(w, http.StatusAccepted, answer)
-}
-
-// countPrivate counts the private streams.
-func (h *hub) countPrivate() int {
-	h.allMu.Lock()
-	defer h.allMu.Unlock()
-	return len(h.private)
+func letGo(w http.ResponseWriter, s observed, window time.Duration) error {
+	return writeJSON(w, http.StatusAccepted, drainAnswer{ID: s.id(), Subscribers: s.letGo(window), Window: window.Seconds()})
 }
 
 // viewers counts the responses of the admin API that do not end by themselves,

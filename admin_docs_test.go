@@ -221,8 +221,8 @@ func TestAdminFieldsAreDocumented(t *testing.T) {
 	// The words that are not in the types.
 	for field, words := range map[string][]string{
 		"Upstream.state":    {stateOpening, stateOpen, stateWaiting, stateEnded},
-		"Stream.kind":       {kindShared, kindSplice, kindDetached},
-		"Subscriber.resume": {resumeLive, resumeReplayed, resumeGap, resumeSpliced},
+		"Stream.kind":       {kindShared, kindSplice, kindPrivate, kindDetached},
+		"Subscriber.resume": {resumeLive, resumeReplayed, resumeGap, resumeSpliced, resumePrivate},
 		"BlockEvent.kind":   {blockEvent, blockComment, blockControl, blockGap},
 	} {
 		name, property, _ := strings.Cut(field, ".")

@@ -554,21 +554,6 @@ func TestAdminTellsDetachedStreams(t *testing.T) {
 
 }
 
-func TestAdminTellsPrivateStreams(t *testing.T) {
-	u := startUpstream(t, nil)
-	g, a := startAdmin(t, proxied("", u))
-	resp, err := g.client.Do(g.request(http.MethodPost, "/"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	u.accept().event("1")
-	newTestClient(t, resp).expect("1")
-	if l := a.list(); l.Total != 0 || l.Private != 1 {
-		t.Errorf("%+v", l)
-	}
-}
-
 // A splice is told with its stream. One that could not be merged is a stream of
 // its own.
 func TestAdminTellsSplices(t *testing.T) {
@@ -682,8 +667,8 @@ func TestAdminFeed(t *testing.T) {
 func TestFeedRates(t *testing.T) {
 	a, b, c := new(stream), new(stream), new(stream)
 	at := time.Now()
-	before := &look{at: at, samples: []sample{{stream: a, received: 10, sent: 100}, {stream: b, received: 7}}}
-	now := &look{at: at.Add(2 * time.Second), samples: []sample{{stream: c, received: 4}, {stream: a, received: 15, sent: 100}}}
+	before := &look{at: at, samples: []sample{{of: a, received: 10, sent: 100}, {of: b, received: 7}}}
+	now := &look{at: at.Add(2 * time.Second), samples: []sample{{of: c, received: 4}, {of: a, received: 15, sent: 100}}}
 	now.rate(before)
 	if s := now.samples; s[0].receivedRate != 2 || s[1].receivedRate != 2.5 || s[1].sentRate != 0 {
 		t.Errorf("%+v", s)
@@ -751,17 +736,17 @@ func TestTailMisses(t *testing.T) {
 		t := st.t
 		r, up := st.start()
 		s := r.sub.home
-		slow := newTail(s, 10, "")
+		slow := newTail(s.watch(), 10, "")
 		up.event(numbers(1, 10)...)
 		blocks, missed, wake, over := slow.next()
 		if len(blocks) != 3 || missed == nil || *missed != (missedEvent{From: 1, To: 7}) || wake != nil || over {
 			t.Errorf("%d blocks, missed %v", len(blocks), missed)
 		}
-		if resumed := newTail(s, 10, fmt.Sprintf("%d.8", s.number)); resumed.cursor != 8 {
+		if resumed := newTail(s.watch(), 10, fmt.Sprintf("%d.8", s.number)); resumed.cursor != 8 {
 			t.Errorf("goes on after %d", resumed.cursor)
 		}
 		for _, id := range []string{fmt.Sprintf("%d.11", s.number), fmt.Sprintf("%d.8", s.number+1), "8", ".", "x.8"} {
-			if fresh := newTail(s, 1, id); fresh.cursor != 9 {
+			if fresh := newTail(s.watch(), 1, id); fresh.cursor != 9 {
 				t.Errorf("with the ID %q it goes on after %d", id, fresh.cursor)
 			}
 		}
@@ -774,7 +759,7 @@ func TestTailOfRefused(t *testing.T) {
 		t := st.t
 		s := st.join("").sub.home
 		up := st.source.accept()
-		early := newTail(s, 10, "")
+		early := newTail(s.watch(), 10, "")
 		_, _, wake, over := early.next()
 		if over {
 			t.Fatal("over before there is an answer")
@@ -899,7 +884,7 @@ func TestTailHeartbeats(t *testing.T) {
 		defer v.check.Stop()
 		var done sync.WaitGroup
 		done.Go(func() {
-			_, _, wake, _ := newTail(r.sub.home, 0, "").next()
+			_, _, wake, _ := newTail(r.sub.home.watch(), 0, "").next()
 			if v.wait(wake) {
 				t.Error("something came")
 			}

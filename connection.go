@@ -92,6 +92,10 @@ type socket interface {
 	await(c *connection, rest []byte)
 	resume(rest []byte) (n int, err error)
 
+	// fault is why the system has ended the connection; nil: the client did, or
+	// that is not known.
+	fault() error
+
 	// close closes the connection.
 	close()
 }
@@ -103,6 +107,7 @@ type asyncSocket struct {
 	conn    net.Conn
 	timeout time.Duration // of one write; 0: none
 	room    roomTeller    // nil: not known
+	pending func() error  // the system's error; nil: not known
 	poll    pollEntry
 	err     error // of the goroutine that has signalled
 }
@@ -138,6 +143,13 @@ func (s *asyncSocket) setDeadline() {
 		deadline = time.Now().Add(s.timeout)
 	}
 	_ = s.conn.SetWriteDeadline(deadline)
+}
+
+func (s *asyncSocket) fault() error {
+	if s.pending == nil {
+		return nil
+	}
+	return s.pending()
 }
 
 // close closes the connection. Over TLS an alert is sent before, which waits for
@@ -237,5 +249,5 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 func (c *connection) over(reason endReason) {
 	theMetrics.connectionSubscribers.Dec()
 	theMetrics.ended.WithLabelValues(string(reason)).Inc()
-	c.log.write(c.bytes, c.sub.accessFields(reason), c.writer.set.gone)
+	c.log.write(c.bytes, c.sub.accessFields(reason).field(), c.writer.set.gone)
 }

@@ -171,6 +171,7 @@ func TestStuckClients(t *testing.T) {
 		for name, hangUp := range map[string]bool{"stuck": false, "hangs up": true} {
 			t.Run(tr.name+" "+name, func(t *testing.T) {
 				target := "/" + strings.ReplaceAll(name, " ", "-")
+				before := gather(t)
 				quick := subscribeRaw(t, tr, target)
 				stuck := subscribeRaw(t, tr, target)
 				up := u.accept()
@@ -195,6 +196,17 @@ func TestStuckClients(t *testing.T) {
 					publish()
 					return attached() == 1
 				})
+				var ended gathered
+				defer func() {
+					if t.Failed() {
+						t.Logf("counted %v", ended)
+					}
+				}()
+				eventually(t, "it is told why", func() bool {
+					ended = gather(t).since(before)
+					byClient := ended["subscribers_ended_total reason=client"] // with write_timeout so short it may be cut before
+					return ended["subscribers_ended_total reason=write"]+byClient == 1 && (byClient == 0 || hangUp)
+				})
 				publish()
 				if !hangUp {
 					_ = stuck.conn.SetReadDeadline(time.Now().Add(testTimeout))
@@ -204,6 +216,7 @@ func TestStuckClients(t *testing.T) {
 				}
 				quick.close()
 				stuck.close()
+				eventually(t, "both have left", func() bool { return attached() == 0 })
 				awaitTakenOver(t, 0)
 			})
 		}

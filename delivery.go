@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -104,16 +106,28 @@ type writeWatch struct {
 	timer *time.Timer
 	rc    *http.ResponseController
 
-	mu   sync.Mutex
-	over bool // rc must not be used any more
+	mu    sync.Mutex
+	over  bool // rc must not be used any more
+	ended bool
 }
 
 func (s *writeWatch) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.over {
+		s.ended = true
 		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
 	}
+}
+
+// hasEnded reports whether end has ended the stream.
+func (s *writeWatch) hasEnded() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 func (s *writeWatch) close() {
@@ -187,6 +201,9 @@ func (o *responseStream) write(p []byte) error {
 		o.stuck.timer.Stop()
 	}
 	if err != nil {
+		if o.stuck.hasEnded() {
+			err = os.ErrDeadlineExceeded // which HTTP/2 says in other words
+		}
 		return err
 	}
 	o.last = time.Now()
@@ -358,12 +375,31 @@ func (d *delivery) takeOver() bool {
 	return true
 }
 
-// clientEnd tells a client that left from one that was cut.
+// clientEnd tells a client that left from one that was cut. The server cancels
+// the request's context when a write fails, whatever it fails of.
 func clientEnd(r *http.Request, err error) endReason {
-	if r.Context().Err() != nil && !errors.Is(err, http.ErrAbortHandler) {
+	if r.Context().Err() != nil && !errors.Is(err, http.ErrAbortHandler) && !timedOut(err) {
+		return endClient
+	}
+	return writeEnd(err)
+}
+
+// writeEnd tells from the error of a write whether the client has left.
+func writeEnd(err error) endReason {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		return endClient
 	}
 	return endWrite
+}
+
+// timedOut reports whether a write took too long: by its deadline, or by
+// TCP_USER_TIMEOUT.
+func timedOut(err error) bool {
+	late, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && late.Timeout()
 }
 
 // batches lends buffers in which blocks that go out together are joined.

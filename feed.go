@@ -27,7 +27,6 @@ type look struct {
 	number  uint64 // of the looks of the process
 	at      time.Time
 	samples []sample // never changed
-	private int
 }
 
 // feeder looks at the streams of a hub once in feedInterval, for all viewers,
@@ -86,7 +85,7 @@ func (f *feeder) run(stop <-chan struct{}) {
 	var before *look
 	for {
 		now := time.Now()
-		l := &look{at: now, samples: f.hub.samples(now), private: f.hub.countPrivate()}
+		l := &look{at: now, samples: f.hub.samples(now)}
 		l.rate(before)
 		if !f.show(l, stop) {
 			return
@@ -126,13 +125,13 @@ func (l *look) rate(before *look) {
 	if seconds <= 0 {
 		return
 	}
-	had := make(map[*stream]*sample, len(before.samples))
+	had := make(map[observed]*sample, len(before.samples))
 	for i := range before.samples {
-		had[before.samples[i].stream] = &before.samples[i]
+		had[before.samples[i].of] = &before.samples[i]
 	}
 	for i := range l.samples {
 		s := &l.samples[i]
-		b := had[s.stream]
+		b := had[s.of]
 		if b == nil {
 			b = new(sample) // it began meanwhile
 		}
@@ -181,30 +180,23 @@ type goneEvent struct {
 
 // totals sums the samples up.
 func (l *look) totals() feedTotals {
-	t := feedTotals{Streams: len(l.samples), Private: l.private}
+	t := feedTotals{Streams: len(l.samples), Private: countPrivate(l.samples)}
 	for i := range l.samples {
 		s := &l.samples[i]
 		t.Subscribers += s.subscribers
 		t.ReceivedRate += s.receivedRate
 		t.SentRate += s.sentRate
 		t.Lag.Blocks, t.Lag.Seconds = max(t.Lag.Blocks, s.lag.Blocks), max(t.Lag.Seconds, s.lag.Seconds)
-		if s.state != stateOpen && s.stream.hasBeenOpen() {
+		if s.lost {
 			t.Lost++
 		}
 	}
 	return t
 }
 
-// hasBeenOpen reports whether the stream has lost an upstream connection.
-func (s *stream) hasBeenOpen() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.endedAt.IsZero()
-}
-
 // tell tells about a stream of the look; false if it is over.
 func (l *look) tell(s *sample) (feedStream, bool) {
-	info, ok := s.stream.inspect(l.at)
+	info, ok := s.of.inspect(l.at)
 	return feedStream{streamInfo: info, ReceivedRate: s.receivedRate, SentRate: s.sentRate}, ok
 }
 
@@ -262,9 +254,9 @@ func addStreams(v *view, l *look, page paging[sample]) error {
 
 // addStream adds the event of a look at one stream. It returns false if that is
 // over.
-func addStream(v *view, l *look, s *stream) (more bool, err error) {
+func addStream(v *view, l *look, s observed) (more bool, err error) {
 	for i := range l.samples {
-		if l.samples[i].stream != s {
+		if l.samples[i].of != s {
 			continue
 		}
 		told, ok := l.tell(&l.samples[i])

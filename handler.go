@@ -245,7 +245,7 @@ func (d *delivery) leave() {
 
 // end does what is left when the response has ended.
 func (d *delivery) end(end endReason) error {
-	tellEnd(d.r, d.sub, end)
+	tellEnd(d.r, d.sub.accessFields(end))
 	d.leave()
 	s := d.sub.origin
 	switch {
@@ -330,15 +330,17 @@ func subscribersBy(r *http.Request) prometheus.Gauge {
 	return theMetrics.subscribers.WithLabelValues(protocolOf(r), deliveryHandler)
 }
 
-// tellEnd tells why a response has ended, to the metrics and the access log.
-func tellEnd(r *http.Request, sub *subscriber, end endReason) {
-	theMetrics.ended.WithLabelValues(string(end)).Inc()
+// tellEnd tells what became of a response, to the metrics, the access log and the
+// placeholders.
+func tellEnd(r *http.Request, f accessFields) {
+	theMetrics.ended.WithLabelValues(string(f.end)).Inc()
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(sub.accessFields(end))
+		extra.Set(f.field())
 	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	repl.Set("http.sse.end_reason", string(end))
-	repl.Set("http.sse.events", sub.sent)
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.sse.end_reason", string(f.end))
+		repl.Set("http.sse.events", f.events)
+	}
 }
 
 // writeHead sends the head of a stream to a client.

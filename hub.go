@@ -380,7 +380,7 @@ func (h *hub) stop() (began time.Time) {
 	defer h.allMu.Unlock()
 	h.ending = true
 	for p := range h.private {
-		p.drainLater()
+		p.leaveAfter(p.drainTime(), endStopping)
 	}
 	return began
 }
@@ -391,7 +391,7 @@ func (h *hub) trackPrivate(p *passThrough) {
 	defer h.allMu.Unlock()
 	h.private[p] = struct{}{}
 	if h.ending {
-		p.drainLater()
+		p.leaveAfter(p.drainTime(), endStopping)
 	}
 }
 

@@ -53,6 +53,10 @@ type clientInfo struct {
 	protocol string // of HTTP
 }
 
+// address is that of the client, if a proxy has not told another one that of its
+// connection.
+func (c clientInfo) address() string { return cmp.Or(c.ip, hostOf(c.remote)) }
+
 // clientOf tells which client a request is of.
 func clientOf(r *http.Request) clientInfo {
 	c := clientInfo{remote: r.RemoteAddr, protocol: protocolOf(r)}
@@ -106,6 +110,28 @@ func clipText(text string) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:maxTold], "") + "…"
+}
+
+// observed is what operators see and act on: a stream of the hub, or a private
+// stream.
+type observed interface {
+	// id names it to operators, as nothing else in the process; serial is the
+	// number in that.
+	id() string
+	serial() uint64
+
+	// sample and inspect look at it; false if it is none that is shown.
+	sample(now time.Time) (sample, bool)
+	inspect(now time.Time) (streamInfo, bool)
+	inspectSubscribers(now time.Time) []subscriberInfo
+
+	// watch is what a tail reads.
+	watch() tailSource
+
+	// drainTime is the time of the option drain; letGo ends the responses of
+	// its subscribers within another one, and returns how many there are.
+	drainTime() time.Duration
+	letGo(window time.Duration) (subscribers int)
 }
 
 // streamInfo is what is told of a stream.
@@ -191,6 +217,8 @@ type subscriberInfo struct {
 // id names the stream to operators, as nothing else in the process.
 func (s *stream) id() string { return s.key.String() + "-" + strconv.FormatUint(s.number, 10) }
 
+func (s *stream) serial() uint64 { return s.number }
+
 // listed reports whether a stream is shown as one. A splice that can still be
 // merged, and a connection that is to succeed a stream's, are not. The lock is
 // held.
@@ -198,12 +226,18 @@ func (s *stream) listed() bool { return s.splice == nil }
 
 // where returns the parts of a stream's request that are told.
 func (s *stream) where() (listen, handler, host, path string) {
-	listen, handler, _ = strings.Cut(s.place, "\x00")
+	listen, handler = placeOf(s.place)
 	fields := strings.Split(strings.TrimSuffix(s.path, "\x00"), "\x00")
 	if n := len(fields); n >= 2 {
 		host, path = fields[n-2], fields[n-1]
 	}
 	return listen, handler, clipText(host), clipText(path)
+}
+
+// placeOf returns the listen addresses and the handler's name of a place.
+func placeOf(place string) (listen, handler string) {
+	listen, handler, _ = strings.Cut(place, "\x00")
+	return listen, handler
 }
 
 // separatedBy names the parts of requests that separate those of the stream
@@ -300,7 +334,7 @@ func (s *stream) inspectSubscribers(now time.Time) []subscriberInfo {
 		resume, _, _ := strings.Cut(sub.outcome, ";")
 		all = append(all, subscriberInfo{
 			Address:  sub.client.remote,
-			ClientIP: cmp.Or(sub.client.ip, hostOf(sub.client.remote)),
+			ClientIP: sub.client.address(),
 			Protocol: sub.client.protocol,
 			Delivery: sub.delivery,
 			JoinedAt: sub.joined,
@@ -323,15 +357,28 @@ func hostOf(address string) string {
 	return host
 }
 
+// letGo drains the stream because an operator says so.
+func (s *stream) letGo(window time.Duration) (subscribers int) {
+	s.mu.Lock()
+	subscribers = len(s.subs)
+	s.mu.Unlock()
+	s.drain(window, endAdmin)
+	return subscribers
+}
+
 // sample is what changes of a stream, for sorting and for rates.
 type sample struct {
-	stream      *stream
+	of          observed
+	number      uint64
+	path        string
+	private     bool
 	subscribers int
 	received    uint64 // events
 	sent        uint64
 	bytes       uint64 // sent
 	reconnects  int
 	state       string
+	lost        bool // an upstream connection that was open
 	lag         lagInfo
 
 	// Of the last second; see feed.go.
@@ -343,47 +390,72 @@ type sample struct {
 func (s *stream) sample(now time.Time) (sample, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	state := s.upstreamState()
 	return sample{
-		stream:      s,
+		of:          s,
+		number:      s.number,
+		path:        s.path,
 		subscribers: len(s.subs),
 		received:    s.buffer.events,
 		sent:        s.given.events,
 		bytes:       s.given.bytes,
 		reconnects:  s.reconnects,
-		state:       s.upstreamState(),
+		state:       state,
+		lost:        state != stateOpen && !s.endedAt.IsZero(),
 		lag:         s.lag(now),
 	}, s.listed()
 }
 
+// observed returns all streams, private ones too.
+func (h *hub) observed() []observed {
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
+	all := make([]observed, 0, len(h.all)+len(h.private))
+	for s := range h.all {
+		all = append(all, s)
+	}
+	for p := range h.private {
+		all = append(all, p)
+	}
+	return all
+}
+
 // samples looks at all streams.
 func (h *hub) samples(now time.Time) []sample {
-	every := h.every()
+	every := h.observed()
 	all := make([]sample, 0, len(every))
-	for _, s := range every {
-		if one, ok := s.sample(now); ok {
+	for _, o := range every {
+		if one, ok := o.sample(now); ok {
 			all = append(all, one)
 		}
 	}
 	return all
 }
 
+// countPrivate counts those of private streams.
+func countPrivate(all []sample) (n int) {
+	for i := range all {
+		if all[i].private {
+			n++
+		}
+	}
+	return n
+}
+
 // find returns the stream that an ID of the admin API names, nil if there is
 // none.
-func (h *hub) find(id string) *stream {
+func (h *hub) find(id string) observed {
 	_, digits, _ := strings.Cut(id, "-")
 	number, err := strconv.ParseUint(digits, 10, 64)
 	if err != nil {
 		return nil
 	}
-	for _, s := range h.every() {
-		if s.number != number || s.id() != id {
+	for _, o := range h.observed() {
+		if o.serial() != number || o.id() != id {
 			continue
 		}
-		s.mu.Lock()
-		listed := s.listed()
-		s.mu.Unlock()
-		if listed {
-			return s
+		if _, ok := o.sample(time.Now()); ok {
+			return o
 		}
 	}
 	return nil
@@ -391,8 +463,8 @@ func (h *hub) find(id string) *stream {
 
 // streamOrders compare streams by what they can be sorted by.
 var streamOrders = map[string]func(a, b *sample) int{
-	"began":         func(a, b *sample) int { return cmp.Compare(a.stream.number, b.stream.number) },
-	"path":          func(a, b *sample) int { return cmp.Compare(a.stream.path, b.stream.path) },
+	"began":         func(a, b *sample) int { return cmp.Compare(a.number, b.number) },
+	"path":          func(a, b *sample) int { return cmp.Compare(a.path, b.path) },
 	"subscribers":   func(a, b *sample) int { return cmp.Compare(a.subscribers, b.subscribers) },
 	"received":      func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
 	"sent":          func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },

@@ -122,14 +122,13 @@ func collectLines(t *testing.T, fn *ast.FuncDecl, lines map[string]logLine) {
 	})
 }
 
-// codeLines are the log lines in the package's code.
-func codeLines(t *testing.T) map[string]logLine {
+// codeFiles are the files of the package's code, tests apart.
+func codeFiles(t *testing.T) (parsed []*ast.File) {
 	t.Helper()
 	names, err := fs.Glob(os.DirFS("."), "*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := make(map[string]logLine)
 	files := token.NewFileSet()
 	for _, name := range names {
 		if strings.HasSuffix(name, "_test.go") {
@@ -139,6 +138,16 @@ func codeLines(t *testing.T) map[string]logLine {
 		if err != nil {
 			t.Fatal(err)
 		}
+		parsed = append(parsed, file)
+	}
+	return parsed
+}
+
+// codeLines are the log lines in the package's code.
+func codeLines(t *testing.T) map[string]logLine {
+	t.Helper()
+	lines := make(map[string]logLine)
+	for _, file := range codeFiles(t) {
 		for _, d := range file.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok {
 				collectLines(t, fn, lines)

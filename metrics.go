@@ -108,7 +108,7 @@ func newMetrics() *metrics {
 	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason")
 	m.gaps = vector("gaps_total", "Gaps that were told.", "reason")
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: metricsNamespace + "subscribers", Help: "Clients attached to shared and to detached streams.",
+		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",
 	}, []string{"protocol", "delivery"})
 	m.connectionSubscribers = m.subscribers.WithLabelValues("1.1", deliveryConnection)
 	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -99,6 +99,7 @@ func TestMetrics(t *testing.T) {
 	for _, n := range numbers(1, events) {
 		length += len("id: " + n + "\ndata: " + n + "\n\n")
 	}
+	const privateSubscribers = "subscribers delivery=handler protocol=1.1"
 	subscribers := "subscribers delivery=" + cmp.Or(os.Getenv(deliveryEnv), deliveryConnection) + " protocol=1.1"
 	want := gathered{
 		"streams kind=shared":             1,
@@ -134,6 +135,7 @@ func TestMetrics(t *testing.T) {
 	want["resumes_total outcome=gap"]++
 	want["gaps_total reason=epoch"]++
 	want["streams kind=private"]++
+	want[privateSubscribers]++
 	want["blocks_total direction=in"]++
 	want["blocks_total direction=out"] += 5 + events + 1
 	var got gathered
@@ -152,11 +154,11 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, name := range []string{
 		"streams kind=shared", "streams kind=private", "upstream_connections state=open", "replay_buffer_bytes",
-		subscribers,
+		subscribers, privateSubscribers,
 	} {
 		delete(want, name)
 	}
-	want["subscribers_ended_total reason=client"] = clients + 2
+	want["subscribers_ended_total reason=client"] = clients + 3
 	want["upstream_connections_total result=cancelled"] = 1
 	expectMetrics(t, before, want)
 }

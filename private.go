@@ -6,8 +6,8 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -19,26 +19,28 @@ import (
 // with heartbeats. Everything else passes as it is.
 type passThrough struct {
 	*caddyhttp.ResponseWriterWrapper
-	handler  *Handler
-	request  *http.Request
-	headSent bool        // the client has the head of an event stream already
-	unsent   http.Header // with headSent: that of the answer, which the client does not see
+	handler    *Handler
+	request    *http.Request
+	host, path string      // of the request, which handlers behind sse may change
+	headSent   bool        // the client has the head of an event stream already
+	unsent     http.Header // with headSent: that of the answer, which the client does not see
 
 	// Called when the answer is an event stream that could have been shared.
 	onShareable func()
 
 	wroteHeader bool
-	discard     bool       // the client cannot be given this answer
-	body        bodyWriter // nil: not an event stream
+	discard     bool               // the client cannot be given this answer
+	body        bodyWriter         // nil: not an event stream
+	seen        *privateView       // by operators; the same
+	cancel      context.CancelFunc // of the upstream connection
 
 	mu      sync.Mutex // guards what follows, and writing to an event stream's client
 	out     *responseStream
 	decoder eventstream.Decoder
-	events  uint64
-	whole   bool   // came to its end
-	batch   []byte // the whole blocks of one Write
-	err     error  // sticky
-	cancel  context.CancelFunc
+	batch   []byte    // the whole blocks of one Write
+	err     error     // sticky
+	end     endReason // as soon as it is decided
+	told    bool      // what became of the stream
 }
 
 func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
@@ -46,6 +48,8 @@ func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		handler:               h,
 		request:               r,
+		host:                  r.Host,
+		path:                  r.URL.EscapedPath(),
 		headSent:              headSent,
 		unsent:                make(http.Header),
 	}
@@ -71,11 +75,11 @@ func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) (err erro
 			_ = p.body.Close(false)
 		}
 		p.stop()
-		if p.drained() {
+		if left, result := p.hasLeft(); left {
 			if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
 				panic(v)
 			}
-			err = nil
+			err = result
 		}
 	}()
 	err = next.ServeHTTP(p, p.request)
@@ -93,30 +97,33 @@ func (p *passThrough) makeCancellable() {
 	p.cancel = cancel // only by drain: handlers before sse may go on with the request
 }
 
-// drainLater ends the stream after the time of drain.
-func (p *passThrough) drainLater() {
-	time.AfterFunc(p.handler.options.drain, p.drain)
-}
+// errLeft ends a private stream from this side.
+var errLeft = errors.New("the stream was ended by the gateway")
 
-// drain ends a private stream because the process is about to exit.
-func (p *passThrough) drain() {
+// leave ends the stream from this side, for a reason.
+func (p *passThrough) leave(reason endReason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err != nil || p.out == nil || p.out.closed {
+	if p.err != nil || p.end != "" {
 		return
 	}
 	if o := p.handler.options; o.retryMin > 0 {
 		_ = p.out.write(append(eventstream.AppendRetry(nil, o.randomRetry()), '\n')) // the client may be gone
 	}
-	p.err = errStopping
+	p.err, p.end = errLeft, reason
 	p.cancel()
 }
 
-// drained reports whether drain has ended the stream.
-func (p *passThrough) drained() bool {
+// hasLeft reports whether leave has ended the stream, and what is to be returned
+// then. At the process's stop that is an end in order. Otherwise an answer that
+// is not complete must not look complete.
+func (p *passThrough) hasLeft() (left bool, result error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return errors.Is(p.err, errStopping)
+	if errors.Is(p.err, errLeft) && p.end != endStopping {
+		result = http.ErrAbortHandler
+	}
+	return errors.Is(p.err, errLeft), result
 }
 
 // WriteHeader decides whether the answer is an event stream.
@@ -158,6 +165,20 @@ func (p *passThrough) WriteHeader(status int) {
 	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
 	p.err = p.out.flush()
 	p.out.startHeartbeats(&p.mu)
+	p.begin()
+}
+
+// begin makes the stream known.
+func (p *passThrough) begin() {
+	p.seen = newPrivateView(p)
+	if repl, ok := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.sse.stream", p.id())
+		repl.Set("http.sse.resume", resumePrivate)
+	}
+	subscribersBy(p.request).Inc()
+	if age := p.handler.options.randomAge(); age > 0 {
+		p.leaveAfter(age, endMaxAge)
+	}
 	theHub.trackPrivate(p)
 }
 
@@ -221,30 +242,23 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	if p.err != nil {
 		return 0, p.err
 	}
-	p.batch = p.batch[:0]
 	theMetrics.bytes[in].Add(float64(len(b)))
-	blocks := 0
+	var passed privateCount
+	p.batch = p.batch[:0]
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
-		if blk.Dispatches() {
-			p.events++
-		}
-		blocks++
 		p.batch = append(append(p.batch, blk.Lines...), '\n')
+		passed.add(blk)
+		p.seen.show(blk)
 		return nil
 	})
-	if len(p.batch) > 0 {
-		theMetrics.blocks[in].Add(float64(blocks))
-		if p.err = p.out.write(p.batch); p.err == nil {
-			theMetrics.blocks[out].Add(float64(blocks))
-		}
-		if cap(p.batch) > maxWrite {
-			p.batch = nil
-		}
+	if passed.blocks > 0 {
+		w.send(passed)
 	}
 	if p.err == nil && decodeErr != nil {
-		p.err = decodeErr
+		p.err, p.end = decodeErr, endOversized
 		p.handler.lines.oversized.log(func(suppressed int) {
-			p.handler.logger.Error("upstream event over max_event_size", zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
+			p.handler.logger.Error("upstream event over max_event_size", zap.String("stream", p.id()),
+				zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
 		})
 	}
 	if p.err != nil {
@@ -253,63 +267,82 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// stop ends the heartbeats. It may be called more than once.
+// send sends the whole blocks of a Write.
+func (w blockWriter) send(passed privateCount) {
+	p := w.p
+	theMetrics.blocks[in].Add(float64(passed.blocks))
+	p.seen.sending(passed)
+	if p.err = p.out.write(p.batch); p.err == nil {
+		theMetrics.blocks[out].Add(float64(passed.blocks))
+	} else {
+		p.end = clientEnd(p.request, p.err)
+	}
+	p.seen.sent(p.out.sent)
+	if cap(p.batch) > maxWrite {
+		p.batch = nil
+	}
+}
+
+// stop ends the stream if it was one. It may be called more than once.
 func (p *passThrough) stop() {
 	theHub.forgetPrivate(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.out != nil {
 		p.out.close()
-		p.tellAccessLog()
+		p.tell()
 	}
 }
 
-// tellAccessLog adds to the response's access-log entry what became of it.
-func (p *passThrough) tellAccessLog() {
-	end := endBroken
+// tell tells, once, what became of the stream: the metrics, the placeholders and
+// the access log. The lock is held.
+func (p *passThrough) tell() {
+	if p.told {
+		return
+	}
+	p.told = true
 	switch {
-	case errors.Is(p.err, errStopping):
-		end = endStopping
-	case p.whole:
-		end = endUpstream
+	case p.end != "":
 	case p.request.Context().Err() != nil:
-		end = endClient
+		p.end = endClient
+	default:
+		p.end = endBroken
 	}
-	if extra, ok := p.request.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(zap.Object("sse", accessFields{resume: "private", events: p.events, end: end}))
-	}
+	p.seen.close()
+	subscribersBy(p.request).Dec()
+	tellEnd(p.request, accessFields{stream: p.id(), resume: resumePrivate, events: p.seen.events.Load(), end: p.end})
 }
 
 // finish ends the response after the handlers behind sse have returned err,
 // and returns what is to be returned of it.
 func (p *passThrough) finish(err error) error {
-	defer theHub.forgetPrivate(p)
 	if p.body == nil {
 		return p.finishPlain(err)
 	}
+	defer p.stop()
 	if bodyErr := p.body.Close(err == nil); err == nil {
 		err = bodyErr
 	}
+	if left, result := p.hasLeft(); left {
+		return result
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	defer p.out.close()
-	if errors.Is(p.err, errStopping) {
-		return nil
-	}
 	if err == nil {
 		err = p.err
 	}
 	if err == nil {
-		p.whole = true
+		p.end = endUpstream
 		// Many clients of language models take an event without its blank
 		// line at the end.
 		if rest := p.decoder.Rest(); len(rest) > 0 {
 			_ = p.out.write(rest) // the client may be gone
+			p.seen.sent(p.out.sent)
 		}
 		return nil
 	}
 	p.handler.lines.brokeOff.log(func(suppressed int) {
-		p.handler.logger.Warn("private stream broke off", zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
+		p.handler.logger.Warn("private stream broke off", zap.String("stream", p.id()), zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
 	})
 	return http.ErrAbortHandler
 }

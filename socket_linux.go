@@ -26,7 +26,7 @@ func newSocket(conn net.Conn, timeout time.Duration, p *poller) socket {
 	s := &asyncSocket{conn: conn, timeout: timeout}
 	if over, ok := conn.(*tls.Conn); ok {
 		if raw, ok := over.NetConn().(syscall.Conn); ok {
-			s.room = roomOf(raw)
+			s.room, s.pending = roomOf(raw), faultOf(raw)
 		}
 	}
 	return s
@@ -76,6 +76,16 @@ func (s *fdSocket) await(*connection, []byte) { s.poll.awaitWritable(s.fd) }
 
 func (s *fdSocket) resume(rest []byte) (n int, err error) { return s.write(rest) }
 
+func (s *fdSocket) fault() error { return socketError(s.fd) }
+
+// socketError takes the error that a socket has (socket(7), SO_ERROR).
+func socketError(fd int) error {
+	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
+		return os.NewSyscallError("socket", syscall.Errno(errno)) //nolint:gosec // G115: a small number
+	}
+	return nil
+}
+
 // close closes the connection, after all that was written. What the client has
 // sent is read before: otherwise the system would reset the connection, and the
 // client might lose the end of the response.
@@ -109,6 +119,18 @@ func roomOf(conn syscall.Conn) roomTeller {
 			}
 		})
 		return room
+	}
+}
+
+// faultOf tells the error that a connection's socket has.
+func faultOf(conn syscall.Conn) func() error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func() (fault error) {
+		_ = raw.Control(func(fd uintptr) { fault = socketError(int(fd)) })
+		return fault
 	}
 }
 

@@ -273,9 +273,8 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	sub := &subscriber{
 		param: req.idParam, client: req.client, mu: s.mu, origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
 	}
-	if age := s.options.maxAge; age > 0 {
-		sub.leaveAt = now.Add(age - time.Duration(rand.Float64()*maxAgeSpread*float64(age)))
-		sub.leaveFor = endMaxAge
+	if age := s.options.randomAge(); age > 0 {
+		sub.leaveAt, sub.leaveFor = now.Add(age), endMaxAge
 	}
 	s.subs[sub] = struct{}{}
 	s.resume(sub, req.lastEventID)

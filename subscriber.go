@@ -328,6 +328,11 @@ func (o *streamOptions) randomRetry() time.Duration {
 	return (o.retryMin + time.Duration(rand.Float64()*float64(spread))).Truncate(time.Millisecond)
 }
 
+// randomAge is how long a response may last; 0: no limit.
+func (o *streamOptions) randomAge() time.Duration {
+	return o.maxAge - time.Duration(rand.Float64()*maxAgeSpread*float64(o.maxAge))
+}
+
 // newestID returns the last event ID of a client that has been given
 // everything, "" if it has none. The stream's lock is held.
 func (s *stream) newestID() string {

@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 // A tail shows an operator what passes in a stream. It reads the replay buffer
 // as a subscriber does, but is none: the stream neither waits for it nor stays
-// for it, and does not count it.
+// for it, and does not count it. A private stream has no replay buffer: it keeps
+// blocks for its tails while there are some.
 
 const (
 	// maxTailText is how many bytes of a block a tail shows.
@@ -69,42 +71,61 @@ func (b *block) tell() blockEventData {
 	return d
 }
 
-// tail is a position in a stream's replay buffer.
+// tailSource is what a tail reads.
+type tailSource struct {
+	stream observed
+	mu     *sync.Mutex // guards buffer and bell
+	buffer *buffer
+	bell   *bell
+	over   func() bool // the stream is; the lock is held
+	close  func()      // the tail has been
+}
+
+func (s *stream) watch() tailSource {
+	return tailSource{
+		stream: s, mu: s.mu, buffer: &s.buffer, bell: &s.bell,
+		over:  func() bool { return s.phase == phaseGone },
+		close: func() {},
+	}
+}
+
+// tail is a position in what it reads.
 type tail struct {
-	stream *stream
+	tailSource
+
 	cursor uint64
 }
 
 // newTail begins before the last n kept blocks, or where the last event ID of
 // a tail says.
-func newTail(s *stream, n int, lastEventID string) *tail {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := &tail{stream: s, cursor: s.buffer.newest}
+func newTail(from tailSource, n int, lastEventID string) *tail {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	f := from.buffer
+	t := &tail{tailSource: from, cursor: f.newest}
 	number, digits, _ := strings.Cut(lastEventID, ".")
-	if position, err := strconv.ParseUint(digits, 10, 64); err == nil && position <= s.buffer.newest &&
-		number == strconv.FormatUint(s.number, 10) {
+	if position, err := strconv.ParseUint(digits, 10, 64); err == nil && position <= f.newest &&
+		number == strconv.FormatUint(from.stream.serial(), 10) {
 		t.cursor = position
 		return t
 	}
-	if blocks := s.buffer.blocks; n > 0 && len(blocks) > 0 {
-		t.cursor = blocks[max(0, len(blocks)-n)].position - 1
+	if n > 0 && len(f.blocks) > 0 {
+		t.cursor = f.blocks[max(0, len(f.blocks)-n)].position - 1
 	}
 	return t
 }
 
 // id is the last event ID of a viewer who was shown everything up to the
 // cursor.
-func (t *tail) id() string { return fmt.Sprintf("%d.%d", t.stream.number, t.cursor) }
+func (t *tail) id() string { return fmt.Sprintf("%d.%d", t.stream.serial(), t.cursor) }
 
 // next returns the blocks after the cursor. If there are none it returns what
 // is closed when there may be some, or that the stream is over. missed is not
 // nil if something before the blocks is no longer kept.
 func (t *tail) next() (blocks []*block, missed *missedEvent, wake <-chan struct{}, over bool) {
-	s := t.stream
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := &s.buffer
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.buffer
 	if t.cursor < f.lost {
 		missed = &missedEvent{From: t.cursor + 1, To: f.lost}
 		t.cursor = f.lost
@@ -116,10 +137,10 @@ func (t *tail) next() (blocks []*block, missed *missedEvent, wake <-chan struct{
 		return blocks, missed, nil, false
 	case missed != nil:
 		return nil, missed, nil, false
-	case s.phase == phaseGone:
+	case t.over():
 		return nil, nil, nil, true
 	}
-	return nil, nil, s.bell.wait(), false
+	return nil, nil, t.bell.wait(), false
 }
 
 // serveTail answers with a tail.
@@ -137,7 +158,8 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 		return err
 	}
 	defer v.close()
-	t := newTail(s, last, r.Header.Get("Last-Event-ID"))
+	t := newTail(s.watch(), last, r.Header.Get("Last-Event-ID"))
+	defer t.close()
 	for {
 		blocks, missed, wake, over := t.next()
 		if wake != nil {

@@ -269,7 +269,11 @@ func (w *writer) serve(c *connection) {
 	}
 	signals := signal(c.signals.Swap(0))
 	if signals&signalHungUp != 0 {
-		w.close(c, endClient)
+		reason := endClient
+		if timedOut(c.socket.fault()) {
+			reason = endWrite // TCP_USER_TIMEOUT was before write_timeout, whose value it has
+		}
+		w.close(c, reason)
 		return
 	}
 	if signals&signalNew != 0 {
@@ -374,7 +378,7 @@ func (w *writer) send(c *connection, p []byte) bool {
 	n, err := c.socket.write(p)
 	c.last = w.tick
 	if err != nil {
-		w.close(c, endWrite)
+		w.close(c, writeEnd(err))
 		return false
 	}
 	if n == len(p) {
@@ -398,7 +402,7 @@ func (w *writer) block(c *connection, rest []byte) {
 func (w *writer) resume(c *connection) bool {
 	n, err := c.socket.resume(c.rest)
 	if err != nil {
-		w.close(c, endWrite)
+		w.close(c, writeEnd(err))
 		return false
 	}
 	if n < len(c.rest) {

@@ -219,7 +219,7 @@
 
   function showStreams(e) {
     const t = e.totals;
-    totals.streams.set(count(t.streams), t.private ? `and ${count(t.private)} private` : '');
+    totals.streams.set(count(t.streams), t.private ? `${count(t.private)} of them private` : '');
     totals.streams.push(t.streams);
     totals.subscribers.set(count(t.subscribers));
     totals.subscribers.push(t.subscribers);
@@ -271,6 +271,7 @@
     ['sent', 'Events out /s', 5], ['lag', 'Largest lag', 0.1],
   ]);
   let known = ''; // the upstream's state
+  let alone = false; // the stream is private
 
   function fact(name, ...values) {
     const div = make('div'), dd = make('dd');
@@ -295,6 +296,7 @@
     own.lag.push(s.lag.seconds);
     if (known && known !== kind) say(`upstream ${text}`);
     known = kind;
+    alone = s.kind === 'private';
 
     const error = s.upstream.last_error;
     const b = s.buffer;
@@ -303,14 +305,14 @@
       fact('Connections', `${plural(s.upstream.connections, 'connection', 'connections')}, ${plural(s.upstream.reconnects, 'reconnect', 'reconnects')}` +
         (s.upstream.attempts ? `, attempt ${s.upstream.attempts}` : '')),
       fact('Last error', error ? `${error.text} (${since(error.at, e.at)} ago)` : 'none'),
-      fact('Replay buffer', `${plural(b.blocks, 'block', 'blocks')}, ${bytes(b.bytes)}` + (b.oldest ? `, ${since(b.oldest, e.at)}` : '') +
+      ...(alone ? [] : [fact('Replay buffer', `${plural(b.blocks, 'block', 'blocks')}, ${bytes(b.bytes)}` + (b.oldest ? `, ${since(b.oldest, e.at)}` : '') +
         ` (of ${count(b.max_blocks)}, ${bytes(b.max_bytes)}, ${span(b.max_age_seconds)})`),
       fact('Last event IDs', ...(s.last_ids.upstream ? ['upstream ', make('code', '', s.last_ids.upstream), ' '] : []),
         ...(s.last_ids.gateway ? ['gateway ', make('code', '', s.last_ids.gateway)] : []),
-        s.last_ids.upstream || s.last_ids.gateway ? '' : 'none'),
+        s.last_ids.upstream || s.last_ids.gateway ? '' : 'none')]),
       fact('Traffic', `${bytes(s.bytes_received)} in, ${bytes(s.bytes_sent)} out`),
-      fact('Separated by', s.separated_by.length ? s.separated_by.join(', ') : 'nothing but the path'),
-      fact('In the log', make('code', '', s.stream), ', epoch ', make('code', '', s.epoch)),
+      fact('Separated by', alone ? 'everything: it is one client’s' : s.separated_by.length ? s.separated_by.join(', ') : 'nothing but the path'),
+      fact('In the log', make('code', '', s.stream), ...(s.epoch ? [', epoch ', make('code', '', s.epoch)] : [])),
     );
 
     setText(byId('subscribers-shown'), e.subscriber_list.length < s.subscribers ?
@@ -411,14 +413,16 @@
   byId('drain').addEventListener('click', () => {
     const id = current;
     ask(`Drain ${byId('detail-title').textContent}?`,
-      'Its clients’ responses end, each at a random moment within the time of the option drain. EventSource comes back by itself, to a new stream.',
+      alone ? 'Its client’s response is cut after the time of the option drain, if it has not ended by then, and its upstream connection is closed.' :
+        'Its clients’ responses end, each at a random moment within the time of the option drain. EventSource comes back by itself, to a new stream.',
       'Drain', () => change('POST', `streams/${encodeURIComponent(id)}/drain`,
         (a) => `draining ${plural(a.subscribers, 'subscriber', 'subscribers')} over ${span(a.window_seconds)}`));
   });
   byId('end').addEventListener('click', () => {
     const id = current;
     ask(`End ${byId('detail-title').textContent}?`,
-      'Its clients’ responses end at once, and its upstream connection is closed. EventSource comes back by itself, to a new stream.',
+      alone ? 'Its client’s response is cut at once, and its upstream connection is closed.' :
+        'Its clients’ responses end at once, and its upstream connection is closed. EventSource comes back by itself, to a new stream.',
       'End', () => change('DELETE', `streams/${encodeURIComponent(id)}`,
         (a) => `ended for ${plural(a.subscribers, 'subscriber', 'subscribers')}`));
   });

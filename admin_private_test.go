@@ -1,0 +1,296 @@
+package caddysse
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// post asks for a private stream.
+func (g *gateway) post(target string, fields ...string) *testClient {
+	g.t.Helper()
+	resp, err := g.client.Do(g.request(http.MethodPost, target, fields...))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { _ = resp.Body.Close() })
+	return newTestClient(g.t, resp)
+}
+
+// startPrivate starts a gateway with an admin endpoint and a private stream that
+// has had the event 1, and returns its ID too.
+func startPrivate(t *testing.T, options string) (g *gateway, a *adminEndpoint, c *testClient, up *upstreamClient, id string) {
+	t.Helper()
+	u := startUpstream(t, nil)
+	g, a = startAdmin(t, proxied(options, u))
+	c = g.post("/chat?token=SECRET1", "Authorization: Bearer SECRET2")
+	up = u.accept()
+	up.event("1")
+	c.expect("1")
+	return g, a, c, up, a.list().Streams[0].ID
+}
+
+// Private streams are told as the others are.
+func TestAdminTellsPrivateStreams(t *testing.T) {
+	before := gather(t)
+	g, a, c, up, id := startPrivate(t, "name llm")
+	l := a.list()
+	if l.Total != 1 || l.Private != 1 || len(l.Streams) != 1 {
+		t.Fatalf("%+v", l)
+	}
+	s, wire := l.Streams[0], len("data: 1\n\n")
+	if !strings.HasPrefix(s.ID, kindPrivate+"-") || s.Kind != kindPrivate || s.Host != "gateway.test" || s.Path != "/chat" || s.Handler != "llm" ||
+		!strings.HasPrefix(s.Listen, "unix/") || s.SeparatedBy == nil || s.Subscribers != 1 || s.Draining ||
+		s.EventsReceived != 1 || s.EventsSent != 1 || s.BytesReceived != int64(wire) || s.BytesSent != uint64(wire) || s.Lag != (lagInfo{}) ||
+		s.Upstream.State != stateOpen || s.Upstream.Connections != 1 || time.Since(s.BeganAt) > testTimeout {
+		t.Errorf("%+v", s)
+	}
+	d := a.detail(id)
+	if len(d.List) != 1 || d.List[0].Resume != resumePrivate || d.List[0].Protocol != "1.1" || d.List[0].Delivery != deliveryHandler ||
+		d.List[0].Events != 1 || d.List[0].Bytes != uint64(wire) {
+		t.Errorf("%+v", d)
+	}
+	for _, target := range []string{"/sse/streams", "/sse/streams/" + id} {
+		if text := a.json(http.StatusOK, http.MethodGet, target, "", nil); strings.Contains(text, "SECRET") {
+			t.Errorf("%s has a secret: %s", target, text)
+		}
+	}
+	feed := a.view("/sse/feed")
+	var e streamsEvent
+	nextOf(feed, "streams", &e)
+	if e.Totals.Streams != 1 || e.Totals.Private != 1 || e.Totals.Subscribers != 1 || len(e.Streams) != 1 || e.Streams[0].ID != id {
+		t.Errorf("%+v", e)
+	}
+	one := a.view("/sse/feed?stream=" + id)
+	var se streamEvent
+	nextOf(one, "stream", &se)
+	if se.Stream.ID != id || len(se.Subscribers) != 1 {
+		t.Errorf("%+v", se)
+	}
+	if n := gather(t).since(before)["subscribers delivery=handler protocol=1.1"]; n != 1 {
+		t.Errorf("%v subscribers", n)
+	}
+
+	// A shared one beside it, and the end of both.
+	shared := g.subscribe("/events")
+	if l := a.list(); l.Total != 2 || l.Private != 1 || l.Streams[1].Kind != kindShared {
+		t.Errorf("%+v", l)
+	}
+	shared.close()
+	up.end()
+	c.expectEnd()
+	nextOf(one, "gone", new(goneEvent))
+	a.json(http.StatusNotFound, http.MethodGet, "/sse/streams/"+id, "", nil)
+	eventually(t, "both are told to have ended", func() bool {
+		got := gather(t).since(before)
+		return got["subscribers_ended_total reason=upstream"] == 1 && got["subscribers_ended_total reason=client"] == 1 &&
+			got["subscribers delivery=handler protocol=1.1"] == 0
+	})
+}
+
+// An operator's end of a private stream does not look like the end of an answer
+// that is complete.
+func TestAdminEndsPrivateStreams(t *testing.T) {
+	for _, test := range []struct{ name, method, path, body string }{
+		{"drain", http.MethodPost, "/drain", `{"window": "10ms"}`},
+		{"end", http.MethodDelete, "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := gather(t)
+			_, a, c, up, id := startPrivate(t, "retry 7s")
+			up.write("data: not whole\n")
+			var answer drainAnswer
+			a.json(http.StatusAccepted, test.method, "/sse/streams/"+id+test.path, test.body, &answer)
+			if answer.ID != id || answer.Subscribers != 1 {
+				t.Errorf("%+v", answer)
+			}
+			for m := range c.messages {
+				t.Errorf("also: %+v", m)
+			}
+			if retry, _ := c.reader.Retry(); c.err == nil || retry != 7*time.Second {
+				t.Errorf("ended with %v, reconnection time %v", c.err, retry)
+			}
+			up.expectGone()
+			eventually(t, "the stream is gone", func() bool { return a.list().Total == 0 })
+			eventually(t, "it is told why", func() bool {
+				return gather(t).since(before)["subscribers_ended_total reason=admin"] == 1
+			})
+		})
+	}
+}
+
+// A drain is told until it is over, and a later one does not put it off.
+func TestAdminDrainsPrivateStreamsOnce(t *testing.T) {
+	_, a, c, _, id := startPrivate(t, "max_age 1h")
+	if d := a.detail(id); d.Draining {
+		t.Error("draining")
+	}
+	a.json(http.StatusAccepted, http.MethodPost, "/sse/streams/"+id+"/drain", `{"window": "30m"}`, nil)
+	if d := a.detail(id); !d.Draining {
+		t.Error("not draining")
+	}
+	a.json(http.StatusAccepted, http.MethodPost, "/sse/streams/"+id+"/drain", `{"window": "10ms"}`, nil)
+	a.json(http.StatusAccepted, http.MethodPost, "/sse/streams/"+id+"/drain", `{"window": "1h"}`, nil)
+	for range c.messages {
+	}
+}
+
+// The tail of a private stream begins when somebody looks.
+func TestAdminTailOfPrivateStream(t *testing.T) {
+	_, a, c, up, id := startPrivate(t, "")
+	first := a.view("/sse/streams/" + id + "/tail?last=100")
+	eventually(t, "somebody looks", func() bool { return theHub.find(id).(*passThrough).seen.tail.Load() != nil })
+	up.write(": note\n\nid: 7\ndata: 2\n\n")
+	c.expect("2")
+	var got []string
+	var last string
+	for range 2 {
+		var b blockEventData
+		last = nextOf(first, "block", &b).LastEventID
+		got = append(got, fmt.Sprint(b.Position, " ", b.Kind, " ", b.Text))
+	}
+	if want := []string{"1 comment : note\n", "2 event id: 7\ndata: 2\n"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	second := a.view("/sse/streams/"+id+"/tail", "Last-Event-ID: "+last)
+	first.close()
+	up.event("3")
+	c.expect("3")
+	var b blockEventData
+	if nextOf(second, "block", &b); b.Position != 3 {
+		t.Errorf("who comes back gets block %d", b.Position)
+	}
+	third := a.view("/sse/streams/" + id + "/tail?last=0")
+	second.close()
+	up.event(numbers(4, 4+privateTailBlocks)...) // a viewer that reads is shown all, or told
+	up.end()
+	for b.Position < 3+privateTailBlocks {
+		m := third.next()
+		if m.Type == "gone" {
+			break
+		}
+	}
+	third.close()
+	c.skipTo("4")
+}
+
+// Nobody looks: nothing is kept.
+func TestPrivateTailIsGivenBack(t *testing.T) {
+	_, a, c, up, id := startPrivate(t, "")
+	p := theHub.find(id).(*passThrough)
+	views := []*testClient{a.view("/sse/streams/" + id + "/tail"), a.view("/sse/streams/" + id + "/tail")}
+	eventually(t, "both look", func() bool {
+		p.seen.mu.Lock()
+		defer p.seen.mu.Unlock()
+		t := p.seen.tail.Load()
+		return t != nil && t.tails == 2
+	})
+	for _, v := range views {
+		v.close()
+	}
+	eventually(t, "nobody looks", func() bool { return p.seen.tail.Load() == nil })
+	up.end()
+	c.expectEnd()
+	over := newTail(p.watch(), 0, "") // came too late
+	if _, _, _, isOver := over.next(); !isOver {
+		t.Error("a tail of what is over waits")
+	}
+	over.close()
+}
+
+// A client that does not read keeps nobody from seeing that, and from ending its
+// stream.
+func TestAdminSeesStuckPrivateClient(t *testing.T) {
+	u := startUpstream(t, nil)
+	g, a := startAdmin(t, proxied("write_timeout 2s", u))
+	before := gather(t)
+	conn, err := net.Dial("unix", g.socket) //nolint:noctx // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST /chat HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 0\r\n\r\n")
+	up := u.accept()
+	go up.write("data: " + strings.Repeat("x", 8<<20) + "\n\n") // more than the sockets take
+	eventually(t, "the client is seen to be behind", func() bool {
+		l := a.list()
+		return l.Total == 1 && l.Streams[0].Lag.Blocks == 1 && l.Streams[0].Lag.Seconds > 0
+	})
+	eventually(t, "it is cut", func() bool {
+		return a.list().Total == 0 && gather(t).since(before)["subscribers_ended_total reason=write"] == 1
+	})
+}
+
+// A private stream is as old as max_age allows, and does not look complete then.
+func TestMaxAgeOfPrivateStreams(t *testing.T) {
+	before := gather(t)
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("max_age 50ms", u))
+	c := g.post("/")
+	up := u.accept()
+	for range c.messages {
+	}
+	if c.err == nil {
+		t.Error("it ended as if it were complete")
+	}
+	up.expectGone()
+	eventually(t, "it is told why", func() bool {
+		return gather(t).since(before)["subscribers_ended_total reason=max_age"] == 1
+	})
+}
+
+// The placeholders of private streams.
+func TestPlaceholdersOfPrivateStreams(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	u := startUpstream(t, nil)
+	g := startGateway(t, site("log own {\noutput file "+path+"\n}\n"+
+		"log_append a {http.sse.stream}\nlog_append b {http.sse.resume}\nlog_append c {http.sse.events}\nlog_append d {http.sse.end_reason}\n"+
+		"sse\nreverse_proxy "+u.address))
+	c := g.post("/")
+	up := u.accept()
+	up.numbered("1", "2")
+	c.expect("1", "2")
+	id := theHub.observed()[0].id()
+	up.end()
+	c.expectEnd()
+	eventually(t, "there is an entry", func() bool { return len(accessEntries(t, path)) == 1 })
+	e := accessEntries(t, path)[0]
+	if got, want := fmt.Sprint(e["a"], e["b"], e["c"], e["d"]), fmt.Sprint(id, "private", 2, "upstream"); got != want {
+		t.Errorf("%q, expected %q", got, want)
+	}
+}
+
+// A private stream with which a request is answered that could have shared one is
+// told like others.
+func TestAccessLogOfUnshareableAnswer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Set-Cookie", "a=b")
+	})
+	g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse\nreverse_proxy "+u.address))
+	for i, test := range []struct {
+		do  func(c *testClient, up *upstreamClient)
+		end string
+	}{
+		{func(_ *testClient, up *upstreamClient) { up.end() }, "upstream"},
+		{func(c *testClient, _ *upstreamClient) { c.close() }, "client"},
+		{func(_ *testClient, up *upstreamClient) { up.breakOff() }, "broken"},
+	} {
+		c := g.subscribe("/" + test.end) // whose key is not known to be unshareable
+		up := u.accept()
+		up.numbered("1")
+		c.expect("1")
+		test.do(c, up)
+		eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
+		sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any)
+		if sse["resume"] != "private" || sse["events"] != 1.0 || sse["end_reason"] != test.end {
+			t.Errorf("%s: %v", test.end, sse)
+		}
+	}
+}

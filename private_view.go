@@ -1,0 +1,223 @@
+package caddysse
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// resumePrivate stands where the outcome of resuming does: a private stream is
+// not resumed by the gateway.
+const resumePrivate = "private"
+
+// privateView is what operators see of a private stream. The lock of writing is
+// not needed for it, because a client that is stuck holds that.
+type privateView struct {
+	// Fixed after construction.
+	number uint64
+	born   time.Time
+	client clientInfo
+
+	events   atomic.Uint64
+	received atomic.Int64 // bytes of whole blocks
+	given    atomic.Int64 // bytes to the client
+	waiting  atomic.Int64 // how many blocks are being written
+	since    atomic.Int64 // since when, in Unix nanoseconds; 0: nothing is
+
+	tail atomic.Pointer[privateTail] // nil: nobody looks
+
+	mu       sync.Mutex  // guards what follows
+	leave    *time.Timer // ends the stream from this side; nil: nothing does
+	leaveAt  time.Time
+	leaveFor endReason
+	over     bool
+}
+
+// newPrivateView begins the view of a stream whose head was sent.
+func newPrivateView(p *passThrough) *privateView {
+	return &privateView{number: nextNumber(), born: time.Now(), client: clientOf(p.request)}
+}
+
+// privateCount counts whole blocks.
+type privateCount struct{ blocks, events, bytes int }
+
+// add counts a block.
+func (c *privateCount) add(b eventstream.Block) {
+	c.blocks++
+	c.bytes += len(b.Lines) + 1
+	if b.Dispatches() {
+		c.events++
+	}
+}
+
+// sending notes that blocks are being written to the client; sent that they
+// were, and how many bytes the client was given in all.
+func (v *privateView) sending(c privateCount) {
+	v.events.Add(uint64(c.events)) //nolint:gosec // counts are not negative
+	v.received.Add(int64(c.bytes))
+	v.waiting.Store(int64(c.blocks))
+	v.since.Store(time.Now().UnixNano())
+}
+
+func (v *privateView) sent(bytes int) {
+	v.since.Store(0)
+	v.given.Store(int64(bytes))
+}
+
+// lag is how far the client is behind: there is no buffer, so it is what is
+// being written.
+func (v *privateView) lag(now time.Time) lagInfo {
+	since := v.since.Load()
+	if since == 0 {
+		return lagInfo{}
+	}
+	return lagInfo{
+		Blocks:  uint64(v.waiting.Load()), //nolint:gosec // a count is not negative
+		Seconds: max(0, now.Sub(time.Unix(0, since)).Seconds()),
+	}
+}
+
+// show shows a block to the tails.
+func (v *privateView) show(b eventstream.Block) {
+	if t := v.tail.Load(); t != nil {
+		t.add(b)
+	}
+}
+
+// close ends the view: the stream is over.
+func (v *privateView) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.over = true
+	if v.leave != nil {
+		v.leave.Stop()
+	}
+	if t := v.tail.Load(); t != nil {
+		t.close()
+	}
+}
+
+// leaveAfter makes leave end the stream in a while, unless it has ended before.
+func (p *passThrough) leaveAfter(d time.Duration, reason endReason) {
+	v := p.seen
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	at := time.Now().Add(d)
+	if v.over || (v.leave != nil && v.leaveAt.Before(at)) {
+		return
+	}
+	if v.leave != nil {
+		v.leave.Stop()
+	}
+	v.leaveAt, v.leaveFor = at, reason
+	v.leave = time.AfterFunc(d, func() { p.leave(reason) })
+}
+
+// The stream as operators see it: observed.
+
+func (p *passThrough) id() string     { return kindPrivate + "-" + strconv.FormatUint(p.seen.number, 10) }
+func (p *passThrough) serial() uint64 { return p.seen.number }
+
+func (p *passThrough) sample(now time.Time) (sample, bool) {
+	v := p.seen
+	events := v.events.Load()
+	return sample{
+		of: p, number: v.number, path: p.path, private: true, subscribers: 1, received: events, sent: events,
+		bytes: uint64(v.given.Load()), state: stateOpen, lag: v.lag(now), //nolint:gosec // a count is not negative
+	}, true
+}
+
+func (p *passThrough) inspect(now time.Time) (streamInfo, bool) {
+	v := p.seen
+	events := v.events.Load()
+	info := streamInfo{
+		ID: p.id(), Kind: kindPrivate, Stream: p.id(), Host: clipText(p.host), Path: clipText(p.path), SeparatedBy: []string{}, BeganAt: v.born,
+		Subscribers: 1, EventsReceived: events, BytesReceived: v.received.Load(),
+		EventsSent: events, BytesSent: uint64(v.given.Load()), Lag: v.lag(now), //nolint:gosec // a count is not negative
+		Upstream: upstreamInfo{State: stateOpen, Since: v.born, Connections: 1},
+	}
+	info.Listen, info.Handler = placeOf(p.handler.instance.place)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	info.Draining = v.leaveFor != "" && v.leaveFor != endMaxAge
+	return info, !v.over
+}
+
+func (p *passThrough) inspectSubscribers(now time.Time) []subscriberInfo {
+	v := p.seen
+	return []subscriberInfo{{
+		Address: v.client.remote, ClientIP: v.client.address(), Protocol: v.client.protocol, Delivery: deliveryHandler,
+		JoinedAt: v.born, Resume: resumePrivate, Lag: v.lag(now), Events: v.events.Load(), Bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
+	}}
+}
+
+func (p *passThrough) drainTime() time.Duration { return p.handler.options.drain }
+
+func (p *passThrough) letGo(window time.Duration) (subscribers int) {
+	p.leaveAfter(window, endAdmin)
+	return 1
+}
+
+// What the tails of a private stream may be behind, before they miss something.
+const (
+	privateTailBlocks = 256
+	privateTailSize   = 1 << 20
+)
+
+// privateTail keeps, for the tails of a private stream, the blocks that have
+// passed since the first of them began to look.
+type privateTail struct {
+	tails int // guarded by the view's lock
+
+	mu     sync.Mutex // guards what follows
+	buffer buffer
+	bell   bell
+	over   bool
+}
+
+func (t *privateTail) add(b eventstream.Block) {
+	wire := append(append(make([]byte, 0, len(b.Lines)+1), b.Lines...), '\n')
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buffer.append(&block{
+		wire: wire, lines: len(b.Lines), at: time.Now(), dispatches: b.Dispatches(), commentOnly: b.CommentOnly(),
+	})
+	t.bell.ring()
+}
+
+func (t *privateTail) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	t.bell.ring()
+}
+
+func (p *passThrough) watch() tailSource {
+	v := p.seen
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tail.Load()
+	if t == nil {
+		t = &privateTail{over: v.over}
+		t.buffer.limits = bufferLimits{events: privateTailBlocks, size: privateTailSize, age: defaultBufferAge}
+		v.tail.Store(t)
+	}
+	t.tails++
+	return tailSource{
+		stream: p, mu: &t.mu, buffer: &t.buffer, bell: &t.bell,
+		over: func() bool { return t.over },
+		close: func() {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			if t.tails--; t.tails == 0 {
+				v.tail.Store(nil)
+			}
+		},
+	}
+}
+
+// Interface guards.
+var _ observed = (*passThrough)(nil)
