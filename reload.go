@@ -242,8 +242,11 @@ func (s *stream) dropHurry() {
 func (s *stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
 
 // openSuccessor opens an upstream connection with the newest handlers beside
-// the stream's own. The lock is held.
+// the stream's own, unless there is one. The lock is held.
 func (s *stream) openSuccessor() {
+	if sp := s.successor; sp != nil && sp.source == s.source && sp.phase != phaseGone {
+		return // another handler of the same configuration was cleaned up
+	}
 	s.dropSuccessor()
 	if s.conn == nil || !s.conn.source.retired() || s.source.retired() || s.only != nil || s.draining {
 		return
