@@ -268,13 +268,12 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query adminQuery) error
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	all := theHub.samples(now)
+	all := theHub.samples(time.Now())
 	list := streamList{
 		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Streams: []streamInfo{},
 	}
 	for _, sample := range page.of(all, streamOrders["began"]) {
-		if info, ok := sample.of.inspect(now); ok {
+		if info, ok := sample.tell(); ok {
 			list.Streams = append(list.Streams, info)
 		}
 	}
@@ -303,11 +302,6 @@ type streamDetail struct {
 	List   []subscriberInfo `json:"subscriber_list"`
 }
 
-// bySubscriber orders subscribers that are equal otherwise.
-func bySubscriber(a, b *subscriberInfo) int {
-	return cmp.Or(a.JoinedAt.Compare(b.JoinedAt), cmp.Compare(a.Address, b.Address))
-}
-
 // showStream answers with a stream and its subscribers.
 func showStream(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 	page, err := pagingOf(query, subscriberOrders, "joined")
@@ -319,12 +313,16 @@ func showStream(w http.ResponseWriter, r *http.Request, query adminQuery) error 
 		return err
 	}
 	now := time.Now()
-	info, ok := s.inspect(now)
+	sample, ok := s.sample(now)
+	if !ok {
+		return noSuchStream(r.PathValue("id"))
+	}
+	info, ok := sample.tell()
 	if !ok {
 		return noSuchStream(r.PathValue("id"))
 	}
 	return writeJSON(w, http.StatusOK, streamDetail{
-		streamInfo: info, Offset: page.offset, Limit: page.limit, List: page.of(s.inspectSubscribers(now), bySubscriber),
+		streamInfo: info, Offset: page.offset, Limit: page.limit, List: tellSubscribers(s, now, page),
 	})
 }
 

@@ -283,20 +283,20 @@ func TestAdminTellsLag(t *testing.T) {
 		fast.read()
 		s := slow.sub.home
 		now := time.Now()
-		info, ok := s.inspect(now)
-		if want := (lagInfo{Blocks: 2, Seconds: 5}); !ok || info.Lag != want {
-			t.Errorf("lag of the stream %+v", info.Lag)
+		seen, ok := s.sample(now)
+		if want := (lagInfo{Blocks: 2, Seconds: 5}); !ok || seen.lag != want {
+			t.Errorf("lag of the stream %+v", seen.lag)
 		}
 		lags := map[lagInfo]int{}
-		for _, c := range s.inspectSubscribers(now) {
-			lags[c.Lag]++
+		for _, c := range s.sampleSubscribers(now) {
+			lags[c.lag]++
 		}
 		if len(lags) != 2 || lags[lagInfo{}] != 1 {
 			t.Errorf("lags %v", lags)
 		}
 		slow.read()
-		if info, _ := s.inspect(now); info.Lag != (lagInfo{}) || info.EventsSent != 4 {
-			t.Errorf("after both have read: %+v", info)
+		if seen, _ := s.sample(now); seen.lag != (lagInfo{}) || seen.sent != 4 {
+			t.Errorf("after both have read: %+v", seen)
 		}
 	})
 }

@@ -26,16 +26,17 @@ type connection struct {
 
 	// For the writer only.
 	sub       *subscriber
-	rest      []byte    // did not fit into the socket
-	blockedAt moment    // since when; 0: it is not
-	last      moment    // something was sent
-	leaveAt   moment    // to ask sub then at the latest; 0: never
-	due       moment    // in the writer's heap
-	index     int       // there; -1: it is not in it
-	bytes     int       // of the body, without transfer coding
-	end       endReason // as soon as it is decided
-	began     bool      // something was sent
-	ended     bool      // the last chunk was
+	rest      []byte       // did not fit into the socket
+	partly    writtenBatch // what that is the end of
+	blockedAt moment       // since when; 0: it is not
+	last      moment       // something was sent
+	leaveAt   moment       // to ask sub then at the latest; 0: never
+	due       moment       // in the writer's heap
+	index     int          // there; -1: it is not in it
+	bytes     int          // of the body, without transfer coding
+	end       endReason    // as soon as it is decided
+	began     bool         // something was sent
+	ended     bool         // the last chunk was
 	closed    bool
 }
 

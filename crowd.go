@@ -43,7 +43,7 @@ func hashParts(parts []keyPart) []partHash {
 		}
 		for pair := range strings.SplitSeq(part.value, "&") {
 			switch name, value, named := strings.Cut(pair, "="); {
-			case named && name != "":
+			case named && name != "" && strings.Trim(value, "=") != "":
 				hashes = append(hashes, partHash{"query " + name, maphash.String(partSeed, value)})
 			case pair != "": // a value, which may be a secret: it is not to be told
 				hashes = append(hashes, partHash{"query", maphash.String(partSeed, pair)})

@@ -194,9 +194,10 @@ func (l *look) totals() feedTotals {
 	return t
 }
 
-// tell tells about a stream of the look; false if it is over.
-func (l *look) tell(s *sample) (feedStream, bool) {
-	info, ok := s.of.inspect(l.at)
+// tellRates tells about the stream that the sample is of, with its rates; false if
+// it is over.
+func (s *sample) tellRates() (feedStream, bool) {
+	info, ok := s.tell()
 	return feedStream{streamInfo: info, ReceivedRate: s.receivedRate, SentRate: s.sentRate}, ok
 }
 
@@ -245,28 +246,31 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 func addStreams(v *view, l *look, page paging[sample]) error {
 	e := streamsEvent{At: l.at, Totals: l.totals(), Streams: []feedStream{}}
 	for _, s := range page.of(l.samples, streamOrders["began"]) {
-		if told, ok := l.tell(&s); ok {
+		if told, ok := s.tellRates(); ok {
 			e.Streams = append(e.Streams, told)
 		}
 	}
 	return v.add("streams", strconv.FormatUint(l.number, 10), e)
 }
 
-// addStream adds the event of a look at one stream. It returns false if that is
-// over.
+// addStream adds the event of a look at one stream, if that had begun by then. It
+// returns false if it is over.
 func addStream(v *view, l *look, s observed) (more bool, err error) {
 	for i := range l.samples {
 		if l.samples[i].of != s {
 			continue
 		}
-		told, ok := l.tell(&l.samples[i])
+		told, ok := l.samples[i].tellRates()
 		if !ok {
 			break
 		}
-		page := paging[subscriberInfo]{compare: subscriberOrders["lag"], descending: true, limit: feedSubscribers}
+		page := paging[subscriberSample]{compare: subscriberOrders["lag"], descending: true, limit: feedSubscribers}
 		return true, v.add("stream", strconv.FormatUint(l.number, 10), streamEvent{
-			At: l.at, Stream: told, Subscribers: page.of(s.inspectSubscribers(l.at), bySubscriber),
+			At: l.at, Stream: told, Subscribers: tellSubscribers(s, l.at, page),
 		})
+	}
+	if theHub.find(s.id()) == s {
+		return true, nil
 	}
 	return false, v.add("gone", strconv.FormatUint(l.number, 10), goneEvent{ID: s.id()})
 }

@@ -226,8 +226,10 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 // run delivers the stream.
 func (d *delivery) run() error {
 	defer d.leave()
-	end := d.deliver()
-	subscribersBy(d.r).Dec()
+	end := func() endReason {
+		defer subscribersBy(d.r).Dec()
+		return d.deliver()
+	}()
 	if end == "" {
 		d.left = true
 		return nil
@@ -268,6 +270,7 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 	case <-s.ready:
 	case <-r.Context().Done():
 		if wait == nil || wait.leave() {
+			tellAccessLog(r, sub.accessFields(endClient))
 			return nil, false, nil
 		}
 	}
@@ -275,6 +278,7 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		select {
 		case <-held:
 		case <-r.Context().Done():
+			tellAccessLog(r, sub.accessFields(endClient))
 			return nil, false, nil
 		}
 	}
@@ -318,6 +322,7 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *subscriber,
 	repl.Set("http.sse.resume", sub.outcome)
 	outcome, _, _ := strings.Cut(sub.outcome, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
+	sub.tellGap()
 	subscribersBy(r).Inc()
 	sub.deliveredBy(deliveryHandler)
 	theStorm.add()
@@ -334,6 +339,12 @@ func subscribersBy(r *http.Request) prometheus.Gauge {
 // placeholders.
 func tellEnd(r *http.Request, f accessFields) {
 	theMetrics.ended.WithLabelValues(string(f.end)).Inc()
+	tellAccessLog(r, f)
+}
+
+// tellAccessLog is tellEnd, less the metrics: for who has left before there was a
+// response.
+func tellAccessLog(r *http.Request, f accessFields) {
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Set(f.field())
 	}

@@ -94,7 +94,7 @@ func withDelivery(body []byte) []byte {
 	return body
 }
 
-const testGlobals = `{
+var testGlobals = `{
 	admin off
 	auto_https off
 	persist_config off

@@ -120,10 +120,11 @@ type observed interface {
 	id() string
 	serial() uint64
 
-	// sample and inspect look at it; false if it is none that is shown.
+	// sample and inspect look at it; false if it is none that is shown. The lag,
+	// for which a stream looks at each subscriber, is only in the sample.
 	sample(now time.Time) (sample, bool)
-	inspect(now time.Time) (streamInfo, bool)
-	inspectSubscribers(now time.Time) []subscriberInfo
+	inspect() (streamInfo, bool)
+	sampleSubscribers(now time.Time) []subscriberSample
 
 	// watch is what a tail reads.
 	watch() tailSource
@@ -255,8 +256,9 @@ func (s *stream) separatedBy() []string {
 	return names[:min(len(names), maxNames)]
 }
 
-// inspect tells about the stream; false if it is none that is shown.
-func (s *stream) inspect(now time.Time) (info streamInfo, ok bool) {
+// inspect tells about the stream, less its lag; false if it is none that is
+// shown.
+func (s *stream) inspect() (info streamInfo, ok bool) {
 	info = streamInfo{ID: s.id(), Kind: s.kind(), Stream: s.key.String(), Epoch: s.epoch[:8], SeparatedBy: s.separatedBy(), BeganAt: s.born}
 	info.Listen, info.Handler, info.Host, info.Path = s.where()
 	s.mu.Lock()
@@ -269,7 +271,6 @@ func (s *stream) inspect(now time.Time) (info streamInfo, ok bool) {
 	info.Subscribers, info.Splices = len(s.subs), len(s.splices)
 	info.EventsReceived, info.BytesReceived = f.events, s.received
 	info.EventsSent, info.BytesSent = s.given.events, s.given.bytes
-	info.Lag = s.lag(now)
 	info.Upstream = s.inspectUpstream()
 	info.Buffer = bufferInfo{
 		Blocks: len(f.blocks), Bytes: f.size, Newest: f.newest, Lost: f.lost,
@@ -280,7 +281,7 @@ func (s *stream) inspect(now time.Time) (info streamInfo, ok bool) {
 	}
 	info.LastIDs.Upstream = clipText(s.lastUpstreamID)
 	if !s.upstreamIDs && s.options.ids != idsUpstream && !s.isSplice && f.newest > 0 {
-		info.LastIDs.Gateway = gatewayIDPrefix + s.epoch[:8] + "…." + strconv.FormatUint(f.newest, 10)
+		info.LastIDs.Gateway = shownID(string(appendGatewayID(nil, s.epoch, f.newest)))
 	}
 	return info, true
 }
@@ -325,25 +326,50 @@ func (sub *subscriber) lag(now time.Time) lagInfo {
 	return l
 }
 
-// inspectSubscribers tells about the stream's subscribers.
-func (s *stream) inspectSubscribers(now time.Time) []subscriberInfo {
+// subscriberSample is what was seen of a subscriber.
+type subscriberSample struct {
+	client   clientInfo
+	delivery string
+	joined   time.Time
+	outcome  string
+	spliced  bool
+	lag      lagInfo
+	events   uint64
+	bytes    uint64
+}
+
+// sampleSubscribers looks at the stream's subscribers. There may be very many,
+// and the stream waits.
+func (s *stream) sampleSubscribers(now time.Time) []subscriberSample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]subscriberInfo, 0, len(s.subs))
+	all := make([]subscriberSample, 0, len(s.subs))
 	for sub := range s.subs {
-		resume, _, _ := strings.Cut(sub.outcome, ";")
-		all = append(all, subscriberInfo{
-			Address:  sub.client.remote,
-			ClientIP: sub.client.address(),
-			Protocol: sub.client.protocol,
-			Delivery: sub.delivery,
-			JoinedAt: sub.joined,
-			Resume:   resume,
-			Spliced:  sub.waiting || sub.stream != s,
-			Lag:      sub.lag(now),
-			Events:   sub.sent,
-			Bytes:    sub.bytes,
+		all = append(all, subscriberSample{
+			sub.client, sub.delivery, sub.joined, sub.outcome, sub.waiting || sub.stream != s, sub.lag(now), sub.sent, sub.bytes,
 		})
+	}
+	return all
+}
+
+// tell tells about a subscriber.
+func (s *subscriberSample) tell() subscriberInfo {
+	resume, _, _ := strings.Cut(s.outcome, ";")
+	return subscriberInfo{
+		Address: s.client.remote, ClientIP: s.client.address(), Protocol: s.client.protocol, Delivery: s.delivery,
+		JoinedAt: s.joined, Resume: resume, Spliced: s.spliced, Lag: s.lag, Events: s.events, Bytes: s.bytes,
+	}
+}
+
+// tellSubscribers tells about the part of a stream's subscribers that is asked
+// for.
+func tellSubscribers(o observed, now time.Time, page paging[subscriberSample]) []subscriberInfo {
+	part := page.of(o.sampleSubscribers(now), func(a, b *subscriberSample) int {
+		return cmp.Or(a.joined.Compare(b.joined), cmp.Compare(a.client.remote, b.client.remote))
+	})
+	all := make([]subscriberInfo, 0, len(part))
+	for i := range part {
+		all = append(all, part[i].tell())
 	}
 	return all
 }
@@ -401,9 +427,16 @@ func (s *stream) sample(now time.Time) (sample, bool) {
 		bytes:       s.given.bytes,
 		reconnects:  s.reconnects,
 		state:       state,
-		lost:        state != stateOpen && !s.endedAt.IsZero(),
+		lost:        (state == stateOpening || state == stateWaiting) && !s.endedAt.IsZero(),
 		lag:         s.lag(now),
 	}, s.listed()
+}
+
+// tell tells about the stream that the sample is of; false if it is over.
+func (s *sample) tell() (streamInfo, bool) {
+	info, ok := s.of.inspect()
+	info.Lag = s.lag
+	return info, ok
 }
 
 // observed returns all streams, private ones too.
@@ -477,10 +510,10 @@ var streamOrders = map[string]func(a, b *sample) int{
 }
 
 // subscriberOrders compare subscribers by what they can be sorted by.
-var subscriberOrders = map[string]func(a, b *subscriberInfo) int{
-	"joined":  func(a, b *subscriberInfo) int { return a.JoinedAt.Compare(b.JoinedAt) },
-	"address": func(a, b *subscriberInfo) int { return cmp.Compare(a.Address, b.Address) },
-	"lag":     func(a, b *subscriberInfo) int { return cmp.Compare(a.Lag.Seconds, b.Lag.Seconds) },
-	"events":  func(a, b *subscriberInfo) int { return cmp.Compare(a.Events, b.Events) },
-	"bytes":   func(a, b *subscriberInfo) int { return cmp.Compare(a.Bytes, b.Bytes) },
+var subscriberOrders = map[string]func(a, b *subscriberSample) int{
+	"joined":  func(a, b *subscriberSample) int { return a.joined.Compare(b.joined) },
+	"address": func(a, b *subscriberSample) int { return cmp.Compare(a.client.remote, b.client.remote) },
+	"lag":     func(a, b *subscriberSample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
+	"events":  func(a, b *subscriberSample) int { return cmp.Compare(a.events, b.events) },
+	"bytes":   func(a, b *subscriberSample) int { return cmp.Compare(a.bytes, b.bytes) },
 }

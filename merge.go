@@ -96,14 +96,15 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 
 // giveUpSplice makes a splice private.
 func (s *stream) giveUpSplice(sp *stream, why string) {
-	theMetrics.splices.WithLabelValues(splicePrivate).Inc()
 	s.learned.nothing = 0
 	s.learned.unmerged++
 	if s.learned.unmerged == enoughSplices {
 		s.log().Warn("the upstream seems to tell each connection its own: newcomers get upstream connections of their own; "+
 			"join live shares regardless, share off says that this is right", zap.String("reason", why))
 	} else {
-		s.log().Info("splice not merged: it is private now", zap.String("reason", why))
+		s.options.lines.notMerged.log(func(suppressed int) {
+			s.log().Info("splice not merged: it is private now", zap.String("reason", why), zap.Int("suppressed", suppressed))
+		})
 	}
 	s.privatize(sp)
 }

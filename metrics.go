@@ -118,7 +118,7 @@ func newMetrics() *metrics {
 	})
 	m.all = append(m.all, m.subscribers, m.lag)
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
-	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared streams and splices.", []string{"state"}, nil)
+	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers.", nil, nil)
 	return m
 }

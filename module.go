@@ -323,8 +323,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
-	h.lines = new(handlerLines)
+	h.logger = queuedLogger(ctx.Logger())
 	h.accessLogger = ctx.Logger(new(caddyhttp.App)).Named("log.access") // as Caddy's own
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
@@ -334,6 +333,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.policy = newKeyPolicy(h)
 	h.options = h.streamOptions()
+	h.lines = h.options.lines
 	h.detached = h.detachSettings()
 	settings, err := h.deliverySettings()
 	if err != nil {
@@ -397,6 +397,7 @@ func (h *Handler) Cleanup() error {
 		// not waited for them.
 		theWriters().waitEmpty(theHub.stop().Add(h.options.drain + drainedAfterEnd))
 	}
+	theLogQueue.flush() // the log is closed soon
 	return nil
 }
 

@@ -28,6 +28,7 @@ func (h *Handler) streamOptions() *streamOptions {
 		drain:          defaultDrain,
 		spliceLimit:    defaultSpliceLimit,
 		spliceTimeout:  defaultSpliceTimeout,
+		lines:          new(handlerLines),
 	}
 	switch h.Reconnect {
 	case "always":

@@ -308,9 +308,26 @@ func (p *passThrough) tell() {
 	default:
 		p.end = endBroken
 	}
+	if p.end == endBroken || p.end == endWrite {
+		p.logBroken()
+	}
 	p.seen.close()
 	subscribersBy(p.request).Dec()
 	tellEnd(p.request, accessFields{stream: p.id(), resume: resumePrivate, events: p.seen.events.Load(), end: p.end})
+}
+
+// errIncomplete is why a stream broke off whose handlers do not say.
+var errIncomplete = errors.New("the upstream connection ended before the response was complete")
+
+// logBroken logs that the stream broke off.
+func (p *passThrough) logBroken() {
+	reason := p.err
+	if reason == nil {
+		reason = errIncomplete
+	}
+	p.handler.lines.brokeOff.log(func(suppressed int) {
+		p.handler.logger.Warn("private stream broke off", zap.String("stream", p.id()), zap.NamedError("reason", reason), zap.Int("suppressed", suppressed))
+	})
 }
 
 // finish ends the response after the handlers behind sse have returned err,
@@ -341,9 +358,7 @@ func (p *passThrough) finish(err error) error {
 		}
 		return nil
 	}
-	p.handler.lines.brokeOff.log(func(suppressed int) {
-		p.handler.logger.Warn("private stream broke off", zap.String("stream", p.id()), zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
-	})
+	p.err = err
 	return http.ErrAbortHandler
 }
 

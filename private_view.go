@@ -130,13 +130,13 @@ func (p *passThrough) sample(now time.Time) (sample, bool) {
 	}, true
 }
 
-func (p *passThrough) inspect(now time.Time) (streamInfo, bool) {
+func (p *passThrough) inspect() (streamInfo, bool) {
 	v := p.seen
 	events := v.events.Load()
 	info := streamInfo{
 		ID: p.id(), Kind: kindPrivate, Stream: p.id(), Host: clipText(p.host), Path: clipText(p.path), SeparatedBy: []string{}, BeganAt: v.born,
 		Subscribers: 1, EventsReceived: events, BytesReceived: v.received.Load(),
-		EventsSent: events, BytesSent: uint64(v.given.Load()), Lag: v.lag(now), //nolint:gosec // a count is not negative
+		EventsSent: events, BytesSent: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 		Upstream: upstreamInfo{State: stateOpen, Since: v.born, Connections: 1},
 	}
 	info.Listen, info.Handler = placeOf(p.handler.instance.place)
@@ -146,11 +146,11 @@ func (p *passThrough) inspect(now time.Time) (streamInfo, bool) {
 	return info, !v.over
 }
 
-func (p *passThrough) inspectSubscribers(now time.Time) []subscriberInfo {
+func (p *passThrough) sampleSubscribers(now time.Time) []subscriberSample {
 	v := p.seen
-	return []subscriberInfo{{
-		Address: v.client.remote, ClientIP: v.client.address(), Protocol: v.client.protocol, Delivery: deliveryHandler,
-		JoinedAt: v.born, Resume: resumePrivate, Lag: v.lag(now), Events: v.events.Load(), Bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
+	return []subscriberSample{{
+		client: v.client, delivery: deliveryHandler, joined: v.born, outcome: resumePrivate, lag: v.lag(now),
+		events: v.events.Load(), bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 	}}
 }
 

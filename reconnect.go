@@ -161,7 +161,10 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 		conn.stream.noteEnd(end, time.Now())
 	}
 	if conn.dropped > 0 {
-		conn.stream.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", conn.dropped))
+		s, dropped := conn.stream, conn.dropped
+		s.lines.repeated.log(func(suppressed int) {
+			s.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", dropped), zap.Int("suppressed", suppressed))
+		})
 	}
 	s.mu.Unlock()
 	return conn, end

@@ -65,8 +65,11 @@ func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 			return
 		}
 		if k.hasID && k.id == string(b.ID) && !k.same(b, lines) {
-			s.log().Warn("possible gap: the upstream gives ids anew that it gave to other events before",
-				zap.String("id", clip(k.id)))
+			id := shownID(k.id)
+			s.lines.anew.log(func(suppressed int) {
+				s.log().Warn("possible gap: the upstream gives ids anew that it gave to other events before",
+					zap.String("id", id), zap.Int("suppressed", suppressed))
+			})
 			s.buffer.forgetIDs(c.start)
 			return
 		}

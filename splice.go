@@ -294,6 +294,7 @@ func (sub *subscriber) merge() bool {
 // privatize leaves a splice to its subscribers: it is not going to be merged.
 // It ends with the last of them.
 func (s *stream) privatize(sp *stream) {
+	theMetrics.splices.WithLabelValues(splicePrivate).Inc()
 	s.closeSplice(sp)
 	sp.splice = nil
 	sp.private, sp.draining = true, true

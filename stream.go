@@ -54,6 +54,7 @@ type streamOptions struct {
 	timeout        time.Duration // upstream_timeout; 0: none
 	giveUp         time.Duration
 	drain          time.Duration
+	lines          *handlerLines
 }
 
 // source opens upstream connections for a stream, with a request of a client

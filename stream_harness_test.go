@@ -259,6 +259,7 @@ func (st *streamTest) tryJoin(id string) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	sub.tellGap() // as with the head
 	r := &reader{t: st.t, sub: sub}
 	st.readers = append(st.readers, r)
 	return r, nil

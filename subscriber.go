@@ -95,9 +95,10 @@ type subscriber struct {
 	origin  *stream     // the stream that it joined
 	arrival uint64      // order of coming
 	joined  time.Time
-	outcome string // of resuming, for the header SSE-Resume
-	id      string // the last event ID it came with, if that can be looked up
-	param   string // the query parameter that brought it
+	outcome string   // of resuming, for the header SSE-Resume
+	id      string   // the last event ID it came with, if that can be looked up
+	param   string   // the query parameter that brought it
+	gap     *gapNote // with its head; nil: there is none
 	client  clientInfo
 
 	// Guarded by mu.
@@ -171,9 +172,8 @@ func (s *stream) resume(sub *subscriber, id string) {
 	}
 	s.recount(sub)
 	if gap != "" {
-		theMetrics.gaps.WithLabelValues(gap).Inc()
 		missed := s.missed(id)
-		s.logGap(gap, id, missed)
+		sub.gap = &gapNote{gap, id, missed}
 		sub.pending = s.gapEvent(gap, id, missed)
 	}
 	prime := ""
@@ -193,6 +193,26 @@ func (s *stream) resume(sub *subscriber, id string) {
 	if sub.waiting {
 		s.admit(sub, sub.joined)
 	}
+}
+
+// tellGap counts and logs the gap that the subscriber is told of with its head,
+// if there is one.
+func (sub *subscriber) tellGap() {
+	gap := sub.gap
+	if gap == nil {
+		return
+	}
+	sub.gap = nil
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.origin.logGap(*gap)
+}
+
+// gapNote is a gap that a client is told of.
+type gapNote struct {
+	reason string
+	after  string // the event ID
+	missed int64  // how many events; -1: that is not known
 }
 
 // trusted is locate for an ID that may be taken for this stream's: not for one
@@ -262,12 +282,23 @@ func (s *stream) missed(id string) int64 {
 	return int64(n) //nolint:gosec // a count of events since the process began
 }
 
-// logGap logs that a client was told of a gap.
-func (s *stream) logGap(reason, id string, missed int64) {
-	s.lines.gap.log(func(suppressed int) {
-		s.log().Info("gap told", zap.String("reason", reason), zap.String("last_event_id", clip(id)),
-			zap.Int64("missed", missed), zap.Int("suppressed", suppressed))
+// logGap counts and logs that a client was told of a gap. The stream's lock is
+// held.
+func (s *stream) logGap(gap gapNote) {
+	theMetrics.gaps.WithLabelValues(gap.reason).Inc()
+	s.options.lines.gap.log(func(suppressed int) {
+		s.log().Info("gap told", zap.String("reason", gap.reason), zap.String("last_event_id", shownID(gap.after)),
+			zap.Int64("missed", gap.missed), zap.Int("suppressed", suppressed))
 	})
+}
+
+// shownID is an ID as it may be shown: one of a gateway, which proves that its
+// owner was a client of the stream, with the epoch shortened.
+func shownID(id string) string {
+	if epoch, position, ok := parseGatewayID(id); ok {
+		return gatewayIDPrefix + epoch[:8] + "…." + strconv.FormatUint(position, 10)
+	}
+	return clip(id)
 }
 
 // gapEvent makes a gap event; nil if there is no gap_event. It has no id: the
@@ -546,8 +577,7 @@ func (sub *subscriber) skip(dst []*block) []*block {
 		id = string(appendGatewayID(nil, s.epoch, sub.cursor))
 	}
 	sub.cursor = f.lost
-	theMetrics.gaps.WithLabelValues(gapLag).Inc()
-	s.logGap(gapLag, id, missed)
+	s.logGap(gapNote{gapLag, id, missed})
 	return append(dst, &block{wire: s.gapEvent(gapLag, id, missed)})
 }
 

@@ -55,16 +55,22 @@ func (t *throttle) resume() {
 	write(suppressed)
 }
 
-// streamLines are the throttled log lines of a stream.
+// streamLines are the throttled log lines of a stream: those that its upstream
+// can cause.
 type streamLines struct {
 	lost      throttle
 	recovered throttle
 	possible  throttle // gaps
-	gap       throttle
+	anew      throttle
+	repeated  throttle
 }
 
-// handlerLines are the throttled log lines of a handler.
+// handlerLines are the throttled log lines of a handler: those that clients can
+// cause, who choose which stream they come to.
 type handlerLines struct {
+	gap         throttle
+	perClient   throttle
+	notMerged   throttle
 	turnedAway  throttle
 	brokeOff    throttle
 	oversized   throttle

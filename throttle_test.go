@@ -131,14 +131,18 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 			if h.turnAway(httptest.NewRecorder(), streamKey{}, errTooManySubscribers) == nil {
 				t.Error("not turned away")
 			}
-			p := newPassThrough(h, httptest.NewRecorder(), r, false)
-			p.out = newResponseStream(p.ResponseWriter, r, h.settings, true)
-			p.body = plainBody{p}
-			if p.finish(errReset) == nil {
+			open := func() *passThrough {
+				p := newPassThrough(h, httptest.NewRecorder(), r, false)
+				p.Header().Set("Content-Type", eventStreamType)
+				p.WriteHeader(http.StatusOK)
+				return p
+			}
+			if open().finish(errReset) == nil {
 				t.Error("ended well")
 			}
-			p.decoder.MaxBlockSize = 1
-			if _, err := (blockWriter{p}).Write([]byte("data: x")); err == nil {
+			large := open()
+			large.decoder.MaxBlockSize = 1
+			if _, err := large.Write([]byte("data: x")); err == nil || large.finish(nil) == nil {
 				t.Error("taken")
 			}
 			post := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("large"))

@@ -119,7 +119,7 @@ func (c *upstreamConn) logRecovered() {
 	s := c.stream
 	missed, id := missedUnknown, ""
 	if c.resumed {
-		missed, id = missedRequested, clip(s.lastUpstreamID)
+		missed, id = missedRequested, shownID(s.lastUpstreamID)
 	}
 	after, attempts, subscribers := time.Since(s.lostAt), s.backoff.attempts, len(s.subs)
 	s.lines.recovered.log(func(suppressed int) {
@@ -314,8 +314,11 @@ func (s *stream) makeExclusive() bool {
 	defer s.mu.Unlock()
 	s.onlyFirst(endPerClient)
 	s.dropSuccessor()
-	s.log().Info("the upstream gives each connection a session of its own: this path is not shared",
-		zap.Int("subscribers", len(s.subs)))
+	subscribers := len(s.subs)
+	s.options.lines.perClient.log(func(suppressed int) {
+		s.log().Info("the upstream gives each connection a session of its own: this path is not shared",
+			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+	})
 	if s.only == nil {
 		s.endLocked()
 		s.hub.untrack(s)

@@ -308,18 +308,33 @@ func (w *writer) serve(c *connection) {
 // write sends blocks. It returns false if they do not all fit into the socket,
 // or the connection is gone.
 func (w *writer) write(c *connection, blocks []*block, end endReason) bool {
-	bytes, size := w.chunk(c, blocks)
-	w.counted.blocks += c.sub.taken
-	w.counted.bytes += size
-	c.bytes += size
-	if taken := c.sub.takenAt; !taken.IsZero() {
-		theMetrics.lag.Observe(max(0, w.now.Sub(taken).Seconds()))
-	}
-	if !w.send(c, bytes) {
-		c.end = end
+	chunk, size := w.chunk(c, blocks)
+	batch := writtenBatch{blocks: c.sub.taken, bytes: size, at: w.set.moment(c.sub.takenAt)}
+	if !w.send(c, chunk) {
+		if !c.closed {
+			c.end, c.partly = end, batch
+		}
 		return false
 	}
+	w.count(c, batch)
 	return true
+}
+
+// writtenBatch is blocks that go out together, for the metrics and the access log.
+type writtenBatch struct {
+	blocks int
+	bytes  int    // without transfer coding
+	at     moment // when the first of them was complete; 0: they are a replay
+}
+
+// count counts blocks that were written whole.
+func (w *writer) count(c *connection, batch writtenBatch) {
+	w.counted.blocks += batch.blocks
+	w.counted.bytes += batch.bytes
+	c.bytes += batch.bytes
+	if batch.at != 0 {
+		theMetrics.lag.Observe(max(0, time.Duration(w.tick-batch.at).Seconds()))
+	}
 }
 
 // chunk returns blocks in the chunked transfer coding, and how many bytes they
@@ -412,6 +427,8 @@ func (w *writer) resume(c *connection) bool {
 	}
 	c.rest, c.blockedAt = nil, 0
 	c.last = w.tick
+	w.count(c, c.partly)
+	c.partly = writtenBatch{}
 	if c.end != "" {
 		w.end(c, c.end)
 		return false
@@ -439,6 +456,9 @@ func (w *writer) close(c *connection, reason endReason) {
 	c.closed = true
 	if c.end != "" {
 		reason = c.end // what had been decided
+	}
+	if part := c.partly.bytes - len(c.rest); part > 0 { // about: with what the transfer coding adds
+		w.count(c, writtenBatch{bytes: part})
 	}
 	c.socket.close()
 	if c.index >= 0 {

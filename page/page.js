@@ -459,7 +459,8 @@
   }
 
   function route(event) {
-    current = decodeURIComponent(location.hash.slice(1)) || null;
+    current = location.hash.slice(1) || null;
+    if (current && !/^[0-9a-z]+-[0-9]+$/.test(current)) current = null; // no ID of a stream
     byId('overview').hidden = Boolean(current);
     byId('detail').hidden = !current;
     byId('over').hidden = true;
@@ -479,6 +480,10 @@
     connect();
   }
 
+  byId('skip').addEventListener('click', (e) => {
+    e.preventDefault(); // what is after the # names a stream
+    byId('main').focus();
+  });
   addEventListener('hashchange', route);
   addEventListener('pagehide', close);
   addEventListener('pageshow', (e) => { if (e.persisted) connect(); });
