@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -123,6 +124,11 @@ func TestLivePage(t *testing.T) {
 	d.until("!document.getElementById('empty').hidden")
 	d.shoot("1-empty")
 
+	// Who skips to the streams stays with them.
+	d.do("eval", "js", "document.getElementById('skip').focus()")
+	d.do("press", "key", "Enter")
+	d.until("document.activeElement.id === 'main' && !document.getElementById('overview').hidden && location.hash === ''")
+
 	// A stream appears.
 	first := startCrowd(t, 1, false, g.url("/events?token=secret"))
 	other := startCrowd(t, 3, false, g.url("/events/other?<b>=1"))
@@ -195,6 +201,23 @@ func TestLivePage(t *testing.T) {
 	d.do("click", "selector", ".back")
 	d.until(row("/events", "200"))
 
+	// A private stream: seen, watched and ended.
+	private := g.post("/events/private?token=secret")
+	d.until(row("/events/private", "1"))
+	d.do("eval", "js", "[...document.querySelectorAll('#rows .path')].find((a) => a.textContent === '/events/private').click()")
+	d.until(tile("Subscribers", "1"))
+	d.until("document.querySelectorAll('#tail li').length > 5 && document.getElementById('facts').textContent.includes('private-')")
+	d.shoot("8-private")
+	d.do("click", "selector", "#end")
+	d.until("document.getElementById('ask-text').textContent.includes('cut')")
+	d.do("click", "selector", "#ask-yes")
+	d.until("!document.getElementById('over').hidden")
+	if _, err := io.Copy(io.Discard, private); err == nil {
+		t.Error("the response that was cut looks complete")
+	}
+	d.do("click", "selector", ".back")
+	d.until(row("/events", "200"))
+
 	// The end of the other one.
 	d.do("eval", "js", "[...document.querySelectorAll('#rows .path')].find((a) => a.textContent === '/events/other').click()")
 	d.until("document.getElementById('detail-title').textContent === '/events/other'")
@@ -203,6 +226,21 @@ func TestLivePage(t *testing.T) {
 	d.until("!document.getElementById('over').hidden")
 	other.until("the end", func(r record) bool { return len(r.ends) > 0 })
 	other.assert(record.checkEnds)
+}
+
+// post asks for a private stream, and returns its body.
+func (g *gateway) post(path string) io.Reader {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, g.url(path), http.NoBody)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	resp, err := newTransport().RoundTrip(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp.Body
 }
 
 // row is an expression that is true when the row of a path has a text.
