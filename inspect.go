@@ -314,14 +314,17 @@ func (s *stream) lag(now time.Time) (most lagInfo) {
 }
 
 // lag is how far the subscriber is behind what it reads. The lock is held.
-func (sub *subscriber) lag(now time.Time) lagInfo {
+func (sub *subscriber) lag(now time.Time) (l lagInfo) {
 	f := &sub.stream.buffer
-	if sub.waiting || sub.cursor >= f.newest || (sub.finish != "" && sub.cursor >= sub.finishAt) {
-		return lagInfo{}
+	if !sub.waiting && sub.cursor < f.newest && (sub.finish == "" || sub.cursor < sub.finishAt) {
+		l.Blocks = f.newest - sub.cursor
+		if rest := f.after(sub.cursor); len(rest) > 0 {
+			l.Seconds = max(0, now.Sub(rest[0].at).Seconds())
+		}
 	}
-	l := lagInfo{Blocks: f.newest - sub.cursor}
-	if rest := f.after(sub.cursor); len(rest) > 0 {
-		l.Seconds = max(0, now.Sub(rest[0].at).Seconds())
+	if sub.unwritten > 0 {
+		l.Blocks += uint64(sub.unwritten) //nolint:gosec // a count is not negative
+		l.Seconds = max(0, now.Sub(sub.unwrittenAt).Seconds())
 	}
 	return l
 }

@@ -2,8 +2,10 @@ package caddysse
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -161,6 +163,54 @@ func TestMetrics(t *testing.T) {
 	want["subscribers_ended_total reason=client"] = clients + 3
 	want["upstream_connections_total result=cancelled"] = 1
 	expectMetrics(t, before, want)
+}
+
+// Blocks that came, for each subscriber, are blocks that were written to it and
+// those that it is behind (issue 7).
+func TestMetricsAddUp(t *testing.T) {
+	const clients, events, size = 4, 60, 256 << 10 // more than the system's buffers hold
+	u := startUpstream(t, nil)
+	g, a := startAdmin(t, proxied("buffer 1024 64MiB\nwrite_timeout 1m\nheartbeat off", u))
+	before := gather(t)
+	dial := transport{"unix", func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", g.socket) }}
+	stuck := subscribeRaw(t, dial, "/")
+	var quick []*testClient
+	for range clients - 1 {
+		quick = append(quick, g.subscribe("/"))
+	}
+	up := u.accept()
+	for n := range events {
+		up.event(numberedEvent(n, size))
+		for _, c := range quick {
+			if m := c.next(); m.Data != numberedEvent(n, size) {
+				t.Fatalf("event %d: %.20q", n, m.Data)
+			}
+		}
+	}
+	id := a.list().Streams[0].ID
+	addUp := func(behind int) func() bool {
+		return func() bool {
+			lag := uint64(0)
+			late := 0
+			for _, c := range a.detail(id).List {
+				lag += c.Lag.Blocks
+				if c.Lag.Blocks > 0 && c.Lag.Seconds > 0 {
+					late++
+				}
+			}
+			got := gather(t).since(before)
+			in, out := got["blocks_total direction=in"], got["blocks_total direction=out"]
+			t.Logf("%v in, %v out, %d behind, by %d clients", in, out, lag, late)
+			return late == behind && in == events && in*clients == out+float64(lag)
+		}
+	}
+	eventually(t, "it adds up while a client does not read", addUp(1))
+	next, stop := stuck.events(t, size)
+	defer stop()
+	for n := range events {
+		next(n)
+	}
+	eventually(t, "it adds up when all have read", addUp(0))
 }
 
 // The metrics go on over reloads, in the registry of each configuration.

@@ -122,6 +122,10 @@ type subscriber struct {
 	delivery string    // how its client is written to
 	taken    int       // how many blocks of the stream the last call of next gave
 	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
+
+	// Given, but as far as is known not written yet.
+	unwritten   int       // how many blocks
+	unwrittenAt time.Time // when the first of them came
 }
 
 // locate returns the position up to which a client with the last event ID id
@@ -382,6 +386,7 @@ func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-c
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
 	sub.count(out)
+	sub.hold(out)
 	switch {
 	case end != "", len(out) > 0:
 	case sub.waiting:
@@ -390,6 +395,29 @@ func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-c
 		wake = sub.stream.bell.wait()
 	}
 	return out, wake, leaveAt, end
+}
+
+// hold takes note of what is given to the client and is not written yet, as far
+// as is known: until the next call. The lock is held.
+func (sub *subscriber) hold(blocks []*block) {
+	sub.unwritten = sub.taken
+	if sub.taken > 0 {
+		sub.unwrittenAt = blocks[len(blocks)-sub.taken].at // others go before those of the stream
+	}
+}
+
+// holdBatch is hold for a connection that does not take what the last call gave;
+// heldBatch tells that it has.
+func (sub *subscriber) holdBatch(blocks []*block) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.hold(blocks)
+}
+
+func (sub *subscriber) heldBatch() {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.unwritten = 0
 }
 
 // advance is next, less the waiting. The lock is held.

@@ -313,6 +313,7 @@ func (w *writer) write(c *connection, blocks []*block, end endReason) bool {
 	if !w.send(c, chunk) {
 		if !c.closed {
 			c.end, c.partly = end, batch
+			c.sub.holdBatch(blocks)
 		}
 		return false
 	}
@@ -429,6 +430,7 @@ func (w *writer) resume(c *connection) bool {
 	c.last = w.tick
 	w.count(c, c.partly)
 	c.partly = writtenBatch{}
+	c.sub.heldBatch()
 	if c.end != "" {
 		w.end(c, c.end)
 		return false
