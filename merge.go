@@ -80,6 +80,10 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 	st.events = s.buffer.events - after
 	theMetrics.splices.WithLabelValues(spliceMerged).Inc()
 	s.learned.unmerged = 0
+	if next, skips := s.skips(sp); skips {
+		st.gap = s.gapEvent(gapUpstream, sp.openID, -1)
+		s.logSkipped(sp.openID, next, -1)
+	}
 	if sp.openID == "" {
 		if s.hasAllOf(sp) {
 			s.learned.nothing++

@@ -205,6 +205,8 @@ type modelClient struct {
 	first  bool
 	absent bool // it came without an ID
 	gaps   int  // told in band, by the gateway to this client alone
+	asked  int  // the serial of the ID that its splice was asked with; -1: not known
+	skips  bool // it is yet to be told that the upstream did not go on there
 	missed *int64
 	skip   bool // after a gap event for lag
 	lost   int  // index of the oldest entry that it may still be given
@@ -1141,6 +1143,10 @@ func (w *modelWorld) spliced(c *modelClient) {
 		w.records[sub.stream] = sp
 	}
 	c.seq, c.next, c.live, c.idSet = sp, 0, 0, false
+	c.asked = -1
+	if serial, ok := w.knows(sub.id); ok && !w.ambiguous(sub.id) {
+		c.asked = serial
+	}
 	if sub.id == "" {
 		c.next, c.live = len(sp.entries), len(sp.entries)
 		if sp.newestBefore(len(sp.entries)) > 0 {
@@ -1160,6 +1166,18 @@ func (w *modelWorld) merged(c *modelClient, sp *stream) {
 	c.seam, c.idSet = c.have >= 0, false
 	c.atMost = w.style == mixedIDs
 	c.skip = false
+	if c.skips = sp.splice.gap != nil; c.skips && c.asked >= 0 {
+		first := 0 // event of the splice
+		for _, e := range w.records[sp].entries {
+			if e.serial > 0 && !e.comment {
+				first = e.serial
+				break
+			}
+		}
+		if missing := w.after(c.asked); missing == first || (first == 0 && rec.newestBefore(to) <= c.asked) {
+			w.t.Errorf("client %d is told a gap after %d, and the upstream went on with %d", c.number, c.asked, first)
+		}
+	}
 }
 
 // expectAll checks that a client was given all that there is.
@@ -1198,6 +1216,10 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 		}
 		switch gap.Reason {
 		case gapUpstream:
+			if c.skips {
+				c.skips = false
+				return nil
+			}
 			serial = toldSerial
 		case gapLag:
 			if c.seq.fits(c.next, w.options.buffer) || w.neverLags(c) {

@@ -1,6 +1,9 @@
 package caddysse
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Joining a stream that has begun.
 //
@@ -60,6 +63,9 @@ type spliceState struct {
 	merged bool
 	at, to uint64
 	events uint64 // the stream's count of events at to
+
+	skipped bool   // it is told that the upstream did not go on after the ID
+	gap     []byte // the event that tells so at the merge; nil: nothing is told then
 }
 
 // learned is what splices have shown of an upstream connection. It is forgotten
@@ -154,6 +160,7 @@ func (s *stream) newSplice(id, param string) *stream {
 		lastUpstreamID: id,
 	}
 	sp.buffer.limits = s.buffer.limits
+	sp.sequence.add(id)
 	sp.setLogger(s.log())
 	return sp
 }
@@ -278,11 +285,12 @@ func (sub *subscriber) merge() bool {
 	to := sp.splice.to
 	sub.stream = s
 	sub.cursor, sub.live, sub.events = to, to, sp.splice.events
+	sub.pending = slices.Clone(sp.splice.gap)
 	switch {
 	case !s.upstreamIDs && s.options.ids != idsUpstream:
-		sub.pending = s.appendPrime(nil, string(appendGatewayID(nil, s.epoch, to)))
+		sub.pending = s.appendPrime(sub.pending, string(appendGatewayID(nil, s.epoch, to)))
 	case to == s.buffer.newest:
-		sub.pending = s.appendPrime(nil, s.newestID())
+		sub.pending = s.appendPrime(sub.pending, s.newestID())
 	}
 	if s.phase == phaseEnded || s.phase == phaseGone {
 		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.newest, s.overTail // while it was on its way

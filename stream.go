@@ -151,6 +151,7 @@ type stream struct {
 	successor      *stream       // of the connection; see reload.go
 	renewing       bool          // the handlers of the new configuration are being looked for
 	upstreamIDs    bool          // the upstream has sent an id: the gateway adds none
+	sequence       sequence      // of the upstream's ids
 	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff
 	connections    int

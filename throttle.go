@@ -69,6 +69,7 @@ type streamLines struct {
 // cause, who choose which stream they come to.
 type handlerLines struct {
 	gap         throttle
+	skipped     throttle
 	perClient   throttle
 	notMerged   throttle
 	turnedAway  throttle

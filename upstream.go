@@ -33,17 +33,18 @@ type upstreamConn struct {
 	mends   bool // follows one that broke
 
 	// Guarded by mu, the lock of stream.
-	mu       *sync.Mutex
-	stream   *stream // that of a successor becomes the stream that it goes on with
-	over     bool    // the stream goes on with another connection
-	ended    bool
-	first    bool   // of the stream
-	start    uint64 // the stream's position when it began
-	blocks   int    // how many it has had that are not comment-only
-	dropping repeatState
-	repeated uint64 // position of the newest block that it repeated
-	dropped  int    // how many repeated blocks were dropped
-	held     []heldBlock
+	mu        *sync.Mutex
+	stream    *stream // that of a successor becomes the stream that it goes on with
+	over      bool    // the stream goes on with another connection
+	ended     bool
+	first     bool   // of the stream
+	start     uint64 // the stream's position when it began
+	blocks    int    // how many it has had that are not comment-only
+	dropping  repeatState
+	repeated  uint64 // position of the newest block that it repeated
+	dropped   int    // how many repeated blocks were dropped
+	continued bool   // whether it went on after the ID that it was asked with was looked at
+	held      []heldBlock
 }
 
 // opening reports whether the stream waits for this connection's head to give
@@ -151,7 +152,12 @@ func (c *upstreamConn) tellGap() {
 			zap.Int("suppressed", suppressed))
 	})
 	theMetrics.gaps.WithLabelValues(gapUpstream).Inc()
-	wire := s.gapEvent(gapUpstream, s.newestID(), -1)
+	c.appendGap(s.gapEvent(gapUpstream, s.newestID(), -1))
+}
+
+// appendGap appends a gap event, if it is not empty. The stream's lock is held.
+func (c *upstreamConn) appendGap(wire []byte) {
+	s := c.stream
 	if len(wire) == 0 {
 		return
 	}
@@ -216,6 +222,10 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	if !c.first && !s.succeeds() && c.isRepeat(b, lines) {
 		c.dropped++
 		return nil
+	}
+	c.checkContinuity(b)
+	if c.over || s.phase == phaseGone {
+		return errStreamOver // while there was no room
 	}
 	if b.Dispatches() {
 		s.backoff.reset()

@@ -1,0 +1,159 @@
+package caddysse
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func withGaps(o *streamOptions) { o.gapEvent = "gap" }
+
+const skippedLine = "possible gap: the upstream did not go on after the last event ID that it was asked with"
+
+// What the first IDs of a connection show that was opened after one broke.
+func TestReconnectContinuity(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		before []string
+		again  []string // what the next connection brings
+		gap    string   // what is told before the first of these; "": nothing
+	}{
+		{"goes on", numbers(1, 20), numbers(21, 22), ""},
+		{"repeats", numbers(1, 20), numbers(19, 22), ""},
+		{"the last one again", numbers(1, 20), numbers(20, 22), ""},
+		{"has skipped some", numbers(1, 20), numbers(25, 26), toldGap("upstream", "20", "4") + "\n"},
+		{"began anew", numbers(101, 120), numbers(6, 7), toldGap("upstream", "120", "null") + "\n"},
+		{"too few to tell", numbers(1, 5), numbers(9, 10), ""},
+		{"does not count by one", strings.Fields("10 20 30 40 50 60 70 80 90 100"), strings.Fields("120 130"), ""},
+		{"other ids", strings.Fields("a b c d e f g h i j k"), strings.Fields("x y"), ""},
+		{"leading zeros", strings.Fields("01 02 03 04 05 06 07 08 09 10 11"), strings.Fields("09x 00"), ""},
+		{"no ids then", numbers(1, 20), nil, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, func(o *streamOptions) { withGaps(o); o.buffer.events = 8 }, func(st *streamTest) {
+				a, up := st.start()
+				for _, id := range test.before {
+					up.numbered(id)
+					a.read()
+				}
+				before := gather(st.t)
+				up.breakOff()
+				up = st.source.acceptOpen()
+				if want := test.before[len(test.before)-1]; up.lastEventID != want {
+					st.t.Errorf("opened with %q, expected %q", up.lastEventID, want)
+				}
+				up.numbered(test.again...)
+				fresh := test.again
+				for len(fresh) > 0 && st.has(test.before, fresh[0]) {
+					fresh = fresh[1:]
+				}
+				a.expect(test.gap, numbered(fresh...))
+				gaps, lines := 0, 0
+				if test.gap != "" {
+					gaps, lines = 1, 1
+				}
+				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != float64(gaps) || st.logged(skippedLine) != lines {
+					st.t.Errorf("%v gaps counted, %d logged", n, st.logged(skippedLine))
+				}
+				if len(fresh) > 0 {
+					up.numbered("1000") // the first ID says it all
+					a.expect(numbered("1000"))
+				}
+			})
+		})
+	}
+}
+
+func (*streamTest) has(ids []string, id string) bool {
+	for _, one := range ids {
+		if one == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Clients come back with an ID that is not in the buffer any more: what the
+// upstream's answer shows.
+func TestSpliceContinuity(t *testing.T) {
+	letters := strings.Fields("aa ab ac ad ae af ag ah ai aj ak al am an ao ap aq ar as at au")
+	for _, test := range []struct {
+		name   string
+		stream []string // what it has had
+		id     string   // with which the client comes
+		answer []string // what its own connection brings first
+		live   string   // what both bring then
+		want   string   // what the client is given
+	}{
+		{"the upstream goes on", numbers(1, 30), "20", numbers(21, 30), "31", numbered(numbers(21, 31)...)},
+		{"the upstream does not", numbers(1, 30), "20", nil, "31", toldGap("upstream", "20", "10") + "\n" + numbered("31")},
+		{"the upstream has less", numbers(1, 30), "10", numbers(21, 30), "31", toldGap("upstream", "10", "10") + "\n" + numbered(numbers(21, 31)...)},
+		{"ids that are not numbers: it goes on", letters[:20], "ai", letters[9:20], "au", numbered(letters[9:21]...)},
+		{"ids that are not numbers: it does not", letters[:20], "ai", nil, "au", numbered("au") + toldGap("upstream", "ai", "null") + "\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 5 }), func(st *streamTest) {
+				_, up := st.start()
+				up.numbered(test.stream...)
+				time.Sleep(time.Minute)
+				before := gather(st.t)
+				b := st.join(test.id)
+				b.expectOutcome(resumeSpliced)
+				var given strings.Builder
+				given.WriteString(b.read())
+				sp := st.source.acceptOpen()
+				if sp.lastEventID != test.id {
+					st.t.Errorf("opened with %q", sp.lastEventID)
+				}
+				for _, id := range test.answer {
+					sp.numbered(id)
+					given.WriteString(b.read())
+				}
+				if sp.ctx.Err() == nil {
+					time.Sleep(100 * time.Millisecond)
+					sp.numbered(test.live)
+				}
+				up.numbered(test.live)
+				given.WriteString(b.read())
+				sp.expectGone(true)
+				got := strings.NewReplacer(primed(test.stream[len(test.stream)-1]), "", primed(test.live), "").Replace(given.String())
+				if got != test.want {
+					st.t.Errorf("given %q\nexpected %q", got, test.want)
+				}
+				told := strings.Count(test.want, "event: gap")
+				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != float64(told) || st.logged(skippedLine) != told {
+					st.t.Errorf("%v gaps counted, %d logged, expected %d", n, st.logged(skippedLine), told)
+				}
+			})
+		})
+	}
+}
+
+// An upstream that is quiet after an ID which is lost, though the stream has
+// events.
+func TestQuietSpliceContinuity(t *testing.T) {
+	for _, lost := range []bool{true, false} {
+		t.Run(fmt.Sprint(lost), func(t *testing.T) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 5 }), func(st *streamTest) {
+				_, up := st.start()
+				up.numbered(numbers(1, 30)...)
+				time.Sleep(time.Minute)
+				id, want := "30", ""
+				if lost {
+					id, want = "20", toldGap("upstream", "20", "null")+"\n"+primed("30")
+				}
+				b := st.join(id)
+				if !lost {
+					b.expect(primed("30"))
+					return
+				}
+				b.read()
+				sp := st.source.acceptOpen()
+				time.Sleep(time.Minute)
+				b.expect(want)
+				sp.expectGone(true)
+			})
+		})
+	}
+}
