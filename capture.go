@@ -184,7 +184,7 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 // pass gives the answer to the client that caused it, and lets those who
 // waited with it go upstream on their own.
 func (c *capture) pass() {
-	c.conn.refused()
+	c.conn.refused(ending{status: c.status}.retriable())
 	o := c.opener
 	if o == nil || !o.claim() {
 		c.fail(errNobodyWaits)
@@ -199,7 +199,7 @@ func (c *capture) pass() {
 
 // turnAway tells the client that its stream cannot be.
 func (c *capture) turnAway(why error) {
-	c.conn.refused()
+	c.conn.refused(true)
 	c.fail(why)
 	o := c.opener
 	c.opener = nil
@@ -304,11 +304,11 @@ func (c *capture) Flush() { _ = c.FlushError() }
 // finish tells how the connection ended, after the handlers have returned err.
 func (c *capture) finish(err error) ending {
 	c.hush()
-	end := ending{status: c.status, events: c.events, err: err}
+	end := ending{status: c.status, answered: c.status != 0, events: c.events, err: err}
 	if c.stalled.Load() {
 		c.err = errStalled
 		if !c.events {
-			end.status = 0 // not an answer of the upstream's
+			end.status, end.answered = 0, false // it is not the upstream's
 		}
 	}
 	if c.events {
@@ -348,7 +348,7 @@ func (c *capture) settle(err error) {
 		return
 	}
 	if c.status == 0 && c.conn.opening() && !c.stopped() {
-		c.conn.refused()
+		c.conn.refused(true)
 		if o.claim() {
 			c.syncHeader(o.w.Header())
 			o.finish(err)

@@ -55,6 +55,9 @@ func TestEndReasonsAreDocumented(t *testing.T) {
 	if len(reasons) < 13 {
 		t.Errorf("%d reasons in the code", len(reasons))
 	}
+	if known := slices.Sorted(slices.Values(endReasons)); !slices.Equal(known, reasons) {
+		t.Errorf("the metric has\n%q, expected\n%q", known, reasons)
+	}
 	if documented := tableColumn(t, "end reason", 1); !slices.Equal(documented, reasons) {
 		t.Errorf("documented are\n%q, expected\n%q", documented, reasons)
 	}

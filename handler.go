@@ -158,6 +158,11 @@ func (h *Handler) turnAway(w http.ResponseWriter, key streamKey, why error) erro
 	// With jitter, so that who was turned away together does not come back
 	// together.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
+	limit := limitStreams
+	if errors.Is(why, errTooManySubscribers) {
+		limit = limitSubscribers
+	}
+	theMetrics.turnedAway.WithLabelValues(limit).Inc()
 	h.lines.turnedAway.log(func(suppressed int) {
 		h.logger.Warn("client turned away",
 			zap.NamedError("reason", why), zap.Stringer("stream", key), zap.Int("suppressed", suppressed))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 )
 
 // What operators are told of the streams that there are. No value of a query
@@ -93,15 +94,22 @@ func (e ending) text() string {
 	case e.clean && e.events:
 		return ""
 	case e.err != nil:
-		err := e.err
-		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.Err != nil {
-			err = handlerErr.Err // less where in Caddy it was noticed
-		}
-		return clipText(err.Error())
+		return clipText(e.cause().Error())
 	case e.status != 0:
 		return "status " + strconv.Itoa(e.status)
 	}
 	return "no answer"
+}
+
+// cause is what went wrong, less where in Caddy it was noticed.
+func (e ending) cause() error {
+	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](e.err); ok && handlerErr.Err != nil {
+		return handlerErr.Err
+	}
+	if errors.Is(e.err, http.ErrAbortHandler) {
+		return errIncomplete // what reverse_proxy says of a body that broke off
+	}
+	return e.err
 }
 
 // clipText shortens a text that comes from outside.
@@ -225,14 +233,18 @@ func (s *stream) serial() uint64 { return s.number }
 // held.
 func (s *stream) listed() bool { return s.splice == nil }
 
-// where returns the parts of a stream's request that are told.
-func (s *stream) where() (listen, handler, host, path string) {
-	listen, handler = placeOf(s.place)
-	fields := strings.Split(strings.TrimSuffix(s.path, "\x00"), "\x00")
-	if n := len(fields); n >= 2 {
-		host, path = fields[n-2], fields[n-1]
+// shownOf returns the parts of a request that are told: its host, and its path as
+// it was received.
+func shownOf(parts []keyPart) (host, path string) {
+	for _, part := range parts {
+		switch part.name {
+		case "host":
+			host = clipText(part.value)
+		case "path", "original path": // the latter comes after
+			path = clipText(part.value)
+		}
 	}
-	return listen, handler, clipText(host), clipText(path)
+	return host, path
 }
 
 // placeOf returns the listen addresses and the handler's name of a place.
@@ -260,7 +272,8 @@ func (s *stream) separatedBy() []string {
 // shown.
 func (s *stream) inspect() (info streamInfo, ok bool) {
 	info = streamInfo{ID: s.id(), Kind: s.kind(), Stream: s.key.String(), Epoch: s.epoch[:8], SeparatedBy: s.separatedBy(), BeganAt: s.born}
-	info.Listen, info.Handler, info.Host, info.Path = s.where()
+	info.Listen, info.Handler = placeOf(s.place)
+	info.Host, info.Path = s.shownHost, s.shownPath
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.listed() {
@@ -391,6 +404,7 @@ func (s *stream) letGo(window time.Duration) (subscribers int) {
 	s.mu.Lock()
 	subscribers = len(s.subs)
 	s.mu.Unlock()
+	s.log().Info("drained by an operator", zap.Duration("window", window), zap.Int("subscribers", subscribers))
 	s.drain(window, endAdmin)
 	return subscribers
 }
@@ -423,7 +437,7 @@ func (s *stream) sample(now time.Time) (sample, bool) {
 	return sample{
 		of:          s,
 		number:      s.number,
-		path:        s.path,
+		path:        s.shownPath,
 		subscribers: len(s.subs),
 		received:    s.buffer.events,
 		sent:        s.given.events,

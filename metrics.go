@@ -24,6 +24,7 @@ type metrics struct {
 	splices               *prometheus.CounterVec
 	ended                 *prometheus.CounterVec
 	gaps                  *prometheus.CounterVec
+	turnedAway            *prometheus.CounterVec
 	lag                   prometheus.Histogram
 
 	streams     *prometheus.Desc
@@ -46,6 +47,18 @@ const (
 	spliceMerged  = "merged"
 	splicePrivate = "private"
 )
+
+// What a client was turned away by, as a label.
+const (
+	limitStreams     = "max_streams"
+	limitSubscribers = "max_subscribers"
+)
+
+// endReasons are all reasons for which responses end.
+var endReasons = []string{
+	string(endClient), string(endWrite), string(endUpstream), string(endGaveUp), string(endRefused), string(endOversized),
+	string(endReload), string(endStopping), string(endMaxAge), string(endLag), string(endBroken), string(endAdmin), string(endPerClient),
+}
 
 // How an upstream connection ended, as a label.
 const (
@@ -89,9 +102,13 @@ func newMetrics() *metrics {
 		m.all = append(m.all, c)
 		return c
 	}
-	vector := func(name, help string, labels ...string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsNamespace + name, Help: help}, labels)
+	// The series are there from the beginning, so that a rate sees the first one.
+	vector := func(name, help, label string, values ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsNamespace + name, Help: help}, []string{label})
 		m.all = append(m.all, c)
+		for _, value := range values {
+			c.WithLabelValues(value)
+		}
 		return c
 	}
 	directed := func(name, help string) (both [2]prometheus.Counter) {
@@ -102,11 +119,14 @@ func newMetrics() *metrics {
 	m.blocks = directed("blocks_total", "Blocks (events, comments, and what only sets an id or a reconnection time) that came from upstreams and went to clients.")
 	m.bytes = directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.")
 	m.heartbeats = counter("heartbeats_total", "Heartbeats sent to clients.")
-	m.connections = vector("upstream_connections_total", "Upstream connections that ended.", "result")
-	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome")
-	m.splices = vector("splices_total", "Splices that ended.", "end")
-	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason")
-	m.gaps = vector("gaps_total", "Gaps that were told.", "reason")
+	m.connections = vector("upstream_connections_total", "Upstream connections that ended.", "result",
+		resultClean, resultBroken, resultStalled, resultOversized, resultRefused, resultFailed, resultCancelled)
+	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
+		resumeLive, resumeReplayed, resumeGap, resumeSpliced)
+	m.splices = vector("splices_total", "Splices that ended.", "end", spliceMerged, splicePrivate)
+	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason", endReasons...)
+	m.gaps = vector("gaps_total", "Gaps that were told.", "reason", gapEvicted, gapEpoch, gapLag, gapUpstream)
+	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",
 	}, []string{"protocol", "delivery"})
@@ -241,7 +261,7 @@ func resultOf(ctx context.Context, end ending) string {
 		return resultOversized
 	case end.events:
 		return resultBroken
-	case end.status != 0:
+	case end.answered:
 		return resultRefused
 	}
 	return resultFailed

@@ -563,7 +563,7 @@ func (w *modelWorld) answer(c *modelConn) {
 		status := []int{0, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusNoContent}[w.rnd.IntN(4)]
 		w.logf("upstream connection with %q: status %d", c.lastID, status)
 		if c.conn.opening() {
-			c.conn.refused()
+			c.conn.refused(ending{status: status}.retriable())
 		}
 		c.end <- ending{status: status}
 		c.gone = true

@@ -324,6 +324,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = queuedLogger(ctx.Logger())
+	if h.Name != "" {
+		h.logger = h.logger.With(zap.String("handler", h.Name))
+	}
 	h.accessLogger = ctx.Logger(new(caddyhttp.App)).Named("log.access") // as Caddy's own
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values

@@ -21,7 +21,7 @@ type passThrough struct {
 	*caddyhttp.ResponseWriterWrapper
 	handler    *Handler
 	request    *http.Request
-	host, path string      // of the request, which handlers behind sse may change
+	host, path string      // of the request as received, which handlers behind sse may change
 	headSent   bool        // the client has the head of an event stream already
 	unsent     http.Header // with headSent: that of the answer, which the client does not see
 
@@ -257,8 +257,7 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	if p.err == nil && decodeErr != nil {
 		p.err, p.end = decodeErr, endOversized
 		p.handler.lines.oversized.log(func(suppressed int) {
-			p.handler.logger.Error("upstream event over max_event_size", zap.String("stream", p.id()),
-				zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
+			p.log().Error("upstream event over max_event_size", zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
 		})
 	}
 	if p.err != nil {
@@ -326,7 +325,7 @@ func (p *passThrough) logBroken() {
 		reason = errIncomplete
 	}
 	p.handler.lines.brokeOff.log(func(suppressed int) {
-		p.handler.logger.Warn("private stream broke off", zap.String("stream", p.id()), zap.NamedError("reason", reason), zap.Int("suppressed", suppressed))
+		p.log().Warn("private stream broke off", zap.NamedError("reason", reason), zap.Int("suppressed", suppressed))
 	})
 }
 
@@ -358,7 +357,7 @@ func (p *passThrough) finish(err error) error {
 		}
 		return nil
 	}
-	p.err = err
+	p.err = ending{err: err}.cause()
 	return http.ErrAbortHandler
 }
 

@@ -1,10 +1,14 @@
 package caddysse
 
 import (
+	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 )
@@ -38,6 +42,9 @@ type privateView struct {
 
 // newPrivateView begins the view of a stream whose head was sent.
 func newPrivateView(p *passThrough) *privateView {
+	if original, ok := p.request.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
+		p.path = original.URL.EscapedPath()
+	}
 	return &privateView{number: nextNumber(), born: time.Now(), client: clientOf(p.request)}
 }
 
@@ -116,6 +123,11 @@ func (p *passThrough) leaveAfter(d time.Duration, reason endReason) {
 	v.leave = time.AfterFunc(d, func() { p.leave(reason) })
 }
 
+// log is where what happens to the stream is told.
+func (p *passThrough) log() *zap.Logger {
+	return p.handler.logger.With(zap.String("stream", p.id()), zap.String("host", clipText(p.host)), zap.String("path", clipText(p.path)))
+}
+
 // The stream as operators see it: observed.
 
 func (p *passThrough) id() string     { return kindPrivate + "-" + strconv.FormatUint(p.seen.number, 10) }
@@ -157,6 +169,7 @@ func (p *passThrough) sampleSubscribers(now time.Time) []subscriberSample {
 func (p *passThrough) drainTime() time.Duration { return p.handler.options.drain }
 
 func (p *passThrough) letGo(window time.Duration) (subscribers int) {
+	p.log().Info("drained by an operator", zap.Duration("window", window), zap.Int("subscribers", 1))
 	p.leaveAfter(window, endAdmin)
 	return 1
 }

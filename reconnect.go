@@ -31,7 +31,8 @@ const statusCancelled = 499
 type ending struct {
 	events     bool          // its head was that of an event stream
 	clean      bool          // its body ended as HTTP says
-	status     int           // of the answer; 0: there was none
+	status     int           // of the answer, or what is said in place of one; 0: nothing is
+	answered   bool          // the upstream has
 	retryAfter time.Duration // what the answer asked for
 	tail       []byte        // with a clean end: what came after the last blank line
 	err        error         // what went wrong, if known
@@ -222,14 +223,14 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		return 0, false
 	case s.head == nil:
 		s.mu.Unlock()
-		s.refuse()
+		s.refuse(end.retriable())
 		return 0, false
 	case s.succeeds():
 		defer s.mu.Unlock()
 		return s.successorEnded(end)
 	}
-	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
-	verdict, options := s.judge(end), s.options
+	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.cause()))
+	verdict, options, subscribers := s.judge(end), s.options, len(s.subs)
 	switch verdict {
 	case succeeded:
 		log.Info("upstream lost after a reload")
@@ -256,7 +257,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 			s.lostAt = time.Now()
 		}
 		if verdict == tryAgain {
-			attempt, subscribers := s.backoff.attempts, len(s.subs)
+			attempt := s.backoff.attempts
 			s.lines.lost.log(func(suppressed int) {
 				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
 					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
@@ -269,6 +270,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 	s.mu.Unlock()
 	switch verdict {
 	case passedOn:
+		s.logEnded()
 		s.finish(endUpstream, end.tail)
 		if options.reconnect == reconnectNever {
 			s.leave(endUpstream) // who comes next is to see the upstream's own answer
@@ -289,17 +291,35 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.hub.markUnshareable(s.key, unshareableTime)
 		s.leave(endRefused)
 	case tryAgain, waitsForIt, succeeded:
-		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp))
+		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp), zap.Int("subscribers", subscribers))
 		s.leave(endGaveUp)
 	}
 	return 0, false
 }
 
-// refuse ends a stream whose first answer is not an event stream to share.
-func (s *stream) refuse() {
+// logEnded logs that the upstream has ended the stream as HTTP says: its clients'
+// responses end, too.
+func (s *stream) logEnded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subscribers := len(s.subs)
+	s.options.lines.ended.log(func(suppressed int) {
+		s.log().Info("upstream ended the stream", zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+	})
+}
+
+// refuse ends a stream whose first answer is not an event stream to share. If
+// that is a failure it says nothing of the next answer: then requests go upstream
+// on their own only for as long as it took, so that they do not wait for one slow
+// failure after the other.
+func (s *stream) refuse(failed bool) {
 	s.hub.remove(s)
 	if !s.detached {
-		s.hub.markUnshareable(s.key, unshareableTime)
+		alone := unshareableTime
+		if failed {
+			alone = min(alone, time.Since(s.born))
+		}
+		s.hub.markUnshareable(s.key, alone)
 	}
 	s.mu.Lock()
 	if s.refused || s.stopped {

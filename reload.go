@@ -397,7 +397,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 // stream has its own, so there is time. The lock is held.
 func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 	parent := s.splice.parent
-	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
+	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.cause()))
 	switch {
 	case s.source.retired():
 		parent.dropSuccessor()

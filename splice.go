@@ -141,6 +141,8 @@ func (s *stream) newSplice(id, param string) *stream {
 		key:            s.key,
 		place:          s.place,
 		path:           s.path,
+		shownHost:      s.shownHost,
+		shownPath:      s.shownPath,
 		parts:          s.parts,
 		epoch:          s.epoch,
 		openID:         id,

@@ -84,19 +84,20 @@ type source interface {
 // appends blocks. Subscribers are read positions; none can slow the stream.
 type stream struct {
 	// Fixed after construction.
-	hub      *hub
-	number   uint64    // of the process's streams; names it to operators
-	born     time.Time // when it began
-	key      streamKey
-	place    string
-	path     string     // what its key has in common with others of the same path
-	parts    []partHash // what its key is made of
-	epoch    string
-	openID   string // the client's last event ID that it was opened with
-	idParam  string // the query parameter that brought it, if not the header field
-	isSplice bool
-	detached bool          // see detach.go
-	hurry    chan struct{} // tells run not to wait until the next attempt
+	hub                  *hub
+	number               uint64    // of the process's streams; names it to operators
+	born                 time.Time // when it began
+	key                  streamKey
+	place                string
+	path                 string     // what its key has in common with others of the same path
+	parts                []partHash // what its key is made of
+	shownHost, shownPath string     // of the request that opened it, as received, for operators
+	epoch                string
+	openID               string // the client's last event ID that it was opened with
+	idParam              string // the query parameter that brought it, if not the header field
+	isSplice             bool
+	detached             bool          // see detach.go
+	hurry                chan struct{} // tells run not to wait until the next attempt
 
 	logger atomic.Pointer[zap.Logger] // of the owner's configuration
 	lines  streamLines
@@ -176,7 +177,8 @@ func (s *stream) setLogger(logger *zap.Logger) {
 	if s.isSplice {
 		logger = logger.With(zap.Bool("splice", true))
 	} else {
-		logger = logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]))
+		logger = logger.With(zap.Stringer("stream", s.key), zap.String("epoch", s.epoch[:8]),
+			zap.String("host", s.shownHost), zap.String("path", s.shownPath))
 	}
 	s.logger.Store(logger)
 }
@@ -211,6 +213,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		subs:    make(map[*subscriber]struct{}),
 	}
 	s.sent = s.source
+	s.shownHost, s.shownPath = shownOf(req.parts)
 	s.setLogger(req.logger)
 	s.buffer.limits = req.options.buffer
 	if head != nil {

@@ -165,7 +165,7 @@ func (c *fakeConn) answer(status int, retryAfter time.Duration) {
 	c.t.Helper()
 	c.run(func() {
 		if c.conn.opening() {
-			c.conn.refused()
+			c.conn.refused(ending{status: status}.retriable())
 		}
 	})
 	c.finish(ending{status: status, retryAfter: retryAfter})

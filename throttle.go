@@ -70,6 +70,7 @@ type streamLines struct {
 type handlerLines struct {
 	gap         throttle
 	skipped     throttle
+	ended       throttle
 	perClient   throttle
 	notMerged   throttle
 	turnedAway  throttle

@@ -140,8 +140,9 @@ func (c *upstreamConn) keep() error {
 }
 
 // refused tells the stream that its first answer is not an event stream to
-// share. Who waited for it goes upstream on its own, at once.
-func (c *upstreamConn) refused() { c.stream.refuse() }
+// share. Who waited for it goes upstream on its own, at once. failed tells that
+// another attempt may have another answer.
+func (c *upstreamConn) refused(failed bool) { c.stream.refuse(failed) }
 
 // tellGap tells all subscribers that blocks may be missing here. The stream's
 // lock is held.
