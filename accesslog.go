@@ -24,6 +24,8 @@ type accessFields struct {
 	resume string // the outcome; "private": a private stream
 	events uint64
 	end    endReason
+
+	duration time.Duration // since the request came
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
@@ -32,12 +34,21 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("resume", f.resume)
 	enc.AddUint64("events", f.events)
 	enc.AddString("end_reason", string(f.end))
+	enc.AddDuration("duration", f.duration)
 	return nil
 }
 
 // accessFields are those of a subscriber whose response ended.
 func (sub *subscriber) accessFields(end endReason) accessFields {
-	return accessFields{sub.origin.key.String(), sub.outcome, sub.sent, end}
+	return accessFields{stream: sub.origin.key.String(), resume: sub.outcome, events: sub.sent, end: end}
+}
+
+// startOf is when a request came.
+func startOf(r *http.Request) time.Time {
+	if began, ok := caddyhttp.GetVar(r.Context(), "start_time").(time.Time); ok { // which Caddy sets
+		return began
+	}
+	return time.Now()
 }
 
 // field is the entry's.
@@ -69,11 +80,7 @@ func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size i
 	}
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
 
-	began, ok := caddyhttp.GetVar(ctx, "start_time").(time.Time) // which Caddy sets
-	if !ok {
-		began = time.Now()
-	}
-	a := &accessRecord{level: zapcore.InfoLevel, began: began, size: size}
+	a := &accessRecord{level: zapcore.InfoLevel, began: startOf(r), size: size}
 	for _, name := range loggerNames(server.Logs, r) {
 		a.loggers = append(a.loggers, h.accessLogger.Named(name))
 	}
@@ -177,16 +184,17 @@ func (a *accessRecord) returned(extra *caddyhttp.ExtraLogFields) {
 
 // write writes the entry, when the request's handlers have returned, and calls
 // done. It does not wait for that, nor for the log.
-func (a *accessRecord) write(size int, sse zap.Field, done func()) {
+func (a *accessRecord) write(size int, sse accessFields, done func()) {
 	if a == nil {
 		done()
 		return
 	}
 	duration := time.Since(a.began)
+	sse.duration = duration
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.emit = func() {
-		fields := append(a.fields, zap.Duration("duration", duration), zap.Int("size", a.size+size), sse) //nolint:gocritic // once
+		fields := append(a.fields, zap.Duration("duration", duration), zap.Int("size", a.size+size), sse.field()) //nolint:gocritic // once
 		go func() {
 			defer done()
 			for _, logger := range a.loggers {

@@ -61,6 +61,7 @@ func TestAccessLogTellsOfStreams(t *testing.T) {
 			t.Errorf("stream %q", stream)
 		}
 		delete(sse, "stream")
+		delete(sse, "duration")
 		if !maps.Equal(sse, want) {
 			t.Errorf("%v, expected %v", sse, want)
 		}
@@ -90,7 +91,11 @@ func TestAccessLogOfPrivateStreams(t *testing.T) {
 		if id, _ := sse["stream"].(string); !strings.HasPrefix(id, kindPrivate+"-") {
 			t.Errorf("stream %q", id)
 		}
+		if took, _ := sse["duration"].(float64); took <= 0 {
+			t.Errorf("duration %v", sse["duration"])
+		}
 		delete(sse, "stream") // another one each time
+		delete(sse, "duration")
 		if !maps.Equal(sse, want) {
 			t.Errorf("%v, expected %v", sse, want)
 		}

@@ -250,5 +250,5 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 func (c *connection) over(reason endReason) {
 	theMetrics.connectionSubscribers.Dec()
 	theMetrics.ended.WithLabelValues(string(reason)).Inc()
-	c.log.write(c.bytes, c.sub.accessFields(reason).field(), c.writer.set.gone)
+	c.log.write(c.bytes, c.sub.accessFields(reason), c.writer.set.gone)
 }

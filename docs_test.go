@@ -41,7 +41,7 @@ func tableColumn(t *testing.T, title string, column int) (names []string) {
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	for row := range strings.Lines(table) {
-		if cells := strings.Split(row, "|"); strings.HasPrefix(row, "| `") && len(cells) > column {
+		if cells := strings.Split(row, "|"); strings.HasPrefix(row, "| `") && len(cells) > column && strings.Trim(cells[column], " `") != "" {
 			names = append(names, strings.Trim(cells[column], " `"))
 		}
 	}

@@ -350,6 +350,7 @@ func tellEnd(r *http.Request, f accessFields) {
 // tellAccessLog is tellEnd, less the metrics: for who has left before there was a
 // response.
 func tellAccessLog(r *http.Request, f accessFields) {
+	f.duration = time.Since(startOf(r))
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Set(f.field())
 	}
