@@ -11,6 +11,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -54,6 +55,10 @@ const (
 	// flowPatience is how long a flow probe may take in all.
 	flowPatience = (ProbeEvents-1)*ProbeInterval + 10*time.Second
 
+	// reconnectDelay is how long EventSource waits, about, before it comes back.
+	// Who restarts the application needs it, too.
+	reconnectDelay = 3 * time.Second
+
 	// resumePatience is how long what was missed may take.
 	resumePatience = 5 * time.Second
 )
@@ -87,15 +92,16 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := e.watch(ctx, c); err != nil {
 		return nil, err
 	}
-	e.resume(ctx, c)
 	return e.report(), nil
 }
 
-// watch looks at the stream, and meanwhile at the gateway's probe streams.
+// watch looks at the stream, and meanwhile at the gateway's probe streams. It
+// comes back to the stream when that is over, not when the probes are: nobody
+// keeps for long what a client missed.
 func (e *examination) watch(ctx context.Context, c *client) error {
-	ctx, cancel := context.WithTimeout(ctx, e.options.Timeout)
+	watching, cancel := context.WithTimeout(ctx, e.options.Timeout)
 	defer cancel()
-	e.app = c.visit(ctx, request{coding: browserCodings})
+	e.app = c.visit(watching, request{coding: browserCodings})
 	select {
 	case <-e.app.headed:
 	case <-time.After(headPatience):
@@ -103,23 +109,23 @@ func (e *examination) watch(ctx context.Context, c *client) error {
 	if coding := e.app.unreadable(); coding != "" {
 		e.coding = coding
 		e.app.leave()
-		e.app = c.visit(ctx, request{coding: identity})
+		e.app = c.visit(watching, request{coding: identity})
 		<-e.app.headed
 	}
 	if err := e.app.failure(); err != nil {
 		return err
 	}
+	var probing sync.WaitGroup
 	if !e.app.refused() {
-		e.probe(ctx, c)
+		probing.Go(func() { e.probe(watching, c) })
 	}
 	<-e.app.done
-	if e.idle != nil {
-		<-e.idle.done
-		if !e.idle.probed(ProbeIdle) {
-			e.idle = nil
-		}
+	err := e.app.failure()
+	if err == nil {
+		e.resume(ctx, c)
 	}
-	return e.app.failure()
+	probing.Wait()
+	return err
 }
 
 // probe asks for the gateway's probe streams. What holds events back does so
@@ -143,5 +149,9 @@ func (e *examination) probe(ctx context.Context, c *client) {
 	e.idle = c.visit(ctx, request{coding: identity, probe: ProbeIdle})
 	if e.flow.lateness() > e.options.Late {
 		e.again = ask()
+	}
+	<-e.idle.done
+	if !e.idle.probed(ProbeIdle) {
+		e.idle = nil
 	}
 }

@@ -194,6 +194,8 @@ func httpVersion(head *http.Response) Finding {
 func (e *examination) firstByte() Finding {
 	const flush = "flush the head before the first event; turn off buffering in proxies"
 	switch v := e.app; {
+	case v.head == nil && v.ended < headPatience:
+		return unknown(FirstByte, "a longer --timeout", "no head within %v, too short to tell", short(v.ended))
 	case v.head == nil:
 		return found(FirstByte, Problem, "the client's stream is not open until the head comes", flush,
 			"no head within %v, though the gateway's probe was answered", short(v.ended))
@@ -243,7 +245,7 @@ func (e *examination) buffering() Finding {
 	}
 	late := flow.lateness()
 	switch {
-	case len(flow.probes) == 0:
+	case len(flow.probes) == 0 && late > e.options.Late:
 		return found(Buffering, Problem, whyBuffered, unbuffer, "no event of the probe came within %v", short(late))
 	case late > e.options.Late:
 		return found(Buffering, Problem, whyBuffered, unbuffer,
@@ -276,17 +278,11 @@ func (e *examination) heartbeats() Finding {
 }
 
 func (e *examination) idleCut() Finding {
-	outlived := e.app.longestSilence()
-	var cut time.Duration
-	note := func(v *visit) {
-		outlived = max(outlived, v.longestSilence())
-		if v.cutIdle() && (cut == 0 || v.quiet() < cut) {
+	outlived, cut := e.outlived(), time.Duration(0)
+	for _, v := range []*visit{e.app, e.idle} {
+		if v != nil && e.cutIdle(v) && (cut == 0 || v.quiet() < cut) {
 			cut = v.quiet()
 		}
-	}
-	note(e.app)
-	if e.idle != nil {
-		note(e.idle)
 	}
 	if cut > 0 {
 		return found(IdleCut, Problem, "quiet streams are cut again and again: clients reconnect all the time, and may lose events",
@@ -299,14 +295,22 @@ func (e *examination) idleCut() Finding {
 	return ok(IdleCut, "none; the longest silence was %v", short(outlived))
 }
 
-// cutIdle reports whether the connection was cut because it was idle: after a
-// longer silence than any that it outlived. An end as HTTP says is a cut only
-// where the one who could send it did not.
-func (v *visit) cutIdle() bool {
-	return v.cut() && v.quiet() >= cutQuiet && v.quiet() > v.silence
+// outlived is the longest silence that did not cut a connection.
+func (e *examination) outlived() time.Duration {
+	if e.idle == nil {
+		return e.app.longestSilence()
+	}
+	return max(e.app.longestSilence(), e.idle.longestSilence())
 }
 
-// cut reports whether something on the way ended the stream.
+// cutIdle reports whether a connection was cut because it was idle: after a
+// longer silence than any that it outlived, or clearly another one did.
+func (e *examination) cutIdle(v *visit) bool {
+	return v.cut() && v.quiet() >= cutQuiet && v.quiet() > v.silence && v.quiet() > e.outlived()-e.options.Late
+}
+
+// cut reports whether something on the way ended the stream. An end as HTTP says
+// is a cut only where the one who could send it did not.
 func (v *visit) cut() bool {
 	if v.left() || v.head == nil {
 		return false
@@ -317,9 +321,11 @@ func (v *visit) cut() bool {
 func (e *examination) endFinding() Finding {
 	v := e.app
 	switch {
+	case v.overwhelmed():
+		return unknown(End, "", "the doctor left after %v, at an event of more than %d MiB", short(v.ended), maxBlock>>20)
 	case v.left():
 		return ok(End, "none within %v", short(v.ended))
-	case v.cutIdle():
+	case e.cutIdle(v):
 		return ok(End, "cut, see %s", IdleCut)
 	case v.cut():
 		return found(End, Problem, "a cut stream has lost what was on its way: clients have to come back and resume",
@@ -373,6 +379,16 @@ func (e *examination) resumeFinding() Finding {
 			"the newest events are lost%s", told)
 	case resumeRefused:
 		return found(Resume, Problem, why, "answer a request with Last-Event-ID as one without", "%s", r.refusal())
+	case resumeOver:
+		if len(r.missed) == 0 {
+			return ok(Resume, "204 after the newest ID: the stream is over, and clients stop")
+		}
+		return found(Resume, Advice, "clients that have all stop, as they should; one that was cut before the end never gets the rest",
+			"send what came after Last-Event-ID first, and 204 when there is nothing left", "204, though %d events came after the ID", len(r.missed))
+	case resumeLimited:
+		return unknown(Resume, "let the doctor ask more often: six times within a minute", "429: it asked too often")
+	case resumeComing:
+		return unknown(Resume, "", "what came after the ID was still coming after %v", short(r.visit.ended))
 	case resumeWaited:
 		return unknown(Resume, "", "no answer came within %v", short(r.visit.ended))
 	case resumeUnchecked:

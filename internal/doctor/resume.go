@@ -2,8 +2,11 @@ package doctor
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
+	"time"
+	"unicode"
 )
 
 // maxMissed is how many events the doctor acts as if it had missed.
@@ -14,6 +17,7 @@ type resumption struct {
 	visit  *visit
 	missed []event // what has to come first
 	had    []event // what must not come again
+	ended  bool    // the stream had, in order
 }
 
 // Outcomes of a resumption.
@@ -24,18 +28,28 @@ const (
 	resumeGap       = "gap"       // it was told that events are lost
 	resumeRefused   = "refused"   // there was no event stream
 	resumeUnchecked = "unchecked" // nothing was missed that could have come
+	resumeOver      = "over"      // it was told that the stream that ended is over for good
+	resumeLimited   = "limited"   // the doctor asks too often
 	resumeWaited    = "waited"    // there was no answer in time
+	resumeComing    = "coming"    // an event was on its way when the time was over
 )
 
-// resume comes back as a client that was cut a few events ago.
+// resume comes back as a client that was cut a few events ago: at once if it is
+// the doctor who left, and else when such a client does.
 func (e *examination) resume(ctx context.Context, c *client) {
 	from, missed, ok := e.app.cutPoint()
 	if !ok {
 		return
 	}
+	if !e.app.left() {
+		select {
+		case <-time.After(reconnectDelay):
+		case <-ctx.Done():
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, resumePatience)
 	defer cancel()
-	r := &resumption{missed: missed, had: e.app.kept[:len(e.app.kept)-len(missed)]}
+	r := &resumption{missed: missed, had: e.app.kept[:len(e.app.kept)-len(missed)], ended: e.app.endedWell()}
 	r.visit = c.visit(ctx, request{coding: identity, lastEventID: from, enough: r.enough})
 	<-r.visit.headed
 	if len(missed) == 0 {
@@ -48,20 +62,23 @@ func (e *examination) resume(ctx context.Context, c *client) {
 // enough reports whether all that was missed has come, or something else.
 func (r *resumption) enough(v *visit) bool {
 	n := len(v.kept)
-	return n >= len(r.missed) || v.kept[n-1] != r.missed[n-1]
+	return n >= len(r.missed) || (n > 0 && v.kept[n-1] != r.missed[n-1])
 }
 
 // cutPoint picks a last event ID to come back with, and the events that came
 // after it. It must tell one event from all others, else nothing can be said of
 // what comes.
 func (v *visit) cutPoint() (id string, missed []event, ok bool) {
+	if len(v.kept) == 0 {
+		return v.lastEventID, nil, v.lastEventID != ""
+	}
 	for n := min(maxMissed, len(v.kept)); n >= 0; n-- {
 		before := v.kept[:len(v.kept)-n]
 		id = v.before
 		if len(before) > 0 {
 			id = before[len(before)-1].id
 		}
-		if id == "" {
+		if id == "" || strings.ContainsFunc(id, unicode.IsControl) { // net/http does not send it
 			continue
 		}
 		missed = v.kept[len(before):]
@@ -80,6 +97,10 @@ func (r *resumption) outcome() string {
 	switch {
 	case !r.visit.answered() && r.visit.left():
 		return resumeWaited
+	case r.ended && r.visit.answered() && r.visit.head.StatusCode == http.StatusNoContent:
+		return resumeOver
+	case r.visit.answered() && r.visit.head.StatusCode == http.StatusTooManyRequests:
+		return resumeLimited
 	case !r.visit.answered(), r.visit.refused():
 		return resumeRefused
 	}
@@ -96,6 +117,8 @@ func (r *resumption) outcome() string {
 		}
 	}
 	switch {
+	case len(r.visit.kept) < len(r.missed) && r.visit.left() && r.visit.unfinished && r.visit.quiet() < cutQuiet:
+		return resumeComing
 	case len(r.visit.kept) < len(r.missed):
 		return resumeLost
 	case len(r.missed) == 0 && told != "replayed":

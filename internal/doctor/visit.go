@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptrace"
 	"net/url"
 	"strings"
@@ -78,7 +79,12 @@ func newClient(o Options) (*client, error) {
 		transport.DialContext = o.Dial
 	}
 	c := &client{options: o, transport: transport}
-	c.http = &http.Client{Transport: transport, CheckRedirect: c.redirect}
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return nil, err // cannot happen: it never fails
+	}
+	// Without the cookies that it is given a client comes to another server.
+	c.http = &http.Client{Transport: transport, CheckRedirect: c.redirect, Jar: jar}
 	return c, nil
 }
 
@@ -88,6 +94,9 @@ func (c *client) close() { c.transport.CloseIdleConnections() }
 func (c *client) redirect(r *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return errors.New("too many redirects")
+	}
+	if c.options.Header.Values("Referer") == nil {
+		r.Header.Del("Referer") // net/http puts the URL there, with its query; EventSource does not
 	}
 	if r.URL.Host == via[0].URL.Host && (r.URL.Scheme == via[0].URL.Scheme || r.URL.Scheme == "https") {
 		return nil
@@ -110,7 +119,7 @@ type request struct {
 
 // event is an event of the stream.
 type event struct {
-	id    string // the client's last event ID after it
+	id    string // its own
 	print uint64 // of its type and data
 }
 
@@ -137,10 +146,10 @@ type visit struct {
 	silence    time.Duration // the longest between two bytes, or since the head
 	arrivals   int           // pieces in which bytes came
 	torn       int           // how many of them left an event unfinished for a while
-	events     int           // all; of the newest:
-	kept       []event
-	before     string // the last event ID before those kept
-	ids        int    // events that had an id or came after one
+	events     int           // all
+	kept       []event       // the newest with an id of their own: who resumes has no claim to others
+	before     string        // the last event ID before those kept
+	ids        int           // events that had an id or came after one
 	heartbeats int
 	probes     []probeEvent
 
@@ -306,7 +315,9 @@ func (v *visit) read(body io.Reader) (err error) {
 			if err := v.decoder.Write(buf[:n], v.block); err != nil {
 				return err
 			}
-			v.unfinished = len(v.decoder.Rest()) > 0
+			// Who sends an event in parts sends lines; a full buffer ends anywhere.
+			rest := v.decoder.Rest()
+			v.unfinished = len(rest) > 0 && rest[len(rest)-1] != '\n'
 		}
 		if err != nil {
 			return err
@@ -350,6 +361,9 @@ var errEnough = errors.New("enough")
 var printSeed = maphash.MakeSeed()
 
 func (v *visit) block(b eventstream.Block) error {
+	if len(v.kept) == 0 {
+		v.before = v.lastEventID
+	}
 	if b.HasID {
 		v.lastEventID = string(b.ID)
 	}
@@ -357,9 +371,6 @@ func (v *visit) block(b eventstream.Block) error {
 		v.heartbeats++
 	}
 	if !b.Dispatches() {
-		if v.events == 0 {
-			v.before = v.lastEventID
-		}
 		return nil
 	}
 	data := b.AppendData(nil)
@@ -383,6 +394,9 @@ func (v *visit) take(b eventstream.Block, data []byte) {
 	if v.lastEventID != "" {
 		v.ids++
 	}
+	if len(b.ID) == 0 {
+		return
+	}
 	var sum maphash.Hash // its methods never fail
 	sum.SetSeed(printSeed)
 	_, _ = sum.Write(b.Type)
@@ -398,6 +412,12 @@ func (v *visit) take(b eventstream.Block, data []byte) {
 // left reports whether the visit ended because the doctor left.
 func (v *visit) left() bool {
 	return v.end == nil || errors.Is(v.end, context.DeadlineExceeded) || errors.Is(v.end, context.Canceled) || errors.Is(v.end, errEnough)
+}
+
+// overwhelmed reports whether there was an event larger than maxBlock.
+func (v *visit) overwhelmed() bool {
+	_, ok := errors.AsType[*eventstream.BlockTooLargeError](v.end)
+	return ok
 }
 
 // quiet is how long there was nothing before the end.
