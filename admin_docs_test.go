@@ -328,8 +328,11 @@ func assertParameter(t *testing.T, name, parameter string, s *schema) {
 		assertWords(t, name+": order", s.Enum, []string{"asc", "desc"})
 	case "sort":
 		words := sortings(streamOrders)
-		if detail {
+		switch {
+		case detail:
 			words = sortings(subscriberOrders)
+		case feed:
+			words = sortings(feedOrders)
 		}
 		assertWords(t, name+": sort", s.Enum, words)
 	}

@@ -395,6 +395,7 @@ func TestAdminRefuses(t *testing.T) {
 		{"GET", "/sse/streams?offset=-1", "", 400, `offset: expected a number from 0`},
 		{"GET", "/sse/streams?offset=9223372036854775807", "", 400, `offset: expected a number from 0`},
 		{"GET", "/sse/streams?sort=id", "", 400, `sort: expected one of began, bytes, `},
+		{"GET", "/sse/streams?sort=sent_rate", "", 400, `sort: expected one of began, bytes, lag, path, received, reconnects, sent, state, subscribers, not "sent_rate"`},
 		{"GET", "/sse/streams?order=up", "", 400, `order: expected one of asc, desc, not "up"`},
 		{"GET", "/sse/streams?page=2", "", 400, `"page": expected one of the parameters sort, order, limit, offset`},
 		{"GET", "/sse/streams?limit=1&limit=2", "", 400, `limit: given twice`},

@@ -203,7 +203,7 @@ func (s *sample) tellRates() (feedStream, bool) {
 
 // serveFeed answers with the feed: of all streams, or of one.
 func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
-	page, err := pagingOf(query, streamOrders, "began")
+	page, err := pagingOf(query, feedOrders, "began")
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package caddysse
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -519,12 +520,18 @@ var streamOrders = map[string]func(a, b *sample) int{
 	"received":      func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
 	"sent":          func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },
 	"bytes":         func(a, b *sample) int { return cmp.Compare(a.bytes, b.bytes) },
-	"lag":           func(a, b *sample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
-	"state":         func(a, b *sample) int { return cmp.Compare(a.state, b.state) },
-	"reconnects":    func(a, b *sample) int { return cmp.Compare(a.reconnects, b.reconnects) },
-	"received_rate": func(a, b *sample) int { return cmp.Compare(a.receivedRate, b.receivedRate) },
-	"sent_rate":     func(a, b *sample) int { return cmp.Compare(a.sentRate, b.sentRate) },
+	"lag":         func(a, b *sample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
+	"state":       func(a, b *sample) int { return cmp.Compare(a.state, b.state) },
+	"reconnects":  func(a, b *sample) int { return cmp.Compare(a.reconnects, b.reconnects) },
 }
+
+// feedOrders are those of feeds, which know rates.
+var feedOrders = func() map[string]func(a, b *sample) int {
+	orders := maps.Clone(streamOrders)
+	orders["received_rate"] = func(a, b *sample) int { return cmp.Compare(a.receivedRate, b.receivedRate) }
+	orders["sent_rate"] = func(a, b *sample) int { return cmp.Compare(a.sentRate, b.sentRate) }
+	return orders
+}()
 
 // subscriberOrders compare subscribers by what they can be sorted by.
 var subscriberOrders = map[string]func(a, b *subscriberSample) int{

@@ -52,6 +52,22 @@ build_programs() {
 	cd - >/dev/null
 }
 
+# build_without: the gateway less what a delivery does for metrics, the admin API and the access log: the calls in these
+# lines are taken out of copies of the files, which the compiler is given in their place.
+build_without() {
+	local file replaced=()
+	cd "$root"
+	for file in writer.go subscriber.go upstream.go delivery.go; do
+		sed -E '/^\t+(theMetrics\.(blocks|bytes|lag|heartbeats)\b.*|theMetrics\.heartbeats\.Inc\(\)|sub\.(count|hold)\(out\)|w\.count\(c, .*|w\.counted\.(blocks|bytes|heartbeats) \+= .*)$/d' \
+			"$file" >"$work/without-$file"
+		! cmp -s "$file" "$work/without-$file" || die "build_without: nothing is left out of $file"
+		replaced+=("\"$root/$file\": \"$work/without-$file\"")
+	done
+	printf '{"Replace": {%s}}' "$(IFS=,; printf '%s' "${replaced[*]}")" >"$work/without.json"
+	go build -buildvcs=false -overlay "$work/without.json" -o "$work/caddy-without" ./cmd/caddy
+	cd - >/dev/null
+}
+
 # versions: what was measured, and on what.
 versions() {
 	local model
@@ -118,6 +134,7 @@ config() { sed "s|BENCH_PORT|$BENCH_PORT|; s|BENCH_ORIGIN|$BENCH_ORIGIN|; s|BENC
 
 # start_system SYSTEM: starts it with its origin. Sets $server (the process to measure), $target and $control (ports).
 #
+#	without         the gateway less what it counts
 #	ours            the gateway; ours+'delivery handler' with a further option; NAME=PROGRAM another build of it, also with +'…'
 #	floor           the origin without anything between
 start_system() {
@@ -136,8 +153,9 @@ start_system() {
 	*) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" ;;
 	esac
 	case $system in
-	ours | ours+* | *=*)
+	ours | ours+* | without | *=*)
 		local program=${system%%+*}
+		[[ $program != without ]] || program=without=$work/caddy-without
 		BENCH_EXTRA=
 		if [[ $system == *+* ]]; then BENCH_EXTRA=${system#*+}; fi
 		if [[ $program == ours ]]; then program=$work/caddy-ours; else program=${program#*=}; fi

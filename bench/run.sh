@@ -5,8 +5,8 @@
 #	-n COUNT    subscribers, in place of the scenario's own
 #	-o DIR      where results.jsonl and report.md go; results are added (bench/out)
 #
-# Systems: floor ours stock nchan nginx haproxy varnish, ours+'OPTION' (a further option of sse), NAME=PROGRAM (another
-# build of the gateway), NAME=PROGRAM+'OPTION'. The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1
+# Systems: floor ours stock nchan nginx haproxy varnish, without (ours less what a delivery does for metrics and the admin
+# API), ours+'OPTION' (a further option of sse), NAME=PROGRAM (another build of the gateway), NAME=PROGRAM+'OPTION'. The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1
 # (BENCH_LOAD_CORE), both with priority BENCH_NICE (0). Without root, packages that are missing are named, not installed.
 #
 # Scenarios:
@@ -99,6 +99,7 @@ main() {
 	mkdir -p "$out"
 	if (($#)); then install_packages "$@"; else install_packages nginx nchan haproxy varnish; fi
 	build_programs
+	if [[ " $* " == *" without "* ]]; then build_without; fi
 
 	if [[ $scenario == all ]]; then
 		scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck resume)
