@@ -24,6 +24,7 @@ type metrics struct {
 	splices               *prometheus.CounterVec
 	ended                 *prometheus.CounterVec
 	gaps                  *prometheus.CounterVec
+	evictions             *prometheus.CounterVec
 	lag                   prometheus.Histogram
 
 	streams     *prometheus.Desc
@@ -107,6 +108,7 @@ func newMetrics() *metrics {
 	m.splices = vector("splices_total", "Splices that ended.", "end")
 	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason")
 	m.gaps = vector("gaps_total", "Gaps that were told.", "reason")
+	m.evictions = vector("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted")
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients attached to shared and to detached streams.",
 	}, []string{"protocol", "delivery"})
@@ -145,7 +147,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for state, n := range census.states {
 		to <- prometheus.MustNewConstMetric(m.upstreams, prometheus.GaugeValue, float64(n), state)
 	}
-	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(census.bytes))
+	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(theHub.memory.used.Load()))
 }
 
 // register gives the collector to the registry of a configuration, where
@@ -162,10 +164,9 @@ func (m *metrics) register(registry *prometheus.Registry) error {
 type census struct {
 	kinds  map[string]int
 	states map[string]int
-	bytes  int64
 }
 
-// census counts streams, upstream connections and buffers.
+// census counts streams and upstream connections.
 func (h *hub) census() census {
 	c := census{
 		kinds:  map[string]int{kindShared: 0, kindSplice: 0, kindPrivate: 0, kindDetached: 0},
@@ -185,7 +186,6 @@ func (s *stream) countIn(c *census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.kinds[s.kind()]++
-	c.bytes += s.buffer.size
 	if state := s.upstreamState(); state != stateEnded {
 		c.states[state]++
 	}
