@@ -110,7 +110,7 @@ func (h *hub) reclaim() {
 }
 
 // evict makes room once, as much as there is to be made. It returns false if
-// that was not enough.
+// that was not enough, or nothing.
 func (h *hub) evict(now time.Time) (enough bool) {
 	m := &h.memory
 	limit, used := m.limit.Load(), m.used.Load()
@@ -254,6 +254,5 @@ func (s *stream) evictTo(size int64, now time.Time) (blocks int) {
 		s.greeting = greeting{ended: true} // would keep what was evicted
 	}
 	s.charge()
-	s.makeRoom()
 	return before - len(s.buffer.blocks)
 }

@@ -407,6 +407,24 @@ func TestMemorySuccessor(t *testing.T) {
 		}
 		up.expectGone(true)
 	})
+	// One that breaks begins anew.
+	memoryInBubble(t, nil, func(mt memoryTest) {
+		_, up := mt.start()
+		up.event("1")
+		mt.reload()
+		next := mt.source.acceptOpen()
+		next.event("2")
+		next.breakOff()
+		mt.expectCounted()
+	})
+	// What it has brought stays, and the stream's blocks go for it.
+	memoryInBubble(t, nil, func(mt memoryTest) {
+		r, _ := mt.open(0, 20)
+		mt.reload()
+		mt.source.acceptOpen().hundreds(21, 10)
+		mt.limit(24) // to 21
+		mt.expectKept(r, 11)
+	})
 }
 
 // If the newest blocks alone are over the limit, room is not looked for all the
@@ -430,6 +448,11 @@ func TestMemoryNotEnough(t *testing.T) {
 		if mt.hub.memory.reclaiming.Load() {
 			t.Error("a goroutine runs below the limit")
 		}
+		// Nor is it if there is nothing to evict at all.
+		mt.hub.memory.used.Add(1 << 30)
+		mt.hub.reclaimSoon()
+		mt.expectKept(a, 1)
+		mt.hub.memory.used.Add(-1 << 30)
 	})
 }
 
