@@ -542,10 +542,10 @@ func TestMemoryConcurrent(t *testing.T) {
 	options.join, options.linger, options.lagSkip, options.gapEvent = joinLive, time.Hour, true, "gap"
 	before := gather(t)
 	var half [lives]sync.WaitGroup
-	live := func(i, life int) {
+	live := func(i, life byte) {
 		src := newBenchConn()
 		sub, err := h.join(&joinRequest{
-			key: streamKey{byte(i), byte(life)}, instance: inst, options: options, logger: zap.NewNop(),
+			key: streamKey{i, life}, instance: inst, options: options, logger: zap.NewNop(),
 			varies: func([]string) string { return "" },
 			source: func(bool) source { return src },
 		})
@@ -582,9 +582,9 @@ func TestMemoryConcurrent(t *testing.T) {
 	for life := range lives {
 		half[life].Add(streams)
 	}
-	for i := range streams {
+	for i := range byte(streams) {
 		wg.Go(func() {
-			for life := range lives {
+			for life := range byte(lives) {
 				live(i, life)
 			}
 		})
