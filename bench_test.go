@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -83,6 +84,52 @@ func BenchmarkAppend(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
 	}
+}
+
+// BenchmarkReclaim makes room once in the replay buffers of 10,000 streams, an
+// eighth of what they have.
+func BenchmarkReclaim(b *testing.B) {
+	const streams = 10_000
+	h := newHub()
+	inst := h.register("place", "server")
+	options := new(Handler).streamOptions()
+	options.join, options.linger = joinLive, 0
+	subs, conns := make([]*subscriber, streams), make([]*upstreamConn, streams)
+	for i := range streams {
+		src := newBenchConn()
+		sub, err := h.join(&joinRequest{
+			key: streamKey{byte(i), byte(i >> 8)}, instance: inst, options: options, logger: zap.NewNop(),
+			varies: func([]string) string { return "" },
+			source: func(bool) source { return src },
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		subs[i], conns[i] = sub, <-src.conns
+	}
+	event := benchEvent(200)
+	fill := func(events int) {
+		h.memory.limit.Store(1 << 40)
+		for _, conn := range conns {
+			for range events {
+				if _, err := conn.Write(event); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		h.memory.limit.Store(h.memory.used.Load())
+	}
+	fill(100 - 100/memoryMargin)
+	for b.Loop() {
+		b.StopTimer()
+		fill(100 / memoryMargin)
+		b.StartTimer()
+		h.evict(time.Now())
+	}
+	for _, sub := range subs {
+		sub.detach()
+	}
+	h.running.Wait()
 }
 
 // discard is a client that reads everything at once.

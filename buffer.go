@@ -149,6 +149,14 @@ func (f *buffer) evict(now time.Time) {
 	}
 }
 
+// evictTo evicts as if size were the limit in bytes.
+func (f *buffer) evictTo(size int64, now time.Time) {
+	limits := f.limits
+	f.limits.size = size
+	f.evict(now)
+	f.limits = limits
+}
+
 func (f *buffer) full() bool {
 	return len(f.blocks) > f.limits.events || f.size > f.limits.size
 }

@@ -33,6 +33,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"heartbeat":           parseHeartbeat,
 	"heartbeat_padding":   parseHeartbeatPadding,
 	"retry":               parseRetry,
+	"memory":              parseSize(func(h *Handler) *int64 { return &h.Memory }, "512MiB"),
 	"linger":              parseDuration(func(h *Handler) **caddy.Duration { return &h.Linger }),
 	"join":                parseJoin,
 	"splice_limit":        parseCount(func(h *Handler) *int { return &h.SpliceLimit }),
@@ -43,7 +44,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"lag":                 parseText(func(h *Handler) *string { return &h.Lag }, "disconnect or skip"),
 	"delivery":            parseText(func(h *Handler) *string { return &h.Delivery }, "connection or handler"),
 	"write_timeout":       parseDuration(func(h *Handler) **caddy.Duration { return &h.WriteTimeout }),
-	"max_event_size":      parseMaxEventSize,
+	"max_event_size":      parseSize(func(h *Handler) *int64 { return &h.MaxEventSize }, "16MiB"),
 	"max_streams":         parseCount(func(h *Handler) *int { return &h.MaxStreams }),
 	"max_subscribers":     parseCount(func(h *Handler) *int { return &h.MaxSubscribers }),
 	"max_age":             parseMaxAge,
@@ -54,7 +55,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"last_event_id_query": parseLastEventIDQuery,
 	"detach":              parseDetach,
 	"detach_headers":      parseDetachHeaders,
-	"max_request_body":    parseMaxRequestBody,
+	"max_request_body":    parseSize(func(h *Handler) *int64 { return &h.MaxRequestBody }, "1MiB"),
 	"probe":               parseProbe,
 }
 
@@ -68,6 +69,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		key_ignore query|header <names...>
 //
 //		buffer     <events> [<size>] [<age>]
+//		memory     <size>
 //		linger     <duration>
 //		join       auto|live|replay [<events>]|greeting
 //		splice_limit   <count>
@@ -221,6 +223,18 @@ func countValue(d *caddyfile.Dispenser, option, text string) (int, error) {
 		return 0, d.Errf("%s: expected a number above 0, not %q", option, text)
 	}
 	return n, nil
+}
+
+func parseSize(field func(*Handler) *int64, example string) func(*Handler, *caddyfile.Dispenser) error {
+	return func(h *Handler, d *caddyfile.Dispenser) error {
+		option := d.Val()
+		text, err := arg(d, "a size, such as "+example)
+		if err != nil {
+			return err
+		}
+		*field(h), err = sizeValue(d, option, text)
+		return err
+	}
 }
 
 // sizeValue parses a size above 0.
@@ -414,15 +428,6 @@ func parseSwitch(d *caddyfile.Dispenser) (on bool, err error) {
 	return value == "on", nil
 }
 
-func parseMaxEventSize(h *Handler, d *caddyfile.Dispenser) error {
-	text, err := arg(d, "a size, such as 16MiB")
-	if err != nil {
-		return err
-	}
-	h.MaxEventSize, err = sizeValue(d, "max_event_size", text)
-	return err
-}
-
 func parseMaxAge(h *Handler, d *caddyfile.Dispenser) (err error) {
 	h.MaxAge, err = durationArg(d)
 	return err
@@ -471,15 +476,6 @@ func parseDetachHeaders(h *Handler, d *caddyfile.Dispenser) error {
 		return d.Err("detach_headers: expected the names of header fields")
 	}
 	return nil
-}
-
-func parseMaxRequestBody(h *Handler, d *caddyfile.Dispenser) error {
-	text, err := arg(d, "a size, such as 1MiB")
-	if err != nil {
-		return err
-	}
-	h.MaxRequestBody, err = sizeValue(d, "max_request_body", text)
-	return err
 }
 
 // Interface guards.

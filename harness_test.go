@@ -453,6 +453,9 @@ func assertHubEmpty(t testing.TB) {
 		t.Errorf("left in the hub: %d keys, %d streams, %d places, %d detached streams",
 			len(theHub.streams), len(every), len(theHub.count), len(theHub.detached))
 	}
+	if n := theHub.memory.used.Load(); n != 0 {
+		t.Errorf("%d bytes are counted in no replay buffer", n)
+	}
 	theHub.stopping = false
 	theHub.allMu.Lock()
 	defer theHub.allMu.Unlock()

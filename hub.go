@@ -63,6 +63,8 @@ type hub struct {
 
 	running sync.WaitGroup // the goroutines that own upstream connections
 
+	memory bufferMemory // of all replay buffers
+
 	mu          sync.Mutex
 	streams     map[streamKey]*variants // those that may be joined
 	unshareable map[streamKey]time.Time // until when
@@ -93,6 +95,7 @@ type instance struct {
 	server   any         // tells configurations apart
 	sequence uint64      // grows with each configuration
 	retired  atomic.Bool // its configuration was cleaned up
+	memory   int64       // what it states for all replay buffers, 0: nothing; guarded by hub.mu
 	crowded  bool        // its configuration has or had another one of the same place; guarded by hub.mu
 }
 
@@ -114,6 +117,7 @@ func newHub() *hub {
 		crowds:      make(map[string]*crowd),
 		told:        make(map[string]struct{}),
 	}
+	h.memory.limit.Store(defaultMemory)
 	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand
 	return h
 }

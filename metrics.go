@@ -25,6 +25,7 @@ type metrics struct {
 	ended                 *prometheus.CounterVec
 	gaps                  *prometheus.CounterVec
 	turnedAway            *prometheus.CounterVec
+	evictions             *prometheus.CounterVec
 	lag                   prometheus.Histogram
 
 	streams     *prometheus.Desc
@@ -127,6 +128,7 @@ func newMetrics() *metrics {
 	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason", endReasons...)
 	m.gaps = vector("gaps_total", "Gaps that were told.", "reason", gapEvicted, gapEpoch, gapLag, gapUpstream)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
+	m.evictions = vector("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", evictedStream, evictedBlock)
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",
 	}, []string{"protocol", "delivery"})
@@ -165,7 +167,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for state, n := range census.states {
 		to <- prometheus.MustNewConstMetric(m.upstreams, prometheus.GaugeValue, float64(n), state)
 	}
-	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(census.bytes))
+	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(theHub.memory.used.Load()))
 }
 
 // register gives the collector to the registry of a configuration, where
@@ -182,10 +184,9 @@ func (m *metrics) register(registry *prometheus.Registry) error {
 type census struct {
 	kinds  map[string]int
 	states map[string]int
-	bytes  int64
 }
 
-// census counts streams, upstream connections and buffers.
+// census counts streams and upstream connections.
 func (h *hub) census() census {
 	c := census{
 		kinds:  map[string]int{kindShared: 0, kindSplice: 0, kindPrivate: 0, kindDetached: 0},
@@ -205,7 +206,6 @@ func (s *stream) countIn(c *census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.kinds[s.kind()]++
-	c.bytes += s.buffer.size
 	if state := s.upstreamState(); state != stateEnded {
 		c.states[state]++
 	}

@@ -281,7 +281,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	for _, label := range []string{
 		resultClean, resultBroken, resultStalled, resultOversized, resultRefused, resultFailed, resultCancelled,
-		spliceMerged, splicePrivate, kindShared, kindSplice, kindPrivate, kindDetached, stateOpening, stateOpen, stateWaiting,
+		spliceMerged, splicePrivate, kindShared, kindSplice, kindPrivate, kindDetached, evictedStream, evictedBlock, stateOpening, stateOpen, stateWaiting,
 	} {
 		if !strings.Contains(string(text), "`"+label+"`") {
 			t.Errorf("the label %s is not in docs/sse.md", label)

@@ -75,6 +75,7 @@ func TestModel(t *testing.T) {
 type modelCounts struct {
 	Blocks, Joins, Live, Replayed, Gap, Spliced, Merged, Alone int
 	Lagged, Skipped, Ended, Breaks, CleanEnds, Streams, Drops  int
+	Reclaimed                                                  int
 }
 
 func (n *modelCounts) add(m *modelCounts) {
@@ -85,6 +86,7 @@ func (n *modelCounts) add(m *modelCounts) {
 		{&n.Blocks, m.Blocks}, {&n.Joins, m.Joins}, {&n.Live, m.Live}, {&n.Replayed, m.Replayed}, {&n.Gap, m.Gap},
 		{&n.Spliced, m.Spliced}, {&n.Merged, m.Merged}, {&n.Alone, m.Alone}, {&n.Lagged, m.Lagged}, {&n.Skipped, m.Skipped},
 		{&n.Ended, m.Ended}, {&n.Breaks, m.Breaks}, {&n.CleanEnds, m.CleanEnds}, {&n.Streams, m.Streams}, {&n.Drops, m.Drops},
+		{&n.Reclaimed, m.Reclaimed},
 	} {
 		*p.to += p.from
 	}
@@ -172,6 +174,7 @@ type record struct {
 	ends         []int // where it ended cleanly
 	connections  int
 	unknown      bool // it was opened with an ID that the upstream does not go on from
+	cut          int  // so many of the entries are lost for want of memory
 }
 
 type entry struct {
@@ -326,8 +329,10 @@ func (w *modelWorld) operate() {
 			c.have, c.lastID = -1, w.anyID()
 			w.join(c, c.lastID)
 		}
-	case n < 870:
+	case n < 868:
 		w.breakOff()
+	case n < 870:
+		w.reclaim()
 	case n < 873:
 		w.cleanEnd()
 	case n < 970:
@@ -351,9 +356,31 @@ func (w *modelWorld) sleep(d time.Duration) {
 	w.mu.Lock()
 }
 
+// reclaim makes room for want of memory, and notes which blocks that has cost.
+func (w *modelWorld) reclaim() {
+	used := w.hub.memory.used.Load()
+	if used < 2 {
+		return
+	}
+	w.counts.Reclaimed++
+	w.hub.limitMemory(w.inst, 1+w.rnd.Int64N(used-1))
+	w.wait()
+	w.collect()
+	w.hub.limitMemory(w.inst, 0)
+	for s, rec := range w.records {
+		s.mu.Lock()
+		rec.cut = max(rec.cut, int(s.buffer.lost)) //nolint:gosec // G115: small
+		s.mu.Unlock()
+	}
+	w.logf("room is made, from %d to %d bytes", used, w.hub.memory.used.Load())
+}
+
 // settle lets what was done have its effects, and answers upstream connections.
 func (w *modelWorld) settle() {
 	synctest.Wait()
+	if used, sum := w.hub.memory.used.Load(), w.hub.measure(); used != sum {
+		w.t.Errorf("%d bytes are counted in replay buffers that have %d", used, sum)
+	}
 	w.mu.Lock()
 	w.collect()
 	for w.rnd.IntN(4) > 0 && len(w.arriving) > 0 {
@@ -400,6 +427,9 @@ func (w *modelWorld) finish() {
 		time.Sleep(w.options.linger + time.Minute)
 	}
 	w.hub.running.Wait()
+	if used := w.hub.memory.used.Load(); used != 0 {
+		w.t.Errorf("%d bytes are counted in no replay buffer", used)
+	}
 	if n := len(w.hub.every()); n > 0 || len(w.hub.streams) > 0 {
 		w.t.Errorf("%d streams are left", n)
 	}
@@ -900,6 +930,9 @@ func (rec *record) locate(s *stream, mode idsMode, id string) (next int, ok bool
 // fits reports whether a buffer with these limits certainly keeps all entries
 // from an index on, and bursts whether it certainly does not.
 func (rec *record) fits(from int, limits bufferLimits) bool {
+	if from < rec.cut {
+		return false
+	}
 	rest := rec.entries[min(from, len(rec.entries)):]
 	size := int64(0)
 	for i := range rest {
@@ -1327,7 +1360,7 @@ func (w *modelWorld) checkID(c *modelClient, onSplice bool) {
 
 // neverLags reports whether a client reads a splice that waits for it.
 func (w *modelWorld) neverLags(c *modelClient) bool {
-	return c.sub.stream.isSplice && w.options.buffer.age == defaultBufferAge
+	return c.sub.stream.isSplice && c.next >= c.seq.cut && w.options.buffer.age == defaultBufferAge
 }
 
 // ended checks how a client's response ends.

@@ -120,6 +120,14 @@ type Handler struct {
 	// theirs (3 to 5 s in browsers).
 	Retry *Retry `json:"retry,omitempty"`
 
+	// How many bytes the replay buffers of all streams of the process, of all
+	// its handlers, may have together. If several handlers state it, the
+	// smallest value counts. Over it, streams that only linger are ended, those
+	// without subscribers for longest first; then the largest buffers lose their
+	// oldest blocks, down to the newest block of each. Who misses something by
+	// that is told as always. Default: 512 MiB.
+	Memory int64 `json:"memory,omitempty"`
+
 	// How long a stream without subscribers keeps its upstream connection and
 	// replay buffer. Who comes back within that time has missed nothing. 0
 	// ends it at once. Default: 30 s.
@@ -369,6 +377,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		})
 	}
 	h.instance = theHub.register(place+"\x00"+h.Name, server)
+	theHub.limitMemory(h.instance, h.Memory)
 	return nil
 }
 

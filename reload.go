@@ -70,6 +70,7 @@ func (h *hub) retire(inst *instance) {
 	h.mu.Lock()
 	inst.retired.Store(true)
 	h.instances = slices.DeleteFunc(h.instances, func(i *instance) bool { return i == inst })
+	h.setMemoryLocked()
 	stopping := h.stopping
 	h.mu.Unlock()
 	if stopping {
@@ -372,6 +373,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.successor = nil
 	sp.splice.timer.Stop()
 	sp.phase = phaseGone
+	sp.freeBuffer()
 
 	old.over = true
 	s.cancel()
@@ -413,7 +415,7 @@ func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 	}
 	s.phase = phaseBroken
 	s.headAt, s.newestAt = time.Time{}, time.Time{}
-	s.buffer = buffer{limits: s.buffer.limits}
+	s.freeBuffer()
 	s.splice.opened = time.Now()
 	delay, _ = s.backoff.next(s.splice.opened, math.MaxInt64, end.retryAfter, rand.Float64)
 	log.Warn("upstream of the new configuration cannot be reached: trying again", zap.Duration("in", delay))

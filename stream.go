@@ -147,6 +147,8 @@ type stream struct {
 	failed    bool          // an attempt to connect did
 	cancel    context.CancelFunc
 	linger    *time.Timer
+	alone     time.Time // since when it has had no subscribers, with linger
+	charged   int64     // of the buffer's bytes, those in the hub's count
 
 	conn           *upstreamConn // the newest
 	successor      *stream       // of the connection; see reload.go
@@ -258,6 +260,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	}
 	now := time.Now()
 	s.buffer.evict(now)
+	s.charge()
 	if s.phase == phaseEnded && !s.detached {
 		if _, ok := s.trusted(req.lastEventID); !ok {
 			return nil, errNewLife
@@ -313,6 +316,7 @@ func (sub *subscriber) detach() {
 	if len(s.subs) == 0 {
 		switch {
 		case s.phase == phaseGone:
+			s.freeBuffer()
 			forget = true
 		case s.only != nil, s.draining, s.detached && s.head == nil:
 			s.endLocked()
@@ -334,6 +338,8 @@ func (sub *subscriber) detach() {
 func (s *stream) lingerLocked() {
 	if s.linger != nil {
 		s.linger.Stop()
+	} else {
+		s.alone = time.Now()
 	}
 	var timer *time.Timer
 	timer = time.AfterFunc(s.lingerTime(), func() {
@@ -341,14 +347,18 @@ func (s *stream) lingerLocked() {
 		defer s.hub.mu.Unlock()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.linger != timer || len(s.subs) > 0 {
-			return
+		if s.linger == timer && len(s.subs) == 0 {
+			s.expireLocked()
 		}
-		s.endLocked()
-		s.hub.removeLocked(s)
-		s.hub.untrack(s)
 	})
 	s.linger = timer
+}
+
+// expireLocked ends a stream that has no subscribers. The hub's lock is held too.
+func (s *stream) expireLocked() {
+	s.endLocked()
+	s.hub.removeLocked(s)
+	s.hub.untrack(s)
 }
 
 // endLocked ends the stream for good and frees what it holds.
@@ -366,8 +376,7 @@ func (s *stream) endLocked() {
 		s.privatize(sp)
 	}
 	if len(s.subs) == 0 {
-		s.buffer = buffer{limits: s.buffer.limits}
-		s.greeting = greeting{}
+		s.freeBuffer()
 	}
 	s.wakeLocked()
 	s.makeRoom()

@@ -227,6 +227,9 @@ func (st *streamTest) stop() {
 		st.t.Errorf("%d upstream connections are left", n)
 	}
 	st.expectStreams(0)
+	if n := st.hub.memory.used.Load(); n != 0 {
+		st.t.Errorf("%d bytes are counted in no replay buffer", n)
+	}
 }
 
 // expectStreams checks how many streams there are.

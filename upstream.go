@@ -295,6 +295,7 @@ func (c *upstreamConn) append(b *block) {
 	}
 	s.received += int64(b.lines) + 1
 	s.buffer.append(b)
+	s.charge()
 	if b.hasID && c.options.ids != idsGateway {
 		s.buffer.setLastID(b.id, b.position)
 	}

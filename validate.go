@@ -51,6 +51,9 @@ func (h *Handler) validateStream() error {
 			return fmt.Errorf("buffer: expected numbers above 0, not %d events, %d bytes, %v", b.Events, b.Size, time.Duration(b.Age))
 		}
 	}
+	if h.Memory < 0 {
+		return fmt.Errorf("memory: expected a number of bytes above 0, not %d", h.Memory)
+	}
 	if r := h.Retry; r != nil {
 		if r.Min < caddy.Duration(time.Millisecond) || (r.Max != 0 && r.Max < r.Min) || r.Max > caddy.Duration(eventstream.MaxRetry) {
 			return fmt.Errorf("retry: expected a range of reconnection times from 1ms, not %v to %v", time.Duration(r.Min), time.Duration(r.Max))
