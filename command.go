@@ -76,6 +76,9 @@ func doctorCommand(cmd *cobra.Command) {
 func runDoctor(cmd *cobra.Command, o doctor.Options, asJSON bool) error {
 	report, err := doctor.Run(cmd.Context(), o)
 	if err != nil {
+		if asJSON {
+			_ = doctor.WriteFailure(cmd.OutOrStdout(), o.URL, err) // it is told on standard error as well
+		}
 		return failed(cmd, err)
 	}
 	write := report.WriteText

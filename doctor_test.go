@@ -3,6 +3,7 @@ package caddysse
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -216,6 +217,18 @@ func TestDoctorCommand(t *testing.T) {
 	out, errs, err = ranDoctor(server.URL, "--json", "-H", "Authorization: Bearer hunter2")
 	if !errors.Is(err, errProblems) || errs != "" || !strings.HasPrefix(out, "{\n") || !strings.Contains(out, `"healthy": false`) {
 		t.Errorf("204: %v, %q\n%s", err, errs, out)
+	}
+	for address, shown := range map[string]string{"http://user:hunter2@127.0.0.1:1/?hunter2": "http://127.0.0.1:1/?…", "hunter2": ""} {
+		out, errs, err = ranDoctor(address, "--json")
+		var failure struct {
+			URL     string
+			Healthy *bool
+			Error   string
+		}
+		if jsonErr := json.Unmarshal([]byte(out), &failure); jsonErr != nil || err == nil || failure.URL != shown || failure.Healthy == nil || *failure.Healthy ||
+			!strings.Contains(errs, failure.Error) || strings.Contains(out+errs, "hunter2") {
+			t.Errorf("nobody there: %v, %v, %q\n%s", err, jsonErr, errs, out)
+		}
 	}
 	for _, test := range []struct {
 		args []string

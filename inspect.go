@@ -514,12 +514,12 @@ func (h *hub) find(id string) observed {
 
 // streamOrders compare streams by what they can be sorted by.
 var streamOrders = map[string]func(a, b *sample) int{
-	"began":         func(a, b *sample) int { return cmp.Compare(a.number, b.number) },
-	"path":          func(a, b *sample) int { return cmp.Compare(a.path, b.path) },
-	"subscribers":   func(a, b *sample) int { return cmp.Compare(a.subscribers, b.subscribers) },
-	"received":      func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
-	"sent":          func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },
-	"bytes":         func(a, b *sample) int { return cmp.Compare(a.bytes, b.bytes) },
+	"began":       func(a, b *sample) int { return cmp.Compare(a.number, b.number) },
+	"path":        func(a, b *sample) int { return cmp.Compare(a.path, b.path) },
+	"subscribers": func(a, b *sample) int { return cmp.Compare(a.subscribers, b.subscribers) },
+	"received":    func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
+	"sent":        func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },
+	"bytes":       func(a, b *sample) int { return cmp.Compare(a.bytes, b.bytes) },
 	"lag":         func(a, b *sample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
 	"state":       func(a, b *sample) int { return cmp.Compare(a.state, b.state) },
 	"reconnects":  func(a, b *sample) int { return cmp.Compare(a.reconnects, b.reconnects) },

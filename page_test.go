@@ -53,7 +53,7 @@ func TestPage(t *testing.T) {
 		}
 	}
 	for _, sort := range regexp.MustCompile(`<option value="(\S+) (?:asc|desc)">`).FindAllStringSubmatch(text, -1) {
-		if streamOrders[sort[1]] == nil {
+		if feedOrders[sort[1]] == nil {
 			t.Errorf("streams cannot be sorted by %s", sort[1])
 		}
 	}

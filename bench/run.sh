@@ -6,8 +6,9 @@
 #	-o DIR      where results.jsonl and report.md go; results are added (bench/out)
 #
 # Systems: floor ours stock nchan nginx haproxy varnish, without (ours less what a delivery does for metrics and the admin
-# API), ours+'OPTION' (a further option of sse), NAME=PROGRAM (another build of the gateway), NAME=PROGRAM+'OPTION'. The server runs on core 0 (BENCH_SERVER_CORE), the load on core 1
-# (BENCH_LOAD_CORE), both with priority BENCH_NICE (0). Without root, packages that are missing are named, not installed.
+# API), ours+'OPTION' (a further option of sse), NAME=PROGRAM (another build of the gateway), NAME=PROGRAM+'OPTION'. The
+# server runs on core 0 (BENCH_SERVER_CORE), the load on core 1 (BENCH_LOAD_CORE), both with priority BENCH_NICE (0).
+# Without root, packages that are missing are named, not installed.
 #
 # Scenarios:
 #	cpu         CPU for a delivery, far below saturation: 1,000 and 9,800 subscribers

@@ -566,6 +566,9 @@ func TestRedirects(t *testing.T) {
 	}
 	r := examine(t, Options{Header: field}, serve)
 	r.expect(t, Status, Problem, "404")
+	if r.Final != "http://elsewhere.test/last" {
+		t.Errorf("redirected to %q", r.Final)
+	}
 	if got := strings.Join(keys, ", "); got != "app.test secret, app.test secret, elsewhere.test " {
 		t.Errorf("asked %s", got)
 	}

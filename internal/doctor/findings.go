@@ -113,6 +113,9 @@ func status(head *http.Response) Finding {
 	case http.StatusNoContent:
 		return found(Status, Problem, "EventSource stops for good after a 204",
 			"answer 200, also when there is nothing to say yet", "204")
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return found(Status, Problem, "EventSource gives up at any status but 200",
+			"ask as a client that may have it: -H 'Cookie: ...', -H 'Authorization: ...'", "%d", code)
 	default:
 		return found(Status, Problem, "EventSource gives up at any status but 200; most clients do not read such an answer",
 			"look at what answers here: the address, authentication (-H), the application's log", "%d", code)

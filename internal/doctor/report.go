@@ -13,7 +13,8 @@ import (
 
 // Report is what was seen and what it comes to. Its JSON is stable.
 type Report struct {
-	URL      string            `json:"url"` // without user, query and fragment
+	URL      string            `json:"url"`                     // without user, query and fragment
+	Final    string            `json:"redirected_to,omitempty"` // the same of where a redirect has led
 	Healthy  bool              `json:"healthy"`
 	Status   int               `json:"status,omitempty"`
 	Protocol string            `json:"protocol,omitempty"`
@@ -49,6 +50,9 @@ func (e *examination) report() *Report {
 	}
 	if head := e.head(); head != nil {
 		r.Status, r.Protocol, r.Headers = head.StatusCode, head.Proto, shown(head)
+		if final := shownURL(head.Request.URL.String()); final != r.URL {
+			r.Final = final
+		}
 	}
 	for _, f := range r.Findings {
 		r.Healthy = r.Healthy && f.Result != Problem
@@ -83,6 +87,14 @@ func milliseconds(d time.Duration) float64 {
 	return float64(d.Round(100*time.Microsecond)) / float64(time.Millisecond)
 }
 
+// count is a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // endedWell reports whether the body ended as HTTP says.
 func (v *visit) endedWell() bool { return errors.Is(v.end, io.EOF) }
 
@@ -94,15 +106,33 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return out.Encode(r)
 }
 
+// WriteFailure writes, as a JSON object, why there is no report.
+func WriteFailure(w io.Writer, address string, failure error) error {
+	if errors.Is(failure, errURL) {
+		address = "" // it may be anything, a credential say
+	}
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "  ")
+	return out.Encode(struct {
+		URL     string `json:"url"`
+		Healthy bool   `json:"healthy"`
+		Error   string `json:"error"`
+	}{shownURL(address), false, failure.Error()})
+}
+
 // WriteText writes the report for people.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", r.URL)
+	if r.Final != "" {
+		fmt.Fprintf(&b, "redirected to %s\n", r.Final)
+	}
 	if r.Status > 0 {
 		fmt.Fprintf(&b, "%d, %s; ", r.Status, r.Protocol)
 	}
-	fmt.Fprintf(&b, "watched for %v: %d events, %d heartbeats\n\n",
-		short(time.Duration(r.Watched*float64(time.Millisecond))), r.Events, r.Heartbeats)
+	fmt.Fprintf(&b, "watched for %v: %s, %s\n\n",
+		short(time.Duration(r.Watched*float64(time.Millisecond))), count(r.Events, "event"), count(r.Heartbeats, "heartbeat"))
 	problems := 0
 	for _, f := range r.Findings {
 		fmt.Fprintf(&b, "%-8s %-18s %s\n", f.Result, f.Name, f.Seen)

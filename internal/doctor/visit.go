@@ -49,7 +49,7 @@ type client struct {
 
 // Errors of Run: what the caller gave, and nobody there.
 var (
-	errURL   = errors.New("expected an http or https URL")
+	errURL   = errors.New("expected an http or https URL, such as https://example.com/events")
 	errField = errors.New("a header field that the doctor sets itself")
 
 	errUnreachable = errors.New("no connection came about in time")
@@ -226,6 +226,9 @@ func (v *visit) ask(ctx context.Context, c *client) (*http.Response, error) {
 	resp, err := c.http.Do(r)
 	if failed, ok := errors.AsType[*url.Error](err); ok {
 		err = failed.Err // without the URL
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		err = fmt.Errorf("%w: browsers refuse it, too; --insecure takes any certificate", err)
 	}
 	return resp, err
 }
