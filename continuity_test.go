@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func TestReconnectContinuity(t *testing.T) {
 				}
 				up.numbered(test.again...)
 				fresh := test.again
-				for len(fresh) > 0 && st.has(test.before, fresh[0]) {
+				for len(fresh) > 0 && slices.Contains(test.before, fresh[0]) {
 					fresh = fresh[1:]
 				}
 				a.expect(test.gap, numbered(fresh...))
@@ -63,15 +64,6 @@ func TestReconnectContinuity(t *testing.T) {
 			})
 		})
 	}
-}
-
-func (*streamTest) has(ids []string, id string) bool {
-	for _, one := range ids {
-		if one == id {
-			return true
-		}
-	}
-	return false
 }
 
 // Clients come back with an ID that is not in the buffer any more: what the

@@ -337,7 +337,7 @@ func (sub *subscriber) lag(now time.Time) (l lagInfo) {
 		}
 	}
 	if sub.unwritten > 0 {
-		l.Blocks += uint64(sub.unwritten) //nolint:gosec // a count is not negative
+		l.Blocks += uint64(sub.unwritten)
 		l.Seconds = max(0, now.Sub(sub.unwrittenAt).Seconds())
 	}
 	return l

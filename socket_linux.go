@@ -81,7 +81,7 @@ func (s *fdSocket) fault() error { return socketError(s.fd) }
 // socketError takes the error that a socket has (socket(7), SO_ERROR).
 func socketError(fd int) error {
 	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
-		return os.NewSyscallError("socket", syscall.Errno(errno)) //nolint:gosec // G115: a small number
+		return os.NewSyscallError("socket", syscall.Errno(errno))
 	}
 	return nil
 }
