@@ -39,6 +39,7 @@ func startPrivate(t *testing.T, options string) (g *gateway, a *adminEndpoint, c
 func TestAdminTellsPrivateStreams(t *testing.T) {
 	before := gather(t)
 	g, a, c, up, id := startPrivate(t, "name llm")
+	a.untilWritten()
 	l := a.list()
 	if l.Total != 1 || l.Private != 1 || len(l.Streams) != 1 {
 		t.Fatalf("%+v", l)

@@ -70,8 +70,8 @@ func (v *privateView) sending(c privateCount) {
 }
 
 func (v *privateView) sent(bytes int) {
-	v.since.Store(0)
 	v.given.Store(int64(bytes))
+	v.since.Store(0)
 }
 
 // lag is how far the client is behind: there is no buffer, so it is what is
