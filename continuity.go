@@ -1,7 +1,6 @@
 package caddysse
 
 import (
-	"bytes"
 	"slices"
 	"strconv"
 
@@ -17,60 +16,75 @@ import (
 // where ids are numbers that count, in the first one; else in that the stream has
 // an event before the first one of the answer that is not the one asked with.
 
-// enoughCounting is how many ids in a row that each are one more than the last
-// show that the upstream counts.
+// enoughCounting is how many ids that each are one more than the last, and no
+// other ones, show that the upstream counts.
 const enoughCounting = 8
 
-// sequence looks at ids that are numbers. The zero value has seen none.
+// sequence looks at the upstream's ids, whether they count. The zero value has
+// seen none.
 type sequence struct {
-	last  uint64
-	known bool // the last ID was a number
-	run   int  // how many in a row were one more than the one before
+	last      uint64
+	known     bool // the last ID was a number
+	run       int  // how many were one more than the one before
+	irregular bool // one was not, within a connection
 }
 
 // number returns the number that an ID is in decimal.
-func (*sequence) number(id string) (n uint64, ok bool) {
+func number(id string) (n uint64, ok bool) {
 	n, err := strconv.ParseUint(id, 10, 64)
 	return n, err == nil && strconv.FormatUint(n, 10) == id
 }
 
-// add takes the next ID.
-func (q *sequence) add(id string) {
-	n, ok := q.number(id)
-	if ok && q.known && n == q.last+1 {
+// add takes the next ID; first tells that it is the first one of a connection.
+func (q *sequence) add(id string, first bool) {
+	n, ok := number(id)
+	switch {
+	case ok && q.known && n == q.last+1:
 		q.run++
-	} else {
-		q.run = 0
+	case q.known && !first:
+		q.irregular = true
 	}
 	q.last, q.known = n, ok
 }
 
 // counts reports whether each ID was one more than the last.
-func (q *sequence) counts() bool { return q.run >= enoughCounting }
+func (q *sequence) counts() bool { return q.run >= enoughCounting && !q.irregular }
 
-// checkContinuity looks at the first ID of a connection that was asked to go on
+// checkContinuity looks at the first ids of a connection that was asked to go on
 // after one, and tells a gap if it did not. The stream's lock is held.
 func (c *upstreamConn) checkContinuity(b eventstream.Block) {
 	s := c.stream
 	if len(b.ID) == 0 || s.succeeds() {
 		return
 	}
-	if c.resumed && !c.continued && !c.isNewStream() {
-		c.continued = true
-		q, counts := &s.sequence, s.sequence.counts()
-		if s.splice != nil {
-			counts = s.splice.parent.sequence.counts()
-		}
-		switch n, ok := q.number(string(b.ID)); {
-		case !ok || !q.known:
-		case n < q.last && !s.isSplice:
-			c.tellSkipped(string(b.ID), -1) // it began anew
-			s.buffer.forgetIDs(c.start)
-		case n > q.last+1 && counts:
-			c.tellSkipped(string(b.ID), int64(n-q.last-1)) //nolint:gosec // a gap of more is none
-		}
+	id := string(b.ID)
+	c.ids++
+	if c.ids <= 2 && c.resumed && !c.isNewStream() {
+		c.compare(id)
 	}
-	s.sequence.add(string(b.ID))
+	s.sequence.add(id, c.ids == 1)
+}
+
+// compare looks at the first or the second ID of a connection. The stream's lock
+// is held.
+func (c *upstreamConn) compare(id string) {
+	s := c.stream
+	counts := s.sequence.counts()
+	if s.splice != nil {
+		counts = s.splice.parent.sequence.counts()
+	}
+	n, ok := number(id)
+	if !ok || !counts || !s.sequence.known {
+		return
+	}
+	switch last := s.sequence.last; {
+	case c.ids == 1 && n > last+1:
+		c.tellSkipped(id, int64(n-last-1)) //nolint:gosec // a gap of more is none
+	case c.ids == 1 && n < last && !s.isSplice:
+		c.before = last // it begins anew, if it counts from here on; else this is a greeting
+	case c.ids == 2 && n == last+1 && n < c.before:
+		c.tellSkipped(id, -1)
+	}
 }
 
 // isNewStream reports whether the connection is the first of a stream that is no
@@ -101,26 +115,32 @@ func (s *stream) logSkipped(after, next string, missed int64) {
 
 // skips reports whether a splice that was opened with an ID shows, now that it is
 // to be merged, that the upstream did not go on after that: the stream has an event
-// just before the splice's first one, with another ID; or the splice brought none,
-// and the stream has some. The lock is held.
+// just before the splice's first one, though the ID is not one of those kept; or the
+// splice brought none, and the upstream counts and is past the ID. The lock is held.
 func (s *stream) skips(sp *stream) (next string, skips bool) {
 	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs {
 		return "", false
 	}
 	if _, ok := s.buffer.find(sp.openID); ok {
-		return "", false // found, and not all of it lost: it is one of those kept
+		return "", false // all that came after it is kept
 	}
-	kept := s.buffer.dispatched()
-	brought := sp.buffer.dispatched()
+	kept, brought := s.buffer.fromUpstream(), sp.buffer.fromUpstream()
 	if len(brought) == 0 {
-		return "", len(kept) > 0 && sp.buffer.lost == 0
+		n, ok := number(sp.openID)
+		return "", ok && s.sequence.counts() && n < s.sequence.last && sp.buffer.lost == 0
 	}
 	first := brought[0]
 	if first.ordinal != 1 || slices.ContainsFunc(kept, func(k *block) bool { return !k.hasID }) {
 		return "", false // not the first of the answer any more; or several events share an ID
 	}
+	// Not a greeting, which each connection is sent.
 	i := slices.IndexFunc(kept, func(k *block) bool {
-		return k.id == first.id && bytes.Equal(k.wire[:k.lines], first.wire[:first.lines])
+		return k.ordinal != 1 && k.equal(first) && near(k, first) && sp.isLive(k)
 	})
 	return first.id, i > 0
+}
+
+// fromUpstream returns the kept events that the upstream has sent.
+func (f *buffer) fromUpstream() []*block {
+	return slices.DeleteFunc(f.dispatched(), func(b *block) bool { return b.told })
 }

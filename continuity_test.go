@@ -1,7 +1,6 @@
 package caddysse
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -18,13 +17,17 @@ func TestReconnectContinuity(t *testing.T) {
 		name   string
 		before []string
 		again  []string // what the next connection brings
-		gap    string   // what is told before the first of these; "": nothing
+		gap    string   // what is told before the first of these, or behind it; "": nothing
 	}{
 		{"goes on", numbers(1, 20), numbers(21, 22), ""},
 		{"repeats", numbers(1, 20), numbers(19, 22), ""},
 		{"the last one again", numbers(1, 20), numbers(20, 22), ""},
 		{"has skipped some", numbers(1, 20), numbers(25, 26), toldGap("upstream", "20", "4") + "\n"},
-		{"began anew", numbers(101, 120), numbers(6, 7), toldGap("upstream", "120", "null") + "\n"},
+		{"began anew", numbers(101, 120), numbers(6, 7), "behind " + toldGap("upstream", "6", "null") + "\n"},
+		{"greets each connection", append([]string{"0"}, numbers(1, 20)...), []string{"0", "21", "22"}, ""},
+		{"greets each connection, and has skipped some", numbers(101, 120), []string{"3", "125", "126"}, ""},
+		{"numbers that do not ascend", append(numbers(101, 120), "7", "90"), []string{"35", "36"}, ""},
+		{"counts at times", append(strings.Fields("1 4 9 20 33"), numbers(50, 60)...), numbers(63, 64), ""},
 		{"too few to tell", numbers(1, 5), numbers(9, 10), ""},
 		{"does not count by one", strings.Fields("10 20 30 40 50 60 70 80 90 100"), strings.Fields("120 130"), ""},
 		{"other ids", strings.Fields("a b c d e f g h i j k"), strings.Fields("x y"), ""},
@@ -46,10 +49,14 @@ func TestReconnectContinuity(t *testing.T) {
 				}
 				up.numbered(test.again...)
 				fresh := test.again
-				for len(fresh) > 0 && slices.Contains(test.before, fresh[0]) {
+				for len(fresh) > 0 && slices.Contains(test.before[max(0, len(test.before)-8):], fresh[0]) {
 					fresh = fresh[1:]
 				}
-				a.expect(test.gap, numbered(fresh...))
+				if gap, behind := strings.CutPrefix(test.gap, "behind "); behind {
+					a.expect(numbered(fresh[0]), gap, numbered(fresh[1:]...))
+				} else {
+					a.expect(gap, numbered(fresh...))
+				}
 				gaps, lines := 0, 0
 				if test.gap != "" {
 					gaps, lines = 1, 1
@@ -57,8 +64,8 @@ func TestReconnectContinuity(t *testing.T) {
 				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != float64(gaps) || st.logged(skippedLine) != lines {
 					st.t.Errorf("%v gaps counted, %d logged", n, st.logged(skippedLine))
 				}
-				if len(fresh) > 0 {
-					up.numbered("1000") // the first ID says it all
+				if len(fresh) > 1 {
+					up.numbered("1000") // the first ids say it all
 					a.expect(numbered("1000"))
 				}
 			})
@@ -122,30 +129,91 @@ func TestSpliceContinuity(t *testing.T) {
 	}
 }
 
-// An upstream that is quiet after an ID which is lost, though the stream has
-// events.
+// An upstream that is quiet after an ID which is lost, though it counts and is past
+// that.
 func TestQuietSpliceContinuity(t *testing.T) {
-	for _, lost := range []bool{true, false} {
-		t.Run(fmt.Sprint(lost), func(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		stream []string
+		id     string
+		want   string
+	}{
+		{"lost", numbers(1, 30), "20", toldGap("upstream", "20", "null") + "\n" + primed("30")},
+		{"newer than the stream", numbers(1, 30), "35", primed("30")},
+		{"ids that do not count", strings.Fields("1000 1060 1090 1130 1150 1190 1230 1270 1310"), "1020", primed("1310")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 5 }), func(st *streamTest) {
 				_, up := st.start()
-				up.numbered(numbers(1, 30)...)
+				up.numbered(test.stream...)
 				time.Sleep(time.Minute)
-				id, want := "30", ""
-				if lost {
-					id, want = "20", toldGap("upstream", "20", "null")+"\n"+primed("30")
-				}
-				b := st.join(id)
-				if !lost {
-					b.expect(primed("30"))
-					return
-				}
+				b := st.join(test.id)
 				b.read()
 				sp := st.source.acceptOpen()
 				time.Sleep(time.Minute)
-				b.expect(want)
+				b.expect(test.want)
 				sp.expectGone(true)
 			})
 		})
 	}
+}
+
+// A greeting that each connection is sent is no event that the upstream left out.
+func TestSpliceContinuityOfGreetings(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 12 }), func(st *streamTest) {
+		hello := func(c *fakeConn) {
+			if err := c.send("id: hello\ndata: hello\n\n"); err != nil {
+				st.t.Fatal(err)
+			}
+		}
+		letters := strings.Fields("a b c d e f g h i j k l m n o p q r s t")
+		_, up := st.start()
+		hello(up)
+		up.numbered(letters[:14]...)
+		time.Sleep(time.Minute)
+		up.breakOff()
+		up = st.source.acceptOpen()
+		hello(up)
+		up.numbered(letters[14:18]...)
+		time.Sleep(time.Minute)
+		b := st.join("d") // not kept any more
+		sp := st.source.acceptOpen()
+		hello(sp)
+		got := b.read()
+		for _, id := range letters[4:18] {
+			sp.numbered(id)
+			got += b.read()
+		}
+		time.Sleep(100 * time.Millisecond)
+		if sp.ctx.Err() == nil {
+			sp.numbered("s")
+		}
+		up.numbered("s")
+		if got += b.read(); strings.Contains(got, "event: gap") {
+			st.t.Errorf("given %q", got)
+		}
+	})
+}
+
+// A gap that was told before does not hide another one.
+func TestContinuityAfterToldGap(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 6 }), func(st *streamTest) {
+		letters := strings.Fields("a b c d e f g h i j k l m n o p q r s t")
+		_, up := st.start()
+		up.numbered(letters[:15]...)
+		time.Sleep(time.Minute)
+		st.hub.every()[0].mu.Lock()
+		up.conn.tellGap()
+		st.hub.every()[0].mu.Unlock()
+		up.numbered(letters[15:18]...)
+		time.Sleep(time.Minute)
+		b := st.join("d")
+		sp := st.source.acceptOpen()
+		time.Sleep(100 * time.Millisecond)
+		sp.numbered("s")
+		up.numbered("s")
+		if got := b.read(); !strings.Contains(got, `"last_event_id":"d"`) {
+			st.t.Errorf("given %q", got)
+		}
+	})
 }

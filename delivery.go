@@ -228,9 +228,10 @@ func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
 	return o.settings.heartbeat, o.write(o.settings.heartbeatBytes)
 }
 
-// startHeartbeats sends heartbeats while mu is free, until close. All other
+// startHeartbeats sends heartbeats while mu is free, until close, or until one
+// cannot be sent: then failed is called, under mu. All other
 // use of o must be under mu as well.
-func (o *responseStream) startHeartbeats(mu *sync.Mutex) {
+func (o *responseStream) startHeartbeats(mu *sync.Mutex, failed func(err error)) {
 	if o.settings.heartbeat == 0 {
 		return
 	}
@@ -240,9 +241,12 @@ func (o *responseStream) startHeartbeats(mu *sync.Mutex) {
 		if o.closed {
 			return
 		}
-		if wait, err := o.heartbeat(time.Now()); err == nil {
-			o.beat.Reset(wait)
+		wait, err := o.heartbeat(time.Now())
+		if err != nil {
+			failed(err)
+			return
 		}
+		o.beat.Reset(wait)
 	})
 }
 

@@ -312,8 +312,11 @@ func (h *hub) setVary(key streamKey, vary []string) {
 func (h *hub) markUnshareable(key streamKey, d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := time.Now()
-	h.unshareable[key] = now.Add(d)
+	until := time.Now().Add(d)
+	if h.unshareable[key].After(until) {
+		return // for another reason
+	}
+	h.unshareable[key] = until
 	// Any other makes room. Looking for those that are over would be work that
 	// clients can ask for again and again.
 	for k := range h.unshareable {

@@ -120,6 +120,11 @@ func (p *passThrough) leave(reason endReason) {
 func (p *passThrough) hasLeft() (left bool, result error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.hasLeftLocked()
+}
+
+// hasLeftLocked is hasLeft. The lock is held.
+func (p *passThrough) hasLeftLocked() (left bool, result error) {
 	if errors.Is(p.err, errLeft) && p.end != endStopping {
 		result = http.ErrAbortHandler
 	}
@@ -164,8 +169,17 @@ func (p *passThrough) WriteHeader(status int) {
 	}
 	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
 	p.err = p.out.flush()
-	p.out.startHeartbeats(&p.mu)
+	p.out.startHeartbeats(&p.mu, p.failed)
 	p.begin()
+}
+
+// failed ends the stream because a heartbeat cannot be sent. The lock is held.
+func (p *passThrough) failed(err error) {
+	if p.err != nil || p.end != "" {
+		return
+	}
+	p.err, p.end = err, clientEnd(p.request, err)
+	p.cancel()
 }
 
 // begin makes the stream known.
@@ -339,11 +353,11 @@ func (p *passThrough) finish(err error) error {
 	if bodyErr := p.body.Close(err == nil); err == nil {
 		err = bodyErr
 	}
-	if left, result := p.hasLeft(); left {
-		return result
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if left, result := p.hasLeftLocked(); left {
+		return result
+	}
 	if err == nil {
 		err = p.err
 	}

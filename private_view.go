@@ -38,6 +38,7 @@ type privateView struct {
 	leaveAt  time.Time
 	leaveFor endReason
 	over     bool
+	shown    uint64 // position of the newest block that was shown to tails that have gone
 }
 
 // newPrivateView begins the view of a stream whose head was sent.
@@ -215,6 +216,7 @@ func (p *passThrough) watch() tailSource {
 	t := v.tail.Load()
 	if t == nil {
 		t = &privateTail{over: v.over}
+		t.buffer.newest, t.buffer.lost = v.shown, v.shown
 		t.buffer.limits = bufferLimits{events: privateTailBlocks, size: privateTailSize, age: defaultBufferAge}
 		v.tail.Store(t)
 	}
@@ -227,6 +229,9 @@ func (p *passThrough) watch() tailSource {
 			defer v.mu.Unlock()
 			if t.tails--; t.tails == 0 {
 				v.tail.Store(nil)
+				t.mu.Lock()
+				v.shown = t.buffer.newest
+				t.mu.Unlock()
 			}
 		},
 	}

@@ -314,7 +314,13 @@ func (s *stream) logEnded() {
 // failure after the other.
 func (s *stream) refuse(failed bool) {
 	s.hub.remove(s)
-	if !s.detached {
+	s.mu.Lock()
+	if s.refused || s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	if !s.detached { // before those who wait look again
 		alone := unshareableTime
 		if failed {
 			alone = min(alone, time.Since(s.born))
@@ -340,10 +346,18 @@ func (s *stream) refuse(failed bool) {
 // finish lets the subscribers go when they were given everything. The stream
 // is kept for the linger time: who comes back goes on in it.
 func (s *stream) finish(reason endReason, tail []byte) {
+	if s.finishNow(reason, tail) {
+		s.hub.forget(s)
+	}
+}
+
+// finishNow is finish. It returns whether the stream is over and has no
+// subscribers.
+func (s *stream) finishNow(reason endReason, tail []byte) (forget bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase == phaseGone {
-		return
+		return false
 	}
 	if len(tail) > 0 {
 		tail = slices.Clone(tail)
@@ -362,9 +376,12 @@ func (s *stream) finish(reason endReason, tail []byte) {
 	s.finishLocked(reason)
 	if s.only != nil || s.draining || s.splice != nil {
 		s.endLocked()
-	} else if len(s.subs) == 0 {
+		return len(s.subs) == 0
+	}
+	if len(s.subs) == 0 {
 		s.lingerLocked()
 	}
+	return false
 }
 
 // leave ends the stream for all subscribers, when they were given everything.

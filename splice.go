@@ -162,7 +162,7 @@ func (s *stream) newSplice(id, param string) *stream {
 		lastUpstreamID: id,
 	}
 	sp.buffer.limits = s.buffer.limits
-	sp.sequence.add(id)
+	sp.sequence.add(id, true)
 	sp.setLogger(s.log())
 	return sp
 }

@@ -33,18 +33,19 @@ type upstreamConn struct {
 	mends   bool // follows one that broke
 
 	// Guarded by mu, the lock of stream.
-	mu        *sync.Mutex
-	stream    *stream // that of a successor becomes the stream that it goes on with
-	over      bool    // the stream goes on with another connection
-	ended     bool
-	first     bool   // of the stream
-	start     uint64 // the stream's position when it began
-	blocks    int    // how many it has had that are not comment-only
-	dropping  repeatState
-	repeated  uint64 // position of the newest block that it repeated
-	dropped   int    // how many repeated blocks were dropped
-	continued bool   // whether it went on after the ID that it was asked with was looked at
-	held      []heldBlock
+	mu       *sync.Mutex
+	stream   *stream // that of a successor becomes the stream that it goes on with
+	over     bool    // the stream goes on with another connection
+	ended    bool
+	first    bool   // of the stream
+	start    uint64 // the stream's position when it began
+	blocks   int    // how many it has had that are not comment-only
+	dropping repeatState
+	repeated uint64 // position of the newest block that it repeated
+	dropped  int    // how many repeated blocks were dropped
+	ids      int    // how many ids it has brought, repeated ones apart
+	before   uint64 // the last ID before it, if its first one is below that; see continuity.go
+	held     []heldBlock
 }
 
 // opening reports whether the stream waits for this connection's head to give
@@ -299,7 +300,9 @@ func (c *upstreamConn) append(b *block) {
 	if b.hasID && c.options.ids != idsGateway {
 		s.buffer.setLastID(b.id, b.position)
 	}
-	s.greeting.add(b, s.buffer.limits.size)
+	if s.options.join == joinGreeting {
+		s.greeting.add(b, s.buffer.limits.size)
+	}
 	s.trySplices(b.at)
 	s.offerSeats(b.at)
 	s.wakeLocked()

@@ -344,7 +344,7 @@ func (w *writer) chunk(c *connection, blocks []*block) (chunk []byte, size int) 
 	if !c.began {
 		c.began = true
 		if bytes.HasPrefix(blocks[0].wire, byteOrderMark) {
-			blocks = slices.Insert(blocks, 0, &block{wire: []byte(emptyComment)}) // see responseStream.write
+			blocks = slices.Concat([]*block{{wire: []byte(emptyComment)}}, blocks) // see responseStream.write
 		}
 	}
 	if len(blocks) == 1 && blocks[0].chunk != nil {
