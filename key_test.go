@@ -550,6 +550,18 @@ func TestVaryOfWaitingClients(t *testing.T) {
 	eventually(t, "all wait for the one stream", func() bool { return subscribers() == cap(answers) })
 	close(release)
 	ups := []*upstreamClient{u.accept(), u.accept()}
+	eventually(t, "each has found its stream", func() bool {
+		every := theHub.every()
+		for _, s := range every {
+			s.mu.Lock()
+			n := len(s.subs)
+			s.mu.Unlock()
+			if n != cap(answers)/2 {
+				return false
+			}
+		}
+		return len(every) == 2
+	})
 	for _, up := range ups {
 		up.event(up.request.UserAgent())
 	}
