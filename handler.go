@@ -256,6 +256,8 @@ func (d *delivery) end(end endReason) error {
 	d.leave()
 	s := d.sub.origin
 	switch {
+	case end == endWrite && d.r.Context().Err() != nil:
+		return nil // the server has given the connection up; after a panic, Caddy's log would not know how long it took
 	case end == endWrite, end == endBroken:
 		return http.ErrAbortHandler
 	case s.detached && end != endUpstream && end != endClient:

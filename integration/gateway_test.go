@@ -194,14 +194,14 @@ func (g *gateway) load(directives string) (took time.Duration, err error) {
 }
 
 // awaitLog waits until the log has a text n times.
-func (g *gateway) awaitLog(text string, n int) {
-	g.t.Helper()
+func (p *process) awaitLog(text string, n int) {
+	p.t.Helper()
 	timeout := time.After(testTimeout)
-	for strings.Count(g.errorText(), text) < n {
+	for strings.Count(p.errorText(), text) < n {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-timeout:
-			g.t.Fatalf("the log has not got %q %d times", text, n)
+			p.t.Fatalf("the log has not got %q %d times", text, n)
 		}
 	}
 }

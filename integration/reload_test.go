@@ -340,7 +340,9 @@ func startHTTP3(t *testing.T, u *phoenix) (proxy string) {
 	cmd := command(plainPath, "run", "--config", caddyfile, "--adapter", "caddyfile")
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	start(t, "http3", cmd, syscall.SIGKILL).ended = true
+	p := start(t, "http3", cmd, syscall.SIGKILL)
+	p.ended = true
+	p.awaitLog("certificate obtained successfully", 1)
 	return "reverse_proxy https://" + socket.LocalAddr().String() + " {\nheader_up Host http3.test\n" +
 		"transport http {\nversions 3\ntls_server_name http3.test\ntls_insecure_skip_verify\n}\n}"
 }
