@@ -255,10 +255,11 @@ func (d *delivery) end(end endReason) error {
 	tellEnd(d.r, d.sub.accessFields(end))
 	d.leave()
 	s := d.sub.origin
+	// Where a write fails the server gives the connection up: nothing is to be
+	// broken off, and after a panic Caddy's log would not know how long it took.
+	givenUp := d.r.Context().Err() != nil
 	switch {
-	case end == endWrite && d.r.Context().Err() != nil:
-		return nil // the server has given the connection up; after a panic, Caddy's log would not know how long it took
-	case end == endWrite, end == endBroken:
+	case end == endWrite && !givenUp, end == endBroken:
 		return http.ErrAbortHandler
 	case s.detached && end != endUpstream && end != endClient:
 		return http.ErrAbortHandler // it is not whole
