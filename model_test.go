@@ -421,6 +421,8 @@ func (w *modelWorld) finish() {
 		if c.sub != nil {
 			w.leave(c)
 		}
+		w.wait() // a splice that has waited for this client takes its next block
+		w.collect()
 	}
 	w.mu.Unlock()
 	for range 3 {
