@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,36 +69,44 @@ func TestAccessLogTellsOfStreams(t *testing.T) {
 	}
 }
 
+// Also those with which a request is answered that could have shared one.
 func TestAccessLogOfPrivateStreams(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "access.log")
-	u := startUpstream(t, nil)
-	g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse {\nshare off\n}\nreverse_proxy "+u.address))
-	for i, test := range []struct {
-		do  func(c *testClient, up *upstreamClient)
-		end string
-	}{
-		{func(_ *testClient, up *upstreamClient) { up.end() }, "upstream"},
-		{func(c *testClient, _ *upstreamClient) { c.close() }, "client"},
-		{func(_ *testClient, up *upstreamClient) { up.breakOff() }, "broken"},
-	} {
-		c := g.subscribe("/")
-		up := u.accept()
-		up.numbered("1", "2")
-		c.expect("1", "2")
-		test.do(c, up)
-		eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
-		want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end}
-		sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any)
-		if id, _ := sse["stream"].(string); !strings.HasPrefix(id, kindPrivate+"-") {
-			t.Errorf("stream %q", id)
-		}
-		if took, _ := sse["duration"].(float64); took <= 0 {
-			t.Errorf("duration %v", sse["duration"])
-		}
-		delete(sse, "stream") // another one each time
-		delete(sse, "duration")
-		if !maps.Equal(sse, want) {
-			t.Errorf("%v, expected %v", sse, want)
-		}
+	for name, options := range map[string]string{"share off": "share off", "an answer with a cookie": ""} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "access.log")
+			u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", eventStreamType)
+				w.Header().Set("Set-Cookie", "a=b")
+			})
+			g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse {\n"+options+"\n}\nreverse_proxy "+u.address))
+			for i, test := range []struct {
+				do  func(c *testClient, up *upstreamClient)
+				end string
+			}{
+				{func(_ *testClient, up *upstreamClient) { up.end() }, "upstream"},
+				{func(c *testClient, _ *upstreamClient) { c.close() }, "client"},
+				{func(_ *testClient, up *upstreamClient) { up.breakOff() }, "broken"},
+			} {
+				c := g.subscribe("/" + test.end) // whose key is not known to be unshareable
+				up := u.accept()
+				up.numbered("1", "2")
+				c.expect("1", "2")
+				test.do(c, up)
+				eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
+				want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end}
+				sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any)
+				if id, _ := sse["stream"].(string); !strings.HasPrefix(id, kindPrivate+"-") {
+					t.Errorf("stream %q", id)
+				}
+				if took, _ := sse["duration"].(float64); took <= 0 {
+					t.Errorf("duration %v", sse["duration"])
+				}
+				delete(sse, "stream") // another one each time
+				delete(sse, "duration")
+				if !maps.Equal(sse, want) {
+					t.Errorf("%v, expected %v", sse, want)
+				}
+			}
+		})
 	}
 }

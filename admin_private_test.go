@@ -265,33 +265,3 @@ func TestPlaceholdersOfPrivateStreams(t *testing.T) {
 		t.Errorf("%q, expected %q", got, want)
 	}
 }
-
-// A private stream with which a request is answered that could have shared one is
-// told like others.
-func TestAccessLogOfUnshareableAnswer(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "access.log")
-	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Header().Set("Set-Cookie", "a=b")
-	})
-	g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse\nreverse_proxy "+u.address))
-	for i, test := range []struct {
-		do  func(c *testClient, up *upstreamClient)
-		end string
-	}{
-		{func(_ *testClient, up *upstreamClient) { up.end() }, "upstream"},
-		{func(c *testClient, _ *upstreamClient) { c.close() }, "client"},
-		{func(_ *testClient, up *upstreamClient) { up.breakOff() }, "broken"},
-	} {
-		c := g.subscribe("/" + test.end) // whose key is not known to be unshareable
-		up := u.accept()
-		up.numbered("1")
-		c.expect("1")
-		test.do(c, up)
-		eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
-		sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any)
-		if sse["resume"] != "private" || sse["events"] != 1.0 || sse["end_reason"] != test.end {
-			t.Errorf("%s: %v", test.end, sse)
-		}
-	}
-}

@@ -319,6 +319,10 @@ func (s *stream) refuse(failed bool) {
 		s.mu.Unlock()
 		return
 	}
+	s.refused = true
+	s.phase = phaseGone
+	s.wakeLocked() // a tail
+	forget := len(s.subs) == 0
 	s.mu.Unlock()
 	if !s.detached { // before those who wait look again
 		alone := unshareableTime
@@ -327,16 +331,6 @@ func (s *stream) refuse(failed bool) {
 		}
 		s.hub.markUnshareable(s.key, alone)
 	}
-	s.mu.Lock()
-	if s.refused || s.stopped {
-		s.mu.Unlock()
-		return
-	}
-	s.refused = true
-	s.phase = phaseGone
-	s.wakeLocked() // a tail
-	forget := len(s.subs) == 0
-	s.mu.Unlock()
 	close(s.ready)
 	if forget {
 		s.hub.forget(s)
