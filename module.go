@@ -210,8 +210,9 @@ type Handler struct {
 	// until its connection counts as broken. Default: 0, no limit.
 	UpstreamTimeout caddy.Duration `json:"upstream_timeout,omitempty"`
 
-	// How long a stream tries to reach its upstream again, from when it was
-	// lost. After that its subscribers' responses end. Default: 1m.
+	// How long a stream tries to reach its upstream again: the time without a
+	// connection since the upstream's last event or comment. After that its
+	// subscribers' responses end. Default: 1m.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
 
 	// The time over which clients' responses end when the process stops, each

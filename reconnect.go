@@ -225,7 +225,11 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.mu.Unlock()
 		s.refuse(end.retriable())
 		return 0, false
-	case s.succeeds():
+	}
+	if end.events {
+		s.backoff.lasted(time.Since(s.headAt))
+	}
+	if s.succeeds() {
 		defer s.mu.Unlock()
 		return s.successorEnded(end)
 	}

@@ -386,7 +386,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
 	s.learned = learned{}
 	s.broke, s.lostAt = false, time.Time{}
-	s.backoff.reached()
+	s.backoff.reached(time.Now())
 	s.dropHurry()
 	s.log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))
 	sp.makeRoom()

@@ -71,8 +71,12 @@ func TestReconnectDelays(t *testing.T) {
 			}
 			up.event("new")
 			a.read()
-			limit := min(base, maxReconnectDelay)
-			jitter := false
+			least, limit := max(base, minReconnectDelay), max(2*base, 2*minReconnectDelay)
+			if base == time.Second { // what there is without a retry
+				least, limit = minReconnectDelay, time.Second
+			}
+			limit = max(least, min(limit, maxReconnectDelay))
+			jitter := least == limit
 			for attempt := range 40 {
 				failed := time.Now()
 				switch {
@@ -89,11 +93,11 @@ func TestReconnectDelays(t *testing.T) {
 				}
 				up = st.source.accept()
 				wait := up.at.Sub(failed)
-				if wait > limit {
-					t.Errorf("base %v, attempt %d: after %v, expected at most %v", base, attempt+1, wait, limit)
+				if wait < least || wait > limit {
+					t.Errorf("base %v, attempt %d: after %v, expected %v to %v", base, attempt+1, wait, least, limit)
 				}
-				jitter = jitter || (wait > limit/4 && wait < limit*3/4)
-				limit = min(2*limit, maxReconnectDelay)
+				jitter = jitter || (wait > least+(limit-least)/4 && wait < limit-(limit-least)/4)
+				limit = max(limit, min(2*limit, maxReconnectDelay))
 			}
 			if !jitter {
 				t.Errorf("base %v: no delay of 40 was near the middle", base)
@@ -145,6 +149,80 @@ func TestReconnectDelaysGrow(t *testing.T) {
 			if wait := up.at.Sub(failed); wait > time.Second {
 				t.Errorf("after an event: %v", wait)
 			}
+		}
+	})
+}
+
+// A reconnection time of a millisecond is for clients: an upstream that sends one
+// event and breaks is not asked more often than four times a second.
+func TestReconnectIsNotHurriedByRetry(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		begun := time.Now()
+		const connections = 100
+		for range connections {
+			if err := up.send("retry: 1\ndata: x\n\n"); err != nil {
+				st.t.Fatal(err)
+			}
+			up.breakOff()
+			up = st.source.acceptOpen()
+		}
+		if took := time.Since(begun); took < connections*minReconnectDelay {
+			st.t.Errorf("%d connections in %v", connections, took)
+		}
+	})
+}
+
+// Something cuts connections on which nothing is said for 10 s. Somebody is to
+// listen nearly all the time.
+func TestReconnectAfterIdleCuts(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		var away time.Duration
+		const cuts = 1000
+		for range cuts {
+			time.Sleep(10 * time.Second)
+			cut := time.Now()
+			up.breakOff()
+			up = st.source.acceptOpen()
+			if gap := up.at.Sub(cut); gap > defaultReconnectionTime {
+				st.t.Fatalf("nobody listened for %v", gap)
+			} else {
+				away += gap
+			}
+			if away > defaultGiveUp/2 {
+				// Now and then something is said.
+				away = 0
+				if err := up.send(": here\n\n"); err != nil {
+					st.t.Fatal(err)
+				}
+			}
+		}
+		if a.read(); a.end != "" {
+			st.t.Errorf("end %q", a.end)
+		}
+	})
+}
+
+// An upstream that answers each time and breaks before it has said anything is
+// given up like one that does not answer.
+func TestGiveUpAnswersWithoutBlocks(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		a.read()
+		lost := time.Now()
+		for a.end == "" && time.Since(lost) < 10*defaultGiveUp {
+			up.breakOff()
+			select {
+			case up = <-st.source.conns:
+				up.open()
+			case <-time.After(maxReconnectDelay + 1):
+			}
+			a.read()
+		}
+		if took := time.Since(lost); a.end != endGaveUp || took < defaultGiveUp || took > defaultGiveUp+2*maxReconnectDelay {
+			st.t.Errorf("end %q after %v", a.end, took)
 		}
 	})
 }

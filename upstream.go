@@ -84,10 +84,11 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 		return
 	}
 	opening := s.head == nil
-	s.backoff.reached()
+	now := time.Now()
+	s.backoff.reached(now)
 	s.head, s.sent = h, c.source
 	s.phase = phaseLive
-	s.greeting.last = time.Now()
+	s.greeting.last = now
 	s.headAt, s.begun = s.greeting.last, false
 	s.learned = learned{}
 	s.trySplices(s.headAt)
@@ -229,6 +230,7 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	if c.over || s.phase == phaseGone {
 		return errStreamOver // while there was no room
 	}
+	s.backoff.heard()
 	if b.Dispatches() {
 		s.backoff.reset()
 		s.oversized = 0
