@@ -59,7 +59,7 @@ func (c *upstreamConn) checkContinuity(b eventstream.Block) {
 	}
 	id := string(b.ID)
 	c.ids++
-	if c.ids <= 2 && c.resumed && !c.isNewStream() {
+	if c.ids <= 2 && c.asked && !c.isNewStream() {
 		c.compare(id)
 	}
 	s.sequence.add(id, c.ids == 1)

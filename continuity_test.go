@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -217,5 +218,82 @@ func TestContinuityAfterToldGap(t *testing.T) {
 		if got := b.read(); !strings.Contains(got, `"last_event_id":"d"`) {
 			st.t.Errorf("given %q", got)
 		}
+	})
+}
+
+// A client brings a last event ID, and the upstream gives none: it cannot have gone
+// on after that ID when it is asked again, whatever it was asked with.
+func TestForeignIDResumesNothing(t *testing.T) {
+	gives := func(position, data string, mode idsMode) string {
+		if mode == idsUpstream {
+			return "data: " + data + "\n\n"
+		}
+		return given(position, data)
+	}
+	told := func(position string, mode idsMode) string {
+		if mode == idsUpstream {
+			return toldGap("upstream", "", "null") + "\n"
+		}
+		before, _ := strconv.Atoi(position)
+		return toldGap("upstream", "sse1.E."+strconv.Itoa(before-1), "null") + "id: sse1.E." + position + "\n\n"
+	}
+	for name, mode := range map[string]idsMode{"auto": idsAuto, "upstream": idsUpstream, "gateway": idsGateway} {
+		set := func(o *streamOptions) { withGaps(o); o.ids = mode }
+		t.Run(name+": a break", func(t *testing.T) {
+			inBubble(t, set, func(st *streamTest) {
+				a := st.join("foreign")
+				up := st.source.acceptOpen()
+				up.event("1")
+				a.expect(gives("1", "1", mode))
+				before := gather(st.t)
+				up.breakOff()
+				up = st.source.acceptOpen()
+				up.event("2")
+				a.expect(told("2", mode), gives("3", "2", mode))
+				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != 1 {
+					st.t.Errorf("%v gaps counted", n)
+				}
+				entries := st.logs.FilterMessage("upstream recovered").All()
+				if len(entries) != 1 || entries[0].ContextMap()["resumed"] != false {
+					st.t.Errorf("logged %v", entries)
+				}
+			})
+		})
+		t.Run(name+": a reload", func(t *testing.T) {
+			inBubble(t, set, func(st *streamTest) {
+				a := st.join("foreign")
+				up := st.source.acceptOpen()
+				up.event("1")
+				a.expect(gives("1", "1", mode))
+				st.reload()
+				st.source.acceptOpen()
+				time.Sleep(overlap + time.Millisecond)
+				up.event("2") // the new connection has lost it
+				up.expectGone(false)
+				time.Sleep(meetingTime)
+				up.expectGone(true)
+				a.expect(gives("2", "2", mode), told("3", mode))
+			})
+		})
+	}
+	t.Run("reconnect resumable shows the break", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { o.reconnect = reconnectResumable }, func(st *streamTest) {
+			a := st.join("foreign")
+			up := st.source.acceptOpen()
+			up.event("1")
+			up.breakOff()
+			a.expectEnd(endBroken, given("1", "1"))
+		})
+	})
+	t.Run("until it has given one", func(t *testing.T) {
+		inBubble(t, withGaps, func(st *streamTest) {
+			a := st.join("foreign")
+			up := st.source.acceptOpen()
+			up.numbered("1")
+			up.breakOff()
+			up = st.source.acceptOpen()
+			up.numbered("2")
+			a.expect(numbered("1", "2"))
+		})
 	})
 }

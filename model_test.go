@@ -167,6 +167,7 @@ type record struct {
 	lastUpstream string // id of the upstream, with which it resumes
 	lastID       string
 	broke        bool
+	gave         bool   // the upstream has sent an id
 	newest       int    // serial of the newest block that is not comment-only
 	told         bool   // a gap, after that block
 	jumps        []jump // where it does not have what the upstream broadcast
@@ -212,6 +213,7 @@ type modelClient struct {
 	skips  bool // it is yet to be told that the upstream did not go on there
 	missed *int64
 	skip   bool // after a gap event for lag
+	older  bool // its last event ID is of before that
 	lost   int  // index of the oldest entry that it may still be given
 }
 
@@ -603,7 +605,11 @@ func (w *modelWorld) answer(c *modelConn) {
 	}
 	c.start = uint64(len(rec.entries))
 	c.since = len(w.truths) - 1
-	told := rec.broke && c.lastID == "" && w.options.gapEvent != ""
+	gave := rec.gave || (s.isSplice && s.gaveID) // as its stream did when it was opened
+	if s.splice != nil {
+		gave = gave || w.records[s.splice.parent].gave
+	}
+	told := rec.broke && (c.lastID == "" || !gave) && w.options.gapEvent != ""
 	rec.broke = false
 	rec.connections++
 	serial, known := w.knows(c.lastID)
@@ -782,8 +788,9 @@ func (w *modelWorld) note(c *modelConn, rec *record, serial int) {
 	if b.hasID {
 		rec.lastUpstream = b.id
 	}
-	if b.id != "" && w.options.ids == idsAuto {
-		rec.upstreamIDs = true
+	if b.id != "" {
+		rec.gave = true
+		rec.upstreamIDs = rec.upstreamIDs || w.options.ids != idsGateway
 	}
 	if b.hasID && w.options.ids != idsGateway {
 		rec.lastID = b.id
@@ -1094,7 +1101,7 @@ func (w *modelWorld) leave(c *modelClient) {
 	if c.lastID != "" && len(w.usedIDs) < 1000 {
 		w.usedIDs = append(w.usedIDs, c.lastID)
 	}
-	if c.lastID == "" {
+	if c.lastID == "" || c.older {
 		c.have = -1
 	}
 }
@@ -1158,6 +1165,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool, from *stream) {
 		w.logf("client %d waits no more, id %q", c.number, sub.id)
 		if next, ok := rec.locate(sub.origin, w.options.ids, sub.id); ok {
 			c.next = next
+			if w.ambiguous(sub.id) { // by now
+				c.have, c.seam = -1, false
+			}
 		} else {
 			c.next, c.live = len(rec.entries), len(rec.entries)
 		}
@@ -1232,7 +1242,7 @@ func (w *modelWorld) expectAll(c *modelClient) {
 func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 	if b.HasID {
 		c.lastID = string(b.ID)
-		c.idSet = true
+		c.idSet, c.older = true, false
 	}
 	serial := 0
 	for name, value := range eventstream.Fields(b.Lines) {
@@ -1313,6 +1323,7 @@ func (w *modelWorld) takeSerial(c *modelClient, serial int, b eventstream.Block)
 			return fmt.Errorf("told that %d events are missing, but they are %d, from index %d to %d of %d", *c.missed, n, c.next, i, len(entries))
 		}
 		c.skip, c.seam, c.idSet, c.have = false, false, b.HasID, c.seq.newestBefore(i)
+		c.older = !b.HasID
 	}
 	c.next = i + 1
 	if e.comment {

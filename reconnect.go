@@ -129,6 +129,11 @@ func (s *stream) useParentsSource() {
 	}
 }
 
+// gave reports whether the upstream has sent an id on this stream. Else the last
+// event ID is one that a client has brought: the upstream may not even know it, and
+// nobody else is given it. The lock is held.
+func (s *stream) gave() bool { return s.gaveID || (s.splice != nil && s.splice.parent.gaveID) }
+
 // connect runs one upstream connection to its end.
 func (s *stream) connect(ctx context.Context, src source, lastEventID string) (conn *upstreamConn, end ending) {
 	s.mu.Lock()
@@ -138,14 +143,14 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 		stream:  s,
 		options: s.options,
 		first:   s.connections == 0,
-		resumed: lastEventID != "",
 		mends:   s.broke,
 		start:   s.buffer.newest,
 	}
 	conn.decoder.MaxBlockSize = conn.options.maxEventSize
 	if !sendable(lastEventID) {
-		lastEventID, conn.resumed = "", false
+		lastEventID = ""
 	}
+	conn.asked = lastEventID != ""
 	s.fresh = lastEventID == ""
 	s.connections++
 	s.conn = conn
@@ -195,7 +200,7 @@ func (s *stream) judge(end ending) outcome {
 	}
 	s.useParentsSource()
 	exclusive := s.only != nil || s.private || s.detached
-	resumable := s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
+	resumable := s.gave() && s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
 	switch mode := s.options.reconnect; {
 	case end.events && (!end.clean || resumable) && s.replaced():
 		return succeeded

@@ -383,6 +383,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.phase = phaseLive
 	s.head, s.sent = sp.head, c.source
 	s.headAt, s.begun, s.fresh = sp.headAt, true, false
+	s.gaveID = s.gaveID || sp.gaveID
 	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
 	s.learned = learned{}
 	s.broke, s.lostAt = false, time.Time{}

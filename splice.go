@@ -158,6 +158,7 @@ func (s *stream) newSplice(id, param string) *stream {
 		head:           s.head,
 		subs:           make(map[*subscriber]struct{}),
 		splice:         &spliceState{parent: s, opened: time.Now()},
+		gaveID:         s.gaveID,
 		upstreamIDs:    s.upstreamIDs,
 		lastUpstreamID: id,
 	}

@@ -153,7 +153,8 @@ type stream struct {
 	conn           *upstreamConn // the newest
 	successor      *stream       // of the connection; see reload.go
 	renewing       bool          // the handlers of the new configuration are being looked for
-	upstreamIDs    bool          // the upstream has sent an id: the gateway adds none
+	gaveID         bool          // the upstream has sent an id
+	upstreamIDs    bool          // and the clients see it: the gateway adds none
 	sequence       sequence      // of the upstream's ids
 	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff

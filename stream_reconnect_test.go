@@ -515,7 +515,7 @@ func TestIDs(t *testing.T) {
 			id := gatewayIDPrefix + "00112233445566778899aabbccddeeff.3"
 			send(t, up, "id: "+id+"\ndata: x\n\ndata: y\n\n")
 			c := st.join(id)
-			c.expect("retry: 5\n\n", "data: y\n\n")
+			c.expect("retry: 5\nid: "+id+"\n\n", "data: y\n\n")
 			d := st.join("")
 			d.expect("retry: 5\nid: " + id + "\n\n")
 			up.breakOff()

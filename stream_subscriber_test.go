@@ -95,6 +95,31 @@ func TestPrime(t *testing.T) {
 	})
 }
 
+// With ids upstream a client is primed as with auto: with an ID that the upstream has
+// sent on this stream, and with its own, never with that of another client.
+func TestPrimeOfUpstreamIDs(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { withGaps(o); o.ids = idsUpstream }, func(st *streamTest) {
+		a := st.join("foreign")
+		up := st.source.acceptOpen()
+		b := st.join("")
+		b.expect()
+		if err := up.send(":\n\ndata: x\n\n"); err != nil {
+			st.t.Fatal(err)
+		}
+		c := st.join("")
+		c.expect()
+		up.breakOff()
+		up = st.source.acceptOpen()
+		b.expect(":\n\ndata: x\n\n", toldGap("upstream", "", "null"), "\n") // nor with a gap
+		up.numbered("1", "2")
+		d := st.join("")
+		d.expect(primed("2"))
+		e := st.join("1")
+		e.expect(primed("1"), numbered("2"))
+		a.leave()
+	})
+}
+
 func TestJoinReplay(t *testing.T) {
 	for _, test := range []struct {
 		n    int

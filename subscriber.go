@@ -273,8 +273,11 @@ func (o *streamOptions) randomAge() time.Duration {
 // newestID returns the last event ID of a client that has been given
 // everything, "" if it has none. The stream's lock is held.
 func (s *stream) newestID() string {
-	if s.upstreamIDs || s.options.ids == idsUpstream || s.isSplice {
+	switch {
+	case s.upstreamIDs, s.isSplice:
 		return s.buffer.lastID
+	case s.options.ids == idsUpstream:
+		return "" // the one that there may be is of the client that opened the stream
 	}
 	return string(appendGatewayID(nil, s.epoch, s.buffer.newest))
 }

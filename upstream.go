@@ -29,7 +29,7 @@ type upstreamConn struct {
 	source  source
 	options *streamOptions
 	decoder eventstream.Decoder
-	resumed bool // asked to go on after an ID
+	asked   bool // to go on after an ID
 	mends   bool // follows one that broke
 
 	// Guarded by mu, the lock of stream.
@@ -37,6 +37,7 @@ type upstreamConn struct {
 	stream   *stream // that of a successor becomes the stream that it goes on with
 	over     bool    // the stream goes on with another connection
 	ended    bool
+	resumed  bool   // it is taken to go on after the ID: see gave
 	first    bool   // of the stream
 	start    uint64 // the stream's position when it began
 	blocks   int    // how many it has had that are not comment-only
@@ -84,6 +85,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 		return
 	}
 	opening := s.head == nil
+	c.resumed = c.asked && s.gave()
 	now := time.Now()
 	s.backoff.reached(now)
 	s.head, s.sent = h, c.source
@@ -238,8 +240,9 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	if b.HasID {
 		s.lastUpstreamID = string(b.ID)
 	}
-	if len(b.ID) > 0 && c.options.ids == idsAuto {
-		s.upstreamIDs = true
+	if len(b.ID) > 0 {
+		s.gaveID = true
+		s.upstreamIDs = s.upstreamIDs || c.options.ids != idsGateway
 	}
 	if b.HasRetry {
 		s.backoff.base = b.Retry
