@@ -68,8 +68,8 @@ type capture struct {
 	request *upstreamRequest
 	opener  *opener // who is to be given this connection's answer if it is not a stream; nil: nobody
 	conn    *upstreamConn
-	stopped func() bool        // the stream does not want the connection any more
-	cancel  context.CancelFunc // of the upstream connection
+	stopped func() bool // the stream does not want the connection any more
+	cancel  func(error) // gives the upstream connection up
 
 	header http.Header
 	status int          // 0: no final one yet
@@ -82,7 +82,7 @@ type capture struct {
 	stalled atomic.Bool // it did
 }
 
-func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, cancel context.CancelFunc) *capture {
+func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, cancel func(error)) *capture {
 	c := &capture{
 		request: u,
 		opener:  u.opener.Swap(nil),
@@ -94,7 +94,7 @@ func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, can
 	if conn.options.timeout > 0 {
 		c.silence = time.AfterFunc(conn.options.timeout, func() {
 			c.stalled.Store(true)
-			cancel()
+			cancel(errStalled)
 		})
 		if !conn.reconnects() {
 			c.silence.Stop() // the client sees how long the first answer takes
@@ -134,6 +134,10 @@ func (c *capture) WriteHeader(status int) {
 	}
 	c.status = status
 	c.hush()
+	if c.conn.isDeserted() {
+		c.fail(errStreamOver)
+		return
+	}
 	own, added := c.ownHeader()
 	if isEventStream(status, own) {
 		checked := own
@@ -191,8 +195,8 @@ func (c *capture) pass() {
 		return
 	}
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
-	c.passed.cancel = c.cancel
-	context.AfterFunc(o.r.Context(), c.cancel)
+	c.passed.cancel = func() { c.cancel(errNobodyWaits) }
+	context.AfterFunc(o.r.Context(), c.passed.cancel)
 	c.syncHeader(o.w.Header())
 	c.passed.WriteHeader(c.status)
 }
@@ -231,7 +235,7 @@ func (c *capture) inform(status int) {
 // their writes.
 func (c *capture) fail(err error) {
 	c.err = err
-	c.cancel()
+	c.cancel(err)
 }
 
 // ownHeader returns the fields that the handlers behind sse have set, which is

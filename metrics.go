@@ -65,7 +65,7 @@ var endReasons = []string{
 const (
 	resultClean     = "clean"     // as HTTP says
 	resultBroken    = "broken"    // reset, or an unexpected end
-	resultStalled   = "stalled"   // upstream_timeout
+	resultStalled   = "stalled"   // upstream_timeout, or an attempt that took too long
 	resultOversized = "oversized" // a block over max_event_size
 	resultRefused   = "refused"   // the answer was no event stream
 	resultFailed    = "failed"    // there was no answer
@@ -84,9 +84,9 @@ const (
 
 // States of the upstream connections of shared streams, as a label.
 const (
-	stateOpening = "opening" // no head came yet
+	stateOpening = "opening" // the first one, no head came yet
 	stateOpen    = "open"
-	stateWaiting = "waiting" // lost: to be opened again
+	stateWaiting = "waiting" // lost, and not reached again yet
 
 	// stateEnded is no label: the upstream, or the gateway, has ended the
 	// stream, and there is no connection.
@@ -228,7 +228,7 @@ func (s *stream) upstreamState() string {
 	switch {
 	case s.phase == phaseLive:
 		return stateOpen
-	case s.phase == phaseOpening, s.phase == phaseBroken && s.conn != nil && !s.conn.ended:
+	case s.phase == phaseOpening, s.phase == phaseBroken && s.headAt.IsZero() && s.conn != nil && !s.conn.ended:
 		return stateOpening
 	case s.phase == phaseBroken:
 		return stateWaiting
@@ -255,7 +255,7 @@ func resultOf(ctx context.Context, end ending) string {
 		return resultClean
 	case ctx.Err() != nil:
 		return resultCancelled
-	case errors.Is(end.err, errStalled):
+	case errors.Is(end.err, errStalled), errors.Is(end.err, errNoAnswer):
 		return resultStalled
 	case errors.Is(end.err, eventstream.ErrBlockTooLarge):
 		return resultOversized

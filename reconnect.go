@@ -23,6 +23,24 @@ const (
 	reconnectNever
 )
 
+const (
+	// attemptTime bounds how long an upstream that was lost may take to answer:
+	// then another attempt is made. One of several backends may be frozen, a
+	// network may swallow what it is sent. One that took longer before, because
+	// it sends its head with its first event, has twice that time.
+	attemptTime = 30 * time.Second
+
+	// leastAttemptTime is what an attempt has, however little of give_up is left.
+	leastAttemptTime = time.Second
+
+	// returnTime is how long the handlers behind sse may take to return when
+	// their upstream connection was given up.
+	returnTime = time.Second
+)
+
+// errNoAnswer ends an attempt to reach an upstream again.
+var errNoAnswer = errors.New("no answer came in time")
+
 // statusCancelled is what reverse_proxy says for the upstream when a connection
 // to it is given up on this side: also when a reload has closed its transport.
 const statusCancelled = 499
@@ -136,8 +154,12 @@ func (s *stream) gave() bool { return s.gaveID || (s.splice != nil && s.splice.p
 
 // connect runs one upstream connection to its end.
 func (s *stream) connect(ctx context.Context, src source, lastEventID string) (conn *upstreamConn, end ending) {
+	connCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	s.mu.Lock()
 	conn = &upstreamConn{
+		cancel:  cancel,
+		began:   time.Now(),
 		source:  src,
 		mu:      s.mu,
 		stream:  s,
@@ -152,11 +174,14 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	}
 	conn.asked = lastEventID != ""
 	s.fresh = lastEventID == ""
+	if limit := s.attemptLimit(time.Now()); limit > 0 {
+		defer time.AfterFunc(limit, conn.timeOut).Stop()
+	}
 	s.connections++
 	s.conn = conn
 	s.mu.Unlock()
 
-	end = src.open(ctx, lastEventID, conn)
+	end = conn.run(connCtx, lastEventID)
 	theMetrics.connections.WithLabelValues(resultOf(ctx, end)).Inc()
 	if end.events && end.clean {
 		end.tail = conn.decoder.Rest()
@@ -174,6 +199,71 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	}
 	s.mu.Unlock()
 	return conn, end
+}
+
+// attemptLimit is how long the next connection may take until its head comes; 0:
+// as long as it likes, because a client waits for that answer, or because it is
+// a splice's, which has a time of its own. The lock is held.
+func (s *stream) attemptLimit(now time.Time) time.Duration {
+	switch {
+	case s.head == nil, s.isSplice && s.connections == 0 && !s.succeeds():
+		return 0
+	case s.succeeds(): // the stream has another connection meanwhile
+		return attemptTime
+	}
+	return min(max(attemptTime, 2*s.slowestHead), max(leastAttemptTime, s.backoff.left(now, s.options.giveUp)))
+}
+
+// timeOut gives the connection up, unless its head has come.
+func (c *upstreamConn) timeOut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.headed {
+		c.cancel(errNoAnswer)
+	}
+}
+
+// run runs the handlers behind sse to the connection's end. Not all return when
+// they are told to: those of FastCGI wait for an application that says nothing.
+// Such ones are left to themselves, and can bring the stream nothing any more.
+func (c *upstreamConn) run(ctx context.Context, lastEventID string) (end ending) {
+	ended := make(chan ending, 1)
+	go func() { ended <- c.source.open(ctx, lastEventID, c) }()
+	select {
+	case end = <-ended:
+		return end
+	case <-ctx.Done():
+	}
+	cause := context.Cause(ctx)
+	select {
+	case end = <-ended:
+		if !end.events && errors.Is(cause, errNoAnswer) {
+			return ending{err: cause} // and not what the handlers say of it
+		}
+		return end
+	case <-time.After(returnTime):
+		return c.desert(cause)
+	}
+}
+
+// desert lets the stream go on without the handlers' having returned.
+func (c *upstreamConn) desert(cause error) ending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deserted = true
+	end := ending{events: c.headed, err: cause}
+	if c.headed {
+		end.status = http.StatusOK
+	}
+	return end
+}
+
+// isDeserted reports whether the stream went on without the connection's
+// handlers having returned.
+func (c *upstreamConn) isDeserted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deserted
 }
 
 // What follows the end of an upstream connection.
@@ -231,8 +321,11 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.refuse(end.retriable())
 		return 0, false
 	}
-	if end.events {
+	switch {
+	case end.events:
 		s.backoff.lasted(time.Since(s.headAt))
+	case errors.Is(end.err, errNoAnswer):
+		s.backoff.lasted(time.Since(conn.began)) // there was no hurry
 	}
 	if s.succeeds() {
 		defer s.mu.Unlock()

@@ -257,7 +257,10 @@ func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *up
 	requestCtx, cancel := context.WithCancel(u.request.Context())
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
-	c := newCapture(ctx, u, conn, cancel)
+	c := newCapture(ctx, u, conn, func(cause error) {
+		cancel()
+		conn.cancel(cause)
+	})
 	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.stream.idParam, u.idParam))
 	err := runNext(u.next, c, r)
 	if p, ok := errors.AsType[panicError](err); ok {

@@ -158,6 +158,7 @@ type stream struct {
 	sequence       sequence      // of the upstream's ids
 	lastUpstreamID string        // with which a reconnect resumes
 	backoff        backoff
+	slowestHead    time.Duration // the longest that a connection took to its head
 	connections    int
 	oversized      int       // blocks over max_event_size in a row
 	broke          bool      // the last connection did, or none came about

@@ -24,6 +24,7 @@ type fakeSource struct {
 	conns   chan *fakeConn
 	running atomic.Int64 // connections there are
 	retire  atomic.Bool
+	deaf    atomic.Bool           // connections do not end when they are told to
 	renewed func(q *renewal) bool // what a reload finds; nil: nothing
 }
 
@@ -48,13 +49,17 @@ func (f *fakeSource) open(ctx context.Context, lastEventID string, conn *upstrea
 		do: make(chan func()), end: make(chan ending),
 	}
 	f.conns <- c
+	done := ctx.Done()
+	if f.deaf.Load() {
+		done = nil
+	}
 	for {
 		select {
 		case do := <-c.do:
 			do()
 		case end := <-c.end:
 			return end
-		case <-ctx.Done():
+		case <-done:
 			return ending{events: c.events, err: ctx.Err()}
 		}
 	}

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ const endpointType = "endpoint"
 // are for the goroutine that runs the connection.
 type upstreamConn struct {
 	source  source
+	cancel  context.CancelCauseFunc // gives it up
+	began   time.Time
 	options *streamOptions
 	decoder eventstream.Decoder
 	asked   bool // to go on after an ID
@@ -37,6 +40,8 @@ type upstreamConn struct {
 	stream   *stream // that of a successor becomes the stream that it goes on with
 	over     bool    // the stream goes on with another connection
 	ended    bool
+	headed   bool   // it is that of an event stream
+	deserted bool   // the stream went on though its handlers have not returned
 	resumed  bool   // it is taken to go on after the ID: see gave
 	first    bool   // of the stream
 	start    uint64 // the stream's position when it began
@@ -81,9 +86,11 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over || s.stopped || s.phase == phaseGone {
+	if c.over || c.deserted || s.stopped || s.phase == phaseGone {
 		return
 	}
+	c.headed = true
+	s.slowestHead = max(s.slowestHead, time.Since(c.began))
 	opening := s.head == nil
 	c.resumed = c.asked && s.gave()
 	now := time.Now()
@@ -221,7 +228,7 @@ func (c *upstreamConn) isFirst() bool {
 // lock is held.
 func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	s := c.stream
-	if c.over || s.phase == phaseGone {
+	if c.over || c.deserted || s.phase == phaseGone {
 		return errStreamOver // merged, say: nothing may come after that point
 	}
 	if !c.first && !s.succeeds() && c.isRepeat(b, lines) {

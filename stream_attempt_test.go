@@ -1,0 +1,204 @@
+package caddysse
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// An upstream that was lost and does not answer, one of several that is frozen,
+// say, is asked again.
+func TestAttemptThatHangs(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.giveUp = time.Hour }, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		before := gather(t)
+		hung := st.source.accept()
+		synctest.Wait()
+		if states := st.hub.census().states; states[stateWaiting] != 1 || states[stateOpening] != 0 {
+			t.Errorf("states %v: the upstream is lost, whatever is under way", states)
+		}
+		next := st.source.acceptOpen()
+		hung.expectGone(true)
+		if took := next.at.Sub(hung.at); took < attemptTime || took > attemptTime+2*time.Second {
+			t.Errorf("the next attempt came after %v", took)
+		}
+		next.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+		if n := gather(t).since(before)["upstream_connections_total result=stalled"]; n != 1 {
+			t.Errorf("%v connections counted as stalled", n)
+		}
+		// Once there is a head, it may say nothing for as long as it likes.
+		time.Sleep(10 * attemptTime)
+		next.expectGone(false)
+	})
+}
+
+// An application that sends its head with its first event is not slow: it has
+// nothing to say. Another attempt is made, but at once, and not before it has had
+// twice the time that it took before.
+func TestAttemptOfALateHead(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.giveUp = time.Hour }, func(st *streamTest) {
+		st.join("")
+		up := st.source.accept()
+		const late = time.Minute
+		time.Sleep(late)
+		up.open()
+		up.numbered("1")
+		up.breakOff()
+		for range 10 {
+			hung := st.source.accept()
+			time.Sleep(time.Until(hung.at.Add(2*late - time.Second)))
+			hung.expectGone(false)
+			time.Sleep(time.Second + defaultReconnectionTime)
+			hung.expectGone(true)
+			if len(st.source.conns) != 1 {
+				st.t.Fatal("nobody listens")
+			}
+		}
+		st.source.acceptOpen()
+	})
+}
+
+// The time of an attempt counts against give_up.
+func TestAttemptsThatHangAreGivenUp(t *testing.T) {
+	for _, giveUp := range []time.Duration{3 * time.Second, 10 * time.Minute} {
+		inBubble(t, func(o *streamOptions) { o.giveUp = giveUp }, func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			a.read()
+			up.breakOff()
+			time.Sleep(giveUp - time.Second)
+			if a.read(); a.end != "" {
+				st.t.Fatalf("give_up %v: ended early: %s", giveUp, a.end)
+			}
+			time.Sleep(time.Second + maxReconnectDelay)
+			a.expectEnd(endGaveUp)
+			for len(st.source.conns) > 0 {
+				<-st.source.conns
+			}
+		})
+	}
+}
+
+// So is a connection to a new configuration's upstream, while the old one goes on.
+func TestSuccessorThatHangs(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		hung := st.source.accept()
+		next := st.source.acceptOpen()
+		hung.expectGone(true)
+		up.expectGone(false)
+		up.numbered("2")
+		next.numbered("2", "3")
+		a.expect(newcomer, numbered("1", "2", "3"))
+	})
+}
+
+// And the later ones of a splice.
+func TestSpliceAttemptThatHangs(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.join = joinAuto; o.spliceTimeout = time.Hour; o.giveUp = time.Hour }, func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("1")
+		b := st.join("")
+		splice := st.source.acceptOpen()
+		splice.numbered("hello")
+		splice.breakOff()
+		hung := st.source.accept()
+		next := st.source.acceptOpen()
+		hung.expectGone(true)
+		next.numbered("again")
+		b.expect(numbered("hello", "again"))
+	})
+}
+
+// Handlers that do not return when their upstream connection is given up hold
+// the stream up no longer, and cannot bring it anything.
+func TestHandlersThatDoNotReturn(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		st.source.deaf.Store(true)
+		a, old := st.start()
+		old.numbered("1")
+		late := func(do func()) {
+			done := make(chan struct{})
+			old.do <- func() { do(); close(done) }
+			<-done
+		}
+		old.conn.cancel(errStalled)
+		next := st.source.acceptOpen()
+		if took := next.at.Sub(old.at); took > returnTime+2*time.Second {
+			t.Errorf("the next connection was opened after %v", took)
+		}
+		next.numbered("2")
+		late(func() {
+			if _, err := old.conn.Write([]byte("data: late\n\n")); !errors.Is(err, errStreamOver) {
+				t.Errorf("a late write: %v", err)
+			}
+			old.conn.opened(&head{header: http.Header{"X": {"late"}}}, true)
+		})
+		next.numbered("3")
+		a.expect(newcomer, numbered("1", "2", "3"))
+		if a.sub.stream.head.header.Get("X") != "" {
+			t.Error("a late head was taken")
+		}
+		a.leave()
+		time.Sleep(defaultLinger + 2*returnTime)
+		st.hub.running.Wait() // nobody waits for them
+		for _, c := range []*fakeConn{old, next} {
+			c.finish(ending{events: true, err: errReset})
+		}
+	})
+}
+
+// The same with handlers as those of FastCGI: they notice nothing until the
+// application says something.
+func TestUpstreamTimeoutWithoutHandlersReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heartbeat, prime := caddy.Duration(0), false
+		h := &Handler{
+			UpstreamTimeout: caddy.Duration(time.Minute), Join: "live", Prime: &prime,
+			Heartbeat: &Heartbeat{Interval: &heartbeat},
+		}
+		var n int
+		talk := make(chan struct{})
+		var left error
+		s := serveInBubble(t, h, func(w http.ResponseWriter, _ *http.Request) error {
+			n++
+			first := n == 1
+			w.Header().Set("Content-Type", "text/event-stream")
+			if !first {
+				_, _ = io.WriteString(w, "id: 2\ndata: 2\n\n")
+				return nil
+			}
+			_, _ = io.WriteString(w, "id: 1\ndata: 1\n\n")
+			_ = http.NewResponseController(w).Flush()
+			<-talk
+			_, left = io.WriteString(w, "id: x\ndata: x\n\n")
+			close(talk)
+			return left
+		})
+		var text strings.Builder
+		for _, a := range s.listen("text/event-stream", time.Hour) {
+			text.WriteString(a.text)
+		}
+		if text.String() != "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n" {
+			t.Errorf("given %q", text.String())
+		}
+		talk <- struct{}{}
+		<-talk
+		if left == nil {
+			t.Error("a late write was taken")
+		}
+	})
+}
