@@ -96,15 +96,14 @@ func TestLagLinesAreThrottled(t *testing.T) {
 	})
 }
 
-// An upstream that asks to be reached again at once, and breaks each time.
+// An upstream that breaks each time that it is reached, which is at once.
 func TestUpstreamLinesAreThrottled(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
-		_, up := st.start()
+		a, up := st.start()
 		for range 100 {
-			if err := up.send("retry: 1\ndata: x\n\n"); err != nil {
-				st.t.Fatal(err)
-			}
+			up.event("x")
 			up.breakOff()
+			a.sub.stream.hurryUp()
 			up = st.source.acceptOpen()
 		}
 		for _, message := range []string{
