@@ -104,7 +104,6 @@ func TestAdminEndsPrivateStreams(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			before := gather(t)
 			_, a, c, up, id := startPrivate(t, "retry 7s")
-			up.write("data: not whole\n")
 			var answer drainAnswer
 			a.json(http.StatusAccepted, test.method, "/sse/streams/"+id+test.path, test.body, &answer)
 			if answer.ID != id || answer.Subscribers != 1 {
@@ -217,7 +216,7 @@ func TestAdminSeesStuckPrivateClient(t *testing.T) {
 	defer conn.Close()
 	fmt.Fprint(conn, "POST /chat HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 0\r\n\r\n")
 	up := u.accept()
-	go up.write("data: " + strings.Repeat("x", 8<<20) + "\n\n") // more than the sockets take
+	go up.pourOnce("data: " + strings.Repeat("x", 8<<20) + "\n\n") // more than the sockets take
 	eventually(t, "the client is seen to be behind", func() bool {
 		l := a.list()
 		return l.Total == 1 && l.Streams[0].Lag.Blocks == 1 && l.Streams[0].Lag.Seconds > 0

@@ -32,6 +32,7 @@ type responseStream struct {
 	restore  func() // undoes what was changed of Caddy's idle timeout
 	stuck    *writeWatch
 	began    bool // something was written
+	midBlock bool // and ends within a block: no heartbeat
 	last     time.Time
 	beat     *time.Timer // of startHeartbeats
 	closed   bool
@@ -179,14 +180,17 @@ var byteOrderMark = []byte("\xEF\xBB\xBF")
 
 // write sends whole blocks.
 func (o *responseStream) write(p []byte) error {
-	if !o.began {
-		o.began = true
-		if bytes.HasPrefix(p, byteOrderMark) {
-			// It is part of the first line. The client would drop it and take
-			// the rest of the line for a field.
-			p = append(append([]byte(nil), emptyComment...), p...)
-		}
+	if !o.began && bytes.HasPrefix(p, byteOrderMark) {
+		// It is part of the first line. The client would drop it and take the
+		// rest of the line for a field.
+		p = append(append([]byte(nil), emptyComment...), p...)
 	}
+	return o.writeBytes(p)
+}
+
+// writeBytes sends bytes as they are.
+func (o *responseStream) writeBytes(p []byte) error {
+	o.began = true
 	if o.deadline && o.settings.writeTimeout > 0 {
 		_ = o.rc.SetWriteDeadline(time.Now().Add(o.settings.writeTimeout))
 	}
@@ -218,11 +222,15 @@ func (o *responseStream) write(p []byte) error {
 // flush sends the response head.
 func (o *responseStream) flush() error { return o.rc.Flush() }
 
-// heartbeat sends a heartbeat if nothing was sent for the configured time, and
-// returns how long it is until the next may be due.
+// heartbeat sends a heartbeat if nothing was sent for the configured time and it
+// does not come into a block, and returns how long it is until the next may be
+// due.
 func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
 	if idle := now.Sub(o.last); idle < o.settings.heartbeat {
 		return o.settings.heartbeat - idle, nil
+	}
+	if o.midBlock {
+		return o.settings.heartbeat, nil // sooner than that after the next bytes it is not due
 	}
 	theMetrics.heartbeats.Inc()
 	return o.settings.heartbeat, o.write(o.settings.heartbeatBytes)

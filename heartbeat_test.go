@@ -206,11 +206,6 @@ func TestHeartbeats(t *testing.T) {
 			},
 		},
 		{
-			"not inside a block", nil,
-			[]step{{seconds(1), "data: a\nda"}, {seconds(20), "ta: b\n"}, {seconds(40), "\n"}},
-			[]arrival{{seconds(15), beat}, {seconds(30), beat}, {seconds(40), "data: a\ndata: b\n\n"}, {seconds(55), beat}},
-		},
-		{
 			"other interval", &Heartbeat{Interval: every(40 * time.Second)},
 			[]step{{seconds(3), "data: 1\n\n"}},
 			[]arrival{{seconds(3), "data: 1\n\n"}, {seconds(43), beat}},
@@ -245,6 +240,73 @@ func TestHeartbeats(t *testing.T) {
 					s := serveInBubble(t, h, script(test.steps...))
 					if got := s.listen(accept, seconds(69)); !slices.Equal(got, test.want) {
 						t.Errorf("got\n%v\nexpected\n%v", got, test.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A heartbeat is never inside a block, and before or after one it changes
+// nothing of it. Of a private stream all bytes pass as they come.
+func TestHeartbeatsBetweenBlocks(t *testing.T) {
+	const beat = ":\n\n"
+	for _, test := range []struct {
+		name    string
+		steps   []step
+		shared  []arrival
+		private []arrival
+	}{
+		{
+			"lines",
+			[]step{{seconds(1), "data: a\nda"}, {seconds(20), "ta: b\n"}, {seconds(40), "\n"}},
+			[]arrival{{seconds(15), beat}, {seconds(30), beat}, {seconds(40), "data: a\ndata: b\n\n"}, {seconds(55), beat}},
+			[]arrival{{seconds(1), "data: a\nda"}, {seconds(20), "ta: b\n"}, {seconds(40), "\n"}, {seconds(55), beat}},
+		},
+		{
+			"tokens",
+			[]step{{seconds(20), "one "}, {seconds(40), "two "}},
+			[]arrival{{seconds(15), beat}, {seconds(30), beat}, {seconds(45), beat}, {seconds(60), beat}},
+			[]arrival{{seconds(15), beat}, {seconds(20), "one "}, {seconds(40), "two "}},
+		},
+		{
+			"between CR and LF",
+			[]step{{seconds(1), "data: a\r\n\r"}, {seconds(30), "\n"}},
+			[]arrival{{seconds(1), "data: a\n\n"}, {seconds(16), beat}, {seconds(31), beat}, {seconds(46), beat}, {seconds(61), beat}},
+			[]arrival{{seconds(1), "data: a\r\n\r"}, {seconds(30), "\n"}, {seconds(45), beat}, {seconds(60), beat}},
+		},
+		{
+			"CR alone",
+			[]step{{seconds(1), "data: a\r\r"}, {seconds(50), "data: b\r"}},
+			[]arrival{{seconds(1), "data: a\n\n"}, {seconds(16), beat}, {seconds(31), beat}, {seconds(46), beat}, {seconds(61), beat}},
+			[]arrival{{seconds(1), "data: a\r\r"}, {seconds(16), beat}, {seconds(31), beat}, {seconds(46), beat}, {seconds(50), "data: b\r"}},
+		},
+		{
+			"byte order mark at once",
+			[]step{{0, "\uFEFF"}, {seconds(20), "data: a\n\n"}, {seconds(21), "\uFEFFdata: b\n\n"}},
+			[]arrival{{seconds(15), beat}, {seconds(20), "data: a\n\n"}, {seconds(21), "\uFEFFdata: b\n\n"}, {seconds(36), beat}, {seconds(51), beat}, {seconds(66), beat}},
+			[]arrival{{0, "\uFEFF"}, {seconds(15), beat}, {seconds(20), "data: a\n\n"}, {seconds(21), "\uFEFFdata: b\n\n"}, {seconds(36), beat}, {seconds(51), beat}, {seconds(66), beat}},
+		},
+		{ // which a client would take for part of the first line
+			"byte order mark after a heartbeat",
+			[]step{{seconds(20), "\xEF"}, {seconds(21), "\xBB"}, {seconds(22), "\xBFdata: a\n\n"}, {seconds(30), "\uFEFFdata: b\n\n"}},
+			[]arrival{{seconds(15), beat}, {seconds(22), "data: a\n\n"}, {seconds(30), "\uFEFFdata: b\n\n"}, {seconds(45), beat}, {seconds(60), beat}},
+			[]arrival{{seconds(15), beat}, {seconds(22), "data: a\n\n"}, {seconds(30), "\uFEFFdata: b\n\n"}, {seconds(45), beat}, {seconds(60), beat}},
+		},
+		{
+			"no byte order mark after a heartbeat",
+			[]step{{seconds(20), "\xEF\xBB"}, {seconds(22), "data: a\n\n"}},
+			[]arrival{{seconds(15), beat}, {seconds(22), "\xEF\xBBdata: a\n\n"}, {seconds(37), beat}, {seconds(52), beat}, {seconds(67), beat}},
+			[]arrival{{seconds(15), beat}, {seconds(22), "\xEF\xBBdata: a\n\n"}, {seconds(37), beat}, {seconds(52), beat}, {seconds(67), beat}},
+		},
+	} {
+		for accept, want := range map[string][]arrival{eventStreamType: test.shared, "*/*": test.private} {
+			t.Run(test.name+" "+accept, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					off := false
+					s := serveInBubble(t, &Handler{Prime: &off, IDs: "upstream"}, script(test.steps...))
+					if got := s.listen(accept, seconds(69)); !slices.Equal(got, want) {
+						t.Errorf("got\n%v\nexpected\n%v", got, want)
 					}
 				})
 			})

@@ -71,8 +71,8 @@ const (
 // connections are kept alive with heartbeats; nothing is buffered on the way.
 //
 // Every other request passes to the next handler unchanged. An event stream
-// with which it is answered is private to its client; it is sent in whole
-// events and kept alive too.
+// with which it is answered is private to its client; it is sent byte for byte
+// as it comes, and kept alive too.
 type Handler struct {
 	// The name of this handler among those of the same server. It tells its
 	// streams from theirs, and lets the handler of that name take them over
@@ -181,8 +181,8 @@ type Handler struct {
 	WriteTimeout *caddy.Duration `json:"write_timeout,omitempty"`
 
 	// The largest event taken from an upstream, in bytes. The upstream
-	// connection ends with an error when it sends a larger one. Default: 16
-	// MiB.
+	// connection ends with an error when it sends a larger one: what has no
+	// blank line counts as one. Default: 16 MiB.
 	MaxEventSize int64 `json:"max_event_size,omitempty"`
 
 	// How many streams there may be at once of this handler. Requests for
@@ -217,7 +217,7 @@ type Handler struct {
 
 	// The time over which clients' responses end when the process stops, each
 	// at a random moment of it and after a whole event, private streams at its
-	// end; also those of streams whose handler a reload has removed. 0 ends
+	// end, in order only where an event has ended; also those of streams whose handler a reload has removed. 0 ends
 	// them at once. Default: 3 s.
 	Drain *caddy.Duration `json:"drain,omitempty"`
 

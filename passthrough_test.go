@@ -3,6 +3,7 @@ package caddysse
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -646,7 +647,8 @@ func startHanging(t *testing.T, begin func(w http.ResponseWriter)) (address stri
 }
 
 // TestPrivateStreamOfPost: an event stream that answers a POST is its
-// client's: whole blocks, heartbeats between them, cancelled when it leaves.
+// client's: its bytes as they come, heartbeats between its blocks, cancelled
+// when it leaves.
 func TestPrivateStreamOfPost(t *testing.T) {
 	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "Text/Event-Stream;")
@@ -672,12 +674,12 @@ func TestPrivateStreamOfPost(t *testing.T) {
 	}
 	up := u.accept()
 	c := newTestClient(t, resp)
-	up.write("data: one\nda")
-	for range 3 { // while half an event waits, heartbeats go out
+	for range 3 {
 		if m := c.next(); m.Type != "ping" || m.Data != "1" {
-			t.Errorf("%+v between halves of an event", m)
+			t.Errorf("%+v before the first event", m)
 		}
 	}
+	up.write("data: one\nda")
 	up.write("ta: two\n\n")
 	for m := c.next(); ; m = c.next() {
 		if m.Type == "ping" {
@@ -706,8 +708,8 @@ func TestPrivateStreamOfPost(t *testing.T) {
 	}
 }
 
-// TestPrivateStreamEnds: what follows the last blank line is passed on at a
-// clean end; an end that is none is passed on as such.
+// TestPrivateStreamEnds: what follows the last blank line is passed on whatever
+// comes then; an end that is none is passed on as such.
 func TestPrivateStreamEnds(t *testing.T) {
 	u := startUpstream(t, nil)
 	g := startGateway(t, proxied("", u))
@@ -716,9 +718,8 @@ func TestPrivateStreamEnds(t *testing.T) {
 		go func() { result <- g.read(http.MethodPost, "/", "{}", "Content-Type: application/json") }()
 		up := u.accept()
 		up.write(": hi\r\n\r\ndata: 1\r\rdata: tail")
-		want := ": hi\n\ndata: 1\n\n"
+		want := ": hi\r\n\r\ndata: 1\r\rdata: tail"
 		if clean {
-			want += "data: tail"
 			up.end()
 		} else {
 			up.breakOff()
@@ -727,5 +728,74 @@ func TestPrivateStreamEnds(t *testing.T) {
 		if got.body != want || (got.err == "") != clean {
 			t.Errorf("clean %v: %s", clean, got.short())
 		}
+	}
+}
+
+// TestPrivateBytesPassAsTheyCome: an application may say that its answer is an
+// event stream and frame it in its own way, or not at all. Each byte is there
+// before the next one is sent.
+func TestPrivateBytesPassAsTheyCome(t *testing.T) {
+	coded := func(text string) (whole []byte, ends []int) {
+		var out bytes.Buffer
+		z := gzip.NewWriter(&out)
+		for _, piece := range strings.SplitAfter(text, " ") {
+			_, _ = io.WriteString(z, piece)
+			_ = z.Flush()
+			ends = append(ends, out.Len())
+		}
+		return out.Bytes(), ends
+	}
+	for name, text := range map[string]string{
+		"tokens":                  "Hello, this is an answer. It has no lines.",
+		"lines":                   "data: token 1\ndata: token 2\ndata: token 3\n",
+		"CR":                      "data: 1\r\rdata: 2\r\r",
+		"CRLF":                    "\r\ndata: 1\r\n\r\n\r\n:\r\n",
+		"several blank lines":     "\n\n\ndata: 1\n\n\n\ndata: 2\n\n",
+		"byte order mark":         "\uFEFFdata: 1\n\n\uFEFFdata: 2\n\n",
+		"no byte order mark":      "\xEF\xBBdata: 1\n\n",
+		"comments of one line":    ":thump\n:thump\n:thump\n",
+		"a comment in an event":   "data: 1\n: hi\ndata: 2\n\n",
+		"ids, types and the rest": "retry: 1\nid: 1\nevent:a\nfoo\ndata:\x00\xFF\n\nid\n\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, coding := range []string{"", "gzip"} {
+				u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					w.Header().Set("Content-Encoding", coding)
+				})
+				g := startGateway(t, proxied("heartbeat off", u))
+				ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+				defer cancel()
+				resp, err := g.client.Do(g.request(http.MethodPost, "/", "Accept-Encoding: gzip").WithContext(ctx))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				up := u.accept()
+				expect := func(want string) {
+					t.Helper()
+					got := make([]byte, len(want))
+					if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != want {
+						t.Fatalf("%q came (%v), expected %q", got, err, want)
+					}
+				}
+				if coding != "" {
+					whole, ends := coded(text)
+					from := 0
+					for i, piece := range strings.SplitAfter(text, " ") {
+						up.write(string(whole[from:ends[i]]))
+						expect(piece)
+						from = ends[i]
+					}
+				} else {
+					for i := range len(text) {
+						up.write(text[i : i+1])
+						expect(text[i : i+1])
+					}
+					up.end()
+				}
+				_ = resp.Body.Close()
+			}
+		})
 	}
 }

@@ -15,8 +15,8 @@ import (
 )
 
 // passThrough is the ResponseWriter of a response that is its client's alone.
-// An event stream (a private stream) goes out in whole blocks, each at once,
-// with heartbeats. Everything else passes as it is.
+// An event stream (a private stream) goes out byte for byte as it comes, with
+// heartbeats between its blocks. Everything else passes as it is.
 type passThrough struct {
 	*caddyhttp.ResponseWriterWrapper
 	handler    *Handler
@@ -36,8 +36,9 @@ type passThrough struct {
 
 	mu      sync.Mutex // guards what follows, and writing to an event stream's client
 	out     *responseStream
-	decoder eventstream.Decoder
-	batch   []byte    // the whole blocks of one Write
+	decoder eventstream.Decoder // sees what passes
+	mark    markCutter
+	last    [2]byte   // the newest bytes of the stream
 	err     error     // sticky
 	end     endReason // as soon as it is decided
 	told    bool      // what became of the stream
@@ -107,7 +108,7 @@ func (p *passThrough) leave(reason endReason) {
 	if p.err != nil || p.end != "" {
 		return
 	}
-	if o := p.handler.options; o.retryMin > 0 {
+	if o := p.handler.options; o.retryMin > 0 && !p.out.midBlock {
 		_ = p.out.write(append(eventstream.AppendRetry(nil, o.randomRetry()), '\n')) // the client may be gone
 	}
 	p.err, p.end = errLeft, reason
@@ -115,8 +116,8 @@ func (p *passThrough) leave(reason endReason) {
 }
 
 // hasLeft reports whether leave has ended the stream, and what is to be returned
-// then. At the process's stop that is an end in order. Otherwise an answer that
-// is not complete must not look complete.
+// then. At the process's stop that is an end in order, if the client has whole
+// blocks. Otherwise an answer that is not complete must not look complete.
 func (p *passThrough) hasLeft() (left bool, result error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,7 +126,7 @@ func (p *passThrough) hasLeft() (left bool, result error) {
 
 // hasLeftLocked is hasLeft. The lock is held.
 func (p *passThrough) hasLeftLocked() (left bool, result error) {
-	if errors.Is(p.err, errLeft) && p.end != endStopping {
+	if errors.Is(p.err, errLeft) && (p.end != endStopping || p.out.midBlock) {
 		result = http.ErrAbortHandler
 	}
 	return errors.Is(p.err, errLeft), result
@@ -149,7 +150,7 @@ func (p *passThrough) WriteHeader(status int) {
 		p.plain(status)
 		return
 	}
-	body, known := newBodyWriter(header.Get("Content-Encoding"), blockWriter{p})
+	body, known := newBodyWriter(header.Get("Content-Encoding"), eventWriter{p})
 	if !known {
 		p.plain(status)
 		return
@@ -230,8 +231,7 @@ func (p *passThrough) ReadFrom(r io.Reader) (int64, error) {
 	return p.ResponseWriterWrapper.ReadFrom(r)
 }
 
-// FlushError does nothing for an event stream: blocks go out when they are
-// whole.
+// FlushError does nothing for an event stream: each Write goes out at once.
 func (p *passThrough) FlushError() error {
 	if !p.wroteHeader {
 		p.WriteHeader(http.StatusOK)
@@ -245,11 +245,12 @@ func (p *passThrough) FlushError() error {
 // Flush implements http.Flusher.
 func (p *passThrough) Flush() { _ = p.FlushError() }
 
-// blockWriter writes the bytes of an event stream to the client, in whole
-// blocks.
-type blockWriter struct{ p *passThrough }
+// eventWriter writes the bytes of an event stream to the client, each at once
+// and as it is: an application may say that its answer is an event stream, and
+// end its lines or blocks in its own way or not at all.
+type eventWriter struct{ p *passThrough }
 
-func (w blockWriter) Write(b []byte) (int, error) {
+func (w eventWriter) Write(b []byte) (int, error) {
 	p := w.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -257,17 +258,14 @@ func (w blockWriter) Write(b []byte) (int, error) {
 		return 0, p.err
 	}
 	theMetrics.bytes[in].Add(float64(len(b)))
-	var passed privateCount
-	p.batch = p.batch[:0]
+	var passing privateCount
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
-		p.batch = append(append(p.batch, blk.Lines...), '\n')
-		passed.add(blk)
+		passing.add(blk)
 		p.seen.show(blk)
 		return nil
 	})
-	if passed.blocks > 0 {
-		w.send(passed)
-	}
+	p.noteEnd(b)
+	w.send(b, passing)
 	if p.err == nil && decodeErr != nil {
 		p.err, p.end = decodeErr, endOversized
 		p.handler.lines.oversized.log(func(suppressed int) {
@@ -280,20 +278,60 @@ func (w blockWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// send sends the whole blocks of a Write.
-func (w blockWriter) send(passed privateCount) {
+// send sends what comes in a Write, with which blocks become whole.
+func (w eventWriter) send(b []byte, passing privateCount) {
 	p := w.p
-	theMetrics.blocks[in].Add(float64(passed.blocks))
-	p.seen.sending(passed)
-	if p.err = p.out.write(p.batch); p.err == nil {
-		theMetrics.blocks[out].Add(float64(passed.blocks))
+	theMetrics.blocks[in].Add(float64(passing.blocks))
+	p.seen.sending(passing, len(b))
+	if !p.out.began {
+		p.mark.past = true // it is at the very start: the client drops it
+	}
+	if b = p.mark.cut(b); len(b) > 0 {
+		p.err = p.out.writeBytes(b)
+	}
+	if p.err == nil {
+		theMetrics.blocks[out].Add(float64(passing.blocks))
 	} else {
 		p.end = clientEnd(p.request, p.err)
 	}
 	p.seen.sent(p.out.sent)
-	if cap(p.batch) > maxWrite {
-		p.batch = nil
+}
+
+// noteEnd notes, of the newest bytes of the stream, whether a block ends with
+// them, so that something else may come between. After a CR that cannot be said
+// as long as an LF may follow that belongs to it: unless the line before was
+// ended by a CR alone.
+func (p *passThrough) noteEnd(b []byte) {
+	switch n := len(b); n {
+	case 0:
+		return
+	case 1:
+		p.last = [2]byte{p.last[1], b[0]}
+	default:
+		p.last = [2]byte(b[n-2:])
 	}
+	p.out.midBlock = len(p.decoder.Rest()) > 0 || (p.last[1] == '\r' && p.last[0] != '\r')
+}
+
+// markCutter cuts a byte order mark off the start of a stream, where something
+// else was sent before: there a client would take it for part of a line.
+type markCutter struct {
+	seen int  // how many bytes of it
+	past bool // no more of it is to come
+}
+
+// cut returns what is to be sent when b comes.
+func (c *markCutter) cut(b []byte) []byte {
+	for !c.past && len(b) > 0 {
+		if b[0] != byteOrderMark[c.seen] {
+			c.past = true
+			return append(byteOrderMark[:c.seen:c.seen], b...) // it only began like one
+		}
+		b = b[1:]
+		c.seen++
+		c.past = c.seen == len(byteOrderMark)
+	}
+	return b
 }
 
 // stop ends the stream if it was one. It may be called more than once.
@@ -363,12 +401,6 @@ func (p *passThrough) finish(err error) error {
 	}
 	if err == nil {
 		p.end = endUpstream
-		// Many clients of language models take an event without its blank
-		// line at the end.
-		if rest := p.decoder.Rest(); len(rest) > 0 {
-			_ = p.out.write(rest) // the client may be gone
-			p.seen.sent(p.out.sent)
-		}
 		return nil
 	}
 	p.err = ending{err: err}.cause()

@@ -26,9 +26,9 @@ type privateView struct {
 	client clientInfo
 
 	events   atomic.Uint64
-	received atomic.Int64 // bytes of whole blocks
+	received atomic.Int64 // bytes
 	given    atomic.Int64 // bytes to the client
-	waiting  atomic.Int64 // how many blocks are being written
+	waiting  atomic.Int64 // how many blocks are being written; part of one counts as one
 	since    atomic.Int64 // since when, in Unix nanoseconds; 0: nothing is
 
 	tail atomic.Pointer[privateTail] // nil: nobody looks
@@ -49,24 +49,24 @@ func newPrivateView(p *passThrough) *privateView {
 	return &privateView{number: nextNumber(), born: time.Now(), client: clientOf(p.request)}
 }
 
-// privateCount counts whole blocks.
-type privateCount struct{ blocks, events, bytes int }
+// privateCount counts blocks that have become whole.
+type privateCount struct{ blocks, events int }
 
 // add counts a block.
 func (c *privateCount) add(b eventstream.Block) {
 	c.blocks++
-	c.bytes += len(b.Lines) + 1
 	if b.Dispatches() {
 		c.events++
 	}
 }
 
-// sending notes that blocks are being written to the client; sent that they
-// were, and how many bytes the client was given in all.
-func (v *privateView) sending(c privateCount) {
+// sending notes that bytes are being written to the client, with which blocks
+// become whole; sent that they were, and how many bytes the client was given in
+// all.
+func (v *privateView) sending(c privateCount, bytes int) {
 	v.events.Add(uint64(c.events)) //nolint:gosec // counts are not negative
-	v.received.Add(int64(c.bytes))
-	v.waiting.Store(int64(c.blocks))
+	v.received.Add(int64(bytes))
+	v.waiting.Store(int64(max(1, c.blocks)))
 	v.since.Store(time.Now().UnixNano())
 }
 

@@ -35,7 +35,6 @@ func TestStopEndsPrivateStreams(t *testing.T) {
 			up.event("1")
 			c := newTestClient(t, resp)
 			c.expect("1")
-			up.write("data: not whole\n")
 			theHub.stop()
 			up.expectGone()
 			c.expectEnd()
@@ -44,6 +43,38 @@ func TestStopEndsPrivateStreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that has part of an event is cut at the stop: what it has must not
+// look complete.
+func TestStopWithinAnEvent(t *testing.T) {
+	for name, part := range map[string]string{"a line": "data: not whole", "lines": "data: not whole\n", "tokens": "not whole "} {
+		t.Run(name, func(t *testing.T) {
+			u := startUpstream(t, nil)
+			g := startGateway(t, proxied("drain 10ms\nretry 7s", u))
+			result := make(chan answer, 1)
+			go func() { result <- g.read(http.MethodPost, "/", "{}") }()
+			up := u.accept()
+			up.event("1")
+			up.write(part)
+			eventually(t, "it passes", func() bool { return privateBytes() == len("data: 1\n\n"+part) })
+			theHub.stop()
+			if got := <-result; got.body != "data: 1\n\n"+part || got.err == "" {
+				t.Errorf("the client was given %s", got.short())
+			}
+			up.expectGone()
+		})
+	}
+}
+
+// privateBytes is how many bytes the client of the one private stream was given.
+func privateBytes() (bytes int) {
+	theHub.allMu.Lock()
+	defer theHub.allMu.Unlock()
+	for p := range theHub.private {
+		bytes += int(p.seen.given.Load())
+	}
+	return bytes
 }
 
 // Who comes when the process stops is cut: EventSource gives up on any status.
