@@ -57,8 +57,8 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 // the upstream gives one of their ids to another block: it has begun anew.
 func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 	s := c.stream
-	if len(b.ID) == 0 {
-		return
+	if len(b.ID) == 0 || string(b.ID) == s.lastUpstreamID {
+		return // several events may share an ID: this one goes on with the last
 	}
 	for _, k := range s.buffer.blocks {
 		if k.position > c.start {

@@ -331,7 +331,8 @@ func TestReconnectRepeats(t *testing.T) {
 		{"once over it stays so", numbered("4", "3"), numbered("4", "3"), false, false},
 		{"event without id first", "data: hello\n\n" + numbered("2", "3"), "data: hello\n\n", true, false},
 		{"event without id between", numbered("2") + "data: x\n\n" + numbered("3"), "data: x\n\n" + numbered("3"), true, false},
-		{"other type", "event: x\nid: 3\ndata: 3\n\n", "event: x\nid: 3\ndata: 3\n\n", false, true},
+		{"other type", "event: x\nid: 2\ndata: 2\n\n", "event: x\nid: 2\ndata: 2\n\n", false, true},
+		{"another event with the last ID", "event: x\nid: 3\ndata: 3\n\n", "event: x\nid: 3\ndata: 3\n\n", false, false},
 		{"begun anew", "id: 1\ndata: other\n\n", "id: 1\ndata: other\n\n", false, true},
 		{"other bytes in a run", numbered("1") + "id: 2\ndata: other\n\n" + numbered("3"), "id: 2\ndata: other\n\n" + numbered("3"), true, true},
 	} {
@@ -388,6 +389,29 @@ func TestReconnectRenumbered(t *testing.T) {
 		if c := st.join("3"); strings.HasPrefix(c.sub.outcome, resumeReplayed) {
 			t.Errorf("an ID of before: %s", c.sub.outcome)
 		}
+	})
+}
+
+// Several events share an ID, and the connection broke between them: who has
+// the first is given all others.
+func TestReconnectWithinSharedID(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		a, up := st.start()
+		const first, second, third = "id: 1\ndata: a\n\n", "data: b\n\n", "id: 1\ndata: c\n\n"
+		if err := up.send(first); err != nil {
+			t.Fatal(err)
+		}
+		a.expect(newcomer, first)
+		up.breakOff()
+		up = st.source.acceptOpen()
+		if err := up.send(second + third); err != nil {
+			t.Fatal(err)
+		}
+		a.expect(second + third)
+		b := st.join("1")
+		b.expectOutcome("replayed; events=2")
+		b.expect(primed("1"), second+third)
 	})
 }
 
