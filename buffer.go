@@ -1,18 +1,24 @@
 package caddysse
 
 import (
+	"math"
 	"slices"
 	"sort"
 	"time"
 )
 
 const (
-	// defaultBufferEvents is how many blocks a replay buffer keeps: some
-	// minutes of a busy stream.
-	defaultBufferEvents = 1024
+	// defaultBufferEvents is how many blocks a replay buffer keeps. What a
+	// buffer costs is its bytes: with blockOverhead each, so many blocks take as
+	// much again as the default size.
+	defaultBufferEvents = 16384
 
 	// defaultBufferSize is how many bytes a replay buffer keeps.
 	defaultBufferSize = 4 << 20
+
+	// blockOverhead is about what a block takes beside its bytes: the block, its
+	// places in the buffer, its ID.
+	blockOverhead = 256
 
 	// defaultBufferAge is how long a replay buffer keeps a block: longer than
 	// a laptop's nap between two meetings or a phone's in a tunnel.
@@ -129,11 +135,15 @@ func (f *buffer) dropRun() {
 
 // evict drops comment-only blocks while there is too much, then the oldest
 // blocks, and those older than the age limit. The newest block always stays.
-func (f *buffer) evict(now time.Time) {
-	if f.full() && f.comments > 0 {
+func (f *buffer) evict(now time.Time) { f.evictTo(math.MaxInt64, now) }
+
+// evictTo is evict for a buffer that may take so much memory at most.
+func (f *buffer) evictTo(memory int64, now time.Time) {
+	full := func() bool { return f.full() || f.memory() > memory }
+	if f.comments > 0 && full() {
 		f.dropComments()
 	}
-	for len(f.blocks) > 1 && (f.full() || now.Sub(f.blocks[0].at) > f.limits.age) {
+	for len(f.blocks) > 1 && (full() || now.Sub(f.blocks[0].at) > f.limits.age) {
 		old := f.blocks[0]
 		f.blocks[0] = nil
 		f.blocks = f.blocks[1:]
@@ -149,13 +159,8 @@ func (f *buffer) evict(now time.Time) {
 	}
 }
 
-// evictTo evicts as if size were the limit in bytes.
-func (f *buffer) evictTo(size int64, now time.Time) {
-	limits := f.limits
-	f.limits.size = size
-	f.evict(now)
-	f.limits = limits
-}
+// memory returns about how many bytes of memory the buffer takes.
+func (f *buffer) memory() int64 { return f.size + blockOverhead*int64(len(f.blocks)) }
 
 func (f *buffer) full() bool {
 	return len(f.blocks) > f.limits.events || f.size > f.limits.size

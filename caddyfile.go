@@ -301,7 +301,7 @@ func parseKeyIgnore(h *Handler, d *caddyfile.Dispenser) error {
 func parseBuffer(h *Handler, d *caddyfile.Dispenser) (err error) {
 	args := d.RemainingArgs()
 	if len(args) == 0 || len(args) > 3 {
-		return d.Err("buffer: expected <events> [<size>] [<age>], such as 1024 4MiB 5m")
+		return d.Err("buffer: expected <events> [<size>] [<age>], such as 16384 4MiB 5m")
 	}
 	h.Buffer = new(Buffer)
 	if h.Buffer.Events, err = countValue(d, "buffer", args[0]); err != nil || len(args) == 1 {

@@ -291,6 +291,7 @@ func (d *delivery) deliver() endReason {
 		case err != nil:
 			return clientEnd(d.r, err)
 		}
+		d.sub.writing.Store(0)
 		timer.Reset(wait)
 		select {
 		case <-wake:
@@ -381,6 +382,7 @@ func (d *delivery) takeOver() bool {
 	c.began = d.to.began
 	c.last = theWriters().moment(d.to.last)
 	c.log = d.h.newAccessRecord(d.w, d.r, d.to.sent)
+	d.sub.writing.Store(0)
 	theMetrics.connectionSubscribers.Inc()
 	d.sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)

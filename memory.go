@@ -13,15 +13,16 @@ import (
 // What all replay buffers of the process may take together.
 //
 // Each buffer has limits of its own, but how many there are is for clients to
-// say. So the hub counts the bytes in all of them. Over the limit one goroutine
+// say. So the hub counts the bytes that all of them take, with what a block takes
+// beside those that clients get. Over the limit one goroutine
 // makes room: it ends streams that only linger, those without subscribers for
 // longest first; if that does not suffice, the largest buffers lose their oldest
 // blocks. It goes below the limit by a margin, so that streams are looked at
 // once in so many bytes and not for each block. Under the limit nothing runs.
 
 const (
-	// defaultMemory is 128 replay buffers of the default size that are full,
-	// and fits a machine of 1 GiB.
+	// defaultMemory is 128 replay buffers of the default size that are full of
+	// large events, 64 that are full of small ones, and fits a machine of 1 GiB.
 	defaultMemory = 512 << 20
 
 	// memoryMargin is the part of the limit that is free after room was made:
@@ -41,7 +42,7 @@ const (
 
 // bufferMemory is what a hub's replay buffers take together.
 type bufferMemory struct {
-	used       atomic.Int64 // bytes of blocks
+	used       atomic.Int64 // bytes that the blocks take
 	limit      atomic.Int64
 	reclaiming atomic.Bool // a goroutine makes room
 	line       throttle
@@ -52,11 +53,11 @@ func (m *bufferMemory) over() bool { return m.used.Load() > m.limit.Load() }
 // charge counts what has changed in the stream's replay buffer. The lock is
 // held.
 func (s *stream) charge() {
-	d := s.buffer.size - s.charged
+	d := s.buffer.memory() - s.charged
 	if d == 0 {
 		return // as much was evicted as came
 	}
-	s.charged = s.buffer.size
+	s.charged += d
 	if m := &s.hub.memory; m.used.Add(d) > m.limit.Load() {
 		s.hub.reclaimSoon()
 	}
@@ -148,12 +149,12 @@ func (h *hub) holdings(now time.Time) []holding {
 		s.mu.Lock()
 		s.buffer.evict(now)
 		s.charge()
-		o := holding{stream: s, size: s.buffer.size}
+		o := holding{stream: s, size: s.buffer.memory()}
 		if n := len(s.buffer.blocks); n > 0 {
-			o.least = int64(len(s.buffer.blocks[n-1].wire))
+			o.least = int64(len(s.buffer.blocks[n-1].wire)) + blockOverhead
 		}
 		if sp := s.successor; sp != nil {
-			o.size, o.least = o.size+sp.buffer.size, o.least+sp.buffer.size
+			o.size, o.least = o.size+sp.buffer.memory(), o.least+sp.buffer.memory()
 		}
 		if s.lingers() {
 			o.alone = s.alone
@@ -240,14 +241,14 @@ func levelOf(held []holding, target int64) (level int64, enough bool) {
 	return level, kept(level) <= target
 }
 
-// evictTo evicts the stream's oldest blocks until there are at most size bytes,
+// evictTo evicts the stream's oldest blocks until they take at most size bytes,
 // and returns how many.
 func (s *stream) evictTo(size int64, now time.Time) (blocks int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := len(s.buffer.blocks)
 	if sp := s.successor; sp != nil {
-		size -= sp.buffer.size
+		size -= sp.buffer.memory()
 	}
 	s.buffer.evictTo(size, now)
 	if s.options.join != joinGreeting {

@@ -28,7 +28,10 @@ func memoryInBubble(t *testing.T, set func(o *streamOptions), test func(mt memor
 // with upstream ids of one digit.
 var hundred = strings.Repeat("x", 100-len("id: 1\ndata: \n\n"))
 
-// open opens a stream and sends it n events. It takes n hundred bytes.
+// unit is how many bytes such an event takes in memory.
+const unit = 100 + blockOverhead
+
+// open opens a stream and sends it n events. It takes n units.
 func (mt memoryTest) open(key byte, n int) (*reader, *fakeConn) {
 	mt.t.Helper()
 	mt.key[0] = key
@@ -55,7 +58,7 @@ func hundredth(id int) string {
 // limit sets the limit, in events, and lets room be made.
 func (mt memoryTest) limit(events int) {
 	mt.t.Helper()
-	mt.hub.limitMemory(mt.instance, int64(100*events))
+	mt.hub.limitMemory(mt.instance, int64(unit*events))
 	mt.expectCounted()
 }
 
@@ -72,7 +75,7 @@ func (st *streamTest) expectCounted() {
 func (h *hub) measure() (sum int64) {
 	size := func(s *stream) (size int64) {
 		for _, b := range s.buffer.blocks {
-			size += int64(len(b.wire))
+			size += int64(len(b.wire)) + blockOverhead
 		}
 		return size
 	}
@@ -181,7 +184,7 @@ func TestMemoryLargest(t *testing.T) {
 // An upstream's own traffic makes room, and only as much as is said.
 func TestMemoryAppend(t *testing.T) {
 	memoryInBubble(t, nil, func(mt memoryTest) {
-		mt.hub.limitMemory(mt.instance, 8000)
+		mt.hub.limitMemory(mt.instance, 80*unit)
 		a, up := mt.open(0, 40)
 		_, other := mt.open(1, 1)
 		passes, last := 0, int64(0)
@@ -189,7 +192,7 @@ func TestMemoryAppend(t *testing.T) {
 			up.hundreds(id, 1)
 			mt.expectCounted()
 			used := mt.hub.memory.used.Load()
-			if used > 8000 || (id > 80 && used < 7000) {
+			if used > 80*unit || (id > 80 && used < 70*unit) {
 				t.Fatalf("%d bytes after event %d", used, id)
 			}
 			if used < last {
@@ -204,7 +207,7 @@ func TestMemoryAppend(t *testing.T) {
 		// With what others bring, too.
 		other.hundreds(2, 100)
 		mt.expectCounted()
-		if used := mt.hub.memory.used.Load(); used > 8000 {
+		if used := mt.hub.memory.used.Load(); used > 80*unit {
 			t.Errorf("%d bytes", used)
 		}
 	})
@@ -222,8 +225,8 @@ func conditional(first bool, text string, n int) (blocks []string) {
 	return blocks
 }
 
-// givenSize is how many bytes an event takes with an ID of the gateway.
-const givenSize = int64(len("data: 1\nid: sse1.0123456789abcdef0123456789abcdef.1\n\n"))
+// givenSize is how many bytes of memory an event takes with an ID of the gateway.
+const givenSize = blockOverhead + int64(len("data: 1\nid: sse1.0123456789abcdef0123456789abcdef.1\n\n"))
 
 // What was evicted is told: to who comes back, and to a subscriber behind it.
 func TestMemoryTold(t *testing.T) {
@@ -332,10 +335,10 @@ func TestMemorySplice(t *testing.T) {
 		sp := mt.source.acceptOpen()
 		sp.hundreds(101, 20)
 		mt.expectCounted()
-		if used := mt.hub.memory.used.Load(); used != 3000 {
-			t.Fatalf("%d bytes, expected 3000", used)
+		if used := mt.hub.memory.used.Load(); used != 30*unit {
+			t.Fatalf("%d bytes, expected %d", used, 30*unit)
 		}
-		mt.hub.limitMemory(mt.instance, 2400) // to 2100: a splice of 11, a stream of 10
+		mt.hub.limitMemory(mt.instance, 24*unit) // to 21: a splice of 11, a stream of 10
 		mt.expectCounted()
 		mt.expectKept(mt.readers[0], 10)
 		if got := c.sub.stream; !got.isSplice || len(got.buffer.blocks) != 11 {
@@ -461,7 +464,7 @@ func TestMemorySuccessor(t *testing.T) {
 // time, and it is made as soon as there is some.
 func TestMemoryNotEnough(t *testing.T) {
 	memoryInBubble(t, nil, func(mt memoryTest) {
-		mt.hub.limitMemory(mt.instance, 150)
+		mt.hub.limitMemory(mt.instance, unit+50)
 		a, up := mt.open(0, 1)
 		b, _ := mt.open(1, 1)
 		synctest.Wait()

@@ -76,6 +76,7 @@ func earliest(at *time.Time, other time.Time) {
 func (s *stream) mergeSplice(sp *stream, to uint64) {
 	st := sp.splice
 	st.merged, st.at, st.to = true, sp.buffer.newest, to
+	s.readTo = min(s.readTo, to)
 	after, _ := s.buffer.eventsAfter(to) // known: to is in the buffer
 	st.events = s.buffer.events - after
 	theMetrics.splices.WithLabelValues(spliceMerged).Inc()
@@ -228,7 +229,7 @@ func meetingOfEquals(ours, theirs []*block, now time.Time, again *time.Time) (po
 // has had nothing since the splice was opened, so that the splice is at the
 // stream's newest block.
 func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
-	if sp.full || !s.newestAt.Before(sp.splice.opened) {
+	if sp.full || s.full || !s.newestAt.Before(sp.splice.opened) {
 		return false // the next block of the splice is there already, or the stream's
 	}
 	last := sp.headAt

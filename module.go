@@ -287,7 +287,8 @@ type KeyIgnore struct {
 
 // Buffer bounds a replay buffer. The newest block is always kept.
 type Buffer struct {
-	// How many blocks are kept. Default: 1024.
+	// How many blocks are kept. A block takes some 256 bytes beside those in
+	// size. Default: 16384.
 	Events int `json:"events,omitempty"`
 
 	// How many bytes are kept. Default: 4 MiB.

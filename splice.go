@@ -201,43 +201,6 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 	}
 }
 
-// waitForRoom waits until the next block does not evict one that a splice's
-// subscribers were not given yet. A stream is read at its own speed whoever
-// lags; a splice is its clients' own, and may bring a long history at once.
-// The lock is held, but for the waiting.
-func (s *stream) waitForRoom(size int64) {
-	for s.phase != phaseGone && s.unread(s.buffer.evictedBy(size)) {
-		s.full = true
-		room := make(chan struct{})
-		s.room = room
-		s.mu.Unlock()
-		<-room
-		s.mu.Lock()
-	}
-	s.full = false
-}
-
-// unread reports whether a subscriber was not given the blocks up to position yet.
-func (s *stream) unread(position uint64) bool {
-	if s.succeeds() {
-		return position > 0
-	}
-	for sub := range s.subs {
-		if sub.cursor < position {
-			return true
-		}
-	}
-	return false
-}
-
-// makeRoom lets a splice take the next block, if that waits.
-func (s *stream) makeRoom() {
-	if s.room != nil {
-		close(s.room)
-		s.room = nil
-	}
-}
-
 // held returns what is closed when the head of a client may be sent that is
 // served by a splice, and nil when it may: not before the splice has its own,
 // so that what the client causes once it is connected reaches it.
@@ -262,7 +225,7 @@ func (sub *subscriber) turnedAway() bool {
 // release takes a subscriber from a splice, which ends with its last one.
 func (s *stream) release(sub *subscriber) {
 	delete(s.subs, sub)
-	s.makeRoom()
+	sub.given(true)
 	if len(s.subs) > 0 || s.splice == nil {
 		return
 	}

@@ -142,9 +142,11 @@ type stream struct {
 	learned   learned
 	seats     chan struct{} // closed and dropped when those who wait for a splice shall look again
 	seatsAt   time.Time
-	room      chan struct{} // closed and dropped when a splice may take the next block
-	full      bool          // a splice waits for room
-	failed    bool          // an attempt to connect did
+	room      *room  // that the next block waits for; nil: it does not
+	full      bool   // the next block waits for room
+	readTo    uint64 // up to here all who are waited for were given the blocks, or further
+	patience  patience
+	failed    bool // an attempt to connect did
 	cancel    context.CancelFunc
 	linger    *time.Timer
 	alone     time.Time // since when it has had no subscribers, with linger
@@ -313,7 +315,7 @@ func (sub *subscriber) detach() {
 		sub.stream.release(sub)
 	}
 	delete(s.subs, sub)
-	s.makeRoom()
+	sub.given(true)
 	forget := false
 	if len(s.subs) == 0 {
 		switch {

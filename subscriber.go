@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
@@ -110,6 +111,10 @@ type subscriber struct {
 	delivery string    // how its client is written to
 	taken    int       // how many blocks of the stream the last call of next gave
 	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
+	awaits   *room     // that a stream waits for with it; nil: none does
+	late     bool      // is not waited for before it was given everything
+
+	writing atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
 
 	// Given, but as far as is known not written yet.
 	unwritten   int       // how many blocks
@@ -204,8 +209,10 @@ func (s *stream) mayKnow() bool {
 	return s.upstreamIDs || s.buffer.events == 0 || s.options.ids == idsUpstream
 }
 
-// recount sets a subscriber's count of events to that at its cursor.
+// recount sets a subscriber's count of events to that at its cursor, from where it
+// is going to read.
 func (s *stream) recount(sub *subscriber) {
+	s.readTo = min(s.readTo, sub.cursor)
 	if n, ok := s.buffer.eventsAfter(sub.cursor); ok {
 		sub.events = s.buffer.events - n
 	}
@@ -290,6 +297,7 @@ func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-c
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
+	sub.writing.Store(now.UnixNano()) // until the caller waits
 	sub.count(out)
 	sub.hold(out)
 	switch {
@@ -347,9 +355,10 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 	if !sub.primeAt.IsZero() && sub.events > 0 {
 		sub.givePrelude()
 	}
-	sub.stream.makeRoom()
+	sub.given(false)
 	if len(dst) == 0 && end == "" && sub.merge() {
 		dst, end = sub.read(dst)
+		sub.given(false)
 	}
 	switch {
 	case end != "", len(dst) > 0:

@@ -211,9 +211,7 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stream.isSplice || c.stream.detached {
-		c.stream.waitForRoom(int64(len(lines) + 1))
-	}
+	c.stream.waitForRoom(int64(len(lines) + 1))
 	return c.take(b, lines)
 }
 

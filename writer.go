@@ -409,6 +409,7 @@ func (w *writer) send(c *connection, p []byte) bool {
 func (w *writer) block(c *connection, rest []byte) {
 	c.rest = rest
 	c.blockedAt = w.tick
+	c.sub.writing.Store(w.now.UnixNano())
 	c.socket.await(c, rest)
 	w.schedule(c)
 }
@@ -427,6 +428,7 @@ func (w *writer) resume(c *connection) bool {
 		return false
 	}
 	c.rest, c.blockedAt = nil, 0
+	c.sub.writing.Store(0)
 	c.last = w.tick
 	w.count(c, c.partly)
 	c.partly = writtenBatch{}

@@ -1,0 +1,353 @@
+package caddysse
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// follower is a reader that reads all the time, as a client does.
+type follower struct {
+	*reader
+	pace   func(blocks []*block) // is called with what it was given, as if it were written
+	events int                   // that it was given, as whole runs of numbers
+	over   chan struct{}
+}
+
+// follow lets a reader read all the time, until its response ends.
+func (r *reader) follow(pace func(blocks []*block)) *follower {
+	f := &follower{reader: r, pace: pace, over: make(chan struct{})}
+	go func() {
+		defer close(f.over)
+		for {
+			blocks, wake, _, end := r.sub.next(nil, time.Now())
+			for _, b := range blocks {
+				if b.dispatches {
+					f.events++
+				}
+			}
+			if pace != nil && len(blocks) > 0 {
+				pace(blocks)
+			}
+			r.sub.writing.Store(0)
+			if end != "" {
+				r.end = end
+				return
+			}
+			if wake != nil {
+				<-wake
+			}
+		}
+	}()
+	return f
+}
+
+// expectAll checks that a follower is there and was given so many events.
+func (f *follower) expectAll(n int) {
+	f.t.Helper()
+	synctest.Wait()
+	if f.end != "" || f.events != n {
+		f.t.Fatalf("given %d of %d events, end %q", f.events, n, f.end)
+	}
+}
+
+// burst is events in one piece.
+func burst(from, to int) string {
+	var text strings.Builder
+	for _, n := range numbers(from, to) {
+		text.WriteString("data: " + n + "\n\n")
+	}
+	return text.String()
+}
+
+// A burst is many times larger than the replay buffer, and comes in one piece:
+// whoever keeps up is given all of it, without any time passing.
+func TestBurstIsGivenWhole(t *testing.T) {
+	for _, clients := range []int{1, 3} {
+		inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+			first, up := st.start()
+			followers := []*follower{first.follow(nil)}
+			for len(followers) < clients {
+				followers = append(followers, st.join("").follow(nil))
+			}
+			began := time.Now()
+			if err := up.send(burst(1, 20_000)); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range followers {
+				f.expectAll(20_000)
+			}
+			if d := time.Since(began); d != 0 {
+				t.Errorf("the stream waited for %v", d)
+			}
+			up.close()
+			for _, f := range followers {
+				<-f.over
+			}
+		})
+	}
+}
+
+// An event that is larger than the whole buffer is kept until those who keep up
+// have it.
+func TestLargeEventsAreGivenWhole(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.size = 1000 }, func(st *streamTest) {
+		r, up := st.start()
+		f := r.follow(nil)
+		large := "data: " + strings.Repeat("x", 2000) + "\n\n"
+		if err := up.send(strings.Repeat(large, 10)); err != nil {
+			t.Fatal(err)
+		}
+		f.expectAll(10)
+		up.close()
+		<-f.over
+	})
+}
+
+// A client that takes its time for a moment, as one does that is far away, is
+// waited for; the time is bounded for the whole burst and all clients.
+func TestBurstWaitsForWrites(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+		first, up := st.start()
+		quick, left := first.follow(nil), 8
+		slow := st.join("").follow(func(blocks []*block) {
+			if left > 0 && len(blocks) > 1 {
+				left--
+				time.Sleep(burstPatience / 10)
+			}
+		})
+		time.Sleep(time.Minute)
+		if err := up.send(burst(1, 2000)); err != nil {
+			t.Fatal(err)
+		}
+		quick.expectAll(2000)
+		slow.expectAll(2000)
+		up.close()
+		<-quick.over
+		<-slow.over
+	})
+}
+
+// A client that reads too slowly holds nobody up: it has burstPatience in a
+// burst, and is told when it is behind.
+func TestSlowClientDoesNotHoldTheStream(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+		first, up := st.start()
+		quick := first.follow(nil)
+		slow := st.join("").follow(func([]*block) { time.Sleep(burstPatience / 4) })
+		began := time.Now()
+		if err := up.send(burst(1, 20_000)); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d > 3*burstPatience/2 {
+			t.Errorf("the stream waited for %v", d)
+		}
+		quick.expectAll(20_000)
+		<-slow.over
+		if slow.end != endLag {
+			t.Errorf("end %q", slow.end)
+		}
+		up.close()
+		<-quick.over
+	})
+}
+
+// For a client that is stuck in a write nobody waits, and for those that one
+// burst has left behind only once.
+func TestStuckClientCostsNothing(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+		first, up := st.start()
+		quick, released := first.follow(nil), make(chan struct{})
+		stuck := st.join("").follow(func(blocks []*block) {
+			if blocks[len(blocks)-1].dispatches {
+				<-released
+			}
+		})
+		up.event("0")
+		expect := func(wait time.Duration, from, to int) {
+			t.Helper()
+			began := time.Now()
+			if err := up.send(burst(from, to)); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d != wait {
+				t.Errorf("the stream waited for %v, expected %v", d, wait)
+			}
+			quick.expectAll(to + 1)
+		}
+		expect(burstPatience, 1, 1000) // who knows
+		expect(0, 1001, 2000)
+		time.Sleep(time.Minute)
+		expect(0, 2001, 3000)
+		another := st.join("").follow(func(blocks []*block) {
+			if blocks[len(blocks)-1].dispatches {
+				<-released
+			}
+		})
+		up.event("3001")
+		time.Sleep(2 * burstPatience)
+		expect(0, 3002, 4000) // it is seen that it is stuck
+		close(released)
+		<-stuck.over
+		<-another.over
+		up.close()
+		<-quick.over
+	})
+}
+
+// A subscriber whose turn does not come is given up, too.
+func TestWhoDoesNotReadIsGivenUp(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+		r, up := st.start()
+		for _, wait := range []time.Duration{turnPatience, 0} {
+			began := time.Now()
+			if err := up.send(burst(1, 1000)); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d != wait {
+				t.Errorf("the stream waited for %v, expected %v", d, wait)
+			}
+		}
+		r.expectEnd(endLag, newcomer)
+	})
+}
+
+// In the long run clients that always need time have a twentieth of the
+// stream's.
+func TestPatienceComesBackSlowly(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events = 10 }, func(st *streamTest) {
+		_, up := st.start()
+		st.readers[0].leave()
+		slow := 0
+		join := func() {
+			slow++
+			st.join("").follow(func([]*block) { time.Sleep(burstPatience / 2) })
+		}
+		began := time.Now()
+		held := time.Duration(0)
+		for range 1000 {
+			join()
+			at := time.Now()
+			if err := up.send(burst(1, 100)); err != nil {
+				t.Fatal(err)
+			}
+			held += time.Since(at)
+			time.Sleep(burstPatience)
+		}
+		if all := time.Since(began); held < all/100 || held > all*5/4/patienceShare+2*burstPatience {
+			t.Errorf("the stream was held up for %v of %v", held, all)
+		}
+		up.close()
+	})
+}
+
+// That the stream waits for its clients is no pause of the upstream's.
+func TestBeingHeldUpIsNoPause(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.buffer.events, o.join = 10, joinGreeting }, func(st *streamTest) {
+		_, up := st.start()
+		if err := up.send(burst(1, 11)); err != nil { // waits for turnPatience
+			t.Fatal(err)
+		}
+		up.event("12")
+		s := st.readers[0].sub.origin
+		s.mu.Lock()
+		n := len(s.greeting.blocks)
+		s.mu.Unlock()
+		if n != 12 {
+			t.Errorf("the greeting has %d blocks", n)
+		}
+	})
+}
+
+// 20,000 events that the upstream writes at once come to all clients, whatever
+// the way, with all options at their defaults.
+func TestBurstOverTheNetwork(t *testing.T) {
+	const events = 20_000
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "") {
+		for _, clients := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s %d", tr.name, clients), func(t *testing.T) {
+				testBurst(t, u, events, clients, func() io.ReadCloser {
+					c := subscribeRaw(t, tr, fmt.Sprintf("/%d", clients))
+					return struct {
+						io.Reader
+						io.Closer
+					}{c.resp.Body, c.conn}
+				})
+			})
+		}
+	}
+}
+
+// The same over HTTP/2.
+func TestBurstOverHTTP2(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startTLS(t, newCertificate(t, "server"), u, "")
+	for _, clients := range []int{1, 3} {
+		testBurst(t, u, 20_000, clients, func() io.ReadCloser {
+			resp := g.get(fmt.Sprintf("/%d", clients))
+			if resp.ProtoMajor != 2 {
+				t.Fatal(resp.Proto)
+			}
+			return resp.Body
+		})
+	}
+}
+
+// testBurst lets an upstream send events in one piece to clients that read as
+// fast as they can.
+func testBurst(t *testing.T, u *upstream, events, clients int, subscribe func() io.ReadCloser) {
+	t.Helper()
+	pad := strings.Repeat("x", 100)
+	var text strings.Builder
+	for n := range events {
+		fmt.Fprintf(&text, "data: %d %s\n\n", n, pad)
+	}
+	text.WriteString("data: end\n\n")
+	lost := make(chan string, clients)
+	for range clients {
+		body := subscribe()
+		go func() {
+			defer body.Close()
+			lost <- readBurst(body, events, pad)
+		}()
+	}
+	up := u.accept()
+	up.write(text.String())
+	for range clients {
+		select {
+		case what := <-lost:
+			if what != "" {
+				t.Error(what)
+			}
+		case <-time.After(testTimeout):
+			t.Fatal("the end did not come")
+		}
+	}
+}
+
+// readBurst reads until the end of a burst, and tells what is not right.
+func readBurst(from io.Reader, events int, pad string) string {
+	n := 0
+	for m, err := range eventstream.NewReader(from).Messages() {
+		if err != nil {
+			return fmt.Sprintf("%v after %d events", err, n)
+		}
+		if m.Data == "end" {
+			break
+		}
+		if m.Data != fmt.Sprintf("%d %s", n, pad) {
+			return fmt.Sprintf("event %d is %q", n, m.Data)
+		}
+		n++
+	}
+	if n != events {
+		return fmt.Sprintf("%d of %d events", n, events)
+	}
+	return ""
+}
