@@ -391,6 +391,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.dropHurry()
 	s.log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))
 	sp.makeRoom()
+	s.makeRoom() // for the old connection, which finds that it is over
 	s.wakeWaiting()
 	s.wakeLocked()
 	return c

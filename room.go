@@ -58,16 +58,23 @@ func (p *patience) left(now time.Time) time.Duration {
 	return max(0, burstPatience-p.spent)
 }
 
-// waitForRoom waits until the next block, of size bytes, does not evict one
-// that a subscriber who keeps up was not given. The lock is held, but for the
-// waiting.
-func (s *stream) waitForRoom(size int64) {
+// waitForRoom waits until the connection's next block, of size bytes, does not
+// evict one that a subscriber who keeps up was not given. The stream's lock is
+// held, but for the waiting.
+func (c *upstreamConn) waitForRoom(size int64) {
+	for s := (*stream)(nil); s != c.stream; { // which changes when a successor takes over
+		s = c.stream
+		s.waitForRoom(size, c)
+	}
+}
+
+func (s *stream) waitForRoom(size int64, c *upstreamConn) {
 	evicted := s.buffer.evictedBy(size)
 	if evicted == 0 || (evicted <= s.readTo && !s.isSplice) {
 		return
 	}
 	began := time.Now()
-	for now := began; s.phase != phaseGone; now = time.Now() {
+	for now := began; s.phase != phaseGone && !c.over && !c.deserted; now = time.Now() {
 		wait := s.makeRoomUntil(s.buffer.evictedBy(size), now)
 		if wait == nil {
 			break

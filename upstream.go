@@ -175,7 +175,7 @@ func (c *upstreamConn) appendGap(wire []byte) {
 	}
 	wire = wire[:len(wire)-1] // the blank line comes after the id
 	if s.isSplice {
-		s.waitForRoom(int64(len(wire) + 1))
+		c.waitForRoom(int64(len(wire) + 1))
 	}
 	if s.phase == phaseGone {
 		return
@@ -211,7 +211,7 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stream.waitForRoom(int64(len(lines) + 1))
+	c.waitForRoom(int64(len(lines) + 1))
 	return c.take(b, lines)
 }
 
