@@ -32,6 +32,7 @@ type opener struct {
 	claimed bool  // the answer is being written
 	left    bool  // the client does not wait any more
 	err     error // what the handlers behind sse returned; set before done
+	again   bool  // the client has to ask by itself; set before done
 }
 
 func newOpener(h *Handler, w http.ResponseWriter, r *http.Request) *opener {
@@ -162,8 +163,43 @@ func (c *capture) WriteHeader(status int) {
 		c.fail(errNotOurStream)
 		return
 	}
+	if c.isForNobody(status, own) {
+		c.askAgain()
+		return
+	}
 	c.pass()
 }
+
+// isForNobody reports whether the answer may be another one when the client asks
+// by itself, with all that a shared request withholds: the application refuses
+// what it does not know the address of, say, or tells that its answer depends
+// on something of the kind. An application that has no room, or no time, is not
+// asked again.
+func (c *capture) isForNobody(status int, own http.Header) bool {
+	if c.request.detached {
+		return false // it was asked with the client's own request
+	}
+	switch status {
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests:
+		return false
+	}
+	return (status >= 300 && status < 500) || !c.request.policy.mayVaryOn(own)
+}
+
+// askAgain lets the client ask by itself, as those who waited with it do.
+func (c *capture) askAgain() {
+	c.conn.refused(ending{status: c.status}.retriable())
+	c.fail(errAskAgain)
+	o := c.opener
+	c.opener = nil
+	if o != nil && o.claim() {
+		o.again = true
+		o.finish(nil)
+	}
+}
+
+// errAskAgain ends an upstream connection whose answer was for nobody.
+var errAskAgain = errors.New("the answer may depend on what a shared request withholds")
 
 // errNotOurStream ends a later connection of a stream whose answer does not go
 // on with it.

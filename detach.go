@@ -47,7 +47,7 @@ func (h *Handler) detachSettings() *detachSettings {
 	}
 	s := &detachSettings{
 		options: h.options.detached(time.Duration(h.Detach)),
-		policy:  &keyPolicy{user: true, certificate: true, idParameters: h.LastEventIDQuery},
+		policy:  &keyPolicy{user: true, certificate: true, whole: true, idParameters: h.LastEventIDQuery},
 		maxBody: defaultMaxRequestBody,
 	}
 	if h.MaxRequestBody > 0 {
@@ -76,7 +76,7 @@ func (o *streamOptions) detached(d time.Duration) *streamOptions {
 // mayDetach reports whether the answer to a request may outlive its client. To
 // close one of the MCP's is to cancel it.
 func (h *Handler) mayDetach(r *http.Request) bool {
-	return h.detached != nil && r.Header.Get("Mcp-Session-Id") == ""
+	return h.detached != nil && !isMCP(r)
 }
 
 // detachedParts lists what a request has to have in common with the one that

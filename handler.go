@@ -82,7 +82,14 @@ func neverStream(r *http.Request) bool {
 // mayJoin reports whether a request may share a stream with others.
 func (h *Handler) mayJoin(r *http.Request) bool {
 	return h.Share != shareOff && r.Method == http.MethodGet &&
-		r.Header.Get("Mcp-Session-Id") == "" && acceptsEventStream(r.Header) && bodyless(r)
+		!isMCP(r) && r.URL.Opaque == "" && acceptsEventStream(r.Header) && bodyless(r)
+}
+
+// isMCP reports whether a request says that it is of the Model Context
+// Protocol, with a session or without: its stream is one client's, and to close
+// it is to cancel it.
+func isMCP(r *http.Request) bool {
+	return r.Header.Get("Mcp-Session-Id") != "" || r.Header.Get("Mcp-Protocol-Version") != ""
 }
 
 // bodyless reports whether a request has no body. That of a GET over HTTP/3
@@ -295,6 +302,10 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		detach()
 		if wait != nil && (errors.Is(err, errUnshareable) || !wait.leave()) {
 			<-wait.done
+			if wait.again {
+				err := h.serveAlone(newPassThrough(h, w, r, false), next, req)
+				return nil, false, err
+			}
 			return nil, false, wait.err
 		}
 		return nil, false, h.serveUnjoined(w, r, next, req, err)

@@ -112,7 +112,7 @@ func varyNames(header http.Header) (names []string, everything bool) {
 // mayShare reports whether the answer to a request may be given to others with
 // the same key.
 func (h *Handler) mayShare(upstream http.Header, credential bool) bool {
-	if _, everything := varyNames(upstream); everything {
+	if _, everything := varyNames(upstream); everything || !h.policy.mayVaryOn(upstream) {
 		return false
 	}
 	if len(upstream["Set-Cookie"]) > 0 && !h.policy.public {

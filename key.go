@@ -2,10 +2,13 @@ package caddysse
 
 import (
 	"crypto/sha256"
+	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -14,57 +17,6 @@ import (
 // What makes two requests the same stream, and the principle that goes with
 // it: what is not in the key is not sent upstream. All that a response can
 // depend on is then the same for everyone who is given it.
-
-// insignificantHeaders are the request header fields that do not tell streams
-// apart. They say how a message travels, or who is probably asking, but not
-// what for. Every other field does: an unknown one fails safe.
-var insignificantHeaders = headerSet(
-	// Hop-by-hop (RFC 9110, 7.6.1).
-	"Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade",
-	// Conditionals and ranges (RFC 9110, 13.1 and 14.2): not sent upstream.
-	"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range",
-	"Cache-Control", "Pragma", "Accept", "Accept-Encoding", "User-Agent", "Referer",
-	"Sec-GPC", "DNT", "Priority", "Last-Event-ID",
-	"Traceparent", "Tracestate", "X-Request-Id", "X-Amzn-Trace-Id", "CF-Ray", "CDN-Loop",
-	"Via", "Forwarded", "X-Forwarded-For", "X-Forwarded-Port", "X-Real-IP",
-	"CF-Connecting-IP", "True-Client-IP",
-)
-
-// insignificantPrefixes stand for families of such fields.
-var insignificantPrefixes = []string{"Sec-Fetch-", "Sec-Ch-Ua"}
-
-// notSentHeaders, in canonical form, are removed from the request that opens a
-// shared stream: they are about one client's response, not about the stream.
-var notSentHeaders = []string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range",
-	"Accept-Encoding", "Last-Event-Id",
-}
-
-// publicHeaders tell streams apart under share public.
-var publicHeaders = []string{"Origin", "X-Forwarded-Host", "X-Forwarded-Proto"}
-
-// credentialHeaders identify a user. With one of them in the key,
-// Cache-Control: private does not keep a stream from being shared: all who
-// share it are that user.
-var credentialHeaders = []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key"}
-
-func headerSet(names ...string) map[string]struct{} {
-	set := make(map[string]struct{}, len(names))
-	for _, name := range names {
-		set[http.CanonicalHeaderKey(name)] = struct{}{}
-	}
-	return set
-}
-
-// insignificant reports whether the header field name, in canonical form,
-// does not tell streams apart.
-func insignificant(name string) bool {
-	if _, ok := insignificantHeaders[name]; ok {
-		return true
-	}
-	return slices.ContainsFunc(insignificantPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
-}
 
 // keyPolicy says which parts of a request are in the key. It is made once from
 // the handler's configuration.
@@ -82,6 +34,11 @@ type keyPolicy struct {
 	templates      []string
 	named          map[string]struct{} // the placeholders in them
 	public         bool
+	whole          bool // of a detached stream, which is one client's: nothing is withheld
+
+	// What handlers behind sse decide by besides (behind.go).
+	groups  map[string]struct{} // of routes
+	trusted []netip.Prefix      // the front proxies that reverse_proxy believes
 }
 
 // newKeyPolicy makes the policy of a validated configuration.
@@ -171,6 +128,14 @@ func placeholders(template string) (names []string) {
 	}
 }
 
+// isPlaceholder reports whether what stands in braces may be a placeholder's
+// name, and not JSON, say.
+func isPlaceholder(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r == 0x7f || strings.ContainsRune("{}\"'`,;=()<>\\", r)
+	})
+}
+
 // headerInKey reports whether a request header field, in canonical form, tells
 // streams apart.
 func (p *keyPolicy) headerInKey(name string) bool {
@@ -186,13 +151,42 @@ func (p *keyPolicy) headerInKey(name string) bool {
 	return !p.only && !insignificant(name)
 }
 
-// sentUpstream reports whether a request header field goes upstream with the
-// request that opens a stream.
-func (p *keyPolicy) sentUpstream(name string) bool {
-	if _, ok := p.ignoredHeaders[name]; ok {
-		return false
+// lines returns what counts of the lines of a request header field, in
+// canonical form. It is what the upstream is sent of them.
+func (p *keyPolicy) lines(name string, values []string, address string) (kept []string) {
+	if name == "Forwarded" && !p.headerInKey(name) {
+		return p.forwardedLines(values, address)
 	}
-	return insignificant(name) || p.headerInKey(name)
+	if !p.headerInKey(name) {
+		return nil
+	}
+	if name != "Cookie" {
+		return values
+	}
+	for _, value := range values {
+		if value = p.cookieLine(value); value != "" {
+			kept = append(kept, value)
+		}
+	}
+	return kept
+}
+
+// forwardedLines is lines for Forwarded, of which host and proto count where
+// X-Forwarded-Host and X-Forwarded-Proto do.
+func (p *keyPolicy) forwardedLines(values []string, address string) []string {
+	_, ignored := p.ignoredHeaders["Forwarded"]
+	_, counts := p.headers["X-Forwarded-Host"]
+	if ignored || (p.only && !counts) {
+		return nil
+	}
+	place, readable := forwardedPlace(values)
+	switch {
+	case !readable:
+		return values
+	case place == "":
+		return nil
+	}
+	return []string{"for=" + forwardedNode(address) + ";" + place}
 }
 
 // cookieLine returns what counts of a Cookie field.
@@ -249,12 +243,22 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 	add("path", r.URL.EscapedPath())
 	add("query", p.filterQuery(r.URL.RawQuery))
 	if orig.URL != nil {
+		if orig.Method != r.Method {
+			add("original method", orig.Method)
+		}
 		add("original path", orig.URL.EscapedPath())
 		add("original query", p.filterQuery(orig.URL.RawQuery))
+	}
+	if p.believed(r) {
+		// It decides what handlers behind make of X-Forwarded-Proto.
+		add("trusted proxy", "yes")
 	}
 	if r.TLS != nil {
 		add("scheme", "https")
 		add("server name", r.TLS.ServerName)
+		if !r.TLS.HandshakeComplete {
+			add("early data", "yes")
+		}
 		if p.certificate {
 			parts = appendCertificate(parts, r)
 		}
@@ -264,21 +268,22 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 			add("user", user)
 		}
 	}
-	names := make([]string, 0, len(r.Header))
-	for name := range r.Header {
-		if p.headerInKey(name) {
-			names = append(names, name)
+	address := p.address(r)
+	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		for _, value := range p.lines(name, r.Header[name], address) {
+			add("header "+name, value)
 		}
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		for _, value := range r.Header[name] {
-			if name == "Cookie" {
-				if value = p.cookieLine(value); value == "" {
-					continue // not sent upstream
-				}
-			}
-			add("header "+name, value)
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		if p.countsVar(name, vars[name]) {
+			add("var "+name, caddy.ToString(vars[name]))
+		}
+	}
+	entered, _ := r.Context().Value(routeGroupCtxKey).(map[string]struct{})
+	for _, name := range slices.Sorted(maps.Keys(p.groups)) {
+		if _, ok := entered[name]; ok {
+			add("route group", name)
 		}
 	}
 	for _, template := range p.templates {
@@ -294,26 +299,24 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 }
 
 // appendCertificate appends the TLS client certificate of a request, if it has
-// one.
+// one, and those that came with it.
 func appendCertificate(parts []keyPart, r *http.Request) []keyPart {
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+	if r.TLS == nil {
 		return parts
 	}
-	sum := sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
-	return append(parts, keyPart{"client certificate", string(sum[:])})
+	for _, certificate := range r.TLS.PeerCertificates {
+		sum := sha256.Sum256(certificate.Raw)
+		parts = append(parts, keyPart{"client certificate", string(sum[:])})
+	}
+	return parts
 }
 
 // hasCredential reports whether the key of a request has something that
 // identifies a user.
 func (p *keyPolicy) hasCredential(r *http.Request) bool {
 	for _, name := range credentialHeaders {
-		if !p.headerInKey(name) {
-			continue
-		}
-		for _, value := range r.Header[name] {
-			if name != "Cookie" || p.cookieLine(value) != "" {
-				return true
-			}
+		if len(p.lines(name, r.Header[name], "")) > 0 {
+			return true
 		}
 	}
 	if p.certificate && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
@@ -346,17 +349,44 @@ func (p *keyPolicy) lastEventID(r *http.Request) (id, param string) {
 }
 
 // keepsPlaceholder reports whether the upstream request may use a placeholder
-// that handlers before sse have set for the client.
+// that handlers before sse have set for the client: what it stands for is in the
+// key then.
 func (p *keyPolicy) keepsPlaceholder(name string) bool {
 	_, named := p.named[name]
-	return !p.only || named || (p.user && strings.HasPrefix(name, "http.auth."))
+	return named || p.whole || (p.user && name == "http.auth.user.id")
 }
 
-// keepsVar is keepsPlaceholder for a variable. That of the directive root is the
-// site's, not the client's.
-func (p *keyPolicy) keepsVar(name string) bool {
-	_, named := p.named["http.vars."+name]
-	return !p.only || named || name == "root"
+// perRequestVars are variables of Caddy that no two requests have in common, and
+// those that are the business of address.go.
+var perRequestVars = []string{
+	"start_time", "uuid", "trace_id", "span_id", caddyhttp.LogSkipVar,
+	caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey,
+}
+
+// keepsVar reports whether the upstream request has a variable that handlers
+// before sse have set for the client.
+func (p *keyPolicy) keepsVar(name string, value any) bool {
+	// That of the directive root is the site's, not the client's.
+	return p.whole || p.countsVar(name, value) || (name == "root" && p.only && isPlain(value))
+}
+
+// countsVar reports whether a variable is in the key. Where the whole request
+// counts, variables do, as far as they can be compared.
+func (p *keyPolicy) countsVar(name string, value any) bool {
+	if _, named := p.named["http.vars."+name]; named {
+		return isPlain(value)
+	}
+	return !p.only && isPlain(value) && !slices.Contains(perRequestVars, name)
+}
+
+// isPlain reports whether a value is equal to another if their texts are.
+func isPlain(value any) bool {
+	switch value.(type) {
+	case string, bool, time.Duration,
+		int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, float32, float64:
+		return true
+	}
+	return false
 }
 
 // withoutID removes the parameters of a raw query that may bring a last event
@@ -370,17 +400,27 @@ func (p *keyPolicy) withoutID(raw string) string {
 func (p *keyPolicy) varies(header http.Header, names []string) string {
 	var values strings.Builder
 	for _, name := range names {
-		if !p.sentUpstream(name) || slices.Contains(notSentHeaders, name) {
-			continue
-		}
-		for _, value := range header[name] {
-			if name == "Cookie" {
-				value = p.cookieLine(value)
-			}
+		for _, value := range p.lines(name, header[name], "") {
 			values.WriteString(strings.TrimSpace(value))
 			values.WriteByte(0)
 		}
 		values.WriteByte('\n')
 	}
 	return values.String()
+}
+
+// mayVary reports whether an answer that depends on a request header field may
+// be shared: the field is in the key, or the same in every request that opens a
+// shared stream, or the operator has said that it does not matter. What is only
+// withheld is not: the application wants to know it, and so do handlers that
+// set it for each client.
+func (p *keyPolicy) mayVary(name string) bool {
+	_, ignored := p.ignoredHeaders[name]
+	return p.only || ignored || fixed(name) || p.headerInKey(name)
+}
+
+// mayVaryOn is mayVary for all that an answer says it depends on, but *.
+func (p *keyPolicy) mayVaryOn(answer http.Header) bool {
+	names, _ := varyNames(answer)
+	return !slices.ContainsFunc(names, func(name string) bool { return !p.mayVary(name) })
 }

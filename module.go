@@ -86,8 +86,8 @@ type Handler struct {
 	// whatever their header fields, except Origin, X-Forwarded-Host and
 	// X-Forwarded-Proto. "cookies": as public, but the cookies of
 	// share_cookies count too. "off": none; each client has an upstream
-	// connection of its own. With "public" and "cookies", header fields that
-	// do not count are not sent upstream.
+	// connection of its own. What does not count is not sent upstream, the
+	// client's address included: see key_add.
 	Share string `json:"share,omitempty"`
 
 	// With share "cookies": the names of the cookies that separate clients.
@@ -99,8 +99,9 @@ type Handler struct {
 	// parameters that it does not name are not sent upstream.
 	Key string `json:"key,omitempty"`
 
-	// Placeholders that separate clients in addition, because handlers behind
-	// sse depend on them: {http.vars.tenant}, say.
+	// Placeholders that separate clients in addition, because the application
+	// or handlers behind sse depend on them: {http.vars.client_ip}, say, which
+	// is also sent then.
 	KeyAdd []string `json:"key_add,omitempty"`
 
 	// Header fields and query parameters that do not separate clients. They
@@ -235,10 +236,10 @@ type Handler struct {
 	// user, TLS client certificate and credentials, with an ID of it as last
 	// event ID goes on where the client was, whatever its method; DELETE
 	// cancels. An answer that has ended can be resumed until the buffer's
-	// age is over. Requests with Mcp-Session-Id are excepted. The bodies of
-	// all other requests that do not share a stream are read before they go
-	// upstream: give the handler a matcher. 0 (the default) turns it off: the
-	// upstream connection ends with its client.
+	// age is over. Requests with Mcp-Session-Id or Mcp-Protocol-Version are
+	// excepted. The bodies of all other requests that do not share a stream are
+	// read before they go upstream: give the handler a matcher. 0 (the default)
+	// turns it off: the upstream connection ends with its client.
 	Detach caddy.Duration `json:"detach,omitempty"`
 
 	// With detach: request header fields that a client has to bring again, as
@@ -367,6 +368,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		listen := slices.Sorted(slices.Values(s.Listen))
 		place = strings.Join(listen, " ")
 		server = s
+		h.readBehind(ctx, s)
 		s.RegisterConnContext(withConn)
 		s.RegisterOnShutdown(func() {
 			if h.probes != nil {

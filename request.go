@@ -3,10 +3,10 @@ package caddysse
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -38,6 +38,7 @@ type upstreamRequest struct {
 	// that is still known: handlers before sse may have changed header fields.
 	received *http.Request
 	server   *caddyhttp.Server
+	local    net.Addr // at which the server was reached; nil: the client's context knows it
 	vars     map[string]any
 	groups   map[string]struct{}
 	before   http.Header // of the response, as the handlers before sse left it
@@ -54,9 +55,17 @@ func (h *Handler) newUpstreamRequest(w http.ResponseWriter, r *http.Request, nex
 	u := h.copyRequest(w, r, next, h.policy)
 	_, u.idParam = h.policy.lastEventID(r)
 	u.received = u.again(r)
+	policy := h.policy
+	maps.DeleteFunc(u.vars, func(name string, value any) bool { return !policy.keepsVar(name, value) })
+	u.vars[caddyhttp.TrustedProxyVarKey] = policy.believed(r)
+	u.vars[caddyhttp.ClientIPVarKey] = policy.clientIP(r)
+	if !policy.namesLocal() {
+		u.local = localNobody
+	}
 	if u.orig.URL != nil {
 		u.filterOriginal()
 	}
+	u.orig.RemoteAddr = policy.remote(r)
 	u.clean(u.request)
 	return u
 }
@@ -114,60 +123,56 @@ func (h *Handler) copyRequest(w http.ResponseWriter, r *http.Request, next caddy
 // filterOriginal removes what must not reach the upstream from the query of
 // the request as it was received.
 func (u *upstreamRequest) filterOriginal() {
-	clean := *u.orig.URL
-	clean.RawQuery = u.policy.filterQuery(clean.RawQuery)
-	u.orig.URL = &clean
+	clean := u.policy.cleanURL(u.orig.URL)
+	u.orig.URL = clean
 	u.orig.RequestURI = clean.RequestURI()
 }
 
 // clean removes what must not reach the upstream from the template.
 func (u *upstreamRequest) clean(r *http.Request) {
 	policy := u.policy
+	address := policy.address(r)
 	r.Body = http.NoBody
 	r.ContentLength = 0
-	r.URL.RawQuery = policy.filterQuery(r.URL.RawQuery)
+	r.Host = strings.ToLower(r.Host)
+	r.URL = policy.cleanURL(r.URL)
 	r.RequestURI = r.URL.RequestURI()
-	for _, name := range notSentHeaders {
-		r.Header.Del(name)
-	}
+	r.Trailer, r.TransferEncoding, r.Close = nil, nil, false
+	r.Form, r.PostForm, r.MultipartForm = nil, nil, nil
+	policy.connection(r)
 	for name, values := range r.Header {
-		if !policy.sentUpstream(name) {
-			delete(r.Header, name)
-			continue
-		}
-		if name != "Cookie" {
-			continue
-		}
-		kept := values[:0]
-		for _, value := range values {
-			if value = policy.cookieLine(value); value != "" {
-				kept = append(kept, value)
-			}
-		}
-		if r.Header[name] = kept; len(kept) == 0 {
+		if r.Header[name] = policy.lines(name, values, address); len(r.Header[name]) == 0 {
 			delete(r.Header, name)
 		}
 	}
-	// A decoded answer would be needed anyway, and each client would want
-	// another coding.
-	r.Header.Set("Accept-Encoding", "identity")
-	if r.TLS != nil && !policy.certificate {
-		r.TLS = withoutCertificate(r.TLS)
+	for name, value := range map[string]string{
+		"Accept": eventStreamType,
+		// A decoded answer would be needed anyway, and each client would want
+		// another coding.
+		"Accept-Encoding": "identity",
+		"User-Agent":      sharedUserAgent,
+		// Where it is missing, applications take the address of the connection;
+		// reverse_proxy adds X-Forwarded-For by itself.
+		"X-Real-Ip": address,
+	} {
+		if _, ignored := policy.ignoredHeaders[name]; !policy.headerInKey(name) && (!ignored || fixed(name)) {
+			r.Header.Set(name, value)
+		}
 	}
 }
 
-// withoutCertificate copies what is known of a TLS connection, less what the
-// client proved with a certificate.
-func withoutCertificate(state *tls.ConnectionState) *tls.ConnectionState {
-	anonymous := *state
-	anonymous.PeerCertificates = nil
-	anonymous.VerifiedChains = nil
-	return &anonymous
+// cleanURL copies a URL, less what is not in the key. A server has use for path
+// and query only.
+func (p *keyPolicy) cleanURL(u *url.URL) *url.URL {
+	return &url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: p.filterQuery(u.RawQuery)}
 }
 
 // instantiate makes a request of its own for one upstream connection, as
 // Caddy's server would. ctx has the values of the template's context.
 func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter, lastEventID, idParam string) *http.Request {
+	if u.local != nil {
+		ctx = context.WithValue(ctx, http.LocalAddrContextKey, u.local)
+	}
 	r := u.request.Clone(caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil))
 	if lastEventID != "" {
 		r.Header.Set("Last-Event-ID", lastEventID)
@@ -180,11 +185,7 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 	repl := caddy.NewReplacer()
 	r = caddyhttp.PrepareRequest(r, repl, w, u.server)
 	vars := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	for name, value := range u.vars {
-		if u.policy.keepsVar(name) {
-			vars[name] = value
-		}
-	}
+	maps.Copy(vars, u.vars)
 	vars[insideVar] = insideForGood
 	if groups, ok := r.Context().Value(routeGroupCtxKey).(map[string]struct{}); ok {
 		maps.Copy(groups, u.groups)
@@ -205,20 +206,16 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 
 // earlier resolves placeholders that handlers before sse have set, such as
 // those of map and of regular expressions, from the client's replacer. They may
-// come from anything in the client's request: where not all of it is in the
-// key, only those that the key names are known.
+// come from anything in the client's request, its address too: only those that
+// the key has are known, others are empty.
 func (u *upstreamRequest) earlier(key string) (any, bool) {
-	switch {
-	case strings.HasPrefix(key, "http.auth."):
-		if !u.policy.user {
-			return "", true
+	for _, prefix := range []string{"http.request.", "http.response.", "http.reverse_proxy.", "http.vars.", "http.sse."} {
+		if strings.HasPrefix(key, prefix) {
+			return nil, false
 		}
-	case strings.HasPrefix(key, "http.request."), strings.HasPrefix(key, "http.response."),
-		strings.HasPrefix(key, "http.reverse_proxy."), strings.HasPrefix(key, "http.vars."):
-		return nil, false
 	}
 	if !u.policy.keepsPlaceholder(key) {
-		return "", true
+		return "", isPlaceholder(key)
 	}
 	repl, ok := u.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
