@@ -1,8 +1,10 @@
 package caddysse
 
 import (
+	"hash/maphash"
 	"slices"
 	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -114,30 +116,63 @@ func (s *stream) logSkipped(after, next string, missed int64) {
 }
 
 // skips reports whether a splice that was opened with an ID shows, now that it is
-// to be merged, that the upstream did not go on after that: the stream has an event
-// just before the splice's first one, though the ID is not one of those kept; or the
-// splice brought none, and the upstream counts and is past the ID. The lock is held.
+// to be merged, that the upstream did not go on after that; next is the ID that it
+// went on with instead. The lock is held.
+//
+// The ID is not among those kept, and all that the splice was sent is what each
+// connection is greeted with, and what came to the stream too since the splice has
+// its head. Anything else is from before, which speaks for the upstream: a history
+// or a snapshot. And the stream has an event from before that the splice was not sent.
 func (s *stream) skips(sp *stream) (next string, skips bool) {
-	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs {
+	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || sp.buffer.lost > 0 {
 		return "", false
 	}
 	if _, ok := s.buffer.find(sp.openID); ok {
 		return "", false // all that came after it is kept
 	}
-	kept, brought := s.buffer.fromUpstream(), sp.buffer.fromUpstream()
-	if len(brought) == 0 {
-		n, ok := number(sp.openID)
-		return "", ok && s.sequence.counts() && n < s.sequence.last && sp.buffer.lost == 0
+	if n, ok := number(sp.openID); ok && s.sequence.counts() && n >= s.sequence.last {
+		return "", false // the client is ahead
 	}
-	first := brought[0]
-	if first.ordinal != 1 || slices.ContainsFunc(kept, func(k *block) bool { return !k.hasID }) {
-		return "", false // not the first of the answer any more; or several events share an ID
+	kept, brought, greeted := s.buffer.fromUpstream(), sp.buffer.fromUpstream(), false
+	for _, b := range brought {
+		switch k := s.twin(b); {
+		case s.greetsWith(b):
+			greeted = true
+		case !b.hasID && slices.ContainsFunc(kept, b.equal): // a ping, say
+		case k == nil || !sp.isLive(k):
+			return "", false
+		case next == "":
+			next = b.id
+		}
 	}
-	// Not a greeting, which each connection is sent.
-	i := slices.IndexFunc(kept, func(k *block) bool {
-		return k.ordinal != 1 && k.equal(first) && near(k, first) && sp.isLive(k)
+	return next, s.buffer.lost > 0 || slices.ContainsFunc(kept, func(k *block) bool {
+		return !sp.isLive(k) && !(greeted && s.greetsWith(k)) && !slices.ContainsFunc(brought, k.equal)
 	})
-	return first.id, i > 0
+}
+
+// maxGreeted bounds how many blocks count as what the upstream greets with.
+const maxGreeted = 64
+
+var greetedSeed = maphash.MakeSeed()
+
+// greet takes note of a block that is not comment-only, if the upstream sent it to
+// greet the connection: the first one, and what came with it. The stream's lock is
+// held.
+func (c *upstreamConn) greet(lines []byte, now time.Time) {
+	switch n := len(c.greeted); {
+	case n == 0:
+		c.greetedAt, c.greetedLast = now, now
+	case n == maxGreeted, now.Sub(c.greetedLast) > maxSettle, now.Sub(c.greetedAt) > splicePause:
+		return
+	}
+	c.greetedLast = now
+	c.greeted = append(c.greeted, maphash.Bytes(greetedSeed, lines))
+}
+
+// greetsWith reports whether the upstream greeted the stream's connection with a
+// block, too.
+func (s *stream) greetsWith(b *block) bool {
+	return slices.Contains(s.conn.greeted, maphash.Bytes(greetedSeed, b.wire[:b.lines]))
 }
 
 // fromUpstream returns the kept events that the upstream has sent.

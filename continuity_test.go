@@ -141,7 +141,8 @@ func TestQuietSpliceContinuity(t *testing.T) {
 	}{
 		{"lost", numbers(1, 30), "20", toldGap("upstream", "20", "null") + "\n" + primed("30")},
 		{"newer than the stream", numbers(1, 30), "35", primed("30")},
-		{"ids that do not count", strings.Fields("1000 1060 1090 1130 1150 1190 1230 1270 1310"), "1020", primed("1310")},
+		{"ids that do not count", strings.Fields("1000 1060 1090 1130 1150 1190 1230 1270 1310"), "1020",
+			toldGap("upstream", "1020", "null") + "\n" + primed("1310")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 5 }), func(st *streamTest) {
@@ -156,6 +157,82 @@ func TestQuietSpliceContinuity(t *testing.T) {
 				sp.expectGone(true)
 			})
 		})
+	}
+}
+
+// A client comes back with an ID that is not in the buffer any more, to an application
+// whose ids do not count: it is told when all that it is given is what each connection
+// is greeted with, and what the stream got too, though the stream had more before.
+func TestGapOfForgottenID(t *testing.T) {
+	id := func(ids ...string) string { return numbered(ids...) }
+	const hello, ping = "event: hello\ndata: {}\n\n", "event: ping\ndata: {}\n\n"
+	long := id(strings.Fields("b c d e f g h i j k")...)
+	for _, test := range []struct {
+		name   string
+		greets string // each connection is sent
+		stream string // what it has had
+		answer string // what the client's own connection brings more than the greeting
+		live   string // what both bring then; "": nothing
+		told   bool
+	}{
+		{"nothing", "", long, "", "", true},
+		{"only what is new", "", long, "", id("l"), true},
+		{"a greeting", hello, long, "", "", true},
+		{"a greeting with an id", "id: hello\ndata: {}\n\n", long, "", id("l"), true},
+		{"a greeting of several events", hello + "id: 0\ndata: 0\n\n", long, "", "", true},
+		{"nothing, after events without ids", "", id("b", "c") + strings.Repeat(ping, 6), "", "", true},
+		{"only what is new, among events without ids", "", long + ping + id("l") + ping, "", id("m"), true},
+		{"an event without an id, among what is new", "", long + ping, "", ping + id("l"), true},
+		{"an event without an id that came before too", "", long + ping, ping, "", true},
+		{"nothing, of one event", "", id("b"), "", "", true},
+		{"a greeting, of two events", hello, id("b", "c"), "", "", true},
+		{"the rest", "", long, long, "", false},
+		{"the rest after a greeting", hello, long, long, id("l"), false},
+		{"the rest, which is the stream", "", id("b", "c"), id("b", "c"), "", false},
+		{"the rest after a greeting, which is the stream", hello, id("b", "c"), id("b", "c"), "", false},
+		{"a snapshot", "", long, "data: [b c d e f g h i j k]\n\n", "", false},
+	} {
+		for name, mode := range map[string]idsMode{"auto": idsAuto, "upstream": idsUpstream} {
+			t.Run(test.name+", ids "+name, func(t *testing.T) {
+				inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.ids, o.buffer.events = mode, 5 }), func(st *streamTest) {
+					send := func(c *fakeConn, text string) {
+						if err := c.send(text); err != nil && c.ctx.Err() == nil {
+							st.t.Fatal(err)
+						}
+					}
+					_, up := st.start()
+					send(up, test.greets)
+					time.Sleep(time.Second)
+					for block := range strings.SplitAfterSeq(test.stream, "\n\n") {
+						send(up, block)
+						time.Sleep(100 * time.Millisecond)
+					}
+					time.Sleep(time.Minute)
+					before := gather(st.t)
+					b := st.join("a")
+					b.expectOutcome(resumeSpliced)
+					var given strings.Builder
+					sp := st.source.acceptOpen()
+					for block := range strings.SplitAfterSeq(test.greets+test.answer, "\n\n") {
+						send(sp, block)
+						given.WriteString(b.read())
+					}
+					time.Sleep(200 * time.Millisecond)
+					if test.live != "" {
+						send(sp, test.live)
+						send(up, test.live)
+					}
+					time.Sleep(time.Minute)
+					given.WriteString(b.read())
+					sp.expectGone(true)
+					told := strings.Count(given.String(), strings.TrimSuffix(toldGap("upstream", "a", "null"), "\n"))
+					n := gather(st.t).since(before)["gaps_total reason=upstream"]
+					if want := map[bool]int{true: 1}[test.told]; told != want || n != float64(want) || st.logged(skippedLine) != want {
+						st.t.Errorf("told %d times, %v counted, %d logged, expected %d: %q", told, n, st.logged(skippedLine), want, given.String())
+					}
+				})
+			})
+		}
 	}
 }
 

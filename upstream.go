@@ -52,6 +52,11 @@ type upstreamConn struct {
 	ids      int    // how many ids it has brought, repeated ones apart
 	before   uint64 // the last ID before it, if its first one is below that; see continuity.go
 	held     []heldBlock
+
+	// What the upstream greeted it with: hashes of blocks, and when the first and
+	// the last of them came.
+	greeted                []uint64
+	greetedAt, greetedLast time.Time
 }
 
 // opening reports whether the stream waits for this connection's head to give
@@ -228,6 +233,9 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	s := c.stream
 	if c.over || c.deserted || s.phase == phaseGone {
 		return errStreamOver // merged, say: nothing may come after that point
+	}
+	if !b.CommentOnly() {
+		c.greet(lines, time.Now())
 	}
 	if !c.first && !s.succeeds() && c.isRepeat(b, lines) {
 		c.dropped++
