@@ -1,0 +1,784 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// earnedWorld is an application, a hub, and clients.
+type earnedWorld struct {
+	sc      *earnedScenario
+	rnd     *rand.Rand
+	hub     *hub
+	inst    *instance
+	options *streamOptions
+	tells   bool
+	began   time.Time
+	calmed  chan struct{} // closed when nothing breaks any more
+	running sync.WaitGroup
+
+	logMu sync.Mutex // the last one
+	log   []string
+
+	mu      sync.Mutex // before those of streams
+	calm    bool
+	wrong   []string
+	counts  earnedCounts
+	conns   []*appConn
+	made    []made
+	ticks   int
+	state   map[int]int
+	outages []*outage
+	tabs    []*tab
+}
+
+func newEarnedWorld(t *testing.T, sc *earnedScenario, tells bool) *earnedWorld {
+	t.Helper()
+	w := &earnedWorld{
+		sc: sc, rnd: rand.New(rand.NewPCG(sc.seed, ^sc.number)), //nolint:gosec // G404: the point is that it can be repeated
+		hub: newHub(), tells: tells, began: time.Now(), calmed: make(chan struct{}), state: make(map[int]int),
+	}
+	w.inst = w.hub.register("place", "server")
+	w.options = new(Handler).streamOptions()
+	sc.options(w.options)
+	return w
+}
+
+func (w *earnedWorld) logf(format string, args ...any) {
+	if w.tells {
+		w.logMu.Lock()
+		defer w.logMu.Unlock()
+		w.log = append(w.log, time.Since(w.began).String()+" "+fmt.Sprintf(format, args...))
+	}
+}
+
+// logger is where the gateway logs.
+func (w *earnedWorld) logger() *zap.Logger {
+	if !w.tells {
+		return zap.NewNop()
+	}
+	encoder := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{MessageKey: "message"})
+	return zap.New(zapcore.NewCore(encoder, zapcore.AddSync(earnedLog{w}), zap.DebugLevel))
+}
+
+// earnedLog takes lines of the gateway's log.
+type earnedLog struct{ w *earnedWorld }
+
+func (l earnedLog) Write(line []byte) (int, error) {
+	l.w.logf("gateway: %s", strings.TrimSpace(string(line)))
+	return len(line), nil
+}
+
+// wrongf says what must not be.
+func (w *earnedWorld) wrongf(format string, args ...any) {
+	text := time.Since(w.began).String() + ": " + fmt.Sprintf(format, args...)
+	w.logf("WRONG: %s", text)
+	if len(w.wrong) < 10 {
+		w.wrong = append(w.wrong, text)
+	}
+}
+
+func (w *earnedWorld) count(n *int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*n++
+}
+
+// play does what the scenario says, and then what shows how it ends.
+func (w *earnedWorld) play() {
+	sc := w.sc
+	byNumber := make(map[int]*tab)
+	for _, d := range sc.deeds {
+		w.sleepUntil(d.at)
+		w.mu.Lock()
+		switch c := byNumber[d.who]; d.what {
+		case arrives:
+			byNumber[d.who] = w.arrive(d.who%sc.keys, d.brings)
+		case drops:
+			if c != nil {
+				c.drop(d.away)
+			}
+		case leaves:
+			if c != nil {
+				c.leave()
+			}
+		case publishes:
+			w.publish()
+		case breaks:
+			w.finishSome(d.who, ending{events: true, status: http.StatusOK, err: errReset})
+		case ends:
+			w.finishSome(d.who, ending{events: true, status: http.StatusOK, clean: true})
+		}
+		w.mu.Unlock()
+	}
+	w.sleepUntil(sc.calm)
+	w.mu.Lock()
+	w.calm = true
+	close(w.calmed)
+	w.logf("calm")
+	for _, c := range w.tabs {
+		if c.gone {
+			continue
+		}
+		if sc.anew {
+			c.leave()
+			w.arrive(c.key, bringsNothing)
+		} else {
+			c.drop(time.Duration(w.rnd.Int64N(int64(2 * time.Second))))
+		}
+	}
+	w.mu.Unlock()
+	for _, at := range sc.calmEvents {
+		w.sleepUntil(sc.calm + at)
+		w.mu.Lock()
+		w.publish()
+		w.mu.Unlock()
+	}
+	time.Sleep(50 * time.Second)
+	w.mu.Lock()
+	w.judgeEnd()
+	for _, c := range w.tabs {
+		c.leave()
+	}
+	w.mu.Unlock()
+	w.running.Wait()
+	w.hub.endAll()
+	w.hub.running.Wait()
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := w.hub.memory.used.Load(); n != 0 || len(w.hub.every()) > 0 {
+		w.wrongf("%d bytes and %d streams are left", n, len(w.hub.every()))
+	}
+}
+
+func (w *earnedWorld) sleepUntil(at time.Duration) { time.Sleep(time.Until(w.began.Add(at))) }
+
+// judgeEnd checks what all have, when nothing has happened for a while.
+func (w *earnedWorld) judgeEnd() {
+	kind := w.sc.app.kind
+	there := make(map[int]int) // by key
+	for _, c := range w.tabs {
+		if c.gone {
+			continue
+		}
+		there[c.key]++
+		switch {
+		case !c.answered:
+			w.wrongf("client %d was not answered for %v", c.number, time.Since(c.asked))
+			continue
+		case kind == answersEach:
+			w.wrongf("client %d has not been given the whole answer", c.number)
+			continue
+		}
+		if kind.perConnection() {
+			c.judgeOwn()
+		}
+		if kind.common() {
+			c.judgeCommon()
+		}
+	}
+	if kind.perConnection() || kind == countsForEach {
+		return
+	}
+	most := len(there)
+	if len(w.sc.calmEvents) == 0 {
+		most = 0 // one more for each key until the first event
+		for _, n := range there {
+			most += min(n, 2)
+		}
+	}
+	if n := w.opens(); n > most {
+		w.wrongf("%d upstream connections for %d keys, expected %d", n, len(there), most)
+	}
+}
+
+// tab is a client as a browser's tab with an EventSource is one.
+type tab struct {
+	w      *earnedWorld
+	number int
+	key    int
+
+	// Guarded by w.mu.
+	gone   bool
+	away   time.Duration // after the response that is there
+	cut    context.CancelFunc
+	lastID string
+	dec    eventstream.Decoder
+
+	visits   int
+	asked    time.Time // the answer
+	answered bool
+	since    time.Time // when it came anew: from then on it must not miss anything
+	headAt   time.Time // and when it had the head
+	fresh    bool      // it has been given no event for all since
+	known    bool      // it came with an ID: it needs no greeting
+	greeted  bool      // it has been given the greeting since
+	toldAt   time.Time // of a gap: what was before may be missing, and with the next event what it has may come again
+	told     bool
+	floor    int // the newest event for all that it had when it came back
+	have     int // the newest event for all that it was given; -1: none
+	state    map[int]int
+	ticks    int
+
+	conn   *appConn // whose own events it is given
+	own    int      // how many of them it has
+	again  bool     // it came back: the next may be one that it has
+	tokens int      // of the beginning of an answer
+	got    bool     // an event of its own, in the calm
+}
+
+// arrive lets a new client come.
+func (w *earnedWorld) arrive(key int, brings bringing) *tab {
+	c := &tab{
+		w: w, number: len(w.tabs), key: key, have: -1, floor: -1, state: make(map[int]int),
+		fresh: true, since: time.Now(), headAt: time.Now(),
+	}
+	w.tabs = append(w.tabs, c)
+	switch a := &w.sc.app; {
+	case brings == bringsAny:
+		c.lastID = "garbage"
+	case brings == bringsKnown && a.kind.countsIDs():
+		c.lastID = strconv.Itoa(1 + w.rnd.IntN(5)) // of another connection
+	case brings == bringsKnown && a.ids && a.kind.common() && !a.kind.hasState() && len(w.made) > 0:
+		n := w.rnd.IntN(len(w.made))
+		c.lastID, c.known = strconv.Itoa(n), true
+		if a.resumes {
+			c.have, c.fresh = n, false
+		}
+	}
+	w.running.Go(c.run)
+	return c
+}
+
+// address is where the client's connection comes from.
+func (c *tab) address() string {
+	if c.w.sc.nat {
+		return "10.0.0.1:1"
+	}
+	return fmt.Sprintf("10.0.0.%d:1", c.number+1)
+}
+
+func (c *tab) drop(away time.Duration) {
+	c.away = away
+	if c.cut != nil {
+		c.w.logf("client %d is cut for %v", c.number, away)
+		c.cut()
+	}
+}
+
+func (c *tab) leave() {
+	if c.gone {
+		return
+	}
+	c.w.logf("client %d leaves", c.number)
+	c.gone = true
+	if c.cut != nil {
+		c.cut()
+	}
+}
+
+// run visits the application, again and again.
+func (c *tab) run() {
+	w := c.w
+	for {
+		w.mu.Lock()
+		if c.gone {
+			w.mu.Unlock()
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		c.cut = cancel
+		c.away = time.Second
+		c.asked, c.answered = time.Now(), false
+		w.counts.Visits++
+		c.visits++
+		id := c.lastID
+		w.mu.Unlock()
+		why, clean := c.visit(ctx, id)
+		cut := ctx.Err() != nil
+		cancel()
+		w.mu.Lock()
+		w.logf("client %d: %s", c.number, why)
+		c.cut = nil
+		if !c.answered && !cut {
+			c.answer()
+		}
+		c.answered = true
+		if !cut && w.sc.app.kind == answersEach && clean {
+			c.judgeAnswer()
+		}
+		away := c.away
+		w.mu.Unlock()
+		select {
+		case <-time.After(away):
+		case <-w.calmed:
+			time.Sleep(min(away, time.Second))
+		}
+	}
+}
+
+// judgeAnswer checks that the client was given an answer to its end. It does not
+// ask again.
+func (c *tab) judgeAnswer() {
+	if c.conn == nil || c.own != c.conn.taken {
+		c.w.wrongf("client %d was given %d events of an answer, and then its end", c.number, c.own)
+	}
+	c.gone = true
+}
+
+// answer takes note that the request was answered.
+func (c *tab) answer() {
+	c.answered = true
+	// The longest that a place in a splice is waited for, and connections that
+	// hang or are slow, one after the other.
+	bound := defaultSpliceTimeout + 4*c.w.sc.app.headAfter + 5*time.Second
+	for _, f := range c.w.sc.fates {
+		bound += f.hangs
+	}
+	if took := time.Since(c.asked); took > bound {
+		c.w.wrongf("client %d was answered after %v", c.number, took)
+	}
+}
+
+// visit is one request, as Handler.serveShared serves it, less HTTP.
+// clean tells that the response ended as HTTP says.
+func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
+	w := c.w
+	opener := false
+	req := &joinRequest{
+		key:         streamKey{byte(c.key)},
+		parts:       []keyPart{{"place", "place"}, {"host", "host"}, {"path", "/events"}, {"header Cookie", strconv.Itoa(c.key)}},
+		instance:    w.inst,
+		lastEventID: id,
+		options:     w.options,
+		varies:      func([]string) string { return "" },
+		source:      func(waits bool) source { opener = waits; return &earnedSource{w, c} },
+		client:      clientInfo{remote: c.address()},
+		logger:      w.logger(),
+	}
+	sub, err := w.hub.join(req)
+	if errors.Is(err, errUnshareable) {
+		return c.visitAlone(ctx, id, false)
+	}
+	if err != nil {
+		return err.Error(), false
+	}
+	attached := true
+	detach := func() {
+		if attached {
+			attached = false
+			sub.detach()
+		}
+	}
+	defer detach()
+	select {
+	case <-sub.origin.ready:
+	case <-ctx.Done():
+		return "cut before the head", false
+	}
+	if !waitForHead(ctx, sub) {
+		return "cut before the head", false
+	}
+	head, err := sub.origin.verdict()
+	switch {
+	case errors.Is(err, errUnshareable) && opener:
+		return c.status("the answer to its own request"), false
+	case errors.Is(err, errUnshareable):
+		detach()
+		return c.visitAlone(ctx, id, false)
+	case err != nil:
+		return err.Error(), false
+	}
+	switch turnedAway(sub) {
+	case endPerClient, endRefused:
+		detach()
+		return c.visitAlone(ctx, id, false)
+	case "ask_again":
+		detach()
+		return c.visit(ctx, id)
+	case "no_second":
+		return c.status("503"), false
+	}
+	c.begin(head.header, id, sub.outcome)
+	sub.tellGap()
+	end := c.read(ctx, sub)
+	if end == endPerClient {
+		detach()
+		return c.visitAlone(ctx, id, true)
+	}
+	return "end " + string(end), end == endUpstream
+}
+
+func waitForHead(ctx context.Context, sub *subscriber) bool {
+	if sub, ok := any(sub).(interface{ waitForHead(context.Context) bool }); ok {
+		return sub.waitForHead(ctx)
+	}
+	for {
+		held := any(sub).(interface{ held() <-chan struct{} }).held()
+		if held == nil {
+			return true
+		}
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func turnedAway(sub *subscriber) endReason {
+	switch why := any(sub.turnedAway()).(type) {
+	case endReason:
+		return why
+	case bool:
+		if why {
+			return endPerClient
+		}
+	}
+	return ""
+}
+
+// read takes what there is until the response ends.
+func (c *tab) read(ctx context.Context, sub *subscriber) endReason {
+	timer := time.NewTimer(noTimeout)
+	defer timer.Stop()
+	var blocks []*block
+	for {
+		var wake <-chan struct{}
+		var at time.Time
+		var end endReason
+		blocks, wake, at, end = sub.next(blocks[:0], time.Now())
+		if ctx.Err() != nil {
+			return endClient
+		}
+		for _, b := range blocks {
+			_ = c.take(string(b.wire))
+		}
+		switch {
+		case end != "":
+			return end
+		case wake == nil:
+			continue
+		}
+		sub.settled(time.Now())
+		wait := noTimeout
+		if !at.IsZero() {
+			wait = time.Until(at)
+		}
+		timer.Reset(wait)
+		select {
+		case <-wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return endClient
+		}
+	}
+}
+
+// visitAlone is a request that passes through the gateway.
+func (c *tab) visitAlone(ctx context.Context, id string, headSent bool) (why string, clean bool) {
+	w := c.w
+	w.count(&w.counts.Alone)
+	if _, _, ok := parseGatewayID(id); ok {
+		id = ""
+	}
+	p := &alonePeer{c: c, ctx: ctx, id: id, headSent: headSent}
+	end := w.serve(ctx, id, p)
+	if p.answer != "" {
+		return p.answer, false
+	}
+	return fmt.Sprintf("end of a private stream: %+v", end), end.clean
+}
+
+// alonePeer is a client with a connection of its own.
+type alonePeer struct {
+	c        *tab
+	ctx      context.Context
+	id       string
+	headSent bool
+	answer   string
+}
+
+func (p *alonePeer) String() string { return fmt.Sprintf("client %d alone", p.c.number) }
+func (p *alonePeer) life() any      { return p }
+
+func (p *alonePeer) opened(header http.Header) {
+	w := p.c.w
+	w.hub.shareable(streamKey{byte(p.c.key)})
+	outcome := resumeLive
+	if p.id != "" {
+		outcome = resumeSpliced
+	}
+	if p.headSent {
+		header = nil
+	}
+	p.c.begin(header, p.id, outcome)
+}
+
+func (p *alonePeer) refused(status int) {
+	p.answer = p.c.status(strconv.Itoa(status))
+}
+
+func (p *alonePeer) take(text string) error {
+	if p.ctx.Err() != nil {
+		return errNobody
+	}
+	return p.c.take(text)
+}
+
+// status is an answer that is no event stream: EventSource does not come back.
+// Its user loads the page again.
+func (c *tab) status(what string) string {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.lastID = ""
+	c.away = time.Second
+	return "status: " + what
+}
+
+// begin is the head of a response.
+func (c *tab) begin(header http.Header, id, outcome string) {
+	w := c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.logf("client %d, which asked %v ago with %q, has the head: %s %v", c.number, time.Since(c.asked), id, outcome, header["X-Session"])
+	if !c.answered {
+		c.answer()
+	}
+	c.dec.Reset()
+	c.again = id != ""
+	if session := header.Get("X-Session"); session != "" {
+		n, _ := strconv.Atoi(session[1:])
+		c.belongs(w.conns[n])
+	}
+	c.floor = -1
+	anew := true
+	switch name, _, _ := strings.Cut(outcome, ";"); name {
+	case resumeReplayed:
+		w.counts.Replayed++
+		anew = false
+		if len(w.outages) > 0 && w.sc.app.kind.countsIDs() {
+			c.tell() // its ids mean nothing after a reconnect
+		}
+	case resumeSpliced:
+		w.counts.Spliced++
+		if _, err := strconv.Atoi(id); err == nil && w.sc.app.resumes {
+			anew = false
+		} else if w.sc.app.kind != tellsLast && w.sc.app.kind != countsForEach {
+			c.floor = c.have
+		}
+	case resumeGap:
+		w.counts.Gaps++
+	default:
+		w.counts.Live++
+	}
+	if anew {
+		c.fresh, c.since, c.headAt = true, c.asked, time.Now()
+		c.greeted, c.told, c.tokens = false, false, 0
+	}
+	if outcome == resumeGap {
+		c.tell()
+	}
+}
+
+// tell takes note that the client is told of a gap.
+func (c *tab) tell() { c.told, c.toldAt = true, time.Now() }
+
+// missed checks that the client did not have to be given an event for all that it
+// was not given.
+func (c *tab) missed(m int) {
+	w := c.w
+	at := w.made[m].at
+	switch {
+	case !at.After(c.toldAt), c.fresh && !at.After(c.headAt), w.excused(m):
+		return
+	}
+	w.wrongf("client %d, which had the head at %v, has missed event %d of %v", c.number, c.headAt.Sub(w.began), m, at.Sub(w.began))
+}
+
+// take takes blocks.
+func (c *tab) take(text string) error {
+	w := c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return c.dec.Write([]byte(text), func(b eventstream.Block) error {
+		if b.HasID {
+			c.lastID = string(b.ID)
+		}
+		if w.tells {
+			w.logf("client %d is given %q", c.number, b.Lines)
+		}
+		if b.Dispatches() {
+			c.event(string(b.Type), string(b.AppendData(nil)))
+		}
+		return nil
+	})
+}
+
+// event judges an event that the client is given.
+func (c *tab) event(eventType, data string) {
+	w := c.w
+	words := strings.Fields(data)
+	if eventType == "gap" {
+		c.tell()
+		c.tokens = 0
+		return
+	}
+	number := func(i int) int {
+		n, err := strconv.Atoi(words[i])
+		if err != nil {
+			w.wrongf("client %d is given %q", c.number, data)
+		}
+		return n
+	}
+	switch words[0] {
+	case "hello":
+		w.counts.Greetings++
+		c.greeted = true
+	case "tick":
+		c.ticks++
+	case "t":
+		i := number(1)
+		if i != c.tokens && i != 0 {
+			w.wrongf("client %d is given the beginning of an answer, part %d after %d", c.number, i, c.tokens)
+		}
+		c.tokens = i + 1
+	case "b":
+		c.common(number(1))
+		w.apply(c.state, number(1), number(2), words[3])
+	case "s":
+		c.snapshot(number(1), words[2:])
+	case "p":
+		c.ownEvent(w.conns[number(1)], number(2))
+	default:
+		w.wrongf("client %d is given %q", c.number, data)
+	}
+}
+
+// common judges an event for all.
+func (c *tab) common(n int) {
+	w := c.w
+	had := c.have
+	switch {
+	case c.told:
+		had = min(had, n-1)
+	case c.fresh:
+		if w.sc.app.kind != tellsLast && w.made[n].at.Before(c.since.Add(-2*time.Second)) {
+			w.wrongf("client %d, which came at %v, is given event %d of %v", c.number, c.since.Sub(w.began), n, w.made[n].at.Sub(w.began))
+		}
+		if n <= c.floor {
+			w.wrongf("client %d, which came back, is given event %d again", c.number, n)
+		}
+		if w.sc.app.kind == tellsHello && !c.greeted && !c.known {
+			w.wrongf("client %d is given event %d and was not greeted", c.number, n)
+		}
+		had = -1
+	case n == c.have && c.again && w.sc.app.hasStateIDs(), c.again && w.sc.app.repeats():
+	case n <= c.have:
+		w.wrongf("client %d is given event %d after %d", c.number, n, c.have)
+	}
+	for m := n - 1; m > had && w.made[m].at.After(c.headAt); m-- {
+		c.missed(m)
+	}
+	c.have, c.fresh, c.again, c.told = n, false, false, false
+}
+
+// snapshot takes the state of the application, which takes the place of all
+// events up to n.
+func (c *tab) snapshot(n int, words []string) {
+	w := c.w
+	w.counts.Greetings++
+	if !c.fresh && !c.told && n < c.have {
+		w.wrongf("client %d is given the state at event %d after event %d", c.number, n, c.have)
+	}
+	c.have, c.fresh = n, false
+	c.greeted, c.told = true, false
+	clear(c.state)
+	for _, word := range words {
+		var key, n int
+		if _, err := fmt.Sscanf(word, "%d=%d", &key, &n); err != nil {
+			w.wrongf("client %d is given the state %q", c.number, words)
+		}
+		c.state[key] = n
+	}
+}
+
+// judgeCommon checks that the client has all that the application has told all.
+func (c *tab) judgeCommon() {
+	w := c.w
+	had := c.have
+	if c.fresh {
+		had = -1
+	}
+	for m := len(w.made) - 1; m > had && w.made[m].at.After(c.headAt); m-- {
+		c.missed(m)
+	}
+	kind := w.sc.app.kind
+	if (kind == tellsHello || kind == tellsState || kind == tellsStateLate) && !c.greeted && !c.known {
+		w.wrongf("client %d was never greeted", c.number)
+	}
+	if kind.hasState() && !maps.Equal(c.state, w.state) {
+		w.wrongf("client %d has the state %v, expected %v", c.number, c.state, w.state)
+	}
+}
+
+// belongs takes note that the client was given what was made for one connection.
+func (c *tab) belongs(conn *appConn) {
+	if conn.givenTo != nil && conn.givenTo != c {
+		c.w.wrongf("LEAK: client %d is given what was made for connection %d, and so was client %d", c.number, conn.number, conn.givenTo.number)
+	}
+	conn.givenTo = c
+}
+
+// ownEvent judges an event that was made for one connection.
+func (c *tab) ownEvent(conn *appConn, i int) {
+	w := c.w
+	w.counts.Private++
+	c.belongs(conn)
+	if w.calm {
+		c.got = true
+	}
+	if conn == c.conn {
+		if i > c.own || (i < c.own && !(c.again && w.sc.app.mixesIDs())) {
+			w.wrongf("client %d is given event %d of connection %d, expected %d", c.number, i, conn.number, c.own)
+		}
+		c.own, c.again = i+1, false
+		return
+	}
+	if i != 0 && !c.told {
+		w.wrongf("client %d is given event %d of connection %d first", c.number, i, conn.number)
+	}
+	if w.sc.app.kind == answersEach && c.tokens != answerPrefix {
+		w.wrongf("client %d is given event %d of answer %d after %d events of the beginning", c.number, i, conn.number, c.tokens)
+	}
+	c.conn, c.own, c.told = conn, i+1, false
+}
+
+// judgeOwn checks that the client has all that was made for its connection.
+func (c *tab) judgeOwn() {
+	w := c.w
+	switch {
+	case c.conn == nil || !c.got:
+		w.wrongf("client %d was given nothing of its own", c.number)
+	case !c.conn.open:
+		w.wrongf("client %d is given what connection %d has brought, which is over", c.number, c.conn.number)
+	case c.own != c.conn.taken:
+		w.wrongf("client %d was given %d of %d events of its own", c.number, c.own, c.conn.taken)
+	}
+}
