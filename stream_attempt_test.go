@@ -161,6 +161,32 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 	})
 }
 
+// A session that such handlers are given in the end is nobody's: the stream has
+// another connection.
+func TestLateEndpointOfHandlersThatDoNotReturn(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		st.source.deaf.Store(true)
+		a, old := st.start()
+		b := st.join("")
+		old.conn.cancel(errStalled)
+		next := st.source.acceptOpen()
+		done := make(chan error)
+		old.do <- func() {
+			_, err := old.conn.Write([]byte("event: endpoint\ndata: /late\n\n"))
+			done <- err
+		}
+		if err := <-done; !errors.Is(err, errStreamOver) {
+			st.t.Errorf("a late write: %v", err)
+		}
+		next.numbered("1")
+		a.expect(newcomer, numbered("1"))
+		b.expect(newcomer, numbered("1"))
+		for _, c := range []*fakeConn{old, next} {
+			c.finish(ending{events: true, err: errReset})
+		}
+	})
+}
+
 // The same with handlers as those of FastCGI: they notice nothing until the
 // application says something.
 func TestUpstreamTimeoutWithoutHandlersReturn(t *testing.T) {

@@ -224,7 +224,7 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 func (c *upstreamConn) isFirst() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.first && c.blocks == 0
+	return c.first && c.blocks == 0 && !c.over && !c.deserted
 }
 
 // take takes a block whose lines for the subscribers are given. The stream's
