@@ -88,10 +88,9 @@ func (h *hub) joinCrowdLocked(s *stream) {
 		return
 	}
 	h.told[s.path] = struct{}{}
-	names, unique := differing(lone)
+	names := differing(lone)
 	s.log().Info("many streams of this path have one subscriber each: nothing is shared",
-		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.Strings("never_twice", unique),
-		zap.String("option", remedy(names)))
+		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.String("option", remedy(names)))
 }
 
 // leaveCrowdLocked takes a stream out of the count.
@@ -120,31 +119,21 @@ func (h *hub) loneLocked(path string) (lone []*stream) {
 	return lone
 }
 
-// differing names the parts of the keys in which streams differ; unique are those
-// of which no value was seen twice: they name a request, a client or a user.
-func differing(streams []*stream) (names, unique []string) {
-	seen := map[partHash]int{}
-	values := map[string]int{}
+// differing names the parts of the keys in which streams differ.
+func differing(streams []*stream) []string {
+	first := map[partHash]int{}
 	for _, s := range streams {
 		for _, part := range s.parts {
-			if seen[part]++; seen[part] == 1 {
-				values[part.name]++
-			}
+			first[part]++
 		}
 	}
-	apart := map[string]struct{}{}
-	for part, n := range seen {
+	names := map[string]struct{}{}
+	for part, n := range first {
 		if n < len(streams) {
-			apart[part.name] = struct{}{}
+			names[part.name] = struct{}{}
 		}
 	}
-	names = slices.Sorted(maps.Keys(apart))
-	for _, name := range names {
-		if values[name] == len(streams) {
-			unique = append(unique, name)
-		}
-	}
-	return names, unique
+	return slices.Sorted(maps.Keys(names))
 }
 
 // remedy tells which options would let streams be shared that these parts keep

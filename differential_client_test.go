@@ -42,6 +42,7 @@ type note struct {
 	serial int    // of a block
 	id     string // the last event ID: of the request, or after the block
 	told   bool   // a head that tells a gap
+	left   bool   // an end that is the client's own
 	direct bool   // a head without SSE-Resume: of an upstream connection of its own
 	must   int    // with a head: so many events had been sent, at most, before it
 	text   string
@@ -109,7 +110,7 @@ func (c *diffClient) connect(ctx context.Context) {
 	_, sent := c.app.sent()
 	c.note(note{kind: noteHead, id: id, told: outcome == resumeGap, direct: outcome == "", must: sent, text: resp.Proto + " " + outcome})
 	err = c.read(bufio.NewReader(resp.Body))
-	c.note(note{kind: noteEnd, text: err.Error()})
+	c.note(note{kind: noteEnd, text: err.Error(), left: ctx.Err() != nil})
 }
 
 // note takes a note.
@@ -323,21 +324,18 @@ func (a *app) hasCommented(line string) bool {
 // What is known to be wrong, and being worked at.
 const (
 	// openWaiting: who has no ID and waits for an upstream connection of its own
-	// has a head, and is not given what the stream gets until it has that.
+	// has a head, and is not given what the stream gets until it has that. Nor is
+	// who comes after a clean end given what comes before the next connection.
 	openWaiting = true
 
 	// openSuccessor: after a reload, what the new upstream connection has brought
 	// beside the old one is given again, where there are no ids, or where the
 	// replay buffer has lost it meanwhile.
 	openSuccessor = true
-
-	// openIgnored: an application that does not look at last event IDs is not
-	// noticed where the stream is quiet, or some events have no id.
-	openIgnored = true
 )
 
 // tolerances are the faults that are not looked for.
-type tolerances struct{ late, repeats, losses bool }
+type tolerances struct{ late, repeats bool }
 
 // comparison compares what a client saw with what the application sent.
 type comparison struct {
@@ -350,9 +348,8 @@ type comparison struct {
 	low  int  // the oldest block that may come again
 
 	between map[int]bool // blocks since that event, of this response
-	gaps    int
-	repeats int
-	lost    int
+
+	responses, received, gaps, repeats, lost int // how many there were
 }
 
 // compare returns what is wrong with all that a client saw.
@@ -363,13 +360,18 @@ func (c *diffClient) compare(open tolerances) (k comparison, err error) {
 	for i, n := range c.notes {
 		switch n.kind {
 		case noteHead:
+			k.responses++
 			k.head(n)
 		case noteGap:
 			k.told, k.late, k.between = true, -1, nil
 			k.gaps++
 		case noteBlock:
+			k.received++
 			err = k.block(n)
 		case noteEnd:
+			if n.left {
+				k.late = -1 // before it showed
+			}
 		}
 		if err != nil {
 			return k, fmt.Errorf("client %d, note %d: %w", c.number, i, err)
@@ -448,8 +450,8 @@ func (k *comparison) next(n note, b diffBlock) error {
 		k.lost += b.event - first
 		k.between = nil
 		switch {
-		case k.told, k.open.losses:
-		case k.app.style == diffCounting && !k.app.resumes:
+		case k.told:
+		case k.app.style != diffNoIDs && !k.app.resumes:
 			k.late = first // that shows later
 		default:
 			return fmt.Errorf("event %d (block %d) came after event %d: %d are lost, and no gap was told", b.event, n.serial, first-1, b.event-first)
