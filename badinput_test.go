@@ -70,11 +70,11 @@ var hostileIDs = map[string]string{
 	"looks like ours":    "sse1.x.y",
 	"negative":           "sse1.00000000000000000000000000000000.-1",
 	"too many digits":    "sse1.00000000000000000000000000000000.99999999999999999999999",
-	"2 KiB":              strings.Repeat("a", 2<<10),
+	"9 KiB":              strings.Repeat("a", 9<<10),
 	"100 KB":             strings.Repeat("a", 100_000),
 	"100 KB, our prefix": "sse1." + strings.Repeat("0", 100_000) + ".1",
 	"8-bit":              "\xff\xfe\x80",
-	"cut UTF-8":          strings.Repeat("é", 600)[1:],
+	"cut UTF-8":          strings.Repeat("é", maxLastEventID)[1:],
 	"quotes":             `"\u000a</script>`,
 }
 
@@ -112,7 +112,7 @@ func expectGap(t *testing.T, c *testClient, id string) {
 		t.Errorf("missed %v, but nobody can know", data["missed"])
 	}
 	told, ok := data["last_event_id"].(string)
-	if want := strings.ToValidUTF8(id[:min(len(id), 1024)], "\uFFFD"); !ok || told != want {
+	if want := strings.ToValidUTF8(id[:min(len(id), maxShownID)], "\uFFFD"); !ok || told != want {
 		t.Errorf("last_event_id %.100q, expected %.100q", told, want)
 	}
 }
@@ -183,7 +183,7 @@ func TestHostileLastEventIDOpens(t *testing.T) {
 	for name, id := range hostileInQuery {
 		check(name, id, "?lastEventId="+url.QueryEscape(id))
 	}
-	for _, name := range []string{"another epoch", "2 KiB", "100 KB", "100 KB, our prefix", "cut UTF-8"} {
+	for _, name := range []string{"another epoch", "9 KiB", "100 KB", "100 KB, our prefix", "cut UTF-8"} {
 		id := hostileIDs[name]
 		check(name, id, "", "Last-Event-ID: "+id)
 		check(name+" in the query", id, "?lastEventId="+url.QueryEscape(id))

@@ -17,8 +17,11 @@ const (
 	defaultBufferSize = 4 << 20
 
 	// blockOverhead is about what a block takes beside its bytes: the block, its
-	// places in the buffer, its ID.
+	// places in the buffer, its ID if that is not long.
 	blockOverhead = 256
+
+	// longID is from where on the bytes of an ID are counted.
+	longID = 64
 
 	// defaultBufferAge is how long a replay buffer keeps a block: longer than
 	// a laptop's nap between two meetings or a phone's in a tunnel.
@@ -44,6 +47,9 @@ type block struct {
 	told        bool // a gap event of the gateway: the upstream did not send it
 }
 
+// idSize is how many bytes of its ID count as memory.
+func (b *block) idSize() int64 { return int64(max(0, len(b.id)-longID)) }
+
 // bufferLimits bounds a replay buffer; see Handler.Buffer.
 type bufferLimits struct {
 	events int
@@ -63,6 +69,7 @@ type buffer struct {
 	blocks   []*block // ascending positions
 	comments int      // how many of them are comment-only
 	size     int64    // the sum of their wire bytes
+	ids      int64    // that of their long ids, which are kept beside
 
 	newest uint64 // position of the newest block; 0: there was none yet
 	events uint64 // how many events there were
@@ -93,13 +100,18 @@ func (f *buffer) append(b *block) {
 		f.comments++
 	}
 	f.size += int64(len(b.wire))
+	f.ids += b.idSize()
 	f.blocks = append(f.blocks, b)
 	f.evict(b.at)
 }
 
 // setLastID notes that clients at position have the last event ID id from here
-// on. An empty id is one that cannot be resumed from.
+// on. An empty id is one that cannot be resumed from; so is one that no request
+// can bring.
 func (f *buffer) setLastID(id string, position uint64) {
+	if len(id) > maxLastEventID {
+		id = ""
+	}
 	if id == f.lastID {
 		return
 	}
@@ -148,6 +160,7 @@ func (f *buffer) evictTo(memory int64, now time.Time) {
 		f.blocks[0] = nil
 		f.blocks = f.blocks[1:]
 		f.size -= int64(len(old.wire))
+		f.ids -= old.idSize()
 		if old.commentOnly {
 			f.comments--
 		} else {
@@ -160,7 +173,7 @@ func (f *buffer) evictTo(memory int64, now time.Time) {
 }
 
 // memory returns about how many bytes of memory the buffer takes.
-func (f *buffer) memory() int64 { return f.size + blockOverhead*int64(len(f.blocks)) }
+func (f *buffer) memory() int64 { return f.size + f.ids + blockOverhead*int64(len(f.blocks)) }
 
 func (f *buffer) full() bool {
 	return len(f.blocks) > f.limits.events || f.size > f.limits.size
@@ -189,6 +202,7 @@ func (f *buffer) dropComments() {
 	for i, b := range f.blocks {
 		if b.commentOnly && i != last {
 			f.size -= int64(len(b.wire))
+			f.ids -= b.idSize()
 			f.comments--
 			continue
 		}

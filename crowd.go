@@ -88,9 +88,10 @@ func (h *hub) joinCrowdLocked(s *stream) {
 		return
 	}
 	h.told[s.path] = struct{}{}
-	names := differing(lone)
+	names, unique := differing(lone)
 	s.log().Info("many streams of this path have one subscriber each: nothing is shared",
-		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.String("option", remedy(names)))
+		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.Strings("never_twice", unique),
+		zap.String("option", remedy(names)))
 }
 
 // leaveCrowdLocked takes a stream out of the count.
@@ -119,21 +120,31 @@ func (h *hub) loneLocked(path string) (lone []*stream) {
 	return lone
 }
 
-// differing names the parts of the keys in which streams differ.
-func differing(streams []*stream) []string {
-	first := map[partHash]int{}
+// differing names the parts of the keys in which streams differ; unique are those
+// of which no value was seen twice: they name a request, a client or a user.
+func differing(streams []*stream) (names, unique []string) {
+	seen := map[partHash]int{}
+	values := map[string]int{}
 	for _, s := range streams {
 		for _, part := range s.parts {
-			first[part]++
+			if seen[part]++; seen[part] == 1 {
+				values[part.name]++
+			}
 		}
 	}
-	names := map[string]struct{}{}
-	for part, n := range first {
+	apart := map[string]struct{}{}
+	for part, n := range seen {
 		if n < len(streams) {
-			names[part.name] = struct{}{}
+			apart[part.name] = struct{}{}
 		}
 	}
-	return slices.Sorted(maps.Keys(names))
+	names = slices.Sorted(maps.Keys(apart))
+	for _, name := range names {
+		if values[name] == len(streams) {
+			unique = append(unique, name)
+		}
+	}
+	return names, unique
 }
 
 // remedy tells which options would let streams be shared that these parts keep

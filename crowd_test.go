@@ -20,7 +20,8 @@ func TestCrowdIsToldOnce(t *testing.T) {
 			{"place", "test"},
 			{"path", "/events"},
 			{"query", fmt.Sprintf("a=1&_=%d", i)},
-			{"header Cookie", fmt.Sprint("session=", i)},
+			{"header Cookie", fmt.Sprint("session=", i/2)},
+			{"header X-New-Trace", fmt.Sprint("trace=", i)},
 			{"header Origin", "https://example.com"},
 		}
 		sub, err := h.join(&joinRequest{
@@ -41,16 +42,19 @@ func TestCrowdIsToldOnce(t *testing.T) {
 		t.Fatalf("told %d times", len(told))
 	}
 	fields := told[0].ContextMap()
-	if got := fmt.Sprint(fields["kept_apart_by"]); got != "[header Cookie query _]" {
+	if got := fmt.Sprint(fields["kept_apart_by"]); got != "[header Cookie header X-New-Trace query _]" {
 		t.Errorf("kept apart by %s", got)
 	}
+	if got := fmt.Sprint(fields["never_twice"]); got != "[header X-New-Trace query _]" {
+		t.Errorf("never the same twice: %s", got)
+	}
 	option := fmt.Sprint(fields["option"])
-	for _, want := range []string{"key_ignore query _", "share cookies", "share public"} {
+	for _, want := range []string{"key_ignore query _", "key_ignore header X-New-Trace", "share cookies", "share public"} {
 		if !strings.Contains(option, want) {
 			t.Errorf("option %q does not name %q", option, want)
 		}
 	}
-	if text := fmt.Sprint(told[0]); strings.Contains(text, "session=") {
+	if text := fmt.Sprint(told[0]); strings.Contains(text, "session=") || strings.Contains(text, "trace=") {
 		t.Errorf("a cookie is shown: %s", text)
 	}
 	for _, sub := range subs {

@@ -193,8 +193,8 @@ func (w *earnedWorld) judgeEnd() {
 			c.judgeCommon()
 		}
 	}
-	if kind.perConnection() || kind == countsForEach {
-		return
+	if kind.perConnection() || kind == countsForEach || kind.hasState() && w.sc.app.headAfter > time.Second {
+		return // of the last, no two connections are greeted with the same
 	}
 	most := len(there)
 	if len(w.sc.calmEvents) == 0 {
@@ -227,7 +227,7 @@ type tab struct {
 	since    time.Time // when it came anew: from then on it must not miss anything
 	headAt   time.Time // and when it had the head
 	fresh    bool      // it has been given no event for all since
-	known    bool      // it came with an ID: it needs no greeting
+	known    bool      // it asked with an ID: it needs no greeting
 	greeted  bool      // it has been given the greeting since
 	toldAt   time.Time // of a gap: what was before may be missing, and with the next event what it has may come again
 	told     bool
@@ -590,8 +590,10 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 	}
 	if anew {
 		c.fresh, c.since, c.headAt = true, c.asked, time.Now()
-		c.greeted, c.told, c.tokens = false, false, 0
+		c.told, c.tokens = false, 0
 	}
+	c.known = id != ""
+	c.greeted = c.greeted && c.known
 	if outcome == resumeGap {
 		c.tell()
 	}
@@ -679,7 +681,7 @@ func (c *tab) common(n int) {
 	case c.told:
 		had = min(had, n-1)
 	case c.fresh:
-		if w.sc.app.kind != tellsLast && w.made[n].at.Before(c.since.Add(-2*time.Second)) {
+		if w.sc.app.kind != tellsLast && w.made[n].at.Before(c.since.Add(-2*time.Second)) && (len(w.outages) == 0 || !w.sc.app.resumes) {
 			w.wrongf("client %d, which came at %v, is given event %d of %v", c.number, c.since.Sub(w.began), n, w.made[n].at.Sub(w.began))
 		}
 		if n <= c.floor {
@@ -733,7 +735,7 @@ func (c *tab) judgeCommon() {
 	if (kind == tellsHello || kind == tellsState || kind == tellsStateLate) && !c.greeted && !c.known {
 		w.wrongf("client %d was never greeted", c.number)
 	}
-	if kind.hasState() && !maps.Equal(c.state, w.state) {
+	if kind.hasState() && c.greeted && !maps.Equal(c.state, w.state) {
 		w.wrongf("client %d has the state %v, expected %v", c.number, c.state, w.state)
 	}
 }

@@ -8,8 +8,13 @@ import (
 )
 
 // maxLastEventID is the longest last event ID, in bytes, that a request may
-// bring. A longer one is treated as unknown: it is told as a gap.
-const maxLastEventID = 1024
+// bring, and that is looked up and sent upstream: what servers take as one
+// header field. Composite ids, of a position in each of many topics, have some
+// kilobytes. A longer one is treated as unknown: it is told as a gap.
+const maxLastEventID = 8 << 10
+
+// maxShownID is how much of an event ID is shown, in logs and gap events.
+const maxShownID = 1024
 
 // gatewayIDPrefix begins every event ID that the gateway gives. The ID reads
 // sse1.<epoch>.<position>.
@@ -61,9 +66,8 @@ func validLastEventID(id string) bool {
 // sendable reports whether an event ID can go upstream in a header field
 // (RFC 9110, 5.5: no control characters but a tab).
 func sendable(id string) bool {
-	return !strings.ContainsFunc(id, func(r rune) bool { return (r < ' ' && r != '\t') || r == 0x7f })
+	return len(id) <= maxLastEventID && !strings.ContainsFunc(id, func(r rune) bool { return (r < ' ' && r != '\t') || r == 0x7f })
 }
 
-// clip shortens an event ID that is too long to be one, for logs and gap
-// events.
-func clip(id string) string { return id[:min(len(id), maxLastEventID)] }
+// clip shortens an event ID that is too long to be shown.
+func clip(id string) string { return id[:min(len(id), maxShownID)] }

@@ -485,7 +485,7 @@ func (w *modelWorld) anyID() string {
 		return w.truths[w.rnd.IntN(len(w.truths))].id
 	case 13:
 		return []string{
-			"unknown", "sse1.", "sse1.x.7", gatewayIDPrefix + epoch, "a\nb", "a\x00", strings.Repeat("y", 1025), strings.Repeat("z", 1024),
+			"unknown", "sse1.", "sse1.x.7", gatewayIDPrefix + epoch, "a\nb", "a\x00", strings.Repeat("y", maxLastEventID+1), strings.Repeat("z", maxLastEventID),
 		}[w.rnd.IntN(8)]
 	}
 }
