@@ -289,7 +289,7 @@ func (c *upstreamClient) pourOnce(text string) bool {
 // two in a row end the stream. The log names the limit; other streams go on.
 func TestEndlessBlock(t *testing.T) {
 	for name, text := range map[string]string{
-		"line": "aaaa", "data": "data: a\n", "comments": ": a\n", "NUL": "\x00", "BOM": "\xEF\xBB\xBF",
+		"line": "aaaa", "data": "data: a\n", "comment": ": a", "NUL": "\x00", "BOM": "\xEF\xBB\xBF",
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := startUpstream(t, nil)

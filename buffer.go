@@ -66,10 +66,11 @@ type bufferLimits struct {
 type buffer struct {
 	limits bufferLimits
 
-	blocks   []*block // ascending positions
-	comments int      // how many of them are comment-only
-	size     int64    // the sum of their wire bytes
-	ids      int64    // that of their long ids, which are kept beside
+	blocks      []*block // ascending positions
+	size        int64    // the sum of their wire bytes
+	ids         int64    // that of their long ids, which are kept beside
+	comments    int      // how many of them are comment-only
+	commentSize int64    // and the sum of their wire bytes
 
 	newest uint64 // position of the newest block; 0: there was none yet
 	events uint64 // how many events there were
@@ -98,6 +99,7 @@ func (f *buffer) append(b *block) {
 	b.events = f.events
 	if b.commentOnly {
 		f.comments++
+		f.commentSize += int64(len(b.wire))
 	}
 	f.size += int64(len(b.wire))
 	f.ids += b.idSize()
@@ -146,16 +148,16 @@ func (f *buffer) dropRun() {
 }
 
 // evict drops comment-only blocks while there is too much, then the oldest
-// blocks, and those older than the age limit. The newest block always stays.
+// blocks, and those older than the age limit. The newest block always stays. No
+// comment takes the place of another block.
 func (f *buffer) evict(now time.Time) { f.evictTo(math.MaxInt64, now) }
 
 // evictTo is evict for a buffer that may take so much memory at most.
 func (f *buffer) evictTo(memory int64, now time.Time) {
-	full := func() bool { return f.full() || f.memory() > memory }
-	if f.comments > 0 && full() {
+	if f.comments > 0 && (f.full() || f.memory() > memory) {
 		f.dropComments()
 	}
-	for len(f.blocks) > 1 && (full() || now.Sub(f.blocks[0].at) > f.limits.age) {
+	for len(f.blocks) > 1 && (f.crowded(memory) || now.Sub(f.blocks[0].at) > f.limits.age) {
 		old := f.blocks[0]
 		f.blocks[0] = nil
 		f.blocks = f.blocks[1:]
@@ -163,6 +165,7 @@ func (f *buffer) evictTo(memory int64, now time.Time) {
 		f.ids -= old.idSize()
 		if old.commentOnly {
 			f.comments--
+			f.commentSize -= int64(len(old.wire))
 		} else {
 			f.lost = old.position
 		}
@@ -177,6 +180,25 @@ func (f *buffer) memory() int64 { return f.size + f.ids + blockOverhead*int64(le
 
 func (f *buffer) full() bool {
 	return len(f.blocks) > f.limits.events || f.size > f.limits.size
+}
+
+// crowded reports whether there is too much, comments apart; a block alone never
+// is.
+func (f *buffer) crowded(memory int64) bool {
+	n, size := len(f.blocks)-f.comments, f.size-f.commentSize
+	return n > 1 && (n > f.limits.events || size > f.limits.size || size+f.ids+blockOverhead*int64(n) > memory)
+}
+
+// least is how much memory the buffer takes however small the limits are: for the
+// newest block, and if that is comment-only for the newest one that is not.
+func (f *buffer) least() (memory int64) {
+	if n := len(f.blocks); n > 0 && f.blocks[n-1].commentOnly {
+		memory = int64(len(f.blocks[n-1].wire)) + blockOverhead
+	}
+	if b := f.newestBlock(); b != nil {
+		memory += int64(len(b.wire)) + b.idSize() + blockOverhead
+	}
+	return memory
 }
 
 // evictedBy returns the position up to which the next block, of size bytes,
@@ -204,6 +226,7 @@ func (f *buffer) dropComments() {
 			f.size -= int64(len(b.wire))
 			f.ids -= b.idSize()
 			f.comments--
+			f.commentSize -= int64(len(b.wire))
 			continue
 		}
 		kept = append(kept, b)

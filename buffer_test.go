@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -51,6 +52,19 @@ func (m *bufferModel) over() bool {
 	return count > m.limits.events || size > m.limits.size
 }
 
+// crowded is over for blocks that are not comment-only, of which one may always
+// stay.
+func (m *bufferModel) crowded() bool {
+	count, size := 0, int64(0)
+	for _, b := range m.kept() {
+		if !b.commentOnly {
+			count++
+			size += int64(len(b.wire))
+		}
+	}
+	return count > 1 && (count > m.limits.events || size > m.limits.size)
+}
+
 func (m *bufferModel) append(b *block) {
 	lastID := m.openID
 	if n := len(m.all); n > 0 {
@@ -79,7 +93,7 @@ func (m *bufferModel) evict(now time.Time) {
 	}
 	for i := range m.all[:max(0, last)] {
 		b := &m.all[i]
-		if !b.kept || (!m.over() && now.Sub(b.at) <= m.limits.age) {
+		if !b.kept || (!m.crowded() && now.Sub(b.at) <= m.limits.age) {
 			continue
 		}
 		b.kept = false
@@ -222,7 +236,7 @@ func (c bufferCheck) invariants() error {
 	if f.newest > 0 && (len(f.blocks) == 0 || f.blocks[len(f.blocks)-1].position != f.newest) {
 		return fmt.Errorf("the newest block, %d, is not kept", f.newest)
 	}
-	if len(f.blocks) > 1 && f.full() {
+	if f.crowded(math.MaxInt64) || (f.full() && f.comments > 1) {
 		return fmt.Errorf("over the limits: %d blocks, %d bytes", len(f.blocks), f.size)
 	}
 	before, comments, size := f.lost, 0, int64(0)
@@ -403,6 +417,39 @@ func TestBufferEvictsCommentsFirst(t *testing.T) {
 	// A cursor at the lost block's own position has missed nothing.
 	if n, ok := f.eventsAfter(1); n != 4 || !ok {
 		t.Errorf("after position 1: %d events, %v", n, ok)
+	}
+}
+
+// However many comments come, also ones larger than the buffer, all events stay
+// that would have stayed without them.
+func TestCommentsEvictNoEvent(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	large := func(b *block) *block {
+		b.wire = make([]byte, 100)
+		return b
+	}
+	for name, test := range map[string]struct {
+		limits  bufferLimits
+		events  int
+		comment func() *block
+		want    string
+	}{
+		"by number":          {bufferLimits{events: 3, size: 1 << 20, age: time.Minute}, 3, func() *block { return commentBlock(now) }, "1 2 3 (103)"},
+		"by size":            {bufferLimits{events: 9, size: 300, age: time.Minute}, 3, func() *block { return large(commentBlock(now)) }, "1 2 3 (103)"},
+		"larger than limits": {bufferLimits{events: 9, size: 50, age: time.Minute}, 1, func() *block { return large(commentBlock(now)) }, "1 (101)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &buffer{limits: test.limits}
+			for range test.events {
+				f.appendWithID(large(eventBlock(now, "")))
+			}
+			for range 100 {
+				f.appendWithID(test.comment())
+			}
+			if got := f.layout(); got != test.want || f.lost != 0 {
+				t.Errorf("kept %s, lost %d, expected %s, 0", got, f.lost, test.want)
+			}
+		})
 	}
 }
 

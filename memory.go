@@ -136,7 +136,7 @@ func (h *hub) evict(now time.Time) (enough bool) {
 type holding struct {
 	stream *stream
 	size   int64
-	least  int64     // of that stays: the newest block, and the successor's
+	least  int64     // of that stays; and all of the successor's
 	alone  time.Time // since when it only lingers; zero: it does not
 }
 
@@ -149,10 +149,7 @@ func (h *hub) holdings(now time.Time) []holding {
 		s.mu.Lock()
 		s.buffer.evict(now)
 		s.charge()
-		o := holding{stream: s, size: s.buffer.memory()}
-		if n := len(s.buffer.blocks); n > 0 {
-			o.least = int64(len(s.buffer.blocks[n-1].wire)) + blockOverhead
-		}
+		o := holding{stream: s, size: s.buffer.memory(), least: s.buffer.least()}
 		if sp := s.successor; sp != nil {
 			o.size, o.least = o.size+sp.buffer.memory(), o.least+sp.buffer.memory()
 		}

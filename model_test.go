@@ -508,7 +508,7 @@ func (w *modelWorld) broadcast() {
 	text := "n: " + strconv.Itoa(serial) + "\n"
 	switch {
 	case kind == 0:
-		text = ": comment\n" + text
+		text += ": comment\n"
 		b.commentOnly = true
 		id = ""
 	case kind == 1:

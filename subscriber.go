@@ -520,14 +520,14 @@ func (g *greeting) over(now time.Time) bool {
 // add takes a block if it belongs to the greeting. One over limit bytes is no
 // greeting; nothing of it is kept.
 func (g *greeting) add(b *block, limit int64) {
+	if b.commentOnly {
+		return
+	}
 	if g.over(b.at) {
 		g.ended = true
 		return
 	}
 	g.last = b.at
-	if b.commentOnly {
-		return
-	}
 	g.size += int64(len(b.wire))
 	if g.size > limit {
 		g.blocks, g.ended = nil, true

@@ -53,7 +53,7 @@ func TestUpstreamTimeout(t *testing.T) {
 		for _, a := range s.listen("text/event-stream", time.Hour) {
 			text.WriteString(a.text)
 		}
-		if text.String() != ":\n:\n:\nid: 1\ndata: 1\n\nid: 2\ndata: 2\n\n" {
+		if text.String() != ":\n\n:\n\n:\n\nid: 1\ndata: 1\n\nid: 2\ndata: 2\n\n" {
 			t.Errorf("given %q", text.String())
 		}
 		if want := []time.Duration{2*time.Minute + 150*time.Second + time.Minute, time.Minute}; !slices.Equal(lasted, want) {

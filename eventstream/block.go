@@ -14,7 +14,7 @@ import (
 const MaxRetry = (1<<31 - 1) * time.Millisecond
 
 // Block is a run of lines that was ended by a blank line, and what its fields
-// say (HTML 9.2.6). Its slices share memory with the decoder or with its input
+// say (HTML 9.2.6); or one line, a comment that came before such a run. Its slices share memory with the decoder or with its input
 // and are valid only until the function that got the block returns.
 type Block struct {
 	// Lines are the block's lines in the order in which they came: fields,

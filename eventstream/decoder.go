@@ -54,7 +54,8 @@ func (d *Decoder) Write(p []byte, emit func(Block) error) error {
 }
 
 // Rest returns what came after the last block: complete lines, their ends
-// normalised to LF, then the unfinished line as it came. At the stream's end it
+// normalised to LF, then the unfinished line as it came. It is empty where a
+// block has just ended and where nothing has come. At the stream's end it
 // is not an event (HTML 9.2.6: "any pending data must be discarded"). It is
 // valid until the next Write or Reset, and empty after an error.
 func (d *Decoder) Rest() []byte {
@@ -130,7 +131,7 @@ func (d *Decoder) skipBOM(in *input) {
 }
 
 // view is for the usual case: a block that lies in the input as a whole with LF
-// line ends only is not copied. Of any other block it moves the lines before
+// line ends only, or a comment before one, is not copied. Of any other block it moves the lines before
 // the first CR into the buffer and leaves the rest to readLine.
 func (d *Decoder) view(in *input) (Block, bool) {
 	start, pos := in.pos, in.pos
@@ -142,6 +143,12 @@ func (d *Decoder) view(in *input) (Block, bool) {
 		end := pos
 		pos += i + 1
 		switch {
+		case i > 0 && end == start && in.p[start] == ':': // a comment, and nothing of the block before it
+			in.pos = pos
+			if !d.fits(pos - start) {
+				return Block{}, false
+			}
+			return parse(in.p[start:pos:pos]), true
 		case i > 0: // a line
 		case end == start: // a blank line, but no block before it
 			start = pos
@@ -162,7 +169,8 @@ func (d *Decoder) view(in *input) (Block, bool) {
 }
 
 // readLine reads one line, or what there is of it, into the buffer. It returns
-// the block that the line ends if it is blank.
+// the block that the line ends if it is blank, or is if it is a comment before
+// the other lines of one.
 func (d *Decoder) readLine(in *input) (Block, bool) {
 	if d.err != nil || in.pos == len(in.p) {
 		return Block{}, false
@@ -192,6 +200,9 @@ func (d *Decoder) readLine(in *input) (Block, bool) {
 	if end < len(in.p) {
 		d.buf = append(d.buf, '\n')
 		d.line = len(d.buf)
+		if d.buf[0] == ':' { // a comment: what is kept longer does not begin with one
+			return d.take()
+		}
 	}
 	return Block{}, false
 }

@@ -24,6 +24,9 @@ func TestDecoderMaxBlockSize(t *testing.T) {
 		{"at the limit with complete lines", "data: 6\ndata:34\n", 0, false},
 		{"blocks before it", "data: 1\n\n: x\r\rdata: 7890123456", 2, true},
 		{"blocks after it are not read", "data: 7890123456\n\ndata: 1\n\n", 0, true},
+		{"a comment at the limit, then another one", ": 3456789012345\n: 3456789012345\n", 2, false},
+		{"a comment over it", ": 1\n: 34567890123456\n", 1, true},
+		{"comments before a block do not count", strings.Repeat(": 1\n", 9) + "data: 789012345\n\n", 10, false},
 		{"each for itself", strings.Repeat("data: 789012345\n\n", 9), 9, false},
 		{"blank lines do not count", strings.Repeat("\n\r\r\n", 9) + "data: 789012345\n\n", 1, false},
 		{"byte order mark does not count", "\xEF\xBB\xBFdata: 789012345\n\n", 1, false},
@@ -135,7 +138,7 @@ func TestDecoderReset(t *testing.T) {
 // copied, and that appending to one of a block's slices cannot change what
 // comes after it.
 func TestDecoderViews(t *testing.T) {
-	const stream = "\n: a\n\nid: 1\nevent: x\ndata: y\n\ndata: z\n\n"
+	const stream = "\n: a\n\nid: 1\nevent: x\ndata: y\n\n: b\n\ndata: z\n\n"
 	p := []byte(stream)
 	var d Decoder
 	at := 1
@@ -203,7 +206,7 @@ func TestDecoderKeepsNoHugeBuffer(t *testing.T) {
 func TestDecoderAllocs(t *testing.T) {
 	blocks := 0
 	for _, c := range []struct{ name, block string }{
-		{"LF", event200}, {"LF, 10 KiB", event10K}, {"LF, many lines", lines10K}, {"comment", ":\n\n"},
+		{"LF", event200}, {"LF, 10 KiB", event10K}, {"LF, many lines", lines10K}, {"comment", ":\n\n"}, {"comments before an event", ":\n: x\n" + event200},
 		{"CRLF", crlf(event200)}, {"CR", cr(event200)}, {"CRLF, many lines", crlf(lines10K)},
 	} {
 		stream := bytes.Repeat([]byte(c.block), 10)

@@ -10,7 +10,9 @@
 //
 // A block is a run of lines that a blank line ends. It is an event, and
 // dispatches, if it has a data field; if not, it may still set the last event
-// ID or the reconnection time, or be only comments.
+// ID or the reconnection time, or be only comments. A comment line with which a
+// run would begin is a block of its own: applications that keep a connection
+// alive send comments without a blank line.
 //
 // # Guarantees
 //
@@ -18,17 +20,18 @@
 //     and LF, within a character or within the byte order mark, the same
 //     blocks come out.
 //  2. Nothing waits. A block is emitted by the Write that brings the last byte
-//     of its blank line. A CR is a line end as soon as it is there; an LF that
+//     of its blank line; a comment, while nothing else of a block has come, by
+//     the one that brings its line end. A CR is a line end as soon as it is there; an LF that
 //     follows belongs to it, also in the next Write.
 //  3. Lines stay as they came: order, comments, unknown and ignored fields,
 //     invalid UTF-8. Changed are only the line ends, to LF, and one byte order
 //     mark at the very start of the stream, which is dropped.
-//  4. Only whole blocks are emitted. What is not ended by a blank line is in
-//     Rest. Of a block over MaxBlockSize nothing is emitted, and the decoder
+//  4. Only whole blocks are emitted. What is not ended by a blank line, and is
+//     no comment before the other lines, is in Rest. Of a block over MaxBlockSize nothing is emitted, and the decoder
 //     stops for good, with an error.
 //  5. The work is linear in the bytes, whatever is in them and however they are
 //     cut.
-//  6. A block that lies in one Write as a whole and has LF line ends is not
+//  6. A block that lies in one Write as a whole and has LF line ends only is not
 //     copied and costs no allocation. Others go through one buffer that is
 //     used again, is never much larger than the largest block, and is not kept
 //     if it is larger than 64 KiB.

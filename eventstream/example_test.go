@@ -12,7 +12,7 @@ import (
 // The pieces in which a stream arrives have nothing to do with its blocks.
 func ExampleDecoder() {
 	var d eventstream.Decoder
-	for _, piece := range []string{"id: 1\r\nda", "ta: one\r\n\r", "\n: a comment\n\nevent: add\ndata: two\n\ndata: unfi"} {
+	for _, piece := range []string{"id: 1\r\nda", "ta: one\r\n\r", "\n: a comment\nevent: add\ndata: two\n\ndata: unfi"} {
 		err := d.Write([]byte(piece), func(b eventstream.Block) error {
 			fmt.Printf("%q dispatches: %v\n", b.Lines, b.Dispatches())
 			return nil

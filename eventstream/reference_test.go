@@ -99,6 +99,11 @@ func reference(stream string) decoded {
 
 		// "If the line starts with a colon character (:): Ignore the line."
 		if strings.HasPrefix(line, ":") {
+			// Before the other lines of a block it is one of its own.
+			if blockLines.Len() == len(line)+1 {
+				d.blocks = append(d.blocks, decodedBlock{lines: line + "\n", lastEventID: d.lastEventID})
+				blockLines.Reset()
+			}
 			continue
 		}
 		// "Collect the characters on the line before the first colon … after
