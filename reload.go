@@ -2,10 +2,13 @@ package caddysse
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -285,12 +288,13 @@ func (s *stream) dropSuccessor() {
 type heldBlock struct {
 	block eventstream.Block
 	lines []byte
+	at    time.Time
 }
 
 // hold keeps a block until it is decided what becomes of it.
 func (c *upstreamConn) hold(b eventstream.Block, lines []byte) {
 	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
-	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines)})
+	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines), at: time.Now()})
 }
 
 // trySuccessor lets the successor take over if it is at the same point as the
@@ -352,19 +356,54 @@ func (s *stream) takeOverAt(sp *stream, to uint64) {
 }
 
 // takeOver lets the stream go on with its successor as with a connection that
-// was opened after the last one broke.
+// was opened after the last one broke: after the ID that it was asked with, or from
+// now on. What it has brought until now beside the old one is not given twice.
 func (s *stream) takeOver(sp *stream) {
+	lostAt := s.lostAt
 	c := s.succeed(sp)
-	if !c.resumed {
-		c.tellGap()
-	}
 	held := c.held
 	c.held, c.blocks = nil, 0
+	if !c.resumed {
+		c.tellGap()
+		held = slices.DeleteFunc(held, func(h heldBlock) bool { return lostAt.IsZero() || h.at.Before(lostAt) })
+		s.keepState(sp)
+	}
+	seen := uint64(0)
 	for _, h := range held {
+		if c.dropping == repeatAwaited && s.broughtToo(h, &seen, c.start) {
+			c.dropped++
+			continue
+		}
 		if c.take(h.block, h.lines) != nil {
 			return
 		}
 	}
+}
+
+// keepState takes over what the blocks of a successor have set that are not given.
+func (s *stream) keepState(sp *stream) {
+	if sp.gaveID && sp.lastUpstreamID != sp.openID {
+		s.lastUpstreamID = sp.lastUpstreamID
+	}
+	if sp.hasRetry {
+		s.retry, s.hasRetry, s.backoff.base = sp.retry, true, sp.retry
+	}
+}
+
+// broughtToo reports whether the old connection, up to position to, brought a block
+// without an id that its successor holds, after the position *seen.
+func (s *stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
+	if h.block.HasID || h.block.CommentOnly() {
+		return false
+	}
+	b := &block{wire: h.lines, lines: len(h.lines), at: h.at}
+	for _, k := range s.buffer.after(*seen) {
+		if k.position <= to && near(k, b) && k.equal(b) {
+			*seen = k.position
+			return true
+		}
+	}
+	return false
 }
 
 // succeed makes the connection of a successor the stream's.
@@ -427,7 +466,7 @@ func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 // renew runs the request again through a server, up to the sse handler that it
 // reaches. It reports whether one took it for the same stream.
 func (u *upstreamRequest) renew(server any, q *renewal) bool {
-	handler, ok := server.(http.Handler)
+	s, ok := server.(*caddyhttp.Server)
 	if !ok || u.received == nil {
 		return false
 	}
@@ -436,13 +475,48 @@ func (u *upstreamRequest) renew(server any, q *renewal) bool {
 	defer cancel()
 	r := u.received.Clone(ctx)
 	err := runNext(caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		handler.ServeHTTP(w, r)
-		return nil
+		return through(s, w, r)
 	}), &discardWriter{header: make(http.Header), cancel: cancel}, r)
-	if err != nil {
+	if _, panicked := errors.AsType[panicError](err); panicked {
 		u.handler.logger.Error("a request that was run again after a reload failed", zap.NamedError("reason", err))
+		return false
 	}
-	return err == nil && q.source != nil
+	return q.source != nil
+}
+
+// through runs a request through a server's handlers as the server does, less the
+// access log and the answer to an error: nobody has made this request.
+func through(s *caddyhttp.Server, w http.ResponseWriter, r *http.Request) error {
+	if !plainNames(s, r.Header) {
+		s.ServeHTTP(w, r)
+		return nil
+	}
+	if s.StrictSNIHost != nil && *s.StrictSNIHost && r.TLS != nil {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if !strings.EqualFold(r.TLS.ServerName, host) {
+			return caddyhttp.Error(http.StatusMisdirectedRequest, errors.New("the host is not the TLS server name"))
+		}
+	}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s)
+	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+	return s.Routes.Compile(nothing).ServeHTTP(w, r)
+}
+
+// plainNames reports whether there are no header fields that the server drops because
+// handlers could take them for others: it has rules of its own for that.
+func plainNames(s *caddyhttp.Server, header http.Header) bool {
+	if len(s.ExpectedUnderscoreHeaders) > 0 || len(s.ExpectedDotHeaders) > 0 {
+		return false
+	}
+	for name := range header {
+		if strings.ContainsAny(name, "_.") {
+			return false
+		}
+	}
+	return true
 }
 
 // takeRenewal leaves what a request that is run again came for, if it leads to

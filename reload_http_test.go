@@ -1,8 +1,11 @@
 package caddysse
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,6 +36,43 @@ func TestReloadKeepsQuery(t *testing.T) {
 	up.numbered("2")
 	a.expect("2")
 	up.expectGone()
+}
+
+// The requests that a reload runs again are nobody's: they are not in the access log,
+// whether the new configuration lets them through or not.
+func TestReloadLeavesNoAccessLog(t *testing.T) {
+	u := startUpstream(t, nil)
+	dir := t.TempDir()
+	config := func(before string) string {
+		return site("log {\noutput file " + filepath.Join(dir, "log") + "\n}\n" + before + "\nsse {\ndrain 50ms\n}\nreverse_proxy " + u.address)
+	}
+	g := startGateway(t, config(""))
+	a := g.subscribe("/")
+	u.accept().numbered("1")
+	a.expect("1")
+	for _, before := range []string{
+		"header X-Configuration 2",
+		"error 401",
+		"respond 403",
+	} {
+		g.reload(config(before))
+		if before[0] == 'h' {
+			next := u.accept()
+			next.numbered("2")
+			a.expect("2")
+		}
+	}
+	a.expectEnd()
+	assertHubEmpty(t)
+	log := filepath.Join(dir, "log")
+	var text []byte
+	eventually(t, "the client's own entry is there", func() bool {
+		text, _ = os.ReadFile(log)
+		return bytes.Contains(text, []byte("\n"))
+	})
+	if n := bytes.Count(text, []byte("\n")); n != 1 || !bytes.Contains(text, []byte(`"status":200`)) {
+		t.Errorf("%d entries: %s", n, text)
+	}
 }
 
 // A configuration that is still being loaded is not asked for its handlers.
