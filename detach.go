@@ -74,9 +74,10 @@ func (o *streamOptions) detached(d time.Duration) *streamOptions {
 }
 
 // mayDetach reports whether the answer to a request may outlive its client. To
-// close one of the MCP's is to cancel it.
+// close one of the MCP's is to cancel it; one that goes over to another protocol
+// is no answer.
 func (h *Handler) mayDetach(r *http.Request) bool {
-	return h.detached != nil && !isMCP(r)
+	return h.detached != nil && !isMCP(r) && len(offers(r.Header)) == 0
 }
 
 // detachedParts lists what a request has to have in common with the one that

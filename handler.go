@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,6 +36,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.takeRenewal(w, r, next, q)
 		return nil
 	}
+	declineHTTP2(r)
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
@@ -76,7 +78,51 @@ func neverStream(r *http.Request) bool {
 	case http.MethodHead, http.MethodOptions, http.MethodConnect:
 		return true
 	}
-	return r.Header.Get("Upgrade") != ""
+	return slices.ContainsFunc(offers(r.Header), func(protocol string) bool { return strings.HasPrefix(protocol, "websocket") })
+}
+
+// offers lists the protocols in lower case that a client would go over to (RFC
+// 9110, 7.8).
+func offers(header http.Header) (protocols []string) {
+	for _, line := range header["Upgrade"] {
+		for protocol := range strings.SplitSeq(line, ",") {
+			protocols = append(protocols, strings.ToLower(strings.TrimSpace(protocol)))
+		}
+	}
+	return protocols
+}
+
+// declineHTTP2 takes back a client's offer to go over to HTTP/2 on this
+// connection, which clients make with each request, as those of Java do. Caddy
+// does not take it up, and the upstream is not to: its connection is another one.
+// Other offers are for the upstream, unless the request shares a stream; they are
+// upgrades only if the answer is 101.
+func declineHTTP2(r *http.Request) {
+	all := offers(r.Header)
+	rest := slices.DeleteFunc(slices.Clone(all), func(protocol string) bool { return protocol == "h2c" })
+	if len(rest) == len(all) {
+		return
+	}
+	gone := []string{"http2-settings"}
+	r.Header.Del("HTTP2-Settings")
+	if len(rest) > 0 {
+		r.Header.Set("Upgrade", strings.Join(rest, ", "))
+	} else {
+		r.Header.Del("Upgrade")
+		gone = append(gone, "upgrade")
+	}
+	var options []string
+	for _, line := range r.Header["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if option = strings.TrimSpace(option); option != "" && !slices.Contains(gone, strings.ToLower(option)) {
+				options = append(options, option)
+			}
+		}
+	}
+	r.Header.Del("Connection")
+	if len(options) > 0 {
+		r.Header.Set("Connection", strings.Join(options, ", "))
+	}
 }
 
 // mayJoin reports whether a request may share a stream with others.

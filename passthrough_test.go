@@ -92,7 +92,7 @@ func application(t *testing.T) *httptest.Server {
 			}
 			fmt.Fprint(w, "fresh")
 		case "/upgrade":
-			upgradeEcho(w)
+			upgradeEcho(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -103,13 +103,13 @@ func application(t *testing.T) *httptest.Server {
 
 // upgradeEcho switches protocols, and sends back what comes until the client
 // closes.
-func upgradeEcho(w http.ResponseWriter) {
+func upgradeEcho(w http.ResponseWriter, r *http.Request) {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Up: yes\r\n\r\nhello ")
+	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nX-Up: yes\r\n\r\nhello ", r.Header.Get("Upgrade"))
 	_, _ = io.Copy(conn, buffered)
 }
 
@@ -342,6 +342,14 @@ func testOtherRequestsPass(t *testing.T, sse string) {
 
 // TestUpgrade: an upgraded connection carries bytes both ways.
 func TestUpgrade(t *testing.T) {
+	for _, fields := range []string{
+		"Upgrade: websocket\r\nAccept: text/event-stream\r\n", "Upgrade: h2c, WebSocket\r\n", "Upgrade: echo\r\n",
+	} {
+		t.Run(fields, func(t *testing.T) { testUpgrade(t, fields) })
+	}
+}
+
+func testUpgrade(t *testing.T, fields string) {
 	plain, with := plainAndSSE(t, varied(t))
 	var answers []string
 	for _, g := range []*gateway{plain, with} {
@@ -354,7 +362,7 @@ func TestUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		fmt.Fprint(conn, "GET /upgrade HTTP/1.1\r\nHost: gateway.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\nAccept: text/event-stream\r\n\r\n")
+		fmt.Fprint(conn, "GET /upgrade HTTP/1.1\r\nHost: gateway.test\r\nConnection: Upgrade\r\n"+fields+"\r\n")
 		r := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(r, nil)
 		if err != nil {
