@@ -226,6 +226,7 @@ type tab struct {
 	answered bool
 	since    time.Time // when it came anew: from then on it must not miss anything
 	headAt   time.Time // and when it had the head
+	begun    time.Time // and when its newest response had one
 	fresh    bool      // it has been given no event for all since
 	known    bool      // it asked with an ID: it needs no greeting
 	greeted  bool      // it has been given the greeting since
@@ -257,13 +258,15 @@ func (w *earnedWorld) arrive(key int, brings bringing) *tab {
 		c.lastID = strconv.Itoa(1 + w.rnd.IntN(5)) // of another connection
 	case brings == bringsKnown && a.ids && a.kind.common() && !a.kind.hasState() && len(w.made) > 0:
 		n := w.rnd.IntN(len(w.made))
-		c.lastID, c.known = strconv.Itoa(n), true
-		if a.resumes {
-			c.have, c.fresh = n, false
-		}
+		c.lastID, c.have, c.fresh = strconv.Itoa(n), n, !a.resumes
 	}
 	w.running.Go(c.run)
 	return c
+}
+
+// streamKey is what the requests of some clients have in common.
+func (w *earnedWorld) streamKey(n int) streamKey {
+	return w.hub.keyHash([]keyPart{{"key", strconv.Itoa(n)}})
 }
 
 // address is where the client's connection comes from.
@@ -351,6 +354,9 @@ func (c *tab) answer() {
 	for _, f := range c.w.sc.fates {
 		bound += f.hangs
 	}
+	if len(c.w.outages) > 0 {
+		bound += defaultSpliceTimeout // while there is no connection nobody waits for one more
+	}
 	if took := time.Since(c.asked); took > bound {
 		c.w.wrongf("client %d was answered after %v", c.number, took)
 	}
@@ -362,7 +368,7 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 	w := c.w
 	opener := false
 	req := &joinRequest{
-		key:         streamKey{byte(c.key)},
+		key:         w.streamKey(c.key),
 		parts:       []keyPart{{"place", "place"}, {"host", "host"}, {"path", "/events"}, {"header Cookie", strconv.Itoa(c.key)}},
 		instance:    w.inst,
 		lastEventID: id,
@@ -395,7 +401,7 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 	if !waitForHead(ctx, sub) {
 		return "cut before the head", false
 	}
-	head, err := sub.origin.verdict()
+	head, err := headOf(sub)
 	switch {
 	case errors.Is(err, errUnshareable) && opener:
 		return c.status("the answer to its own request"), false
@@ -440,6 +446,13 @@ func waitForHead(ctx context.Context, sub *subscriber) bool {
 			return false
 		}
 	}
+}
+
+func headOf(sub *subscriber) (*head, error) {
+	if sub, ok := any(sub).(interface{ head() (*head, error) }); ok {
+		return sub.head()
+	}
+	return sub.origin.verdict()
 }
 
 func turnedAway(sub *subscriber) endReason {
@@ -520,7 +533,7 @@ func (p *alonePeer) life() any      { return p }
 
 func (p *alonePeer) opened(header http.Header) {
 	w := p.c.w
-	w.hub.shareable(streamKey{byte(p.c.key)})
+	w.hub.shareable(w.streamKey(p.c.key))
 	outcome := resumeLive
 	if p.id != "" {
 		outcome = resumeSpliced
@@ -562,6 +575,7 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 		c.answer()
 	}
 	c.dec.Reset()
+	c.begun = time.Now()
 	c.again = id != ""
 	if session := header.Get("X-Session"); session != "" {
 		n, _ := strconv.Atoi(session[1:])
@@ -680,14 +694,15 @@ func (c *tab) common(n int) {
 	switch {
 	case c.told:
 		had = min(had, n-1)
+	case c.fresh && c.known && n == c.have+1: // its ID was known in the end
 	case c.fresh:
-		if w.sc.app.kind != tellsLast && w.made[n].at.Before(c.since.Add(-2*time.Second)) && (len(w.outages) == 0 || !w.sc.app.resumes) {
+		if !c.mayBeOld() && w.made[n].at.Before(c.since.Add(-2*time.Second)) {
 			w.wrongf("client %d, which came at %v, is given event %d of %v", c.number, c.since.Sub(w.began), n, w.made[n].at.Sub(w.began))
 		}
 		if n <= c.floor {
 			w.wrongf("client %d, which came back, is given event %d again", c.number, n)
 		}
-		if w.sc.app.kind == tellsHello && !c.greeted && !c.known {
+		if w.sc.app.kind == tellsHello && !c.greeted && !c.known && w.options.join == joinAuto {
 			w.wrongf("client %d is given event %d and was not greeted", c.number, n)
 		}
 		had = -1
@@ -699,7 +714,27 @@ func (c *tab) common(n int) {
 		c.missed(m)
 	}
 	c.have, c.fresh, c.again, c.told = n, false, false, false
+	if at := w.made[n].at; w.calm && at.Sub(c.begun) > settledAfter && time.Since(at) > w.sc.app.latency {
+		w.wrongf("client %d is given event %d, of %v, late", c.number, n, at.Sub(w.began))
+	}
 }
+
+// mayBeOld reports whether the first event for all that the client is given may
+// be one of long before it came: because the application repeats some, or has
+// gone on after an outage, or because its ID is one that the stream was opened
+// with.
+func (c *tab) mayBeOld() bool {
+	a := &c.w.sc.app
+	switch {
+	case a.kind == tellsLast, a.resumes && len(c.w.outages) > 0:
+		return true
+	}
+	return c.known && !a.kind.countsIDs()
+}
+
+// settledAfter is how long after its head a client certainly is given events
+// when they come.
+const settledAfter = defaultSpliceTimeout + 10*time.Second
 
 // snapshot takes the state of the application, which takes the place of all
 // events up to n.
@@ -732,6 +767,9 @@ func (c *tab) judgeCommon() {
 		c.missed(m)
 	}
 	kind := w.sc.app.kind
+	if w.options.join == joinLive {
+		return // nobody is greeted
+	}
 	if (kind == tellsHello || kind == tellsState || kind == tellsStateLate) && !c.greeted && !c.known {
 		w.wrongf("client %d was never greeted", c.number)
 	}
@@ -757,7 +795,8 @@ func (c *tab) ownEvent(conn *appConn, i int) {
 		c.got = true
 	}
 	if conn == c.conn {
-		if i > c.own || (i < c.own && !(c.again && w.sc.app.mixesIDs())) {
+		again := c.again && w.sc.app.mixesIDs()
+		if i > c.own || (i < c.own && !again) {
 			w.wrongf("client %d is given event %d of connection %d, expected %d", c.number, i, conn.number, c.own)
 		}
 		c.own, c.again = i+1, false

@@ -42,7 +42,7 @@ func TestSharingIsEarned(t *testing.T) {
 	}
 	t.Logf("-earned.runs %d -earned.seed %d", *earnedRuns, seed)
 	if n := *earnedRun; n >= 0 {
-		sc := newScenario(seed, uint64(n))
+		sc := newScenario(seed, uint64(n)) //nolint:gosec // G115: not negative
 		w := sc.run(t, true)
 		t.Logf("%s\n%s", sc, strings.Join(w.log, "\n"))
 		for _, wrong := range w.wrong {
@@ -50,7 +50,8 @@ func TestSharingIsEarned(t *testing.T) {
 		}
 		return
 	}
-	var next atomic.Int64
+	var next atomic.Uint64
+	runs := uint64(max(*earnedRuns, 0)) //nolint:gosec // G115: not negative
 	var found sync.Once
 	var total earnedCounts
 	failures := make(earnedFailures)
@@ -60,8 +61,8 @@ func TestSharingIsEarned(t *testing.T) {
 			t.Run("", func(t *testing.T) {
 				t.Parallel()
 				var counts earnedCounts
-				for n := next.Add(1) - 1; n < int64(*earnedRuns); n = next.Add(1) - 1 {
-					sc := newScenario(seed, uint64(n))
+				for n := next.Add(1) - 1; n < runs; n = next.Add(1) - 1 {
+					sc := newScenario(seed, n)
 					w := sc.run(t, false)
 					counts.add(&w.counts)
 					if len(w.wrong) == 0 {
@@ -73,7 +74,7 @@ func TestSharingIsEarned(t *testing.T) {
 						mu.Unlock()
 						continue
 					}
-					next.Store(int64(*earnedRuns))
+					next.Store(runs)
 					found.Do(func() { sc.tell(t, w) })
 				}
 				mu.Lock()
@@ -324,7 +325,7 @@ func (sc *earnedScenario) tell(t *testing.T, w *earnedWorld) {
 				small, again = c, true
 			}
 		}
-		for i := len(small.deeds) - 1; i >= 0; i-- {
+		for i := range slices.Backward(small.deeds) {
 			try(func(c *earnedScenario) { c.deeds = slices.Delete(c.deeds, i, i+1) })
 		}
 		for i, f := range small.fates {
