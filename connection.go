@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,19 +26,22 @@ type connection struct {
 	entry bellEntry // guarded by the lock of sub
 
 	// For the writer only.
-	sub       *subscriber
-	rest      []byte       // did not fit into the socket
-	partly    writtenBatch // what that is the end of
-	blockedAt moment       // since when; 0: it is not
-	last      moment       // something was sent
-	leaveAt   moment       // to ask sub then at the latest; 0: never
-	due       moment       // in the writer's heap
-	index     int          // there; -1: it is not in it
-	bytes     int          // of the body, without transfer coding
-	end       endReason    // as soon as it is decided
-	began     bool         // something was sent
-	ended     bool         // the last chunk was
-	closed    bool
+	sub     *subscriber
+	rest    []byte       // did not fit into the socket
+	partly  writtenBatch // what that is the end of
+	blocked bool         // something waits for room in the socket
+	lookAt  moment       // to look whether the client takes what is sent; 0: it has taken all
+	taken   int64        // what it had at the last look
+	takenAt moment       // of the newest progress; 0: there was no look
+	last    moment       // something was sent
+	leaveAt moment       // to ask sub then at the latest; 0: never
+	due     moment       // in the writer's heap
+	index   int          // there; -1: it is not in it
+	bytes   int          // of the body, without transfer coding
+	end     endReason    // as soon as it is decided
+	began   bool         // something was sent
+	ended   bool         // the last chunk was
+	closed  bool
 }
 
 // signal is news for a connection's writer.
@@ -57,27 +61,35 @@ func (c *connection) signal(s signal) {
 	}
 }
 
-// blocked reports whether something waits for room in the socket.
-func (c *connection) blocked() bool { return c.blockedAt != 0 }
+// lookIn is when to look in a part of write_timeout; 0: never.
+func (c *connection) lookIn(now moment, part int) moment {
+	if c.settings.writeTimeout == 0 {
+		return 0
+	}
+	return now + moment(c.settings.writeTimeout)/moment(part)
+}
 
 // leaves reports whether the subscriber has to be asked now.
 func (c *connection) leaves(now moment) bool { return c.leaveAt != 0 && now >= c.leaveAt }
 
 // nextDue is when something is to be done; 0: never.
 func (c *connection) nextDue() (at moment) {
-	if c.blocked() {
-		if c.settings.writeTimeout > 0 {
-			at = c.blockedAt + moment(c.settings.writeTimeout)
-		}
+	at = c.lookAt
+	if c.blocked {
 		return at
 	}
 	if c.settings.heartbeat > 0 {
-		at = c.last + moment(c.settings.heartbeat)
+		at = sooner(at, c.last+moment(c.settings.heartbeat))
 	}
-	if c.leaveAt != 0 && (at == 0 || c.leaveAt < at) {
-		at = c.leaveAt
+	return sooner(at, c.leaveAt)
+}
+
+// sooner is the earlier of two moments, or the one that there is.
+func sooner(a, b moment) moment {
+	if a == 0 || (b != 0 && b < a) {
+		return b
 	}
-	return at
+	return a
 }
 
 // socket is a connection's transport, for its writer.
@@ -93,6 +105,10 @@ type socket interface {
 	await(c *connection, rest []byte)
 	resume(rest []byte) (n int, err error)
 
+	// acks tells what the client has taken; false: it is not known, and a write
+	// that waits ends itself.
+	acks() (acks, bool)
+
 	// fault is why the system has ended the connection; nil: the client did, or
 	// that is not known.
 	fault() error
@@ -106,7 +122,8 @@ type socket interface {
 // done in part, and where there are no other means.
 type asyncSocket struct {
 	conn    net.Conn
-	timeout time.Duration // of one write; 0: none
+	timeout time.Duration // of a write of one piece; 0: none
+	taken   ackTeller     // nil: not known
 	room    roomTeller    // nil: not known
 	pending func() error  // the system's error; nil: not known
 	poll    pollEntry
@@ -128,22 +145,37 @@ func (s *asyncSocket) write(p []byte) (n int, err error) {
 
 func (s *asyncSocket) await(c *connection, rest []byte) {
 	go func() {
-		s.setDeadline()
-		_, s.err = s.conn.Write(rest)
+		for piece := range slices.Chunk(rest, asyncPiece) {
+			s.setDeadline()
+			if _, s.err = s.conn.Write(piece); s.err != nil {
+				break
+			}
+		}
 		c.signal(signalWritable)
 	}()
 }
 
+// asyncPiece is how many bytes are written under one deadline, where nobody
+// tells what the client has taken: to have written them is its progress.
+const asyncPiece = 16 << 10
+
 func (s *asyncSocket) resume(rest []byte) (n int, err error) { return len(rest), s.err }
 
-// setDeadline bounds a write. Caddy may have set another deadline when the
-// request's handlers returned.
+// setDeadline bounds a write, unless its writer looks for progress. Caddy may have
+// set another deadline when the request's handlers returned.
 func (s *asyncSocket) setDeadline() {
 	var deadline time.Time
-	if s.timeout > 0 {
+	if s.timeout > 0 && s.taken == nil {
 		deadline = time.Now().Add(s.timeout)
 	}
 	_ = s.conn.SetWriteDeadline(deadline)
+}
+
+func (s *asyncSocket) acks() (acks, bool) {
+	if s.taken == nil {
+		return acks{}, false
+	}
+	return s.taken()
 }
 
 func (s *asyncSocket) fault() error {

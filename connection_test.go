@@ -23,6 +23,9 @@ import (
 type transport struct {
 	name string
 	dial func(ctx context.Context) (net.Conn, error)
+
+	// dialBy is dial with settings of one's own.
+	dialBy func(ctx context.Context, d *net.Dialer) (net.Conn, error)
 }
 
 // startTransports starts a gateway that is reached over a Unix socket, over
@@ -48,15 +51,20 @@ func startTransports(t *testing.T, u *upstream, options string) []transport {
 	g := startGateway(t, site(handlers)+
 		fmt.Sprintf("http://gateway.test:1 {\nbind fd/%d {\nprotocols h1 h2\n}\n%s\n}\n", plainFD, handlers)+
 		fmt.Sprintf("https://gateway.test:2 {\nbind fd/%d {\nprotocols h1 h2\n}\ntls %s %s\n%s\n}\n", secureFD, server.cert, server.key, handlers))
-	var d net.Dialer
-	return []transport{
-		{"unix", func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", g.socket) }},
-		{"tcp", func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", plain) }},
-		{"tls", func(ctx context.Context) (net.Conn, error) {
-			over := tls.Dialer{Config: &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
+	all := []transport{
+		{name: "unix", dialBy: func(ctx context.Context, _ *net.Dialer) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", g.socket)
+		}},
+		{name: "tcp", dialBy: func(ctx context.Context, d *net.Dialer) (net.Conn, error) { return d.DialContext(ctx, "tcp", plain) }},
+		{name: "tls", dialBy: func(ctx context.Context, d *net.Dialer) (net.Conn, error) {
+			over := tls.Dialer{NetDialer: d, Config: &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
 			return over.DialContext(ctx, "tcp", secure)
 		}},
 	}
+	for i := range all {
+		all[i].dial = func(ctx context.Context) (net.Conn, error) { return all[i].dialBy(ctx, new(net.Dialer)) }
+	}
+	return all
 }
 
 // rawSubscriber is a client that reads only what it is told to.

@@ -22,15 +22,16 @@ type deliverySettings struct {
 }
 
 // responseStream writes an event stream to one client: what is written goes
-// out at once, under a deadline. It is not safe for concurrent use.
+// out at once, as long as there is progress. It is not safe for concurrent use.
 type responseStream struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
+	conn     net.Conn // nil: not known
 	settings *deliverySettings
-	http3    bool
-	deadline bool   // we set the write deadlines: Caddy does not
-	restore  func() // undoes what was changed of Caddy's idle timeout
-	stuck    *writeWatch
+	piece    int         // bytes of one Write at most
+	restore  func()      // undoes what was changed of Caddy's idle timeout
+	stuck    *writeWatch // nil: writes may take as long as they like
+	vanished lookout
 	began    bool // something was written
 	midBlock bool // and ends within a block: no heartbeat
 	last     time.Time
@@ -39,103 +40,52 @@ type responseStream struct {
 	sent     int // bytes of the body
 }
 
+// multiplexedPiece is how many bytes are written at once over HTTP/2 and HTTP/3,
+// where the client's progress is that a write is done: what it lets through in
+// write_timeout at least. A frame of HTTP/2 has as many.
+const multiplexedPiece = 16 << 10
+
 // newResponseStream takes over the writing to a client whose response head was
 // or is about to be written. close must be called in the end.
+//
+// Writes have no deadlines: over HTTP/2 one costs more than a write. Caddy's are
+// turned off as well: those of write_idle, and that of timeouts write, which
+// would end every stream. If a write makes no progress one in the past ends the
+// response.
 func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliverySettings, began bool) *responseStream {
 	o := &responseStream{
 		w:        w,
 		rc:       http.NewResponseController(w),
 		settings: settings,
-		http3:    r.ProtoMajor > 2,
+		piece:    maxWrite,
 		began:    began,
 		last:     time.Now(),
 	}
-	_, idle := caddyhttp.IdleTimeoutsFromContext(r.Context())
-	switch {
-	case r.ProtoMajor == 2:
-		o.watchWrites(r, idle)
-	case idle != nil:
-		// Caddy bounds each write by its write_idle already; it is made to use
-		// write_timeout instead. Its hard deadline (timeouts write) would end
-		// every stream.
-		hard := idle.Deadline.HardDeadline
-		idle.Deadline.HardDeadline = time.Time{}
-		timeout := settings.writeTimeout
-		if timeout == 0 {
-			timeout = noTimeout
-		}
-		undo := idle.Override(timeout, 0, maxWriteChunk)
-		o.restore = func() {
-			idle.Deadline.HardDeadline = hard
-			undo()
-		}
-		_ = o.rc.SetWriteDeadline(time.Time{}) // lets go of timeouts write
-	default:
-		o.deadline = true
-		_ = o.rc.SetWriteDeadline(time.Time{})
+	if r.ProtoMajor > 1 {
+		o.piece = multiplexedPiece
 	}
-	if conn, ok := r.Context().Value(connCtxKey).(net.Conn); ok && settings.writeTimeout > 0 {
-		setUserTimeout(conn, settings.writeTimeout)
-	}
-	return o
-}
-
-// watchWrites bounds writes over HTTP/2, where a deadline costs more than a
-// write: it is told to the goroutine of the connection, and so are those that
-// Caddy sets for its write_idle. Here none is set unless a write has waited too
-// long; then one in the past ends the stream.
-func (o *responseStream) watchWrites(r *http.Request, idle *caddyhttp.IdleTimeoutWriter) {
-	rc := o.rc
-	limited := false
-	if idle != nil {
+	o.conn, _ = r.Context().Value(connCtxKey).(net.Conn)
+	rc, limited := o.rc, r.ProtoMajor == 1
+	if _, idle := caddyhttp.IdleTimeoutsFromContext(r.Context()); idle != nil {
 		rc = idle.Ctrl
-		limited = !idle.Deadline.HardDeadline.IsZero()
+		limited = limited || !idle.Deadline.HardDeadline.IsZero()
+		idle.Deadline.HardDeadline = time.Time{} // would be over when the end is to be sent
 		idle.Ctrl = ignoresDeadlines
 		o.restore = func() { idle.Ctrl = rc }
 	}
 	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); limited || (ok && server.WriteTimeout > 0) {
-		_ = rc.SetWriteDeadline(time.Time{}) // of timeouts write, which would end every stream
+		_ = rc.SetWriteDeadline(time.Time{})
 	}
-	if o.settings.writeTimeout > 0 {
-		o.stuck = &writeWatch{rc: rc}
-		o.stuck.timer = time.AfterFunc(noTimeout, o.stuck.end)
+	if timeout := settings.writeTimeout; timeout > 0 {
+		o.stuck = newWriteWatch(rc, o.conn, timeout)
+		switch {
+		case o.stuck.acks != nil:
+			o.vanished = lookout{acks: o.stuck.acks, timeout: timeout}
+		case r.ProtoMajor == 1:
+			o.stuck.acks = readsOf(o.conn)
+		}
 	}
-}
-
-// writeWatch ends the stream of a write that takes too long.
-type writeWatch struct {
-	timer *time.Timer
-	rc    *http.ResponseController
-
-	mu    sync.Mutex
-	over  bool // rc must not be used any more
-	ended bool
-}
-
-func (s *writeWatch) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.over {
-		s.ended = true
-		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
-	}
-}
-
-// hasEnded reports whether end has ended the stream.
-func (s *writeWatch) hasEnded() bool {
-	if s == nil {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
-}
-
-func (s *writeWatch) close() {
-	s.timer.Stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = true
+	return o
 }
 
 // ignoresDeadlines is for Caddy's idle timeout when it is not to set any.
@@ -146,14 +96,8 @@ type noDeadline struct{ http.ResponseWriter }
 // SetWriteDeadline does nothing.
 func (noDeadline) SetWriteDeadline(time.Time) error { return nil }
 
-const (
-	// noTimeout stands for no time limit where one must be given.
-	noTimeout = 100 * 365 * 24 * time.Hour
-
-	// maxWriteChunk keeps Caddy from dividing a large event into several
-	// timed writes: write_timeout is for the whole.
-	maxWriteChunk = 1 << 30
-)
+// noTimeout stands for no time limit where one must be given.
+const noTimeout = 100 * 365 * 24 * time.Hour
 
 // close gives the client's connection back.
 func (o *responseStream) close() {
@@ -164,14 +108,9 @@ func (o *responseStream) close() {
 	if o.beat != nil {
 		o.beat.Stop()
 	}
-	if o.stuck != nil {
-		o.stuck.close()
-	}
+	o.stuck.close()
 	if o.restore != nil {
 		o.restore()
-	}
-	if o.deadline {
-		_ = o.rc.SetWriteDeadline(time.Time{}) // the connection may be used again
 	}
 }
 
@@ -191,36 +130,54 @@ func (o *responseStream) write(p []byte) error {
 // writeBytes sends bytes as they are.
 func (o *responseStream) writeBytes(p []byte) error {
 	o.began = true
-	if o.deadline && o.settings.writeTimeout > 0 {
-		_ = o.rc.SetWriteDeadline(time.Now().Add(o.settings.writeTimeout))
-	}
-	if o.stuck != nil {
-		o.stuck.timer.Reset(o.settings.writeTimeout)
-	}
-	_, err := o.w.Write(p)
-	if err == nil {
-		err = o.rc.Flush()
-	}
-	if o.stuck != nil {
-		o.stuck.timer.Stop()
-	}
-	if err != nil {
-		if o.stuck.hasEnded() {
-			err = os.ErrDeadlineExceeded // which HTTP/2 says in other words
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), o.piece)
+		if err := o.writePiece(rest[:n], n == len(rest)); err != nil {
+			return err
 		}
-		return err
+		rest = rest[n:]
 	}
 	o.last = time.Now()
+	o.vanished.wrote(o.last)
 	o.sent += len(p)
 	theMetrics.bytes[out].Add(float64(len(p)))
-	if o.deadline && o.http3 {
-		_ = o.rc.SetWriteDeadline(time.Time{})
-	}
 	return nil
 }
 
+// writePiece writes what is small enough that it is progress to have written it.
+func (o *responseStream) writePiece(p []byte, flush bool) error {
+	o.stuck.begin()
+	var err error
+	if len(p) > 0 {
+		_, err = o.w.Write(p)
+	}
+	if err == nil && flush {
+		err = o.rc.Flush()
+	}
+	o.stuck.done()
+	if err != nil && o.stuck.hasEnded() {
+		err = os.ErrDeadlineExceeded // which HTTP/2 says in other words
+	}
+	return err
+}
+
 // flush sends the response head.
-func (o *responseStream) flush() error { return o.rc.Flush() }
+func (o *responseStream) flush() error { return o.writePiece(nil, true) }
+
+// tend sends a heartbeat if it is due, and looks whether the client is still
+// there. It returns how long it is until it has to be called again.
+func (o *responseStream) tend(now time.Time) (wait time.Duration, err error) {
+	wait, there := o.vanished.look(now)
+	if !there {
+		setUserTimeout(o.conn, o.settings.writeTimeout) // nobody is going to read the rest
+		return 0, os.ErrDeadlineExceeded
+	}
+	if o.settings.heartbeat == 0 {
+		return wait, nil
+	}
+	beat, err := o.heartbeat(now)
+	return min(wait, beat), err
+}
 
 // heartbeat sends a heartbeat if nothing was sent for the configured time and it
 // does not come into a block, and returns how long it is until the next may be
@@ -237,24 +194,30 @@ func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
 }
 
 // startHeartbeats sends heartbeats while mu is free, until close, or until one
-// cannot be sent: then failed is called, under mu. All other
-// use of o must be under mu as well.
+// cannot be sent or the client has vanished: then failed is called, under mu. All
+// other use of o must be under mu as well.
 func (o *responseStream) startHeartbeats(mu *sync.Mutex, failed func(err error)) {
-	if o.settings.heartbeat == 0 {
+	first := noTimeout
+	for _, d := range []time.Duration{o.settings.heartbeat, o.vanished.timeout} {
+		if d > 0 {
+			first = min(first, d)
+		}
+	}
+	if first == noTimeout {
 		return
 	}
-	o.beat = time.AfterFunc(o.settings.heartbeat, func() {
+	o.beat = time.AfterFunc(first, func() {
 		mu.Lock()
 		defer mu.Unlock()
 		if o.closed {
 			return
 		}
-		wait, err := o.heartbeat(time.Now())
+		wait, err := o.tend(time.Now())
 		if err != nil {
 			failed(err)
 			return
 		}
-		o.beat.Reset(wait)
+		o.beat.Reset(min(wait, first))
 	})
 }
 
@@ -269,6 +232,7 @@ const (
 // returned, and the subscriber is a writer's.
 func (d *delivery) deliver() endReason {
 	d.to = newResponseStream(d.w, d.r, d.h.settings, false)
+	d.to.stuck.endBy(d.sub.leaves)
 	defer d.to.close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
@@ -339,11 +303,8 @@ var errTaken = errors.New("the connection was taken over")
 // beforeWait does what is to be done when there is nothing to send, and returns
 // for how long that is so at most.
 func (d *delivery) beforeWait() (wait time.Duration, err error) {
-	wait = noTimeout
-	if d.h.settings.heartbeat > 0 {
-		if wait, err = d.to.heartbeat(d.now); err != nil {
-			return 0, err
-		}
+	if wait, err = d.to.tend(d.now); err != nil {
+		return 0, err
 	}
 	if !d.leaveAt.IsZero() {
 		wait = min(wait, d.leaveAt.Sub(d.now))
@@ -407,7 +368,7 @@ func writeEnd(err error) endReason {
 }
 
 // timedOut reports whether a write took too long: by its deadline, or by
-// TCP_USER_TIMEOUT.
+// the system.
 func timedOut(err error) bool {
 	late, ok := errors.AsType[interface {
 		error

@@ -172,7 +172,9 @@ func TestMetricsAddUp(t *testing.T) {
 	u := startUpstream(t, nil)
 	g, a := startAdmin(t, proxied("buffer 1024 64MiB\nwrite_timeout 1m\nheartbeat off", u))
 	before := gather(t)
-	dial := transport{"unix", func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", g.socket) }}
+	dial := transport{name: "unix", dial: func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", g.socket)
+	}}
 	stuck := subscribeRaw(t, dial, "/")
 	var quick []*testClient
 	for range clients - 1 {

@@ -176,9 +176,12 @@ type Handler struct {
 	// and goes on with the oldest event kept; needs gap_event.
 	Lag string `json:"lag,omitempty"`
 
-	// How long one write to a client may take before it is cut. 0 means no
-	// limit. Default: 10 s. On Linux it also bounds how long a vanished client
-	// goes unnoticed after something was sent to it (TCP_USER_TIMEOUT).
+	// How long a client may take nothing of what is sent to it before it is cut:
+	// a write without progress. 0 means no limit. Default: 10 s. On Linux
+	// progress over TCP is what the client's system acknowledges, so that a
+	// vanished client is noticed, too, after something was sent to it, and one
+	// that reads slowly is not cut. Elsewhere, and for a stream of HTTP/2 or
+	// HTTP/3, it is that so many KiB could be written: 16, or 64 over HTTP/1.
 	WriteTimeout *caddy.Duration `json:"write_timeout,omitempty"`
 
 	// The largest event taken from an upstream, in bytes. The upstream

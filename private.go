@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -103,6 +104,8 @@ var errLeft = errors.New("the stream was ended by the gateway")
 
 // leave ends the stream from this side, for a reason.
 func (p *passThrough) leave(reason endReason) {
+	at := time.Now()
+	p.out.stuck.endBy(func() time.Time { return at }) // what is being written has mu
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil || p.end != "" {

@@ -23,7 +23,7 @@ func newSocket(conn net.Conn, timeout time.Duration, p *poller) socket {
 			return &fdSocket{fd: fd}
 		}
 	}
-	s := &asyncSocket{conn: conn, timeout: timeout}
+	s := &asyncSocket{conn: conn, timeout: timeout, taken: acksOf(conn)}
 	if over, ok := conn.(*tls.Conn); ok {
 		if raw, ok := over.NetConn().(syscall.Conn); ok {
 			s.room, s.pending = roomOf(raw), faultOf(raw)
@@ -75,6 +75,17 @@ func (s *fdSocket) write(p []byte) (n int, err error) {
 func (s *fdSocket) await(*connection, []byte) { s.poll.awaitWritable(s.fd) }
 
 func (s *fdSocket) resume(rest []byte) (n int, err error) { return s.write(rest) }
+
+// acks says of a Unix socket, whose peer acknowledges what it reads, only whether
+// it reads while nothing is written, because there is no room: who has not read
+// yet what there is may take its time.
+func (s *fdSocket) acks() (acks, bool) {
+	if a, ok := acksOfSocket(s.fd); ok {
+		return a, true
+	}
+	waiting, err := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
+	return acks{taken: -int64(waiting)}, err == nil
+}
 
 func (s *fdSocket) fault() error { return socketError(s.fd) }
 

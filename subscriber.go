@@ -15,7 +15,7 @@ type endReason string
 
 const (
 	endClient    endReason = "client"    // the client went away
-	endWrite     endReason = "write"     // a write to the client failed or took longer than write_timeout
+	endWrite     endReason = "write"     // a write to the client failed or made no progress for write_timeout
 	endUpstream  endReason = "upstream"  // the upstream ended the stream
 	endGaveUp    endReason = "gave_up"   // the upstream could not be reached again
 	endRefused   endReason = "refused"   // the upstream did not go on with the stream
@@ -405,6 +405,13 @@ func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out [
 // has something new. The lock is held.
 func (sub *subscriber) upToDate() bool {
 	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.newest && sub.finish == "" && len(sub.pending) == 0
+}
+
+// leaves is when the response is to end; zero: it is not known.
+func (sub *subscriber) leaves() time.Time {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return sub.leaveAt
 }
 
 // leaveBell lets a connection wait for nothing any more.

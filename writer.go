@@ -271,7 +271,7 @@ func (w *writer) serve(c *connection) {
 	if signals&signalHungUp != 0 {
 		reason := endClient
 		if timedOut(c.socket.fault()) {
-			reason = endWrite // TCP_USER_TIMEOUT was before write_timeout, whose value it has
+			reason = endWrite // the system was sooner than write_timeout
 		}
 		w.close(c, reason)
 		return
@@ -279,7 +279,7 @@ func (w *writer) serve(c *connection) {
 	if signals&signalNew != 0 {
 		c.socket.watch(c)
 	}
-	if c.blocked() {
+	if c.blocked {
 		if signals&signalWritable == 0 || !w.resume(c) {
 			return
 		}
@@ -398,6 +398,9 @@ func (w *writer) send(c *connection, p []byte) bool {
 		return false
 	}
 	if n == len(p) {
+		if c.lookAt == 0 {
+			c.lookAt = c.lookIn(w.tick, 2)
+		}
 		return true
 	}
 	w.batch.lent = true
@@ -408,7 +411,11 @@ func (w *writer) send(c *connection, p []byte) bool {
 // block parks a connection until its socket takes more.
 func (w *writer) block(c *connection, rest []byte) {
 	c.rest = rest
-	c.blockedAt = w.tick
+	c.blocked = true
+	c.lookAt = sooner(c.lookAt, c.lookIn(w.tick, looksPerTimeout))
+	if a, known := c.socket.acks(); known && c.takenAt == 0 {
+		c.taken, c.takenAt = a.taken, w.tick
+	}
 	c.sub.writing.Store(w.now.UnixNano())
 	c.socket.await(c, rest)
 	w.schedule(c)
@@ -427,7 +434,7 @@ func (w *writer) resume(c *connection) bool {
 		c.socket.await(c, c.rest)
 		return false
 	}
-	c.rest, c.blockedAt = nil, 0
+	c.rest, c.blocked = nil, false
 	c.sub.writing.Store(0)
 	c.last = w.tick
 	w.count(c, c.partly)
@@ -483,9 +490,11 @@ func (w *writer) serveDue() {
 		c := heap.Pop(&w.due).(*connection)
 		switch at := c.nextDue(); {
 		case at == 0, at > w.tick: // put off by what was sent meanwhile
-		case c.blocked():
-			w.close(c, endWrite)
-			continue
+		case c.lookAt != 0 && w.tick >= c.lookAt:
+			if !w.takes(c) {
+				w.close(c, endWrite)
+				continue
+			}
 		case c.leaves(w.tick):
 			w.serve(c)
 		default:
@@ -495,6 +504,27 @@ func (w *writer) serveDue() {
 			w.schedule(c)
 		}
 	}
+}
+
+// takes reports whether the client takes what it is sent: whether it has, since
+// the last look within write_timeout.
+func (w *writer) takes(c *connection) bool {
+	a, known := c.socket.acks()
+	switch {
+	case !known, a.waiting == 0 && !c.blocked:
+		c.lookAt, c.takenAt = 0, 0
+		return true
+	case c.takenAt == 0, a.taken != c.taken:
+		c.taken, c.takenAt = a.taken, w.tick
+	case w.tick-c.takenAt >= moment(c.settings.writeTimeout):
+		return false
+	}
+	c.lookAt = c.lookIn(w.tick, looksPerTimeout)
+	if !c.blocked {
+		return true
+	}
+	leaves := c.sub.leaves()
+	return leaves.IsZero() || w.now.Sub(leaves) < c.settings.writeTimeout
 }
 
 // heartbeat sends a heartbeat.

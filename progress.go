@@ -1,0 +1,193 @@
+package caddysse
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// write_timeout is for a write without progress. Progress is what the client
+// acknowledges, where the system tells that. Room in the socket is a poor
+// measure: the system's buffer is large, and there is no room before a third of
+// it is free, so that a client that reads slowly and steadily looks stuck.
+//
+// The option TCP_USER_TIMEOUT of Linux is none either: while a client's window
+// is closed it counts from the first time that it was, also if the window was
+// open in between.
+
+// looksPerTimeout is how often, in write_timeout, it is looked whether there
+// was progress: so much later than the option says a client is cut at most.
+const looksPerTimeout = 4
+
+// acks is what a client's system has taken of all that was sent to it.
+type acks struct {
+	taken   int64 // bytes that it has acknowledged
+	waiting int64 // bytes that it has not, or that were not sent yet
+}
+
+// ackTeller tells that; false: it is not known.
+type ackTeller func() (acks, bool)
+
+// writeWatch ends the response of a client to which a write makes no progress.
+type writeWatch struct {
+	rc      *http.ResponseController
+	timeout time.Duration
+	acks    ackTeller // nil: nobody tells
+	timer   *time.Timer
+
+	mu      sync.Mutex
+	leaves  func() time.Time // when the response is to end; zero: it is not known yet
+	writing bool
+	since   time.Time // of the newest progress
+	looked  bool      // in this write
+	seen    int64     // bytes acknowledged when it was looked
+	enough  int64     // more than these have nothing to do with this write
+	over    bool      // rc must not be used any more
+	ended   bool
+}
+
+func newWriteWatch(rc *http.ResponseController, conn net.Conn, timeout time.Duration) *writeWatch {
+	s := &writeWatch{rc: rc, timeout: timeout, acks: acksOf(conn), leaves: func() time.Time { return time.Time{} }}
+	s.timer = time.AfterFunc(noTimeout, s.look)
+	return s
+}
+
+// begin begins to watch a write, and done ends that.
+func (s *writeWatch) begin() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing, s.since, s.looked = true, time.Now(), false
+	s.timer.Reset(s.timeout / looksPerTimeout)
+}
+
+func (s *writeWatch) done() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = false
+	s.timer.Stop()
+}
+
+// look looks whether the write has made progress.
+func (s *writeWatch) look() {
+	s.mu.Lock()
+	leaves := s.leaves
+	s.mu.Unlock()
+	by := leaves() // which needs other locks
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || !s.writing {
+		return
+	}
+	now := time.Now()
+	if s.progressed() {
+		s.since = now
+	}
+	overdue := !by.IsZero() && now.Sub(by) >= s.timeout
+	if overdue || now.Sub(s.since) >= s.timeout {
+		s.ended = true
+		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
+		return
+	}
+	s.timer.Reset(s.timeout / looksPerTimeout)
+}
+
+// progressed reports whether the client has acknowledged something since the
+// last look that the write had to wait for. Over HTTP/2 the connection may make
+// progress and the stream none: what comes after all that was on its way before
+// the write is for others.
+func (s *writeWatch) progressed() bool {
+	if s.acks == nil {
+		return false
+	}
+	switch a, known := s.acks(); {
+	case !known:
+		return false
+	case !s.looked:
+		s.looked, s.seen, s.enough = true, a.taken, a.taken+a.waiting
+		return false
+	case a.taken == s.seen || s.seen >= s.enough:
+		return false
+	default:
+		s.seen = a.taken
+		return true
+	}
+}
+
+// endBy tells when the response is to end. Then write_timeout is for all that is
+// still to be written.
+func (s *writeWatch) endBy(leaves func() time.Time) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaves = leaves
+}
+
+// hasEnded reports whether the watch has ended the response.
+func (s *writeWatch) hasEnded() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+func (s *writeWatch) close() {
+	if s == nil {
+		return
+	}
+	s.timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+}
+
+// lookout notices that a client is gone which takes nothing of what was written
+// without waiting: a heartbeat fits into a socket whose peer has vanished.
+type lookout struct {
+	acks    ackTeller
+	timeout time.Duration
+	at      time.Time // when to look; zero: nothing was written since all was acknowledged
+	seen    int64     // bytes acknowledged at the last look
+	since   time.Time // of the newest progress; zero: there was no look
+}
+
+// wrote takes note that something was written.
+func (l *lookout) wrote(now time.Time) {
+	if l.timeout > 0 && l.at.IsZero() {
+		l.at = now.Add(l.timeout / 2)
+	}
+}
+
+// look returns how long it is until it is to look again, and false if the client
+// has taken nothing for as long as it may.
+func (l *lookout) look(now time.Time) (wait time.Duration, ok bool) {
+	switch {
+	case l.at.IsZero():
+		return noTimeout, true
+	case now.Before(l.at):
+		return l.at.Sub(now), true
+	}
+	a, known := l.acks()
+	switch {
+	case !known || a.waiting == 0:
+		l.at, l.since = time.Time{}, time.Time{}
+		return noTimeout, true
+	case l.since.IsZero() || a.taken != l.seen:
+		l.seen, l.since = a.taken, now
+	case now.Sub(l.since) >= l.timeout:
+		return 0, false
+	}
+	wait = l.timeout / looksPerTimeout
+	l.at = now.Add(wait)
+	return wait, true
+}

@@ -1,0 +1,217 @@
+package caddysse
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// smallWindow makes a client's system take little that the client has not read.
+func smallWindow(bytes int) *net.Dialer {
+	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		controlErr := c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes)
+		})
+		if controlErr != nil {
+			return controlErr
+		}
+		return err
+	}}
+}
+
+// slowReader reads a little, again and again, and from a point on everything.
+type slowReader struct {
+	from  io.Reader
+	until time.Time
+	buf   [8 << 10]byte
+}
+
+// Read implements io.Reader.
+func (r *slowReader) Read(p []byte) (int, error) {
+	if time.Now().Before(r.until) {
+		<-time.After(25 * time.Millisecond) // is its pace
+		p = p[:min(len(p), len(r.buf))]
+	}
+	return r.from.Read(p)
+}
+
+// A large event comes to a client that reads slowly and steadily, in however
+// many times write_timeout: whatever the way to the client.
+func TestSlowWriteWithProgress(t *testing.T) {
+	const (
+		timeout = 1500 * time.Millisecond
+		size    = 12 << 20 // more than the system's buffers hold
+	)
+	u := startUpstream(t, nil)
+	options := fmt.Sprintf("buffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout %v\nheartbeat off", timeout)
+	event := strings.Repeat("x", size)
+	go func() {
+		for up := range u.connections {
+			go up.write("data: " + event + "\n\ndata: end\n\n")
+		}
+	}()
+	t.Cleanup(func() { close(u.connections) })
+	clients := make(map[string]func(ctx context.Context) (io.ReadCloser, error))
+	for _, tr := range startTransports(t, u, options) {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			clients[tr.name+" "+method] = func(ctx context.Context) (io.ReadCloser, error) { return tr.slow(ctx, method) }
+		}
+	}
+	done := make(chan string)
+	for name, open := range clients {
+		go func() { done <- slowly(t.Context(), open, name, size, 4*timeout) }()
+	}
+	for range clients {
+		if what := <-done; what != "" {
+			t.Error(what)
+		}
+	}
+}
+
+// The same over HTTP/2, where it is the stream's window that counts.
+func TestSlowWriteWithProgressOverHTTP2(t *testing.T) {
+	const (
+		timeout = 1500 * time.Millisecond
+		size    = 12 << 20
+	)
+	u := startUpstream(t, nil)
+	g := startTLS(t, newCertificate(t, "server"), u, fmt.Sprintf("buffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout %v", timeout))
+	open := func(context.Context) (io.ReadCloser, error) { return g.get("/").Body, nil }
+	go func() {
+		if up, ok := <-u.connections; ok {
+			up.write("data: " + strings.Repeat("x", size) + "\n\ndata: end\n\n")
+		}
+	}()
+	if what := slowly(t.Context(), open, "HTTP/2", size, 4*timeout); what != "" {
+		t.Error(what)
+	}
+}
+
+// slow asks for an event stream with a client whose window is small.
+func (tr transport) slow(ctx context.Context, method string) (io.ReadCloser, error) {
+	conn, err := tr.dialBy(ctx, smallWindow(64<<10))
+	if err != nil {
+		return nil, err
+	}
+	_, _ = io.WriteString(conn, method+" / HTTP/1.1\r\nHost: gateway.test\r\nAccept: text/event-stream\r\nContent-Length: 0\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{resp.Body, conn}, nil
+}
+
+// slowly reads a large event, slowly for a time, and tells what is not right.
+func slowly(ctx context.Context, open func(ctx context.Context) (io.ReadCloser, error), name string, size int, d time.Duration) string {
+	body, err := open(ctx)
+	if err != nil {
+		return fmt.Sprintf("%s: %v", name, err)
+	}
+	defer body.Close()
+	began := time.Now()
+	in := bufio.NewReaderSize(&slowReader{from: body, until: began.Add(d)}, 8<<10)
+	for {
+		line, err := in.ReadString('\n')
+		switch {
+		case err != nil:
+			return fmt.Sprintf("%s: %v after %v, in a line of %d bytes", name, err, time.Since(began), len(line))
+		case line == "data: end\n":
+			return ""
+		case strings.HasPrefix(line, "data: ") && len(line) != len("data: \n")+size:
+			return fmt.Sprintf("%s: a line of %d bytes", name, len(line))
+		}
+	}
+}
+
+// A client that takes nothing is cut, although all that it is sent fits into its
+// socket: nobody waits in a write.
+func TestWhoTakesNothingIsCut(t *testing.T) {
+	const size = 256 << 10
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "buffer 16 64MiB\nwrite_timeout 300ms\nheartbeat 50ms") {
+		if tr.name == "unix" {
+			continue // whose peer acknowledges what it reads: it may take its time
+		}
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run(tr.name+" "+method, func(t *testing.T) {
+				before := gather(t)
+				body, err := tr.slow(t.Context(), method)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer body.Close()
+				u.accept().event(strings.Repeat("x", size))
+				eventually(t, "it is cut", func() bool {
+					return gather(t).since(before)["subscribers_ended_total reason=write"] == 1
+				})
+			})
+		}
+	}
+}
+
+// One that has read all it was sent is there as long as it likes.
+func TestWhoHasTakenAllStays(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, fmt.Sprintf("write_timeout %v\nheartbeat %v", timeout, timeout/3)) {
+		t.Run(tr.name, func(t *testing.T) {
+			c := subscribeRaw(t, tr, "/")
+			defer c.close()
+			up := u.accept()
+			began := time.Now()
+			up.event("1")
+			go func() {
+				<-time.After(5 * timeout)
+				up.event("2")
+			}()
+			for m, err := range c.messages() {
+				if err != nil {
+					t.Fatalf("%v after %v", err, time.Since(began))
+				}
+				if m.Data == "2" {
+					break
+				}
+			}
+		})
+	}
+}
+
+// When the response is to end, the rest of a large event has write_timeout: a
+// client that reads slowly does not keep the process from its end.
+func TestSlowWriteDoesNotHoldTheEnd(t *testing.T) {
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "buffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout 1s\nmax_age 1500ms\nheartbeat off") {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run(tr.name+" "+method, func(t *testing.T) {
+				before := gather(t)
+				body, err := tr.slow(t.Context(), method)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer body.Close()
+				up := u.accept()
+				go func() { // is cut
+					up.mu.Lock()
+					defer up.mu.Unlock()
+					_, _ = io.WriteString(up.w, "data: "+strings.Repeat("x", 6<<20)+"\n\n")
+				}()
+				go func() { _, _ = io.Copy(io.Discard, &slowReader{from: body, until: time.Now().Add(testTimeout)}) }()
+				eventually(t, "it ends", func() bool {
+					ended := gather(t).since(before)
+					return ended["subscribers_ended_total reason=write"]+ended["subscribers_ended_total reason=max_age"] == 1
+				})
+			})
+		}
+	}
+}
