@@ -224,7 +224,8 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 // pass gives the answer to the client that caused it, and lets those who
 // waited with it go upstream on their own.
 func (c *capture) pass() {
-	c.conn.refused(ending{status: c.status}.retriable())
+	failed := ending{status: c.status}.retriable()
+	c.conn.refused(failed || (c.conn.asked && c.status != http.StatusOK))
 	o := c.opener
 	if o == nil || !o.claim() {
 		c.fail(errNobodyWaits)

@@ -192,13 +192,6 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	if h.stopping {
 		return nil, errStopping
 	}
-	if until, ok := h.unshareable[req.key]; ok {
-		if time.Now().Before(until) {
-			return nil, errUnshareable
-		}
-		delete(h.unshareable, req.key)
-	}
-
 	var head *head
 	if s := h.lookupLocked(req); s != nil {
 		sub, err = s.attach(req)
@@ -207,6 +200,13 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 		}
 		head = s.retire()
 		h.removeLocked(s)
+	}
+	// Only now: a stream that is there can be joined, whatever an answer was since.
+	if until, ok := h.unshareable[req.key]; ok {
+		if time.Now().Before(until) {
+			return nil, errUnshareable
+		}
+		delete(h.unshareable, req.key)
 	}
 
 	place := req.instance.place

@@ -389,8 +389,11 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.leave(endOversized)
 	case refused:
 		log.Warn("upstream does not go on with the stream")
-		// Who comes now is to see the upstream's own answer.
-		s.hub.markUnshareable(s.key, unshareableTime)
+		if !s.isSplice { // whose answer is one to its ID
+			// Who comes now is to see the upstream's own answer.
+			s.hub.remove(s)
+			s.hub.markUnshareable(s.key, unshareableTime)
+		}
 		s.leave(endRefused)
 	case tryAgain, waitsForIt, succeeded:
 		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp), zap.Int("subscribers", subscribers))
@@ -411,7 +414,8 @@ func (s *stream) logEnded() {
 }
 
 // refuse ends a stream whose first answer is not an event stream to share. If
-// that is a failure it says nothing of the next answer: then requests go upstream
+// that is a failure, or an answer to the client's last event ID, it says nothing of
+// the next answer: then requests go upstream
 // on their own only for as long as it took, so that they do not wait for one slow
 // failure after the other.
 func (s *stream) refuse(failed bool) {

@@ -449,6 +449,7 @@ func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 		log.Warn("upstream of the new configuration does not go on with the stream")
 		parent.dropSuccessor()
 		s.hub.running.Go(func() { // it needs the hub's lock, which comes first
+			s.hub.remove(parent)
 			s.hub.markUnshareable(parent.key, unshareableTime)
 			parent.leave(endRefused)
 		})

@@ -170,7 +170,7 @@ func (c *fakeConn) answer(status int, retryAfter time.Duration) {
 	c.t.Helper()
 	c.run(func() {
 		if c.conn.opening() {
-			c.conn.refused(ending{status: status}.retriable())
+			c.conn.refused(ending{status: status}.retriable() || c.conn.asked)
 		}
 	})
 	c.finish(ending{status: status, retryAfter: retryAfter})

@@ -240,10 +240,46 @@ func TestUnshareableKeys(t *testing.T) {
 		// But not one for good.
 		st.hub.markUnshareable(st.key, unshareableForever)
 		st.hub.shareable(st.key)
-		if _, err := st.tryJoin(""); !errors.Is(err, errUnshareable) {
-			t.Errorf("per connection: %v", err)
+		if _, ok := st.hub.unshareable[st.key]; !ok {
+			t.Error("forgotten for an answer to share")
 		}
 		clear(st.hub.unshareable)
+	})
+}
+
+// The answer to a last event ID says nothing of the key: neither one to a splice, of
+// a stream that is there, nor one to the first request.
+func TestRefusedIDLeavesKeyShareable(t *testing.T) {
+	for _, status := range []int{http.StatusBadRequest, http.StatusNoContent, http.StatusNotFound, http.StatusFound} {
+		inBubble(t, auto(), func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			time.Sleep(time.Minute)
+			up.numbered("2")
+			b := st.join("garbage")
+			st.source.accept().answer(status, 0)
+			b.expectEnd(endRefused)
+			b.leave()
+			up.numbered("3")
+			c := st.join("2")
+			c.expectOutcome("replayed; events=1")
+			c.expect(primed("2"), numbered("3"))
+			a.expect(newcomer, given("1", "1"), numbered("2", "3"))
+		})
+		inBubble(t, nil, func(st *streamTest) {
+			a := st.join("garbage")
+			st.source.accept().answer(status, 0)
+			a.leave()
+			st.start()
+			st.join("").expectOutcome(resumeLive)
+		})
+	}
+	// A stream that is there is joined, whatever was remembered since.
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		up.event("1")
+		st.hub.markUnshareable(st.key, unshareableTime)
+		st.join("").expect(primed("sse1.E.1"))
 	})
 }
 
