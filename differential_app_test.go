@@ -34,6 +34,7 @@ const (
 	helloData   = "hello"   // of the event with which an application greets
 	phantomData = "phantom" // of an event that is never complete
 	diffGapType = "gap"     // of the gateway's gap events
+	fewPrefix   = "data: few "
 )
 
 // diffBlock is a block that is no comment. Its serial is its index in the log,
@@ -54,10 +55,12 @@ type app struct {
 	style   diffStyle
 	resumes bool // goes on after a last event ID that it knows
 	greets  bool // sends an event of its own to each connection first
+	few     bool // without ids; and before it is calm, all events are of a few
 	plain   bool // all blocks as simple as can be: for a case that is to be read
 	ids     idsMode
 
 	mu       sync.Mutex
+	calm     bool
 	log      []diffBlock
 	events   int
 	lastID   string
@@ -95,6 +98,9 @@ func newApp(seed uint64, trace *trace) *app {
 		after:    make(map[string]int),
 		comments: make(map[string]struct{}),
 		conns:    make(map[*diffConn]struct{}),
+	}
+	if a.style == diffNoIDs {
+		a.few = rnd.IntN(2) == 0
 	}
 	return a
 }
@@ -159,7 +165,7 @@ func (a *app) open(r *http.Request) *diffConn {
 		a.faults = append(a.faults, "an ID of the gateway came upstream: "+id)
 	}
 	if a.down {
-		a.trace.add("upstream is down: %q", id)
+		a.trace.add("upstream is down: %.30q", id)
 		return nil
 	}
 	c := &diffConn{
@@ -178,7 +184,7 @@ func (a *app) open(r *http.Request) *diffConn {
 	for _, b := range a.log[from:] {
 		c.add(b.lines)
 	}
-	a.trace.add("upstream %d opened with %q: from %d", c.number, id, from)
+	a.trace.add("upstream %d opened with %.30q: from %d", c.number, id, from)
 	return c
 }
 
@@ -206,7 +212,7 @@ func (a *app) emitLocked(b diffBlock) {
 	for c := range a.conns {
 		c.add(b.lines)
 	}
-	a.trace.add("sent %d (event %d, id %q)", len(a.log)-1, b.event, b.id)
+	a.trace.add("sent %d (event %d, id %.30q)", len(a.log)-1, b.event, b.id)
 }
 
 // comment sends a block of comments.
@@ -230,6 +236,9 @@ func (a *app) commentLine() string {
 
 // newBlock makes the next block.
 func (a *app) newBlock() diffBlock {
+	if a.few && !a.calm {
+		return diffBlock{lines: []string{fewPrefix + strconv.Itoa(a.rnd.IntN(3))}, dispatches: true, event: a.events}
+	}
 	b := diffBlock{dispatches: a.plain || a.rnd.IntN(8) > 0, event: a.events}
 	b.lines = append(b.lines, "n: "+strconv.Itoa(len(a.log)))
 	a.giveID(&b)
@@ -261,7 +270,11 @@ func (a *app) giveID(b *diffBlock) {
 		}
 		b.id = strconv.Itoa(a.events + 1)
 	case diffOpaque:
-		b.id = fmt.Sprintf("%x-é:%d%s", a.seed&0xffff, n, strings.Repeat("z", a.rnd.IntN(4)*a.rnd.IntN(40)))
+		length := a.rnd.IntN(100)
+		if a.rnd.IntN(20) == 0 {
+			length = a.rnd.IntN(7000)
+		}
+		b.id = fmt.Sprintf("%x-é:%d%s", a.seed&0xffff, n, strings.Repeat("z", length))
 	case diffMixed:
 		switch a.rnd.IntN(5) {
 		case 0, 1:
@@ -406,6 +419,13 @@ func (a *app) finish(how string, all bool) (n int) {
 	return n
 }
 
+// setCalm lets the application's events be told apart.
+func (a *app) setCalm() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calm, a.down = true, false
+}
+
 // setDown lets the application refuse connections, or take them again.
 func (a *app) setDown(down bool) {
 	a.mu.Lock()
@@ -419,6 +439,19 @@ func (a *app) sent() (blocks, events int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.log), a.events
+}
+
+// fewBefore returns the lines of the last n events before one, of those that are
+// of a few.
+func (a *app) fewBefore(event, n int) (lines []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.log { // each of which is an event
+		if b.event >= event-n && b.event < event {
+			lines = append(lines, b.lines...)
+		}
+	}
+	return lines
 }
 
 // block returns a block of the log.

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -90,29 +91,29 @@ func (n *diffCounts) add(m diffCounts) {
 
 // differential is a scenario: a gateway, and applications with their clients.
 type differential struct {
-	t       *testing.T
-	ctx     context.Context
-	g       *gateway
-	config  string
-	h2      *http.Client
-	apps    []*diffApp
-	running sync.WaitGroup
-	counts  diffCounts
+	t           *testing.T
+	ctx         context.Context
+	g           *gateway
+	certificate certificate
+	h2          *http.Client
+	apps        []*diffApp
+	running     sync.WaitGroup
+	counts      diffCounts
 }
 
 // diffApp is an application of a scenario, the options of the handler before it,
 // and its clients.
 type diffApp struct {
 	*app
-	scenario *differential
-	rnd      *rand.Rand // of what happens
-	path     string
-	options  string
-	keeps    bool // no block is evicted
-	address  string
-	trace    *trace
-	clients  []*diffClient
-	ends     int
+	scenario  *differential
+	rnd       *rand.Rand // of what happens
+	path      string
+	options   string
+	keeps     bool      // no block is evicted
+	addresses [2]string // one after a reload, the other after the next
+	trace     *trace
+	clients   []*diffClient
+	ends      int
 }
 
 // testScenario runs one scenario, and compares.
@@ -154,8 +155,8 @@ func newDiffApp(s *differential, path string, seed uint64) *diffApp {
 	}
 	d.ids = pick(rnd, idsAuto, idsAuto, idsAuto, idsGateway, idsUpstream)
 	add(map[idsMode]string{idsGateway: "ids gateway", idsUpstream: "ids upstream"}[d.ids])
-	add(pick(rnd, "", "share public"))
-	add(pick(rnd, "", "", "join live"))
+	add(pick(rnd, "", "", "", "share public", "share public", "share public", "share off"))
+	add(pick(rnd, "", "", "", "", "join live", "join replay 5"))
 	buffer := pick(rnd, "buffer 1000000 1GiB 1h", "buffer 1000000 1GiB 1h", "", "buffer 16 64KiB")
 	d.keeps = strings.Contains(buffer, "1h")
 	add(buffer)
@@ -172,36 +173,37 @@ func newDiffApp(s *differential, path string, seed uint64) *diffApp {
 }
 
 func (d *diffApp) String() string {
-	return fmt.Sprintf("%s: %v, resumes %v, greets %v\n%s", d.path, d.style, d.resumes, d.greets, d.options)
+	return fmt.Sprintf("%s: %v, resumes %v, greets %v, few %v\n%s", d.path, d.style, d.resumes, d.greets, d.few, d.options)
 }
 
 // start starts the applications, the gateway, and a client of each application.
 func (s *differential) start() {
 	for _, d := range s.apps {
-		server := httptest.NewServer(d.app)
-		s.t.Cleanup(func() {
-			server.CloseClientConnections()
-			server.Close()
-		})
-		d.address = server.Listener.Addr().String()
+		for i := range d.addresses {
+			server := httptest.NewServer(d.app)
+			s.t.Cleanup(func() {
+				server.CloseClientConnections()
+				server.Close()
+			})
+			d.addresses[i] = server.Listener.Addr().String()
+		}
 	}
-	server := newCertificate(s.t, "differential")
-	s.config = s.caddyfile(server)
-	s.g = startGateway(s.t, s.config)
-	s.h2 = tlsClient(s.t, s.g.socket+"tls", server, nil)
+	s.certificate = newCertificate(s.t, "differential")
+	s.g = startGateway(s.t, s.caddyfile())
+	s.h2 = tlsClient(s.t, s.g.socket+"tls", s.certificate, nil)
 	for _, d := range s.apps {
 		d.join()
 	}
 }
 
 // caddyfile serves all applications over HTTP/1.1, and over HTTP/2 with TLS.
-func (s *differential) caddyfile(server certificate) string {
+func (s *differential) caddyfile() string {
 	var routes strings.Builder
 	for _, d := range s.apps {
-		fmt.Fprintf(&routes, "handle %s {\nsse {\nname %s\n%s\n}\nreverse_proxy %s\n}\n", d.path, d.path, d.options, d.address)
+		fmt.Fprintf(&routes, "handle %s {\nsse {\nname %s\n%s\n}\nreverse_proxy %s\n}\n", d.path, d.path, d.options, d.addresses[s.counts.Reloads%len(d.addresses)])
 	}
 	return fmt.Sprintf("(apps) {\n%s}\nhttp:// {\nbind {socket}\nimport apps\n}\nhttps://gateway.test {\nbind {socket}tls\ntls %s %s\nimport apps\n}\n",
-		routes.String(), server.cert, server.key)
+		routes.String(), s.certificate.cert, s.certificate.key)
 }
 
 // act lets random things happen to all applications at a time, and reloads Caddy
@@ -231,13 +233,13 @@ func (s *differential) act(rnd *rand.Rand) {
 	<-done
 }
 
-// reload loads the same configuration again.
+// reload loads the configuration again, which leads to other addresses.
 func (s *differential) reload() {
 	for _, d := range s.apps {
 		d.trace.add("reload")
 	}
 	s.counts.Reloads++
-	s.g.load(s.config)
+	s.g.load(s.caddyfile())
 	for _, d := range s.apps {
 		d.trace.add("reloaded")
 	}
@@ -303,9 +305,12 @@ func (d *diffApp) join() {
 		number: len(d.clients), app: d.app, target: d.path, trace: d.trace, newest: -1,
 		query: d.rnd.IntN(4) == 0, http: s.h2, rnd: newRand(d.rnd.Uint64()),
 	}
-	if d.rnd.IntN(3) > 0 {
+	switch d.rnd.IntN(4) {
+	case 0, 1:
 		c.http = unixClient(s.g.socket)
 		s.t.Cleanup(c.http.CloseIdleConnections)
+	case 2:
+		c.http = tlsClient(s.t, s.g.socket+"tls", s.certificate, func(config *tls.Config) { config.NextProtos = []string{"http/1.1"} })
 	}
 	d.clients = append(d.clients, c)
 	s.running.Go(func() { c.run(s.ctx) })
@@ -314,7 +319,7 @@ func (d *diffApp) join() {
 // rest lets all clients come back, and sends events until each has the newest one.
 func (s *differential) rest() {
 	for _, d := range s.apps {
-		d.setDown(false)
+		d.setCalm()
 		for _, c := range d.clients {
 			c.wakeUp()
 		}
@@ -389,8 +394,9 @@ func (s *differential) compare(d *diffApp) {
 
 func (d *diffApp) tolerances() tolerances {
 	return tolerances{
-		late:    openWaiting && (!strings.Contains(d.options, "join live") || d.ends > 0),
-		repeats: openSuccessor && d.scenario.counts.Reloads > 0 && (!d.keeps || d.style == diffNoIDs),
+		unjudged: openJudgement && d.style == diffCounting,
+		late:     openWaiting && (!strings.Contains(d.options, "join live") || d.ends > 0),
+		repeats:  openSuccessor && d.scenario.counts.Reloads > 0 && (!d.keeps || d.style == diffNoIDs),
 	}
 }
 
