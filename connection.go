@@ -51,6 +51,7 @@ const (
 	signalNew      signal = 1 << iota // it is the writer's from now on
 	signalWritable                    // the socket takes more
 	signalHungUp                      // the client has closed the connection
+	signalReadable                    // it has sent something
 )
 
 // signal hands the connection to its writer to be looked at. It is safe for
@@ -105,6 +106,10 @@ type socket interface {
 	await(c *connection, rest []byte)
 	resume(rest []byte) (n int, err error)
 
+	// readable looks into what the client has sent, and signals if it is that it
+	// hangs up.
+	readable(c *connection)
+
 	// acks tells what the client has taken; false: it is not known, and a write
 	// that waits ends itself.
 	acks() (acks, bool)
@@ -128,6 +133,9 @@ type asyncSocket struct {
 	pending func() error  // the system's error; nil: not known
 	poll    pollEntry
 	err     error // of the goroutine that has signalled
+
+	news atomic.Int32 // how often something came that was not looked into; 0: nobody looks
+	read int          // bytes that the client has sent after its request; for who looks
 }
 
 // roomTeller tells how many bytes a connection takes without waiting.
@@ -169,6 +177,52 @@ func (s *asyncSocket) setDeadline() {
 		deadline = time.Now().Add(s.timeout)
 	}
 	_ = s.conn.SetWriteDeadline(deadline)
+}
+
+const (
+	// maxRead is how many bytes of a client are looked into that sends something
+	// after its request, where nothing is due. Of one that sends more it is not
+	// noticed any more that it says goodbye.
+	maxRead = 64 << 10
+
+	// readTime is how long the rest of a record is waited for. When that comes
+	// later it is looked again.
+	readTime = 50 * time.Millisecond
+)
+
+// readable reads what the client has sent, in a goroutine that is there as long
+// as something comes: over TLS it may be an alert, with which the client says
+// goodbye and waits for the answer (RFC 8446, 6.1).
+func (s *asyncSocket) readable(c *connection) {
+	if s.news.Add(1) > 1 {
+		return
+	}
+	go func() {
+		for {
+			seen := s.news.Load()
+			if s.hasHungUp() {
+				c.signal(signalHungUp)
+				return
+			}
+			if s.read > maxRead || s.news.CompareAndSwap(seen, 0) {
+				return
+			}
+		}
+	}()
+}
+
+// hasHungUp reads what there is, and reports whether nothing is to follow.
+func (s *asyncSocket) hasHungUp() bool {
+	_ = s.conn.SetReadDeadline(time.Now().Add(readTime))
+	var scratch [1024]byte
+	for s.read <= maxRead {
+		n, err := s.conn.Read(scratch[:])
+		s.read += n
+		if err != nil {
+			return !timedOut(err)
+		}
+	}
+	return false
 }
 
 func (s *asyncSocket) acks() (acks, bool) {

@@ -52,7 +52,7 @@ type fdSocket struct {
 	poll pollEntry
 }
 
-func (s *fdSocket) watch(c *connection) { s.poll = c.writer.set.poller.watchFD(s.fd, c) }
+func (s *fdSocket) watch(c *connection) { s.poll = c.writer.set.poller.watchFD(s.fd, c, 0) }
 
 func (s *fdSocket) write(p []byte) (n int, err error) {
 	for {
@@ -75,6 +75,9 @@ func (s *fdSocket) write(p []byte) (n int, err error) {
 func (s *fdSocket) await(*connection, []byte) { s.poll.awaitWritable(s.fd) }
 
 func (s *fdSocket) resume(rest []byte) (n int, err error) { return s.write(rest) }
+
+// readable is not called: that the client hangs up is an event of its own.
+func (*fdSocket) readable(*connection) {}
 
 // acks says of a Unix socket, whose peer acknowledges what it reads, only whether
 // it reads while nothing is written, because there is no room: who has not read
@@ -224,12 +227,18 @@ func (p *poller) tell(event unix.EpollEvent) {
 	}
 	if event.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		c.signal(signalHungUp)
-	} else if event.Events&unix.EPOLLOUT != 0 {
+		return
+	}
+	if event.Events&unix.EPOLLOUT != 0 {
 		c.signal(signalWritable)
+	}
+	if event.Events&unix.EPOLLIN != 0 {
+		c.signal(signalReadable)
 	}
 }
 
-// watch is watchFD for a connection of Go.
+// watch is watchFD for a connection of Go, over which the client may hang up in
+// other ways as well: it signals that there is something to be read, too.
 func (p *poller) watch(conn net.Conn, c *connection) (e pollEntry) {
 	for {
 		inner, ok := conn.(interface{ NetConn() net.Conn })
@@ -240,14 +249,15 @@ func (p *poller) watch(conn net.Conn, c *connection) (e pollEntry) {
 	}
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { e = p.watchFD(int(fd), c) })
+			_ = raw.Control(func(fd uintptr) { e = p.watchFD(int(fd), c, unix.EPOLLIN) })
 		}
 	}
 	return e
 }
 
-// watchFD begins to signal that the client hangs up, also if it has.
-func (p *poller) watchFD(fd int, c *connection) pollEntry {
+// watchFD begins to signal that the client hangs up, also if it has, and the given
+// events.
+func (p *poller) watchFD(fd int, c *connection, events uint32) pollEntry {
 	if p == nil {
 		return pollEntry{}
 	}
@@ -263,7 +273,7 @@ func (p *poller) watchFD(fd int, c *connection) pollEntry {
 	s.c = c
 	e := pollEntry{poller: p, slot: slot, generation: s.generation}
 	p.mu.Unlock()
-	e.control(unix.EPOLL_CTL_ADD, fd, 0)
+	e.control(unix.EPOLL_CTL_ADD, fd, events)
 	return e
 }
 

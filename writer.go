@@ -279,6 +279,9 @@ func (w *writer) serve(c *connection) {
 	if signals&signalNew != 0 {
 		c.socket.watch(c)
 	}
+	if signals&signalReadable != 0 {
+		c.socket.readable(c)
+	}
 	if c.blocked {
 		if signals&signalWritable == 0 || !w.resume(c) {
 			return
