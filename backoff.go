@@ -21,9 +21,10 @@ const (
 	maxReconnectionTime = 24 * time.Hour
 
 	// defaultGiveUp is how long a broken stream keeps trying before its
-	// subscribers are drained. It is longer than what an application is away for
-	// when it is deployed, fails over, or is restored.
-	defaultGiveUp = time.Minute
+	// subscribers are drained: longer than what an application is away for when
+	// it is deployed, fails over or is restored. Until then no client notices.
+	// It costs one attempt in half a minute for each stream.
+	defaultGiveUp = time.Hour
 )
 
 // backoff computes the delays between attempts to reach an upstream again:
@@ -92,6 +93,9 @@ func (b *backoff) lasted(d time.Duration) {
 
 // heard takes note of a block of the upstream, which may be a comment.
 func (b *backoff) heard() { b.away = 0 }
+
+// begin counts give_up anew: somebody has asked for the upstream again.
+func (b *backoff) begin() { b.lost, b.away = time.Time{}, 0 }
 
 // reset forgets the failures: the upstream sent an event.
 func (b *backoff) reset() {

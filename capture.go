@@ -159,7 +159,7 @@ func (c *capture) WriteHeader(status int) {
 			}
 		}
 	}
-	if !c.conn.opening() || c.stopped() {
+	if !c.conn.opening() || c.stopped() || c.conn.awaits(status) {
 		c.fail(errNotOurStream)
 		return
 	}
@@ -211,7 +211,7 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 	c.opener = nil
 	defer c.listen()
 	header := streamHeader(own)
-	if !c.conn.opening() || c.request.policy.public {
+	if !c.conn.opening() || c.conn.reopens() || c.request.policy.public {
 		// On a later connection the cookie is one client's, who knows whose;
 		// on a public stream it would be everybody's.
 		header.Del("Set-Cookie")
@@ -369,12 +369,13 @@ func (c *capture) finish(err error) ending {
 	if wait := retryAfter(c.header, time.Now()); !c.events {
 		end.retryAfter = wait
 	}
-	c.settle(err)
+	c.settle(err, end.status)
 	return end
 }
 
-// settle lets the opener go on, if it has the answer or there is none.
-func (c *capture) settle(err error) {
+// settle lets the opener go on, if it has the answer or there is none; status is
+// what is said in place of one.
+func (c *capture) settle(err error, status int) {
 	o := c.opener
 	c.opener = nil
 	if o == nil {
@@ -388,7 +389,7 @@ func (c *capture) settle(err error) {
 		o.finish(c.passed.finish(err))
 		return
 	}
-	if c.status == 0 && c.conn.opening() && !c.stopped() {
+	if c.status == 0 && c.conn.opening() && !c.stopped() && !c.conn.awaits(status) {
 		c.conn.refused(true)
 		if o.claim() {
 			c.syncHeader(o.w.Header())

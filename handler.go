@@ -335,6 +335,11 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 			return nil, false, nil
 		}
 	}
+	wait, left := awaitReopening(r, sub, wait)
+	if left {
+		tellAccessLog(r, sub.accessFields(endClient))
+		return nil, false, nil
+	}
 	for held := sub.held(); held != nil; held = sub.held() {
 		select {
 		case <-held:

@@ -198,8 +198,12 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 		if !errors.Is(err, errNewLife) {
 			return sub, err
 		}
-		head = s.retire()
-		h.removeLocked(s)
+		// Who brings no ID asks the application. What is kept stays for those
+		// who come back.
+		if req.lastEventID != "" {
+			head = s.retire()
+			h.removeLocked(s)
+		}
 	}
 	// Only now: a stream that is there can be joined, whatever an answer was since.
 	if until, ok := h.unshareable[req.key]; ok {
@@ -237,6 +241,7 @@ func (h *hub) lookupLocked(req *joinRequest) (found *stream) {
 		return nil
 	}
 	epoch, _, _ := parseGatewayID(req.lastEventID)
+	best := -1
 	for _, s := range v.streams {
 		if s.closed.Load() || !h.entitledLocked(s, req.instance) {
 			continue
@@ -249,8 +254,8 @@ func (h *hub) lookupLocked(req *joinRequest) (found *stream) {
 		if s.epoch == epoch {
 			return s
 		}
-		if found == nil {
-			found = s
+		if p := s.preference(req.lastEventID); p > best {
+			found, best = s, p
 		}
 	}
 	return found
@@ -297,6 +302,13 @@ func (h *hub) uncountLocked(place string) {
 	if h.count[place] == 0 {
 		delete(h.count, place)
 	}
+}
+
+// keeps reports whether there is a stream with this key, one that has ended, say.
+func (h *hub) keeps(key streamKey) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.streams[key] != nil
 }
 
 // setVary notes by which request headers the answers to a key differ.

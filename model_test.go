@@ -705,7 +705,10 @@ func (w *modelWorld) pump(c *modelConn) {
 // busy, and collect calls done.
 func (w *modelWorld) run(c *modelConn, do func() error, done func(error)) {
 	if !c.conn.stream.isSplice {
-		done(do())
+		w.mu.Unlock() // it may wait for clients, a bounded time, while others connect
+		err := do()
+		w.mu.Lock()
+		done(err)
 		return
 	}
 	c.busy = done

@@ -216,7 +216,8 @@ type Handler struct {
 
 	// How long a stream tries to reach its upstream again: the time without a
 	// connection since the upstream's last event or comment. After that its
-	// subscribers' responses end. Default: 1m.
+	// subscribers' responses end, spread over drain; when they come back with
+	// an ID, the upstream is tried again. Default: 1h.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
 
 	// The time over which clients' responses end when the process stops, each

@@ -33,6 +33,10 @@ const (
 	// leastAttemptTime is what an attempt has, however little of give_up is left.
 	leastAttemptTime = time.Second
 
+	// handlersTime is how long a stream that was lost after a reload waits for
+	// the handlers of the new configuration.
+	handlersTime = time.Minute
+
 	// returnTime is how long the handlers behind sse may take to return when
 	// their upstream connection was given up.
 	returnTime = time.Second
@@ -90,7 +94,7 @@ func (s *stream) run(ctx context.Context, cancel context.CancelFunc, src source,
 		}
 		src, lastEventID = s.nextConnection()
 		if src.retired() { // those of the new configuration are being looked for
-			if !s.pause(ctx, defaultGiveUp) {
+			if !s.pause(ctx, handlersTime) {
 				return
 			}
 			if src, lastEventID = s.nextConnection(); src.retired() {
@@ -350,6 +354,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 	if again {
 		defer s.mu.Unlock()
 		s.phase = phaseBroken
+		s.reopening = false // who waited for an answer waits with the kept head
 		s.fresh = s.lastUpstreamID == ""
 		s.failed = true
 		s.dropHurry()
@@ -397,7 +402,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.leave(endRefused)
 	case tryAgain, waitsForIt, succeeded:
 		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp), zap.Int("subscribers", subscribers))
-		s.leave(endGaveUp)
+		s.finish(endGaveUp, nil)
 	}
 	return 0, false
 }
@@ -427,17 +432,24 @@ func (s *stream) refuse(failed bool) {
 	}
 	s.refused = true
 	s.phase = phaseGone
-	s.wakeLocked() // a tail
+	reopened := s.head != nil
+	s.reopening = false
+	for sp := range s.splices {
+		s.privatize(sp)
+	}
+	s.wakeLocked() // a tail, and who waits for it to be reopened
 	forget := len(s.subs) == 0
 	s.mu.Unlock()
-	if !s.detached { // before those who wait look again
+	if !s.detached && !(failed && s.hub.keeps(s.key)) { // before those who wait look again
 		alone := unshareableTime
 		if failed {
 			alone = min(alone, time.Since(s.born))
 		}
 		s.hub.markUnshareable(s.key, alone)
 	}
-	close(s.ready)
+	if !reopened {
+		close(s.ready)
+	}
 	if forget {
 		s.hub.forget(s)
 	}
@@ -469,11 +481,12 @@ func (s *stream) finishNow(reason endReason, tail []byte) (forget bool) {
 		}
 	}
 	s.phase = phaseEnded
+	s.reopening = false
 	s.dropSuccessor()
 	if s.detached {
 		s.source, s.sent = nil, nil // with the client's credentials
 	}
-	s.finishLocked(reason)
+	s.endResponses(reason)
 	if s.only != nil || s.draining || s.splice != nil {
 		s.endLocked()
 		return len(s.subs) == 0
@@ -484,11 +497,27 @@ func (s *stream) finishNow(reason endReason, tail []byte) (forget bool) {
 	return false
 }
 
+// endResponses ends the subscribers' responses when they were given everything.
+// Where all of them would turn to an upstream in trouble in one moment, each ends
+// at a random one within the time of drain. The lock is held.
+func (s *stream) endResponses(reason endReason) {
+	s.finishLocked(reason)
+	switch reason {
+	case endGaveUp, endRefused, endOversized:
+		now := time.Now()
+		for sub := range s.subs {
+			if sub.finish == reason && !s.isSplice {
+				sub.finishFrom = now.Add(randomUpTo(s.options.drain))
+			}
+		}
+	}
+}
+
 // leave ends the stream for all subscribers, when they were given everything.
 func (s *stream) leave(reason endReason) {
 	s.hub.remove(s)
 	s.mu.Lock()
-	s.finishLocked(reason)
+	s.endResponses(reason)
 	s.endLocked()
 	forget := len(s.subs) == 0
 	s.mu.Unlock()

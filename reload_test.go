@@ -301,8 +301,10 @@ func TestReloadUpstreamDown(t *testing.T) {
 		up.numbered("1")
 		st.reload()
 		st.source.accept().answer(http.StatusNoContent, 0)
-		a.expectEnd(endRefused, newcomer, numbered("1"))
+		a.expect(newcomer, numbered("1"))
 		up.expectGone(true)
+		time.Sleep(defaultDrain)
+		a.expectEnd(endRefused)
 	})
 }
 

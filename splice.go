@@ -343,11 +343,11 @@ func (s *stream) offerSeats(now time.Time) {
 // lookAgain is when a waiting subscriber has waited long enough.
 func (sub *subscriber) lookAgain() time.Time {
 	if sub.home.phase != phaseLive {
-		return sub.leaveAt
+		return sub.lookAt()
 	}
 	at := sub.waitEnd()
-	if !sub.leaveAt.IsZero() {
-		earliest(&at, sub.leaveAt)
+	if due := sub.lookAt(); !due.IsZero() {
+		earliest(&at, due)
 	}
 	return at
 }

@@ -153,6 +153,7 @@ type stream struct {
 	charged   int64     // of the buffer's bytes, those in the hub's count
 
 	conn           *upstreamConn // the newest
+	reopening      bool          // it had ended, and the upstream has not answered since; see reopen.go
 	successor      *stream       // of the connection; see reload.go
 	renewing       bool          // the handlers of the new configuration are being looked for
 	gaveID         bool          // the upstream has sent an id
@@ -197,7 +198,7 @@ func (s *stream) drainTime() time.Duration {
 }
 
 // newStream makes a stream for a request; the first to attach opens it. A head is given
-// when it follows a stream that ended: its clients need not wait.
+// when it follows a stream that ended, for a client that was in that.
 func newStream(h *hub, req *joinRequest, head *head) *stream {
 	s := &stream{
 		hub:     h,
@@ -213,7 +214,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		hurry:   make(chan struct{}, 1),
 		options: req.options,
 		mu:      new(sync.Mutex),
-		source:  req.source(head == nil),
+		source:  req.source(true),
 		head:    head,
 		splices: make(map[*stream]struct{}),
 		subs:    make(map[*subscriber]struct{}),
@@ -225,6 +226,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 	if head != nil {
 		close(s.ready)
 		s.phase = phaseBroken
+		s.reopening = true
 	}
 	if id := req.lastEventID; id != "" && validLastEventID(id) && sendable(id) && !s.ownID(id) {
 		s.openID = id
@@ -251,7 +253,7 @@ func (s *stream) startLocked(lastEventID string) {
 }
 
 // errNewLife is returned by attach when the stream has ended and the request
-// cannot go on in it: it begins a new one, with the same head.
+// cannot go on in it: it begins a new one.
 var errNewLife = errors.New("the stream has ended")
 
 // attach adds a subscriber and finds where it begins, in one step. The hub's
@@ -295,11 +297,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	} else if s.phase == phaseEnded {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
-		s.phase = phaseBroken
-		s.broke = true // nobody knows what the upstream sent meanwhile
-		s.lostAt = now
-		s.over, s.overTail = "", nil
-		s.startLocked(s.lastUpstreamID)
+		s.reopen(req, now)
 	}
 	if s.cancel == nil {
 		s.startLocked(s.openID)
@@ -405,7 +403,7 @@ func (s *stream) drain(window time.Duration, reason endReason) {
 	s.mu.Lock()
 	now := time.Now()
 	for sub := range s.subs {
-		at := now.Add(time.Duration(rand.Float64() * float64(window)))
+		at := now.Add(randomUpTo(window))
 		if s.detached {
 			at = now.Add(window) // it may come to its end
 		}
@@ -433,6 +431,9 @@ func (s *stream) drain(window time.Duration, reason endReason) {
 		s.hub.forget(s)
 	}
 }
+
+// randomUpTo is a random time up to d.
+func randomUpTo(d time.Duration) time.Duration { return time.Duration(rand.Float64() * float64(d)) }
 
 // finishLocked lets all subscribers go as soon as they were given everything
 // that is in the buffer.

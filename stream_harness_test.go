@@ -169,7 +169,7 @@ func (c *fakeConn) finish(end ending) {
 func (c *fakeConn) answer(status int, retryAfter time.Duration) {
 	c.t.Helper()
 	c.run(func() {
-		if c.conn.opening() {
+		if c.conn.opening() && !c.conn.awaits(status) {
 			c.conn.refused(ending{status: status}.retriable() || c.conn.asked)
 		}
 	})

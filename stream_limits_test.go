@@ -144,6 +144,7 @@ func TestMaxEventSize(t *testing.T) {
 		}
 		a.expect(newcomer, given("1", "1"), given("2", "2"), ":\n\n")
 		oversized(t, up)
+		time.Sleep(defaultDrain)
 		a.expectEnd(endOversized)
 		if st.logged("upstream sends blocks over max_event_size") != 1 {
 			t.Error("nothing was logged")
@@ -356,7 +357,7 @@ func TestRetiredSourceForGood(t *testing.T) {
 		st.source.retire.Store(true)
 		up.breakOff()
 		a.expect(newcomer, numbered("1"))
-		time.Sleep(defaultGiveUp + time.Second)
+		time.Sleep(handlersTime + time.Second)
 		a.expectEnd(endReload)
 		st.source.expectNone()
 	})

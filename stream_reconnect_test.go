@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -176,7 +175,7 @@ func TestReconnectIsNotHurriedByRetry(t *testing.T) {
 // Something cuts connections on which nothing is said for 10 s. Somebody is to
 // listen nearly all the time.
 func TestReconnectAfterIdleCuts(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.giveUp = time.Minute }, func(st *streamTest) {
 		a, up := st.start()
 		var away time.Duration
 		const cuts = 1000
@@ -190,7 +189,7 @@ func TestReconnectAfterIdleCuts(t *testing.T) {
 			} else {
 				away += gap
 			}
-			if away > defaultGiveUp/2 {
+			if away > 30*time.Second {
 				// Now and then something is said.
 				away = 0
 				if err := up.send(": here\n\n"); err != nil {
@@ -207,12 +206,12 @@ func TestReconnectAfterIdleCuts(t *testing.T) {
 // An upstream that answers each time and breaks before it has said anything is
 // given up like one that does not answer.
 func TestGiveUpAnswersWithoutBlocks(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.giveUp, o.drain = time.Minute, 0 }, func(st *streamTest) {
 		a, up := st.start()
 		up.numbered("1")
 		a.read()
 		lost := time.Now()
-		for a.end == "" && time.Since(lost) < 10*defaultGiveUp {
+		for a.end == "" && time.Since(lost) < 10*time.Minute {
 			up.breakOff()
 			select {
 			case up = <-st.source.conns:
@@ -221,51 +220,118 @@ func TestGiveUpAnswersWithoutBlocks(t *testing.T) {
 			}
 			a.read()
 		}
-		if took := time.Since(lost); a.end != endGaveUp || took < defaultGiveUp || took > defaultGiveUp+2*maxReconnectDelay {
+		if took := time.Since(lost); a.end != endGaveUp || took < time.Minute || took > time.Minute+2*maxReconnectDelay {
 			st.t.Errorf("end %q after %v", a.end, took)
 		}
 	})
 }
 
+// fails lets the stream's attempts to connect fail for so long.
+func (st *streamTest) fails(d time.Duration) {
+	st.t.Helper()
+	for until := time.Now().Add(d); ; {
+		select {
+		case up := <-st.source.conns:
+			up.answer(0, 0)
+		case <-time.After(time.Until(until)):
+			return
+		}
+	}
+}
+
+// After give_up the clients' responses end, spread over the time of drain, so
+// that they do not come back in one moment.
 func TestGiveUp(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.giveUp, o.drain = time.Minute, 10*time.Second }, func(st *streamTest) {
+		t := st.t
+		var clients []*reader
+		a, up := st.start()
+		for range 99 {
+			clients = append(clients, st.join(""))
+		}
+		up.numbered("1")
+		up.breakOff()
+		st.fails(time.Minute - time.Second)
+		for _, c := range append(clients, a) {
+			c.expect(newcomer, numbered("1"))
+		}
+		st.fails(time.Second + maxReconnectDelay)
+		if st.logged("upstream lost: giving up") != 1 {
+			t.Fatalf("log %v", st.logs.All())
+		}
+		var last time.Time
+		most := 0
+		for _, c := range append(clients, a) {
+			at := c.sub.finishFrom
+			if c.sub.finish != endGaveUp || at.IsZero() {
+				t.Fatalf("a client leaves for %q at %v", c.sub.finish, at)
+			}
+			if at.After(last) {
+				last = at
+			}
+			near := 0
+			for _, o := range clients {
+				if o.sub.finishFrom.Sub(at).Abs() < st.options.drain/20 {
+					near++
+				}
+			}
+			most = max(most, near)
+		}
+		if most > 40 {
+			t.Errorf("%d of 100 clients end within a tenth of the time", most)
+		}
+		time.Sleep(time.Until(last))
+		for _, c := range append(clients, a) {
+			c.expectEnd(endGaveUp)
+		}
+	})
+}
+
+// Who comes back after that goes on where it was. It is not told that the
+// upstream still fails: at any status EventSource would give up for good.
+func TestGiveUpComeBack(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.giveUp = time.Minute }, func(st *streamTest) {
 		t := st.t
 		a, up := st.start()
-		slow := st.join("")
-		up.numbered("1")
-		a.expect(newcomer, numbered("1"))
+		up.numbered("1", "2")
 		up.breakOff()
-		broke := time.Now()
-		for {
-			synctest.Wait()
-			select {
-			case up = <-st.source.conns:
-				up.answer(0, 0)
-				if a.read(); a.end != "" && time.Since(broke) < defaultGiveUp {
-					t.Fatalf("given up after %v", time.Since(broke))
-				}
-			case <-time.After(maxReconnectDelay + 1):
-			}
-			if a.end != "" {
-				break
-			}
-		}
-		if a.end != endGaveUp || time.Since(broke) > defaultGiveUp+2*maxReconnectDelay+1 {
-			t.Errorf("end %q after %v", a.end, time.Since(broke))
-		}
-		slow.expectEnd(endGaveUp, newcomer, numbered("1")) // everything first
-
-		// Who comes now opens another stream, and sees what the upstream says.
+		st.fails(time.Minute + maxReconnectDelay + defaultDrain)
+		a.expectEnd(endGaveUp, newcomer, numbered("1", "2")) // who is behind is given everything first
+		a.leave()
 		b := st.join("1")
-		if b.sub.stream == a.sub.stream {
-			t.Fatal("joined the stream that was given up")
-		}
-		if up = st.source.accept(); up.lastEventID != "1" {
+		if up = st.source.accept(); up.lastEventID != "2" {
 			t.Errorf("opened with %q", up.lastEventID)
 		}
-		a.leave()
-		slow.leave()
-		st.expectStreams(1)
+		up.answer(http.StatusInternalServerError, 0)
+		b.expect(primed("1"), numbered("2"))
+		up = st.source.acceptOpen()
+		up.numbered("3")
+		b.expect(numbered("3"))
+		// It can be given up again, after as long.
+		up.breakOff()
+		st.fails(time.Minute - time.Second)
+		b.expect()
+		st.fails(time.Second + maxReconnectDelay + defaultDrain)
+		b.expectEnd(endGaveUp)
+		b.leave()
+
+		// Who is new asks the application.
+		c, err := st.tryJoin("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if up = st.source.accept(); up.lastEventID != "" || c.sub.origin == b.sub.origin {
+			t.Errorf("opened with %q", up.lastEventID)
+		}
+		up.answer(http.StatusInternalServerError, 0)
+		if _, err := c.sub.origin.verdict(); !errors.Is(err, errUnshareable) {
+			t.Errorf("%v: it is to get the answer", err)
+		}
+		c.leave()
+		// Which takes nothing away from those who come back.
+		d := st.join("3")
+		st.source.acceptOpen().numbered("4")
+		d.expect(primed("3"), numbered("4"))
 	})
 }
 
@@ -279,7 +345,9 @@ func TestReconnectRefused(t *testing.T) {
 			up.event("1")
 			up.breakOff()
 			st.source.accept().answer(status, 0)
-			a.expectEnd(endRefused, newcomer, given("1", "1"))
+			a.expect(newcomer, given("1", "1"))
+			time.Sleep(defaultDrain) // spread: their next requests go upstream on their own
+			a.expectEnd(endRefused)
 			if st.logged("upstream does not go on with the stream") != 1 {
 				t.Errorf("%d: log %v", status, st.logs.All())
 			}

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -157,27 +158,81 @@ func TestAfterCleanEnd(t *testing.T) {
 		})
 	})
 	t.Run("absent", func(t *testing.T) {
+		// Who is new asks the application, and is given its answer.
 		inBubble(t, nil, func(st *streamTest) {
 			t := st.t
 			a := ended(st)
 			b := st.join("")
-			b.expectOutcome("live")
-			b.expect(newcomer)
-			if h, err := b.sub.stream.verdict(); h == nil || err != nil {
-				t.Errorf("head %v, %v", h, err)
-			}
-			if b.sub.stream == a.sub.stream || b.sub.stream.epoch == a.sub.stream.epoch {
-				t.Error("the same stream")
-			}
 			up := st.source.accept()
 			if up.lastEventID != "" {
 				t.Errorf("opened with %q", up.lastEventID)
 			}
-			up.answer(http.StatusBadGateway, 0) // not told to the client
-			up = st.source.acceptOpen()
+			select {
+			case <-b.sub.origin.ready:
+				t.Fatal("a head before the application has answered")
+			default:
+			}
+			up.open()
+			if b.sub.stream == a.sub.stream || b.sub.stream.epoch == a.sub.stream.epoch {
+				t.Error("the same stream")
+			}
 			up.numbered("1", "2")
-			b.expect(numbered("1", "2")) // no repeats: it is a new life
-			st.expectStreams(1)
+			b.expect(newcomer, numbered("1", "2")) // no repeats: it is a new life
+			st.expectStreams(2)
+
+			// What is kept stays for those who were there.
+			st.join("2").expectOutcome("replayed; events=0")
+			c := st.join(a.id(1))
+			c.expectOutcome("replayed; events=2")
+		})
+	})
+	t.Run("absent, and another answer", func(t *testing.T) {
+		for _, status := range []int{http.StatusUnauthorized, http.StatusNoContent, http.StatusBadGateway} {
+			inBubble(t, nil, func(st *streamTest) {
+				ended(st)
+				b := st.join("")
+				st.source.accept().answer(status, 0)
+				if _, err := b.sub.origin.verdict(); !errors.Is(err, errUnshareable) {
+					t.Errorf("%d: %v, expected the answer for the client that caused it", status, err)
+				}
+			})
+		}
+	})
+	t.Run("known ID, after somebody new was told of a failure", func(t *testing.T) {
+		inBubble(t, nil, func(st *streamTest) {
+			ended(st)
+			st.join("")
+			up := st.source.accept()
+			b := st.join("2") // not with the one who may get a 502
+			again := st.source.accept()
+			up.answer(http.StatusBadGateway, 0)
+			again.answer(http.StatusBadGateway, 0)
+			c := st.join("3")
+			b.expect(primed("2"), numbered("3"))
+			c.expect(primed("3"))
+			st.source.acceptOpen().numbered("4")
+			b.expect(numbered("4"))
+			c.expect(numbered("4"))
+		})
+	})
+	t.Run("known ID, and another answer", func(t *testing.T) {
+		// Who opens the stream again is given it, and who came with it goes
+		// upstream on its own.
+		inBubble(t, nil, func(st *streamTest) {
+			ended(st)
+			b, c := st.join("2"), st.join("3")
+			if b.sub.reopening() == nil || c.sub.reopening() == nil {
+				t.Fatal("the kept head is given before the application has answered")
+			}
+			st.source.accept().answer(http.StatusNoContent, 0)
+			for _, r := range []*reader{b, c} {
+				if _, err := r.sub.origin.verdict(); r.sub.reopening() != nil || !errors.Is(err, errUnshareable) {
+					t.Errorf("%v", err)
+				}
+			}
+			if _, err := st.tryJoin("3"); !errors.Is(err, errUnshareable) {
+				t.Errorf("who comes now: %v", err)
+			}
 		})
 	})
 	t.Run("other ID", func(t *testing.T) {

@@ -116,6 +116,8 @@ type subscriber struct {
 
 	writing atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
 
+	finishFrom time.Time // it does not finish before
+
 	// Given, but as far as is known not written yet.
 	unwritten   int       // how many blocks
 	unwrittenAt time.Time // when the first of them came
@@ -363,7 +365,7 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 	switch {
 	case end != "", len(dst) > 0:
 		return dst, sub.lookAt(), end
-	case sub.finish != "":
+	case sub.finish != "" && !now.Before(sub.finishFrom):
 		if len(sub.tail) > 0 {
 			dst = append(dst, &block{wire: sub.tail})
 			sub.tail = nil
@@ -378,11 +380,13 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 
 // lookAt is when something is due without anything new in the stream; zero:
 // never.
-func (sub *subscriber) lookAt() time.Time {
-	if at := sub.primeAt; !at.IsZero() && (sub.leaveAt.IsZero() || at.Before(sub.leaveAt)) {
-		return at
+func (sub *subscriber) lookAt() (at time.Time) {
+	for _, due := range []time.Time{sub.leaveAt, sub.primeAt, sub.finishFrom} {
+		if !due.IsZero() && (at.IsZero() || due.Before(at)) {
+			at = due
+		}
 	}
-	return sub.leaveAt
+	return at
 }
 
 // nextOf is next for a connection, by its writer. waits tells that the

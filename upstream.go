@@ -65,7 +65,7 @@ func (c *upstreamConn) opening() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.stream
-	return s.head == nil && !s.refused && !s.stopped
+	return (s.head == nil || s.reopening) && !s.refused && !s.stopped
 }
 
 // reconnects reports whether the stream had a connection before this one.
@@ -97,6 +97,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	c.headed = true
 	s.slowestHead = max(s.slowestHead, time.Since(c.began))
 	opening := s.head == nil
+	s.reopening = false
 	c.resumed = c.asked && s.gave()
 	now := time.Now()
 	s.backoff.reached(now)

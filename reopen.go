@@ -1,0 +1,106 @@
+package caddysse
+
+import (
+	"net/http"
+	"time"
+)
+
+// Opening a stream again that has ended.
+//
+// The upstream may have ended it as HTTP says, or it could not be reached for
+// give_up. The stream is kept for those who come back with an ID of it: the
+// first of them opens it again. The application may have another answer by now:
+// a 204, a 401, JSON. Then who opens it is given that one. But a failure that may
+// pass is hidden: to EventSource any status is the end, and an application that
+// is being restarted lets its streams end and is not there for a while.
+
+// openingPatience is how long a client that comes back waits without a head for
+// the application's answer: it can do with the one that is kept.
+const openingPatience = 5 * time.Second
+
+// reopen opens the stream again for a request. The lock is held.
+func (s *stream) reopen(req *joinRequest, now time.Time) {
+	s.phase = phaseBroken
+	s.reopening = true
+	s.broke = true // nobody knows what the upstream sent meanwhile
+	s.lostAt = now
+	s.over, s.overTail = "", nil
+	s.backoff.begin()
+	if req.instance.sequence >= s.owner.sequence && !req.instance.retired.Load() {
+		s.source = req.source(true)
+	}
+	s.startLocked(s.lastUpstreamID)
+}
+
+// preference tells how much a stream is to be preferred to others of its key by
+// a request with a last event ID. One that has ended is for who brings one; to
+// such a client it is better than one that has no head yet, and may never have
+// one.
+func (s *stream) preference(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.phase == phaseEnded && id == "", s.head == nil && id != "":
+		return 0
+	case s.phase == phaseEnded, s.head == nil:
+		return 1
+	}
+	return 2
+}
+
+// reopens reports whether the connection opens a stream again that has ended.
+func (c *upstreamConn) reopens() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stream.reopening
+}
+
+// awaits reports whether a status is nothing to tell who opens a stream again:
+// another attempt is made, and the client waits for it with the kept head.
+func (c *upstreamConn) awaits(status int) bool {
+	return c.reopens() && ending{status: status}.retriable()
+}
+
+// reopening returns what is closed when there may be an answer to who has come
+// back, and nil when there is nothing to wait for.
+func (sub *subscriber) reopening() <-chan struct{} {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	if s := sub.origin; s.reopening && s.phase != phaseGone && !s.draining {
+		return s.bell.wait()
+	}
+	return nil
+}
+
+// wasRefused reports whether the upstream's answer is no stream to share.
+func (s *stream) wasRefused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
+// awaitReopening waits until it is known whether a stream goes on that is being
+// opened again, but not for long. It returns the opener if that is given the
+// application's answer, and whether the client has left.
+func awaitReopening(r *http.Request, sub *subscriber, wait *opener) (_ *opener, left bool) {
+	answer := sub.reopening()
+	if answer == nil {
+		return wait, false
+	}
+	patience := time.NewTimer(openingPatience)
+	defer patience.Stop()
+	for waiting := true; waiting && answer != nil; {
+		select {
+		case <-answer:
+			answer = sub.reopening()
+		case <-patience.C:
+			waiting = false
+		case <-r.Context().Done():
+			waiting, left = false, true
+		}
+	}
+	if wait != nil && !sub.origin.wasRefused() && wait.leave() {
+		wait = nil // what comes of its request is nothing to it
+	}
+	return wait, left && wait == nil
+}
