@@ -248,7 +248,7 @@ type tab struct {
 func (w *earnedWorld) arrive(key int, brings bringing) *tab {
 	c := &tab{
 		w: w, number: len(w.tabs), key: key, have: -1, floor: -1, state: make(map[int]int),
-		fresh: true, since: time.Now(), headAt: time.Now(),
+		fresh: true,
 	}
 	w.tabs = append(w.tabs, c)
 	switch a := &w.sc.app; {
@@ -587,7 +587,7 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 	case resumeReplayed:
 		w.counts.Replayed++
 		anew = false
-		if len(w.outages) > 0 && w.sc.app.kind.countsIDs() {
+		if len(w.outages) > 0 && w.sc.app.kind == numbersForEach {
 			c.tell() // its ids mean nothing after a reconnect
 		}
 	case resumeSpliced:
@@ -603,29 +603,32 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 		w.counts.Live++
 	}
 	if anew {
-		c.fresh, c.since, c.headAt = true, c.asked, time.Now()
-		c.told, c.tokens = false, 0
+		c.fresh, c.told, c.tokens = true, false, 0
+	}
+	if anew || c.headAt.IsZero() {
+		c.since, c.headAt = c.asked, time.Now()
 	}
 	c.known = id != ""
 	c.greeted = c.greeted && c.known
-	if outcome == resumeGap {
-		c.tell()
+	if outcome == resumeGap || (c.known && w.sc.app.kind == countsForEach) {
+		c.tell() // or the ID says nothing
 	}
 }
 
 // tell takes note that the client is told of a gap.
 func (c *tab) tell() { c.told, c.toldAt = true, time.Now() }
 
-// missed checks that the client did not have to be given an event for all that it
-// was not given.
-func (c *tab) missed(m int) {
+// missed reports whether the client had to be given an event for all that it was
+// not given.
+func (c *tab) missed(m int) bool {
 	w := c.w
 	at := w.made[m].at
 	switch {
 	case !at.After(c.toldAt), c.fresh && !at.After(c.headAt), w.excused(m):
-		return
+		return false
 	}
 	w.wrongf("client %d, which had the head at %v, has missed event %d of %v", c.number, c.headAt.Sub(w.began), m, at.Sub(w.began))
+	return true
 }
 
 // take takes blocks.
@@ -710,8 +713,7 @@ func (c *tab) common(n int) {
 	case n <= c.have:
 		w.wrongf("client %d is given event %d after %d", c.number, n, c.have)
 	}
-	for m := n - 1; m > had && w.made[m].at.After(c.headAt); m-- {
-		c.missed(m)
+	for m := n - 1; m > had && !c.missed(m); m-- {
 	}
 	c.have, c.fresh, c.again, c.told = n, false, false, false
 	if at := w.made[n].at; w.calm && at.Sub(c.begun) > settledAfter && time.Since(at) > w.sc.app.latency {
@@ -763,8 +765,7 @@ func (c *tab) judgeCommon() {
 	if c.fresh {
 		had = -1
 	}
-	for m := len(w.made) - 1; m > had && w.made[m].at.After(c.headAt); m-- {
-		c.missed(m)
+	for m := len(w.made) - 1; m > had && !c.missed(m); m-- {
 	}
 	kind := w.sc.app.kind
 	if w.options.join == joinLive {
