@@ -3,6 +3,7 @@ package caddysse
 import (
 	"crypto/tls"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,11 @@ func TestGoodbyeOverTLS(t *testing.T) {
 	u := startUpstream(t, nil)
 	all := startTransports(t, u, "heartbeat off\nwrite_timeout 1h")
 	over := all[len(all)-1]
-	for name, before := range map[string][]int{"at once": nil, "after other data": {1, 5000, 1}, "after much data": {maxRead / 2, maxRead / 4}} {
+	sent := map[string][]int{"at once": nil, "after other data": {1, 5000, 1}, "after much data": {maxRead / 2, maxRead / 4}}
+	if os.Getenv(deliveryEnv) == deliveryHandler {
+		sent = map[string][]int{"at once": nil} // net/http takes other data for the next request
+	}
+	for name, before := range sent {
 		t.Run(name, func(t *testing.T) {
 			c := subscribeRaw(t, over, "/"+strings.ReplaceAll(name, " ", "-"))
 			defer c.close()
