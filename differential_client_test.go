@@ -344,7 +344,7 @@ const (
 	// openSuccessor: after a reload, what the new upstream connection has brought
 	// beside the old one is given again, where there are no ids, or where the
 	// replay buffer has lost it meanwhile.
-	openSuccessor = true
+	openSuccessor = false
 
 	// openJudgement: that an application which counts did not go on after an ID is
 	// not told if fewer than enoughCounting of its ids had been seen by then.
