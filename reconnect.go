@@ -137,7 +137,9 @@ func (s *stream) nextConnection() (src source, lastEventID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.succeeds() {
-		return s.source, s.splice.parent.lastUpstreamID
+		parent := s.splice.parent
+		parent.brought = nil
+		return s.source, parent.lastUpstreamID
 	}
 	s.useParentsSource()
 	return s.source, s.lastUpstreamID

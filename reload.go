@@ -261,7 +261,7 @@ func (s *stream) openSuccessor() {
 	}
 	sp := s.newSplice(id, "")
 	sp.splice.succeeds = true
-	s.successor = sp
+	s.successor, s.brought = sp, nil
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -278,7 +278,7 @@ func (s *stream) dropSuccessor() {
 	if sp == nil {
 		return
 	}
-	s.successor = nil
+	s.successor, s.brought = nil, nil
 	sp.splice.timer.Stop()
 	sp.endLocked()
 }
@@ -352,7 +352,7 @@ func (s *stream) replaced() bool {
 func (s *stream) takeOverAt(sp *stream, to uint64) {
 	c := s.succeed(sp)
 	c.dropping, c.repeated = repeatRunning, to
-	c.held = nil
+	c.held, c.brought = nil, nil
 }
 
 // takeOver lets the stream go on with its successor as with a connection that
@@ -409,7 +409,8 @@ func (s *stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
 // succeed makes the connection of a successor the stream's.
 func (s *stream) succeed(sp *stream) *upstreamConn {
 	c, old := sp.conn, s.conn
-	s.successor = nil
+	c.brought = s.brought
+	s.successor, s.brought = nil, nil
 	sp.splice.timer.Stop()
 	sp.phase = phaseGone
 	sp.freeBuffer()

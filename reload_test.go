@@ -242,6 +242,35 @@ func TestReloadDoublesNothing(t *testing.T) {
 			a.expect(strings.Repeat("data: ping\n\n", 4), numbered("2"))
 		})
 	})
+	// What the new one brings first is not in the replay buffer any more.
+	for _, behind := range []string{"its time is over", "its buffer is full"} {
+		t.Run("evicted, and "+behind, func(t *testing.T) {
+			small := func(o *streamOptions) { o.buffer.events = 4 }
+			inBubble(t, small, func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1")
+				a.read()
+				st.reload()
+				next := st.source.acceptOpen()
+				for _, id := range numbers(2, 12) {
+					up.numbered(id)
+					a.expect(numbered(id))
+				}
+				next.event("hello")
+				next.numbered("2", "3")
+				if behind == "its buffer is full" {
+					next.numbered("4", "5", "6")
+				}
+				time.Sleep(overlap)
+				up.expectGone(true)
+				if behind != "its buffer is full" {
+					next.numbered("4", "5", "6")
+				}
+				next.numbered(numbers(7, 13)...)
+				a.expect("data: hello\n\n", numbered("13"))
+			})
+		})
+	}
 	t.Run("ids that the new one begins to give", func(t *testing.T) {
 		inBubble(t, gapEvent, func(st *streamTest) {
 			a, up := st.start()

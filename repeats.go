@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"bytes"
+	"hash/maphash"
 	"slices"
 
 	"go.uber.org/zap"
@@ -16,13 +17,40 @@ type repeatState int
 const (
 	repeatAwaited repeatState = iota // no block with an id came yet
 	repeatRunning                    // each block so far was a kept one, in order
+	repeatBrought                    // or one that the connection before brought; see brought
 	repeatOver
 )
 
+// maxBrought bounds how many blocks are remembered that are not kept.
+const maxBrought = 1 << 16
+
+// broughtSeed is that of the hashes in brought.
+var broughtSeed = maphash.MakeSeed()
+
+// broughtHash stands for a block in brought.
+func broughtHash(id, lines []byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(broughtSeed)
+	_, _ = h.Write(lines)
+	_ = h.WriteByte(0) // in no id that counts
+	_, _ = h.Write(id)
+	return h.Sum64()
+}
+
+// noteBrought remembers a block of a stream that has a successor. That one was
+// asked to go on after an ID: when it takes over, what came since then may have
+// left the replay buffer, and is not to be given again. The stream's lock is held.
+func (s *stream) noteBrought(b *block) {
+	if sp := s.successor; sp != nil && sp.openID != "" && len(s.brought) < maxBrought {
+		s.brought = append(s.brought, broughtHash([]byte(b.id), b.wire[:b.lines]))
+	}
+}
+
 // isRepeat reports whether a block of a later connection is one that the
 // stream has. Blocks count as repeats only while they form a run, from the
-// connection's first block with an id, equal to kept blocks in their order. The
-// stream's lock is held.
+// connection's first block with an id, equal in their order to kept blocks, or to
+// those that the connection before has brought beside this one. The stream's lock
+// is held.
 func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 	s := c.stream
 	switch c.dropping {
@@ -34,6 +62,19 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 		if i >= 0 && s.buffer.blocks[i].position <= c.start {
 			c.dropping = repeatRunning
 			c.repeated = s.buffer.blocks[i].position
+			return true
+		}
+		if i := slices.Index(c.brought, broughtHash(b.ID, lines)); i >= 0 {
+			c.dropping, c.brought = repeatBrought, c.brought[i+1:]
+			return true
+		}
+		c.dropping = repeatOver
+	case repeatBrought:
+		if b.CommentOnly() {
+			return false
+		}
+		if len(c.brought) > 0 && c.brought[0] == broughtHash(b.ID, lines) {
+			c.brought = c.brought[1:]
 			return true
 		}
 		c.dropping = repeatOver
@@ -48,7 +89,9 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 			return true
 		}
 		c.dropping = repeatOver
+	case repeatOver:
 	}
+	c.brought = nil
 	c.checkRenumbered(b, lines)
 	return false
 }

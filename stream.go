@@ -155,6 +155,7 @@ type stream struct {
 	conn           *upstreamConn // the newest
 	reopening      bool          // it had ended, and the upstream has not answered since; see reopen.go
 	successor      *stream       // of the connection; see reload.go
+	brought        []uint64      // hashes of the blocks since its connection was opened
 	renewing       bool          // the handlers of the new configuration are being looked for
 	gaveID         bool          // the upstream has sent an id
 	upstreamIDs    bool          // and the clients see it: the gateway adds none

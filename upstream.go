@@ -52,6 +52,7 @@ type upstreamConn struct {
 	ids      int    // how many ids it has brought, repeated ones apart
 	before   uint64 // the last ID before it, if its first one is below that; see continuity.go
 	held     []heldBlock
+	brought  []uint64 // of a successor: what the connection before brought meanwhile; see repeats.go
 
 	// What the upstream greeted it with: hashes of blocks, and when the first and
 	// the last of them came.
@@ -312,6 +313,7 @@ func (c *upstreamConn) append(b *block) {
 		b.ordinal = c.blocks
 		s.settled = true
 		s.noteBlock(b)
+		s.noteBrought(b)
 	}
 	s.received += int64(b.lines) + 1
 	s.buffer.append(b)
