@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -142,6 +143,21 @@ func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next ca
 	d, _, err = h.serveSubscriber(w, r, next, req, sub, nil)
 	return d, true, err
 }
+
+// cancelsWhatIsGone reports whether a request is to cancel an answer that the
+// gateway does not know (any more), or that is another's. The ID never came from
+// the application: its DELETE means something else.
+func (h *Handler) cancelsWhatIsGone(r *http.Request) bool {
+	if r.Method != http.MethodDelete || isMCP(r) || h.options.ids == idsUpstream {
+		return false
+	}
+	id, _ := h.policy.lastEventID(r)
+	_, _, own := parseGatewayID(id)
+	return own
+}
+
+// errNothingToCancel answers a request that cancelsWhatIsGone.
+var errNothingToCancel = errors.New("there is no answer with that last event ID to cancel")
 
 // serveDetached opens an upstream connection for a request. If the answer is an
 // event stream it goes on without its client.

@@ -262,14 +262,20 @@ func TestDetachedDelete(t *testing.T) {
 		go func() { result <- g.read(http.MethodDelete, "/", "", fields...) }()
 		up := u.accept()
 		up.end()
-		if up.request.Header.Get("Last-Event-ID") == id {
+		if id != "" && up.request.Header.Get("Last-Event-ID") == id {
 			t.Error("the upstream was told an ID of the gateway")
 		}
 		return <-result
 	}
-	if got := other("Last-Event-ID: "+id, "Cookie: a=2"); !strings.Contains(got.head, "X-Next") {
-		t.Errorf("a stranger's DELETE: %s", got.short())
+	// The application takes a DELETE for one of its own resource.
+	unknown := func(fields ...string) {
+		t.Helper()
+		if got := g.read(http.MethodDelete, "/", "", fields...); !strings.Contains(got.status, "404") {
+			t.Errorf("DELETE with %q: %s", fields, got.short())
+		}
 	}
+	unknown("Last-Event-ID: "+id, "Cookie: a=2")
+	unknown("Last-Event-ID: sse1.00000000000000000000000000000000.1", "Cookie: a=1")
 	if got := other("Cookie: a=1"); !strings.Contains(got.head, "X-Next") {
 		t.Errorf("DELETE without an ID: %s", got.short())
 	}
@@ -282,8 +288,17 @@ func TestDetachedDelete(t *testing.T) {
 	}
 	up.expectGone()
 	c.expectBroken()
-	if got := other("Last-Event-ID: "+id, "Cookie: a=1"); !strings.Contains(got.head, "X-Next") {
-		t.Errorf("DELETE again: %s", got.short())
+	unknown("Last-Event-ID: "+id, "Cookie: a=1") // it was cancelled
+	if _, all := u.counts(); all != 1+2 {
+		t.Errorf("%d requests reached the application", all)
+	}
+
+	g = startGateway(t, proxied("", u)) // the ID outlives the option
+	unknown("Last-Event-ID: "+id, "Cookie: a=1")
+	g = startGateway(t, proxied("ids upstream", u)) // of another gateway
+	id = "" // which the application may be told
+	if got := other("Last-Event-ID: sse1.00000000000000000000000000000000.1"); !strings.Contains(got.head, "X-Next") {
+		t.Errorf("DELETE with an ID of the upstream: %s", got.short())
 	}
 }
 
@@ -369,8 +384,13 @@ func TestDetachedStranger(t *testing.T) {
 						if name != "MCP" && (strings.Contains(r.URL.RawQuery, "sse1.") || strings.Contains(fmt.Sprint(r.Header), "sse1.")) {
 							t.Errorf("%s: the upstream was told an ID of the gateway: %s %v", name, r.URL, r.Header)
 						}
+						if method == http.MethodDelete && name != "MCP" {
+							t.Errorf("%s %s: the upstream was asked", method, name)
+						}
 					default:
-						t.Errorf("%s %s: the upstream was not asked", method, name)
+						if method != http.MethodDelete || name == "MCP" {
+							t.Errorf("%s %s: the upstream was not asked", method, name)
+						}
 					}
 					return masked(a)
 				}
@@ -378,7 +398,7 @@ func TestDetachedStranger(t *testing.T) {
 				if stranger != nobody {
 					t.Errorf("%s %s: with the right ID %s\nwith one that never was %s", method, name, stranger.short(), nobody.short())
 				}
-				if name == "no credentials" && (!strings.Contains(nobody.head, "Sse-Resume:[gap]") ||
+				if name == "no credentials" && method != http.MethodDelete && (!strings.Contains(nobody.head, "Sse-Resume:[gap]") ||
 					!strings.Contains(nobody.body, `{"reason":"epoch","last_event_id":"ID","missed":null}`)) {
 					t.Errorf("an unknown ID is not told: %s", nobody.short())
 				}

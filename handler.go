@@ -63,6 +63,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		}
 	}
 	switch {
+	case h.cancelsWhatIsGone(r):
+		return nil, caddyhttp.Error(http.StatusNotFound, errNothingToCancel)
 	case h.mayJoin(r):
 		return h.serveShared(w, r, next)
 	case mayDetach:
