@@ -9,6 +9,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// maxZstdWindow is the largest window of the coding zstd: RFC 9659, 3. The
+// decoder keeps that much of each body.
+const maxZstdWindow = 8 << 20
+
 // bodyWriter takes the body of an answer as it comes.
 type bodyWriter interface {
 	io.Writer
@@ -31,7 +35,7 @@ func newBodyWriter(coding string, dst io.Writer) (bodyWriter, bool) {
 		return newDecodedBody(dst, zlib.NewReader), true
 	case "zstd":
 		return newDecodedBody(dst, func(r io.Reader) (io.ReadCloser, error) {
-			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 			if err != nil {
 				return nil, err
 			}
