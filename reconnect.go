@@ -199,7 +199,7 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	}
 	if conn.dropped > 0 {
 		s, dropped := conn.stream, conn.dropped
-		s.lines.repeated.log(func(suppressed int) {
+		s.throttles().repeated.log(func(suppressed int) {
 			s.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", dropped), zap.Int("suppressed", suppressed))
 		})
 	}
@@ -367,7 +367,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		}
 		if verdict == tryAgain {
 			attempt := s.backoff.attempts
-			s.lines.lost.log(func(suppressed int) {
+			s.throttles().lost.log(func(suppressed int) {
 				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
 					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 			})
@@ -385,17 +385,23 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 			s.leave(endUpstream) // who comes next is to see the upstream's own answer
 		}
 	case broken:
-		log.Warn("upstream lost")
+		s.throttles().final.log(func(suppressed int) {
+			log.Warn("upstream lost", zap.Int("suppressed", suppressed))
+		})
 		if s.detached {
 			s.finish(endBroken, nil) // its client may be yet to come
 		} else {
 			s.leave(endBroken)
 		}
 	case oversized:
-		log.Error("upstream sends blocks over max_event_size")
+		s.throttles().final.log(func(suppressed int) {
+			log.Error("upstream sends blocks over max_event_size", zap.Int("suppressed", suppressed))
+		})
 		s.leave(endOversized)
 	case refused:
-		log.Warn("upstream does not go on with the stream")
+		s.throttles().final.log(func(suppressed int) {
+			log.Warn("upstream does not go on with the stream", zap.Int("suppressed", suppressed))
+		})
 		if !s.isSplice { // whose answer is one to its ID
 			// Who comes now is to see the upstream's own answer.
 			s.hub.remove(s)
@@ -403,7 +409,10 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		}
 		s.leave(endRefused)
 	case tryAgain, waitsForIt, succeeded:
-		log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp), zap.Int("subscribers", subscribers))
+		s.throttles().final.log(func(suppressed int) {
+			log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp), zap.Int("subscribers", subscribers),
+				zap.Int("suppressed", suppressed))
+		})
 		s.finish(endGaveUp, nil)
 	}
 	return 0, false

@@ -55,9 +55,19 @@ func (t *throttle) resume() {
 	write(suppressed)
 }
 
+// throttles are the stream's log lines that are throttled. Clients open splices
+// at will, each with another last event ID: those have theirs together.
+func (s *stream) throttles() *streamLines {
+	if s.isSplice {
+		return &s.options.lines.splices
+	}
+	return &s.lines
+}
+
 // streamLines are the throttled log lines of a stream: those that its upstream
 // can cause.
 type streamLines struct {
+	final     throttle // the upstream connection is not opened again
 	lost      throttle
 	recovered throttle
 	possible  throttle // gaps
@@ -68,6 +78,7 @@ type streamLines struct {
 // handlerLines are the throttled log lines of a handler: those that clients can
 // cause, who choose which stream they come to.
 type handlerLines struct {
+	splices     streamLines
 	gap         throttle
 	skipped     throttle
 	ended       throttle

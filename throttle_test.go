@@ -115,6 +115,27 @@ func TestUpstreamLinesAreThrottled(t *testing.T) {
 	})
 }
 
+// Clients that come with an ID each which the upstream refuses: each opens a
+// splice, whose lines are throttled with those of the others.
+func TestSpliceLinesAreThrottled(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("1", "2")
+		for i := range 50 {
+			r := st.join("x" + strconv.Itoa(i))
+			st.source.accept().answer(http.StatusInternalServerError, 0)
+			synctest.Wait()
+			r.leave()
+		}
+		time.Sleep(throttleInterval)
+		synctest.Wait()
+		told := st.logs.Filter(func(e observer.LoggedEntry) bool { return e.Level >= zap.WarnLevel })
+		if told.Len() > 2 {
+			t.Errorf("%d lines for 50 clients: %v", told.Len(), told.All()[:3])
+		}
+	})
+}
+
 // Clients over a limit, and other lines of a handler.
 func TestHandlerLinesAreThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
