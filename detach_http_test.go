@@ -296,7 +296,7 @@ func TestDetachedDelete(t *testing.T) {
 	g = startGateway(t, proxied("", u)) // the ID outlives the option
 	unknown("Last-Event-ID: "+id, "Cookie: a=1")
 	g = startGateway(t, proxied("ids upstream", u)) // of another gateway
-	id = "" // which the application may be told
+	id = ""                                         // which the application may be told
 	if got := other("Last-Event-ID: sse1.00000000000000000000000000000000.1"); !strings.Contains(got.head, "X-Next") {
 		t.Errorf("DELETE with an ID of the upstream: %s", got.short())
 	}
