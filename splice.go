@@ -194,6 +194,9 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 		sub.cursor, sub.events = sp.buffer.newest, sp.buffer.events
 	}
 	sp.subs[sub] = struct{}{}
+	if sub.outcome == resumeLive && !s.settled {
+		return // it has no ID, and the first event may have to be the first of all
+	}
 	if s.options.ids == idsGateway || (s.options.ids == idsAuto && !s.upstreamIDs) {
 		// What comes has no ids of the gateway: who is cut meanwhile has to
 		// come back as one without an ID.
@@ -272,6 +275,7 @@ func (s *stream) privatize(sp *stream) {
 	s.closeSplice(sp)
 	sp.splice = nil
 	sp.private, sp.draining = true, true
+	sp.settled = sp.settled || s.settled
 	for sub := range sp.subs {
 		delete(s.subs, sub)
 		sub.home = sp

@@ -129,7 +129,7 @@ type stream struct {
 	draining bool        // ends with its last subscriber
 	private  bool        // was a splice: breaks are not hidden
 
-	settled   bool          // has had a block that is not comment-only: it is not the first one's alone
+	settled   bool          // has had an event: it is not the first one's alone
 	fresh     bool          // the connection was opened without an ID and has not brought a block
 	begun     bool          // the connection has brought a block that is not comment-only
 	headAt    time.Time     // when its head came

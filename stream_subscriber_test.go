@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -413,6 +414,64 @@ func TestNothingBeforeFirstBlock(t *testing.T) {
 			a.expect(given("1", "1"), "retry: 2000\n\n")
 			time.Sleep(time.Minute)
 			a.expect()
+		})
+	})
+	// Blocks that are no events count for nothing, whoever comes when.
+	for name, first := range map[string]struct{ sent, passes string }{
+		"a comment": {":comment\n", ":comment\n\n"},
+		"retry":     {"retry: 3000\n\n", "retry: 3000\n\n"},
+		"an ID":     {"id: 1\n\n", "id: 1\n\n"},
+	} {
+		t.Run("endpoint after "+name, func(t *testing.T) {
+			inBubble(t, set, func(st *streamTest) {
+				a, up := st.start()
+				time.Sleep(primeAfter / 4)
+				up.sendAll(first.sent)
+				b := st.join("")
+				b.expect()
+				time.Sleep(primeAfter / 4)
+				c := st.join("")
+				up.sendAll("event: endpoint\ndata: /session\n\n")
+				a.expect(first.passes, "event: endpoint\ndata: /session\n\n")
+				b.expectEnd(endPerClient)
+				c.expectEnd(endPerClient)
+				time.Sleep(time.Minute)
+				a.expect()
+				if _, err := st.tryJoin(""); !errors.Is(err, errUnshareable) {
+					st.t.Errorf("who comes later: %v", err)
+				}
+			})
+		})
+	}
+	// Also when the first connection broke before its first event.
+	t.Run("endpoint after a reconnect", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { set(o); o.primeAfter = time.Hour }, func(st *streamTest) {
+			a, up := st.start()
+			b := st.join("")
+			up.breakOff()
+			up = st.source.acceptOpen()
+			up.sendAll("event: endpoint\ndata: /session\n\n")
+			a.expect("event: endpoint\ndata: /session\n\n")
+			b.expectEnd(endPerClient)
+		})
+	})
+	// And on the connection that newcomers have until they share.
+	t.Run("endpoint on a splice", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { set(o); o.join = joinAuto }, func(st *streamTest) {
+			a, up := st.start()
+			up.sendAll("retry: 3000\n\n")
+			b, c := st.join(""), st.join("")
+			splice := st.source.acceptOpen()
+			st.source.expectNone()
+			splice.sendAll("retry: 3000\n\n", "event: endpoint\ndata: /b\n\n")
+			b.expect("retry: 3000\n\n", "event: endpoint\ndata: /b\n\n")
+			c.expectEnd(endPerClient)
+			up.sendAll("event: endpoint\ndata: /a\n\n")
+			a.expect("retry: 3000\n\n", "event: endpoint\ndata: /a\n\n")
+			up.sendAll("data: for a\n\n")
+			splice.sendAll("data: for b\n\n")
+			a.expect("data: for a\n\n")
+			b.expect("data: for b\n\n")
 		})
 	})
 	t.Run("no event", func(t *testing.T) {

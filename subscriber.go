@@ -177,9 +177,6 @@ func (s *stream) resume(sub *subscriber, id string) {
 	}
 	prime := ""
 	switch {
-	case f.newest == 0 && !known && !sub.waiting && gap == "" && s.options.primeAfter > 0:
-		sub.primeAt = sub.joined.Add(s.options.primeAfter)
-		return
 	case sub.waiting:
 	case known && s.upstreamIDs:
 		// By the letter of HTML 9.2.6 an event without an id takes the last
@@ -188,7 +185,11 @@ func (s *stream) resume(sub *subscriber, id string) {
 	case !known && sub.cursor == f.newest:
 		prime = s.newestID()
 	}
-	sub.pending = s.appendPrelude(sub.pending, prime)
+	if !s.settled && !known && gap == "" && s.options.primeAfter > 0 {
+		sub.primeAt = sub.joined.Add(s.options.primeAfter) // the first event may have to be the first of all
+	} else {
+		sub.pending = s.appendPrelude(sub.pending, prime)
+	}
 	if sub.waiting {
 		s.admit(sub, sub.joined)
 	}
@@ -453,7 +454,7 @@ func (sub *subscriber) givePrelude() {
 		return
 	}
 	prime := ""
-	if sub.events == 0 && sub.cursor == s.buffer.newest {
+	if sub.events == 0 && sub.cursor == s.buffer.newest && !sub.waiting {
 		prime = s.newestID()
 	}
 	if s.hasRetry { // which it has seen

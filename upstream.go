@@ -207,10 +207,8 @@ var errStreamOver = errors.New("the stream is over")
 
 // block takes a block from the decoder into the stream.
 func (c *upstreamConn) block(b eventstream.Block) error {
-	if string(b.Type) == endpointType {
-		if s := c.current(); c.isFirst() && !s.isSplice && !s.detached && !s.makeExclusive() {
-			return errors.New("the one client of the stream has left")
-		}
+	if string(b.Type) == endpointType && b.Dispatches() && c.beginsStream() && !c.current().makeExclusive() {
+		return errors.New("the one client of the stream has left")
 	}
 	lines := b.Lines
 	if b.HasID && c.options.ids == idsGateway {
@@ -222,11 +220,17 @@ func (c *upstreamConn) block(b eventstream.Block) error {
 	return c.take(b, lines)
 }
 
-// isFirst reports whether the next block is the first one of a stream.
-func (c *upstreamConn) isFirst() bool {
+// beginsStream reports whether the next event is the first one that the upstream
+// tells any client of the stream, on whichever connection: blocks that are none
+// do not count. A splice begins with its own, as long as its stream has had none.
+func (c *upstreamConn) beginsStream() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.first && c.blocks == 0 && !c.over && !c.deserted
+	s := c.stream
+	if c.over || c.deserted || s.detached || s.succeeds() || s.settled {
+		return false
+	}
+	return s.splice == nil || !s.splice.parent.settled
 }
 
 // take takes a block whose lines for the subscribers are given. The stream's
@@ -311,7 +315,7 @@ func (c *upstreamConn) append(b *block) {
 	if !b.commentOnly && !b.told {
 		c.blocks++
 		b.ordinal = c.blocks
-		s.settled = true
+		s.settled = s.settled || b.dispatches
 		s.noteBlock(b)
 		s.noteBrought(b)
 	}
@@ -348,6 +352,9 @@ func (s *stream) makeExclusive() bool {
 	s.hub.markUnshareable(s.key, unshareableForever)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.splice != nil && s.phase != phaseGone {
+		s.splice.parent.privatize(s)
+	}
 	s.onlyFirst(endPerClient)
 	s.dropSuccessor()
 	subscribers := len(s.subs)
