@@ -24,6 +24,9 @@ type transport struct {
 	name string
 	dial func(ctx context.Context) (net.Conn, error)
 
+	address string      // over TLS: of the socket
+	config  *tls.Config // over TLS
+
 	// dialBy is dial with settings of one's own.
 	dialBy func(ctx context.Context, d *net.Dialer) (net.Conn, error)
 }
@@ -61,6 +64,8 @@ func startTransports(t *testing.T, u *upstream, options string) []transport {
 			return over.DialContext(ctx, "tcp", secure)
 		}},
 	}
+	all[2].address = secure
+	all[2].config = &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12}
 	for i := range all {
 		all[i].dial = func(ctx context.Context) (net.Conn, error) { return all[i].dialBy(ctx, new(net.Dialer)) }
 	}

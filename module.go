@@ -30,7 +30,7 @@ const (
 	// reconnects.
 	defaultLinger = 30 * time.Second
 
-	// defaultWriteTimeout is what one write to a client may take.
+	// defaultWriteTimeout is how long a write to a client may make no progress.
 	defaultWriteTimeout = 10 * time.Second
 
 	// defaultMaxEventSize bounds one block of the upstream.

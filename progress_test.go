@@ -215,3 +215,76 @@ func TestSlowWriteDoesNotHoldTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// Over HTTP/2 a connection makes progress while one of its streams is not read:
+// that one is cut, and the others go on.
+func TestStuckStreamOfBusyConnection(t *testing.T) {
+	u := startUpstream(t, nil)
+	all := startTransports(t, u, "buffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout 1s\nheartbeat off")
+	over := all[len(all)-1]
+	client := &http.Client{Transport: &http.Transport{
+		ForceAttemptHTTP2: true,
+		TLSClientConfig:   over.config,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", over.address)
+		},
+	}}
+	t.Cleanup(client.CloseIdleConnections)
+	subscribe := func(path string) *http.Response {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://gateway.test:2"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "text/event-stream")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.ProtoMajor != 2 {
+			t.Fatal(resp.Proto)
+		}
+		return resp
+	}
+	before := gather(t)
+	stuck := subscribe("/stuck")
+	defer stuck.Body.Close()
+	u.accept().event(strings.Repeat("x", 12<<20)) // more than the window of a stream
+	busy := newTestClient(t, subscribe("/busy"))
+	up := u.accept()
+	n := 0
+	eventually(t, "the stream is cut that is not read", func() bool {
+		n++
+		up.event(numberedEvent(n, 64<<10))
+		busy.expect(numberedEvent(n, 64<<10))
+		return gather(t).since(before)["subscribers_ended_total reason=write"] == 1
+	})
+	up.event("last")
+	busy.expect("last")
+}
+
+// deadlineRecorder takes note of how much is written under one deadline.
+type deadlineRecorder struct {
+	http.ResponseWriter
+	under, most int
+}
+
+func (d *deadlineRecorder) SetWriteDeadline(time.Time) error { d.under = 0; return nil }
+func (d *deadlineRecorder) FlushError() error                { return nil }
+func (d *deadlineRecorder) Write(p []byte) (int, error) {
+	d.under += len(p)
+	d.most = max(d.most, d.under)
+	return len(p), nil
+}
+
+// What a viewer of the admin API is sent in one go may take longer than one
+// write may.
+func TestViewerHasTimeForEachPiece(t *testing.T) {
+	w := new(deadlineRecorder)
+	v := &view{w: w, rc: http.NewResponseController(w)}
+	if err := v.write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if w.most > viewPiece {
+		t.Errorf("%d bytes under one deadline", w.most)
+	}
+}

@@ -3,6 +3,7 @@ package caddysse
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,8 +21,10 @@ const (
 	// viewCheck is how often a view looks whether the process ends.
 	viewCheck = time.Second
 
-	// viewTimeout bounds one write to a viewer.
+	// viewTimeout bounds a write to a viewer, of viewPiece bytes: what it is sent
+	// in one go may be more, over a slow line.
 	viewTimeout = 10 * time.Second
+	viewPiece   = 16 << 10
 )
 
 // view is an event stream of the admin API, to one viewer.
@@ -66,9 +69,11 @@ func (v *view) close() {
 
 // write sends whole blocks.
 func (v *view) write(p []byte) error {
-	_ = v.rc.SetWriteDeadline(time.Now().Add(viewTimeout))
-	if _, err := v.w.Write(p); err != nil {
-		return err
+	for piece := range slices.Chunk(p, viewPiece) {
+		_ = v.rc.SetWriteDeadline(time.Now().Add(viewTimeout))
+		if _, err := v.w.Write(piece); err != nil {
+			return err
+		}
 	}
 	v.last = time.Now()
 	return v.rc.Flush()
