@@ -203,6 +203,8 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 		if req.lastEventID != "" {
 			head = s.retire()
 			h.removeLocked(s)
+		} else {
+			h.dropEnded(req.key)
 		}
 	}
 	// Only now: a stream that is there can be joined, whatever an answer was since.

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -17,6 +18,30 @@ import (
 // openingPatience is how long a client that comes back waits without a head for
 // the application's answer: it can do with the one that is kept.
 const openingPatience = 5 * time.Second
+
+// maxEnded is how many ended streams of one key are kept, each for those who
+// have been its clients: of an application that soon ends what it has begun,
+// anybody could leave one behind with each request.
+const maxEnded = 8
+
+// dropEnded makes room for another stream of a key: the oldest ended ones go. The
+// hub's lock is held.
+func (h *hub) dropEnded(key streamKey) {
+	v := h.streams[key]
+	if v == nil {
+		return
+	}
+	kept := 0
+	for _, s := range slices.Backward(slices.Clone(v.streams)) {
+		s.mu.Lock()
+		if s.phase == phaseEnded && len(s.subs) == 0 {
+			if kept++; kept > maxEnded {
+				s.expireLocked()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
 
 // reopen opens the stream again for a request. The lock is held.
 func (s *stream) reopen(req *joinRequest, now time.Time) {

@@ -150,3 +150,32 @@ func TestComeBackAndLeave(t *testing.T) {
 		st.expectStreams(0)
 	})
 }
+
+// What newcomers to an application leave behind that soon ends its streams is
+// bounded, and those who were the last clients find theirs.
+func TestEndedStreamsOfAKeyAreFew(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		t := st.t
+		var ids []string
+		for range 10 * maxEnded {
+			r, up := st.start()
+			up.event("1")
+			r.read()
+			ids = append(ids, r.id(1))
+			up.close()
+			r.expectEnd(endUpstream)
+			r.leave()
+		}
+		synctest.Wait()
+		st.hub.mu.Lock()
+		if n := len(st.hub.streams[st.key].streams); n > maxEnded+1 {
+			t.Errorf("%d streams of one key", n)
+		}
+		st.hub.mu.Unlock()
+		for _, id := range ids[len(ids)-maxEnded:] {
+			st.join(id).expectOutcome("replayed; events=0")
+			st.source.acceptOpen()
+		}
+		st.join(ids[0]).expectOutcome(resumeGap)
+	})
+}
