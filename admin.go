@@ -100,6 +100,9 @@ func (route adminRoute) serve(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", allowed)
 		return adminError(http.StatusMethodNotAllowed, "expected method %s", allowed)
 	}
+	if err := fromHost(r); err != nil {
+		return err
+	}
 	query, err := parseAdminQuery(r.URL.RawQuery, method.query)
 	if err != nil {
 		return err
@@ -127,6 +130,18 @@ func adminError(status int, format string, args ...any) error {
 func unforged(r *http.Request) error {
 	if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/json" {
 		return adminError(http.StatusUnsupportedMediaType, "expected the header field Content-Type: application/json")
+	}
+	return nil
+}
+
+// fromHost turns requests away of pages whose origin has no host: of a local file
+// in a web view, or of an application's own scheme. Caddy takes them for requests
+// that come from no page if an empty origin is configured.
+func fromHost(r *http.Request) error {
+	for _, origin := range r.Header["Origin"] {
+		if u, err := url.Parse(origin); err != nil || u.Host == "" {
+			return adminError(http.StatusForbidden, "expected an origin with a host, not %q", clipText(origin))
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -471,6 +472,33 @@ func TestAdminIsNotForged(t *testing.T) {
 	}
 	if s := a.list().Streams; len(s) != 1 || s[0].Draining {
 		t.Errorf("left: %+v", s)
+	}
+}
+
+// A page whose origin has no host is none of ours, also where Caddy lets it in,
+// because an empty origin is configured.
+func TestAdminOriginWithoutHost(t *testing.T) {
+	status := func(route adminRoute, method, origin string) int {
+		r := httptest.NewRequest(method, "/", http.NoBody)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Origin", origin)
+		w := httptest.NewRecorder()
+		if err, ok := errors.AsType[caddy.APIError](route.serve(w, r)); ok {
+			return err.HTTPStatus
+		}
+		return w.Code
+	}
+	for _, route := range adminRoutes {
+		for method := range route.methods {
+			for _, origin := range []string{"file://", "capacitor:", "x", "://"} {
+				if got := status(route, method, origin); got != http.StatusForbidden {
+					t.Errorf("%s %s of %q: %d", method, route.pattern, origin, got)
+				}
+			}
+		}
+	}
+	if got := status(adminRoutes[0], http.MethodGet, "http://localhost:2019"); got != http.StatusOK {
+		t.Errorf("of the page itself: %d", got)
 	}
 }
 
