@@ -234,6 +234,8 @@ func (c *capture) pass() {
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
 	c.passed.cancel = func() { c.cancel(errNobodyWaits) }
 	context.AfterFunc(o.r.Context(), c.passed.cancel)
+	id, _ := o.handler.policy.lastEventID(o.r)
+	c.passed.cannotResume(id)
 	c.syncHeader(o.w.Header())
 	c.passed.WriteHeader(c.status)
 }

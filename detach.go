@@ -175,7 +175,9 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 			h.logger.Info("request body over max_request_body, or broken off: served without detach",
 				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
 		})
-		return nil, h.servePrivate(newPassThrough(h, w, r, false), next)
+		p := newPassThrough(h, w, r, false)
+		p.cannotResume(id)
+		return nil, h.servePrivate(p, next)
 	}
 	wait := newOpener(h, w, r)
 	parts := h.detachedParts(r)

@@ -65,10 +65,13 @@ func (s *stream) missed(id string) int64 {
 
 // logGap counts and logs that a client was told of a gap. The stream's lock is
 // held.
-func (s *stream) logGap(gap gapNote) {
+func (s *stream) logGap(gap gapNote) { gap.tell(s.options.lines, s.log) }
+
+// tell counts and logs that a client was told of a gap.
+func (gap gapNote) tell(lines *handlerLines, log func() *zap.Logger) {
 	theMetrics.gaps.WithLabelValues(gap.reason).Inc()
-	s.options.lines.gap.log(func(suppressed int) {
-		s.log().Info("gap told", zap.String("reason", gap.reason), zap.String("last_event_id", shownID(gap.after)),
+	lines.gap.log(func(suppressed int) {
+		log().Info("gap told", zap.String("reason", gap.reason), zap.String("last_event_id", shownID(gap.after)),
 			zap.Int64("missed", gap.missed), zap.Int("suppressed", suppressed))
 	})
 }
@@ -85,22 +88,27 @@ func shownID(id string) string {
 // gapEvent makes a gap event; nil if there is no gap_event. It has no id: the
 // client's last event ID stays.
 func (s *stream) gapEvent(reason, id string, missed int64) []byte {
-	if s.options.gapEvent == "" {
+	return gapNote{reason, id, missed}.event(s.options.gapEvent)
+}
+
+// event makes a gap event of a type; nil if that is empty.
+func (gap gapNote) event(eventType string) []byte {
+	if eventType == "" {
 		return nil
 	}
 	data := struct {
 		Reason      string `json:"reason"`
 		LastEventID string `json:"last_event_id"`
 		Missed      *int64 `json:"missed"`
-	}{Reason: reason, LastEventID: strings.ToValidUTF8(clip(id), "\uFFFD")}
-	if missed >= 0 {
-		data.Missed = &missed
+	}{Reason: gap.reason, LastEventID: strings.ToValidUTF8(clip(gap.after), "\uFFFD")}
+	if gap.missed >= 0 {
+		data.Missed = &gap.missed
 	}
 	text, err := json.Marshal(data)
 	if err != nil {
 		return nil // cannot happen: strings and a number
 	}
-	out, err := eventstream.AppendEvent(nil, eventstream.Event{Type: s.options.gapEvent, Data: string(text)})
+	out, err := eventstream.AppendEvent(nil, eventstream.Event{Type: eventType, Data: string(text)})
 	if err != nil {
 		return nil // cannot happen: the type was validated, JSON has no line ends
 	}

@@ -236,6 +236,9 @@ func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRe
 	if _, _, ok := parseGatewayID(req.lastEventID); ok && h.options.ids != idsUpstream {
 		h.dropID(p.request)
 	}
+	if !p.headSent { // else it was told with the head
+		p.cannotResume(req.lastEventID)
+	}
 	return h.servePrivate(p, next)
 }
 

@@ -26,6 +26,8 @@ type passThrough struct {
 	headSent   bool        // the client has the head of an event stream already
 	unsent     http.Header // with headSent: that of the answer, which the client does not see
 
+	lostID string // the gateway's ID that the client came with, and cannot be resumed from
+
 	// Called when the answer is an event stream that could have been shared.
 	onShareable func()
 
@@ -169,12 +171,52 @@ func (p *passThrough) WriteHeader(status int) {
 		header.Del("Content-Length")
 		header.Del("Content-Encoding")
 		setStreamHeaders(header)
+		if p.lostID != "" {
+			header.Set("SSE-Resume", resumeGap)
+		}
 		p.ResponseWriter.WriteHeader(status)
 	}
 	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
 	p.err = p.out.flush()
 	p.out.startHeartbeats(&p.mu, p.failed)
 	p.begin()
+	p.tellGap()
+}
+
+// cannotResume takes note of the last event ID that the client came with: one
+// that a gateway gave says nothing to the upstream, so that the client is not
+// going to get what it missed.
+func (p *passThrough) cannotResume(id string) {
+	if _, _, own := parseGatewayID(id); own && p.handler.options.ids != idsUpstream {
+		p.lostID = id
+	}
+}
+
+// resume is the outcome of resuming.
+func (p *passThrough) resume() string {
+	if p.lostID != "" {
+		return resumeGap
+	}
+	return resumePrivate
+}
+
+// tellGap tells the client in band, if it has a gap, and the log and the metrics.
+// The lock is held.
+func (p *passThrough) tellGap() {
+	if p.lostID == "" {
+		return
+	}
+	theMetrics.resumes.WithLabelValues(resumeGap).Inc()
+	gap := gapNote{gapEpoch, p.lostID, -1}
+	gap.tell(p.handler.lines, p.log)
+	event := gap.event(p.handler.options.gapEvent)
+	if p.err != nil || len(event) == 0 {
+		return
+	}
+	if p.err = p.out.write(event); p.err != nil {
+		p.end = clientEnd(p.request, p.err)
+	}
+	p.seen.sent(p.out.sent)
 }
 
 // failed ends the stream because a heartbeat cannot be sent. The lock is held.
@@ -191,7 +233,7 @@ func (p *passThrough) begin() {
 	p.seen = newPrivateView(p)
 	if repl, ok := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.sse.stream", p.id())
-		repl.Set("http.sse.resume", resumePrivate)
+		repl.Set("http.sse.resume", p.resume())
 	}
 	subscribersBy(p.request).Inc()
 	if age := p.handler.options.randomAge(); age > 0 {
@@ -367,7 +409,7 @@ func (p *passThrough) tell() {
 	}
 	p.seen.close()
 	subscribersBy(p.request).Dec()
-	tellEnd(p.request, accessFields{stream: p.id(), resume: resumePrivate, events: p.seen.events.Load(), end: p.end})
+	tellEnd(p.request, accessFields{stream: p.id(), resume: p.resume(), events: p.seen.events.Load(), end: p.end})
 }
 
 // errIncomplete is why a stream broke off whose handlers do not say.

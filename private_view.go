@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-sse/caddy-sse/eventstream"
 )
 
-// resumePrivate stands where the outcome of resuming does: a private stream is
-// not resumed by the gateway.
+// resumePrivate stands where the outcome of resuming does, unless that is a gap: a
+// private stream is not resumed by the gateway.
 const resumePrivate = "private"
 
 // privateView is what operators see of a private stream. The lock of writing is
@@ -162,7 +162,7 @@ func (p *passThrough) inspect() (streamInfo, bool) {
 func (p *passThrough) sampleSubscribers(now time.Time) []subscriberSample {
 	v := p.seen
 	return []subscriberSample{{
-		client: v.client, delivery: deliveryHandler, joined: v.born, outcome: resumePrivate, lag: v.lag(now),
+		client: v.client, delivery: deliveryHandler, joined: v.born, outcome: p.resume(), lag: v.lag(now),
 		events: v.events.Load(), bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 	}}
 }
