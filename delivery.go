@@ -131,6 +131,9 @@ func (o *responseStream) write(p []byte) error {
 func (o *responseStream) writeBytes(p []byte) error {
 	o.began = true
 	for rest := p; len(rest) > 0; {
+		if len(rest) < len(p) && o.stuck.isOverdue() {
+			return os.ErrDeadlineExceeded
+		}
 		n := min(len(rest), o.piece)
 		if err := o.writePiece(rest[:n], n == len(rest)); err != nil {
 			return err

@@ -76,10 +76,7 @@ func (s *writeWatch) done() {
 
 // look looks whether the write has made progress.
 func (s *writeWatch) look() {
-	s.mu.Lock()
-	leaves := s.leaves
-	s.mu.Unlock()
-	by := leaves() // which needs other locks
+	overdue := s.isOverdue()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || !s.writing {
@@ -89,7 +86,6 @@ func (s *writeWatch) look() {
 	if s.progressed() {
 		s.since = now
 	}
-	overdue := !by.IsZero() && now.Sub(by) >= s.timeout
 	if overdue || now.Sub(s.since) >= s.timeout {
 		s.ended = true
 		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
@@ -120,8 +116,31 @@ func (s *writeWatch) progressed() bool {
 	}
 }
 
+// isStopping reports whether the process is about to exit, and ends all streams.
+func (h *hub) isStopping() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stopping
+}
+
+// isOverdue reports whether the response was to end so long ago that the rest of
+// an event is not waited for.
+func (s *writeWatch) isOverdue() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	leaves := s.leaves
+	s.mu.Unlock()
+	by, grace := leaves(), s.timeout // which needs other locks
+	if theHub.isStopping() {
+		grace = min(grace, drainedAfterEnd)
+	}
+	return !by.IsZero() && time.Since(by) >= grace
+}
+
 // endBy tells when the response is to end. Then write_timeout is for all that is
-// still to be written.
+// still to be written, and when the process exits drainedAfterEnd.
 func (s *writeWatch) endBy(leaves func() time.Time) {
 	if s == nil {
 		return

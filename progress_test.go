@@ -216,6 +216,36 @@ func TestSlowWriteDoesNotHoldTheEnd(t *testing.T) {
 	}
 }
 
+// When the process exits nobody waits for a client that reads slowly, whatever
+// write_timeout is.
+func TestSlowWriteDoesNotHoldTheExit(t *testing.T) {
+	u := startUpstream(t, nil)
+	all := startTransports(t, u, fmt.Sprintf("delivery handler\nbuffer 16 64MiB\nwrite_timeout %v\ndrain 10ms\nheartbeat off", testTimeout))
+	before := gather(t)
+	body, err := all[1].slow(t.Context(), http.MethodGet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	u.accept().event(strings.Repeat("x", 12<<20))
+	go func() { _, _ = io.Copy(io.Discard, &slowReader{from: body, until: time.Now().Add(2 * testTimeout)}) }()
+	eventually(t, "it is being written to", func() bool {
+		for _, s := range theHub.every() {
+			s.mu.Lock()
+			for sub := range s.subs {
+				if sub.cursor == 1 && sub.writing.Load() != 0 {
+					s.mu.Unlock()
+					return true
+				}
+			}
+			s.mu.Unlock()
+		}
+		return false
+	})
+	theHub.stop()
+	eventually(t, "it ends", func() bool { return gather(t).since(before)["subscribers_ended_total reason=write"] == 1 })
+}
+
 // Over HTTP/2 a connection makes progress while one of its streams is not read:
 // that one is cut, and the others go on.
 func TestStuckStreamOfBusyConnection(t *testing.T) {
