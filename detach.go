@@ -231,7 +231,7 @@ func (h *hub) keepDetached(s *stream) error {
 	if h.stopping {
 		return errStopping
 	}
-	if limit := s.options.maxStreams; limit > 0 && h.count[s.place] >= limit {
+	if limit := s.options.maxStreams; limit > 0 && h.count[s.place] >= limit && !h.makePlaceLocked(s.place) {
 		return errTooManyStreams
 	}
 	s.mu.Lock()
@@ -304,8 +304,17 @@ func (h *hub) removeDetachedLocked(s *stream) {
 }
 
 // lingerTime is how long the stream stays when its last subscriber leaves now.
+// Lingering is earned, by an event, by a second client, or by the time that its
+// client was there: else who asks and leaves, again and again, would have the
+// gateway keep many connections for the work of one.
 func (s *stream) lingerTime() time.Duration {
-	if !s.detached || s.phase != phaseEnded {
+	if !s.detached {
+		if s.arrivals > 1 || s.buffer.events > 0 {
+			return s.options.linger
+		}
+		return min(s.options.linger, max(leastLinger, time.Since(s.born)))
+	}
+	if s.phase != phaseEnded {
 		return s.options.linger
 	}
 	newest := s.headAt

@@ -332,15 +332,13 @@ func (d *delivery) end(end endReason) error {
 // has to look for a stream again.
 func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener, detach func()) (_ *head, again bool, err error) {
 	s := sub.origin
-	select {
-	case <-s.ready:
-	case <-r.Context().Done():
-		if wait == nil || wait.leave() {
-			tellAccessLog(r, sub.accessFields(endClient))
-			return nil, false, nil
-		}
+	again, left := awaitOpening(r, req, s, wait)
+	if again {
+		return nil, true, nil
 	}
-	wait, left := awaitReopening(r, sub, wait)
+	if !left {
+		wait, left = awaitReopening(r, sub, wait)
+	}
 	if left {
 		tellAccessLog(r, sub.accessFields(endClient))
 		return nil, false, nil

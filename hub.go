@@ -167,7 +167,8 @@ type joinRequest struct {
 	parts       []keyPart // what the key is made of
 	instance    *instance
 	lastEventID string
-	idParam     string // the query parameter that brought it, if not the header field
+	headTime    time.Duration // how long others are to wait for the head, if it opens a stream
+	idParam     string        // the query parameter that brought it, if not the header field
 	options     *streamOptions
 	client      clientInfo
 
@@ -192,19 +193,11 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	if h.stopping {
 		return nil, errStopping
 	}
-	var head *head
-	if s := h.lookupLocked(req); s != nil {
-		sub, err = s.attach(req)
+	kept := h.lookupLocked(req)
+	if kept != nil {
+		sub, err = kept.attach(req)
 		if !errors.Is(err, errNewLife) {
 			return sub, err
-		}
-		// Who brings no ID asks the application. What is kept stays for those
-		// who come back.
-		if req.lastEventID != "" {
-			head = s.retire()
-			h.removeLocked(s)
-		} else {
-			h.dropEnded(req.key)
 		}
 	}
 	// Only now: a stream that is there can be joined, whatever an answer was since.
@@ -215,8 +208,20 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 		delete(h.unshareable, req.key)
 	}
 
+	// Who brings no ID asks the application. What is kept stays for those who
+	// come back.
+	var head *head
+	switch {
+	case kept == nil:
+	case req.lastEventID != "":
+		head = kept.retire()
+		h.removeLocked(kept)
+	default:
+		h.dropEnded(req.key)
+	}
+
 	place := req.instance.place
-	if limit := req.options.maxStreams; limit > 0 && h.count[place] >= limit {
+	if limit := req.options.maxStreams; limit > 0 && h.count[place] >= limit && !h.makePlaceLocked(place) {
 		return nil, errTooManyStreams
 	}
 	s := newStream(h, req, head)
@@ -233,6 +238,36 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	sub, err = s.attach(req)
 	h.renewLate(s)
 	return sub, err
+}
+
+// makePlaceLocked ends one of a place's streams that only linger, the one without
+// subscribers for longest. It returns false if there is none.
+func (h *hub) makePlaceLocked(place string) bool {
+	var oldest *stream
+	var since time.Time
+	look := func(s *stream) {
+		if s.place != place {
+			return
+		}
+		if alone, lingers := s.lingersSince(); lingers && (oldest == nil || alone.Before(since)) {
+			oldest, since = s, alone
+		}
+	}
+	for _, v := range h.streams {
+		for _, s := range v.streams {
+			look(s)
+		}
+	}
+	for _, s := range h.detached {
+		look(s)
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.mu.Lock()
+	defer oldest.mu.Unlock()
+	oldest.expireLocked() // nobody can have come: that takes the hub's lock
+	return true
 }
 
 // lookupLocked returns the stream that the request may join, nil if there is

@@ -123,6 +123,7 @@ func TestMemoryLingeringFirst(t *testing.T) {
 		for i, n := range []int{10, 0, 10, 10, 10} {
 			r, _ := mt.open(byte(1+i), n)
 			lingering = append(lingering, r)
+			mt.join("").leave() // with a second client it has earned to linger
 		}
 		for _, i := range []int{2, 1, 0, 4, 3} { // not in the order of coming
 			lingering[i].leave()

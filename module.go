@@ -30,6 +30,9 @@ const (
 	// reconnects.
 	defaultLinger = 30 * time.Second
 
+	// leastLinger is how long a stream stays whose client has left at once.
+	leastLinger = time.Second
+
 	// defaultWriteTimeout is how long a write to a client may make no progress.
 	defaultWriteTimeout = 10 * time.Second
 
@@ -130,8 +133,9 @@ type Handler struct {
 	Memory int64 `json:"memory,omitempty"`
 
 	// How long a stream without subscribers keeps its upstream connection and
-	// replay buffer. Who comes back within that time has missed nothing. 0
-	// ends it at once. Default: 30 s.
+	// replay buffer. Who comes back within that time has missed nothing. A
+	// stream that has had no event and one subscriber stays no longer than that
+	// was there. 0 ends it at once. Default: 30 s.
 	Linger *caddy.Duration `json:"linger,omitempty"`
 
 	// Where a client without a last event ID begins that comes to a stream
@@ -189,8 +193,8 @@ type Handler struct {
 	// blank line counts as one. Default: 16 MiB.
 	MaxEventSize int64 `json:"max_event_size,omitempty"`
 
-	// How many streams there may be at once of this handler. Requests for
-	// more are answered with 503. Default: 0, no limit.
+	// How many streams there may be at once of this handler. Streams that only
+	// linger make room; beyond that, requests for more are answered with 503. Default: 0, no limit.
 	MaxStreams int `json:"max_streams,omitempty"`
 
 	// How many subscribers one stream may have. Requests for more are

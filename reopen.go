@@ -15,8 +15,8 @@ import (
 // pass is hidden: to EventSource any status is the end, and an application that
 // is being restarted lets its streams end and is not there for a while.
 
-// openingPatience is how long a client that comes back waits without a head for
-// the application's answer: it can do with the one that is kept.
+// openingPatience is how long a client waits without a head for the answer to
+// another one's request, or for one that it can do without because a head is kept.
 const openingPatience = 5 * time.Second
 
 // maxEnded is how many ended streams of one key are kept, each for those who
@@ -41,6 +41,37 @@ func (h *hub) dropEnded(key streamKey) {
 		}
 		s.mu.Unlock()
 	}
+}
+
+// awaitOpening waits for the stream's head, or for whatever comes in its place.
+// Who has not opened the stream itself does not wait for long: the request of the
+// first client may hang where another one is answered at once. Then again tells
+// it to look for another stream, and the first of those opens it, for which the
+// others wait twice as long: an application that is slow is not to be asked by
+// each of them. The first client is left alone with its own. left tells that the
+// client has.
+func awaitOpening(r *http.Request, req *joinRequest, s *stream, wait *opener) (again, left bool) {
+	var tired <-chan time.Time
+	if wait == nil && !s.detached {
+		timer := time.NewTimer(time.Until(s.born.Add(s.headTime)))
+		defer timer.Stop()
+		tired = timer.C
+	}
+	select {
+	case <-s.ready:
+	case <-tired:
+		select {
+		case <-s.ready:
+			return false, false
+		default:
+		}
+		s.hub.remove(s)
+		req.headTime = 2 * s.headTime
+		return true, false
+	case <-r.Context().Done():
+		return false, wait == nil || wait.leave()
+	}
+	return false, false
 }
 
 // reopen opens the stream again for a request. The lock is held.

@@ -97,6 +97,7 @@ type stream struct {
 	idParam              string // the query parameter that brought it, if not the header field
 	isSplice             bool
 	detached             bool          // see detach.go
+	headTime             time.Duration // how long others than its first client wait for its head
 	hurry                chan struct{} // tells run not to wait until the next attempt
 
 	logger atomic.Pointer[zap.Logger] // of the owner's configuration
@@ -219,6 +220,8 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		head:    head,
 		splices: make(map[*stream]struct{}),
 		subs:    make(map[*subscriber]struct{}),
+
+		headTime: max(openingPatience, req.headTime),
 	}
 	s.sent = s.source
 	s.shownHost, s.shownPath = shownOf(req.parts)
@@ -321,7 +324,7 @@ func (sub *subscriber) detach() {
 		case s.phase == phaseGone:
 			s.freeBuffer()
 			forget = true
-		case s.only != nil, s.draining, s.detached && s.head == nil:
+		case s.only != nil, s.draining, s.head == nil:
 			s.endLocked()
 			forget = true
 		default:

@@ -86,20 +86,6 @@ func TestLingerOff(t *testing.T) {
 	})
 }
 
-// The opener leaves before there is a head.
-func TestLingerBeforeTheHead(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
-		a := st.join("")
-		up := st.source.accept()
-		a.leave()
-		time.Sleep(defaultLinger - 1)
-		up.expectGone(false)
-		time.Sleep(time.Nanosecond)
-		up.expectGone(true)
-		st.expectStreams(0)
-	})
-}
-
 func TestCleanEnd(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
 		a, up := st.start()

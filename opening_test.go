@@ -1,0 +1,164 @@
+package caddysse
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// One request that hangs in the application does not hold up others who ask for
+// the same.
+func TestOpeningThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heartbeat, prime := caddy.Duration(0), false
+		h := &Handler{Join: "live", Prime: &prime, Heartbeat: &Heartbeat{Interval: &heartbeat}}
+		var asked atomic.Int64
+		s := serveInBubble(t, h, func(w http.ResponseWriter, r *http.Request) error {
+			if asked.Add(1) > 1 {
+				w.Header().Set("Content-Type", eventStreamType)
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(time.Second) // when all are there
+				_, _ = io.WriteString(w, "data: hello\nid: 1\n\n")
+			}
+			<-r.Context().Done()
+			return r.Context().Err()
+		})
+		var clients sync.WaitGroup
+		clients.Go(func() {
+			conn := s.listener.dial()
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n")
+			time.Sleep(time.Minute)
+			_ = conn.Close()
+		})
+		synctest.Wait()
+		for i := range 10 {
+			clients.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				got := s.listen(eventStreamType, 20*time.Second)
+				if len(got) != 1 || got[0].text != "data: hello\nid: 1\n\n" || got[0].at > openingPatience+time.Second {
+					t.Errorf("client %d was given %v", i, got)
+				}
+			})
+		}
+		time.Sleep(10 * time.Second)
+		if n := asked.Load(); n != 2 {
+			t.Errorf("the application was asked %d times", n)
+		}
+		clients.Wait()
+	})
+}
+
+// While an application is slow to answer, it is asked by few of those who wait.
+func TestSlowOpeningIsNotAskedByAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heartbeat, prime := caddy.Duration(0), false
+		h := &Handler{Join: "live", Prime: &prime, Heartbeat: &Heartbeat{Interval: &heartbeat}}
+		var asked atomic.Int64
+		s := serveInBubble(t, h, func(w http.ResponseWriter, r *http.Request) error {
+			asked.Add(1)
+			time.Sleep(8 * time.Second)
+			w.Header().Set("Content-Type", eventStreamType)
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(time.Second) // when all are there
+			_, _ = io.WriteString(w, "data: hello\nid: 1\n\n")
+			<-r.Context().Done()
+			return r.Context().Err()
+		})
+		var clients sync.WaitGroup
+		for i := range 50 {
+			clients.Go(func() {
+				if got := s.listen(eventStreamType, 30*time.Second); len(got) != 1 {
+					t.Errorf("client %d was given %v", i, got)
+				}
+			})
+		}
+		clients.Wait()
+		if n := asked.Load(); n != 2 {
+			t.Errorf("the application was asked %d times", n)
+		}
+	})
+}
+
+// A stream without a head and without anybody who waits for it ends at once.
+func TestOpeningWithoutClients(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		hung := st.source.accept()
+		b := st.join("")
+		a.leave()
+		hung.expectGone(false)
+		b.leave()
+		hung.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+// Lingering is earned.
+func TestLingering(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		before  func(st *streamTest, up *fakeConn)
+		lingers time.Duration
+	}{
+		{"left at once", func(*streamTest, *fakeConn) {}, leastLinger},
+		{"only comments came", func(_ *streamTest, up *fakeConn) { _ = up.send(": hello\n\n") }, leastLinger},
+		{"an event came", func(_ *streamTest, up *fakeConn) { up.event("1") }, defaultLinger},
+		{"another client came", func(st *streamTest, _ *fakeConn) { st.join("").leave() }, defaultLinger},
+		{"was there for a while", func(*streamTest, *fakeConn) { time.Sleep(10 * time.Second) }, 10 * time.Second},
+		{"was there for long", func(*streamTest, *fakeConn) { time.Sleep(time.Hour) }, defaultLinger},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, nil, func(st *streamTest) {
+				a, up := st.start()
+				test.before(st, up)
+				a.leave()
+				time.Sleep(test.lingers - 1)
+				up.expectGone(false)
+				time.Sleep(1)
+				up.expectGone(true)
+				st.expectStreams(0)
+			})
+		})
+	}
+}
+
+// Over max_streams, streams that only linger make room, the oldest first.
+func TestMaxStreamsEndsLingering(t *testing.T) {
+	inBubble(t, func(o *streamOptions) { o.maxStreams = 3 }, func(st *streamTest) {
+		var conns []*fakeConn
+		var clients []*reader
+		for i := range 3 {
+			st.key = streamKey{byte(i)}
+			c, up := st.start()
+			up.event("1")
+			clients, conns = append(clients, c), append(conns, up)
+		}
+		st.key = streamKey{3}
+		if _, err := st.tryJoin(""); !errors.Is(err, errTooManyStreams) {
+			st.t.Errorf("while each has a client: %v", err)
+		}
+		for _, i := range []int{1, 0} {
+			clients[i].leave()
+			time.Sleep(time.Second)
+		}
+		for i, gone := range [][]bool{{false, true, false}, {true, true, false}} {
+			st.key = streamKey{byte(10 + i)}
+			st.start()
+			for j, up := range conns {
+				up.expectGone(gone[j])
+			}
+			st.expectStreams(3)
+		}
+		st.key = streamKey{20}
+		if _, err := st.tryJoin(""); !errors.Is(err, errTooManyStreams) {
+			st.t.Errorf("when none lingers any more: %v", err)
+		}
+	})
+}
