@@ -23,6 +23,7 @@ import (
 // earnedWorld is an application, a hub, and clients.
 type earnedWorld struct {
 	sc      *earnedScenario
+	app     appStyle // its kind is guarded by mu, and set by turn
 	rnd     *rand.Rand
 	hub     *hub
 	inst    *instance
@@ -50,7 +51,7 @@ type earnedWorld struct {
 func newEarnedWorld(t *testing.T, sc *earnedScenario, tells bool) *earnedWorld {
 	t.Helper()
 	w := &earnedWorld{
-		sc: sc, rnd: rand.New(rand.NewPCG(sc.seed, ^sc.number)), //nolint:gosec // G404: the point is that it can be repeated
+		sc: sc, app: sc.app, rnd: rand.New(rand.NewPCG(sc.seed, ^sc.number)), //nolint:gosec // G404: the point is that it can be repeated
 		hub: newHub(), tells: tells, began: time.Now(), calmed: make(chan struct{}), state: make(map[int]int),
 	}
 	w.inst = w.hub.register("place", "server")
@@ -121,6 +122,8 @@ func (w *earnedWorld) play() {
 			w.publish()
 		case breaks:
 			w.finishSome(d.who, ending{events: true, status: http.StatusOK, err: errReset})
+		case turns:
+			w.turn()
 		case ends:
 			w.finishSome(d.who, ending{events: true, status: http.StatusOK, clean: true})
 		}
@@ -171,7 +174,7 @@ func (w *earnedWorld) sleepUntil(at time.Duration) { time.Sleep(time.Until(w.beg
 
 // judgeEnd checks what all have, when nothing has happened for a while.
 func (w *earnedWorld) judgeEnd() {
-	kind := w.sc.app.kind
+	kind := w.app.kind
 	there := make(map[int]int) // by key
 	for _, c := range w.tabs {
 		if c.gone {
@@ -193,7 +196,7 @@ func (w *earnedWorld) judgeEnd() {
 			c.judgeCommon()
 		}
 	}
-	if kind.perConnection() || kind == countsForEach || kind.hasState() && w.sc.app.headAfter > time.Second {
+	if kind.perConnection() || kind == countsForEach || kind.hasState() && w.app.headAfter > time.Second {
 		return // of the last, no two connections are greeted with the same
 	}
 	most := len(there)
@@ -251,7 +254,7 @@ func (w *earnedWorld) arrive(key int, brings bringing) *tab {
 		fresh: true,
 	}
 	w.tabs = append(w.tabs, c)
-	switch a := &w.sc.app; {
+	switch a := &w.app; {
 	case brings == bringsAny:
 		c.lastID = "garbage"
 	case brings == bringsKnown && a.kind.countsIDs():
@@ -323,7 +326,7 @@ func (c *tab) run() {
 			c.answer()
 		}
 		c.answered = true
-		if !cut && w.sc.app.kind == answersEach && clean {
+		if !cut && w.app.kind == answersEach && clean {
 			c.judgeAnswer()
 		}
 		away := c.away
@@ -350,7 +353,7 @@ func (c *tab) answer() {
 	c.answered = true
 	// The longest that a place in a splice is waited for, and connections that
 	// hang or are slow, one after the other.
-	bound := defaultSpliceTimeout + 4*c.w.sc.app.headAfter + 5*time.Second
+	bound := defaultSpliceTimeout + 4*c.w.app.headAfter + 5*time.Second
 	for _, f := range c.w.sc.fates {
 		bound += f.hangs
 	}
@@ -587,14 +590,14 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 	case resumeReplayed:
 		w.counts.Replayed++
 		anew = false
-		if len(w.outages) > 0 && w.sc.app.kind == numbersForEach {
+		if len(w.outages) > 0 && w.app.kind == numbersForEach {
 			c.tell() // its ids mean nothing after a reconnect
 		}
 	case resumeSpliced:
 		w.counts.Spliced++
-		if _, err := strconv.Atoi(id); err == nil && w.sc.app.resumes {
+		if _, err := strconv.Atoi(id); err == nil && w.app.resumes {
 			anew = false
-		} else if w.sc.app.kind != tellsLast && w.sc.app.kind != countsForEach {
+		} else if w.app.kind != tellsLast && w.app.kind != countsForEach {
 			c.floor = c.have
 		}
 	case resumeGap:
@@ -610,7 +613,7 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 	}
 	c.known = id != ""
 	c.greeted = c.greeted && c.known
-	if outcome == resumeGap || (c.known && w.sc.app.kind == countsForEach) {
+	if outcome == resumeGap || (c.known && w.app.kind == countsForEach) {
 		c.tell() // or the ID says nothing
 	}
 }
@@ -705,18 +708,18 @@ func (c *tab) common(n int) {
 		if n <= c.floor {
 			w.wrongf("client %d, which came back, is given event %d again", c.number, n)
 		}
-		if w.sc.app.kind == tellsHello && !c.greeted && !c.known && w.options.join == joinAuto {
+		if w.app.kind == tellsHello && !c.greeted && !c.known && w.options.join == joinAuto {
 			w.wrongf("client %d is given event %d and was not greeted", c.number, n)
 		}
 		had = -1
-	case n == c.have && c.again && w.sc.app.hasStateIDs(), c.again && w.sc.app.repeats():
+	case n == c.have && c.again && w.app.hasStateIDs(), c.again && w.app.repeats():
 	case n <= c.have:
 		w.wrongf("client %d is given event %d after %d", c.number, n, c.have)
 	}
 	for m := n - 1; m > had && !c.missed(m); m-- {
 	}
 	c.have, c.fresh, c.again, c.told = n, false, false, false
-	if at := w.made[n].at; w.calm && at.Sub(c.begun) > settledAfter && time.Since(at) > w.sc.app.latency {
+	if at := w.made[n].at; w.calm && at.Sub(c.begun) > settledAfter && time.Since(at) > w.app.latency {
 		w.wrongf("client %d is given event %d, of %v, late", c.number, n, at.Sub(w.began))
 	}
 }
@@ -726,7 +729,7 @@ func (c *tab) common(n int) {
 // gone on after an outage, or because its ID is one that the stream was opened
 // with.
 func (c *tab) mayBeOld() bool {
-	a := &c.w.sc.app
+	a := &c.w.app
 	switch {
 	case a.kind == tellsLast, a.resumes && len(c.w.outages) > 0:
 		return true
@@ -767,7 +770,7 @@ func (c *tab) judgeCommon() {
 	}
 	for m := len(w.made) - 1; m > had && !c.missed(m); m-- {
 	}
-	kind := w.sc.app.kind
+	kind := w.app.kind
 	if w.options.join == joinLive {
 		return // nobody is greeted
 	}
@@ -796,7 +799,7 @@ func (c *tab) ownEvent(conn *appConn, i int) {
 		c.got = true
 	}
 	if conn == c.conn {
-		again := c.again && w.sc.app.mixesIDs()
+		again := c.again && w.app.mixesIDs()
 		if i > c.own || (i < c.own && !again) {
 			w.wrongf("client %d is given event %d of connection %d, expected %d", c.number, i, conn.number, c.own)
 		}
@@ -806,7 +809,7 @@ func (c *tab) ownEvent(conn *appConn, i int) {
 	if i != 0 && !c.told {
 		w.wrongf("client %d is given event %d of connection %d first", c.number, i, conn.number)
 	}
-	if w.sc.app.kind == answersEach && c.tokens != answerPrefix {
+	if w.app.kind == answersEach && c.tokens != answerPrefix {
 		w.wrongf("client %d is given event %d of answer %d after %d events of the beginning", c.number, i, conn.number, c.tokens)
 	}
 	c.conn, c.own, c.told = conn, i+1, false

@@ -169,10 +169,11 @@ const (
 	publishes                 // the application has an event
 	breaks                    // an upstream connection breaks
 	ends                      // an upstream connection ends as HTTP says
+	turns                     // from now on the application gives each connection a session
 )
 
 func (k deedKind) String() string {
-	return [...]string{"arrives", "drops", "leaves", "publishes", "breaks", "ends"}[k]
+	return [...]string{"arrives", "drops", "leaves", "publishes", "breaks", "ends", "turns"}[k]
 }
 
 // fate is what becomes of a request to the application.
@@ -272,6 +273,9 @@ func newScenario(seed, number uint64) *earnedScenario {
 				sc.fates[i].hangs = upTo(rnd, 45*time.Second)
 			}
 		}
+	}
+	if sc.app.kind == tellsAll && rnd.IntN(2) == 0 {
+		sc.deeds = append(sc.deeds, deed{at: chaos/2 + upTo(rnd, chaos), what: turns})
 	}
 	slices.SortStableFunc(sc.deeds, func(a, b deed) int { return int(a.at - b.at) })
 	sc.calm = sc.deeds[len(sc.deeds)-1].at + quiet + time.Millisecond

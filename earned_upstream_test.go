@@ -292,7 +292,7 @@ func (c *appConn) send(text string, own bool) { c.sendAfter(0, message{text: tex
 
 func (c *appConn) sendAfter(d time.Duration, m message) {
 	due := time.Now().Add(d)
-	if latency := c.w.sc.app.latency; latency > 0 {
+	if latency := c.w.app.latency; latency > 0 {
 		due = due.Add(time.Duration(c.rnd.Int64N(int64(latency))))
 	}
 	if due.Before(c.due) {
@@ -312,7 +312,7 @@ func (c *appConn) sendOwn(fields string) {
 }
 
 func (c *appConn) ownText(fields string) string {
-	switch c.w.sc.app.kind {
+	switch c.w.app.kind {
 	case namesEach:
 		fields = "id: " + c.name() + "\n" + fields
 	case numbersForEach:
@@ -327,7 +327,7 @@ func (c *appConn) ownText(fields string) string {
 
 // accept is the moment from which the application tells the connection.
 func (c *appConn) accept(lastID string) {
-	w, a := c.w, &c.w.sc.app
+	w, a := c.w, &c.w.app
 	if a.prelude != "" {
 		c.send(a.prelude, false)
 	}
@@ -411,7 +411,7 @@ const answerPrefix = 4
 // eventText is an event for all as it is sent on this connection.
 func (c *appConn) eventText(n int) string {
 	text := c.w.made[n].text
-	switch a := &c.w.sc.app; {
+	switch a := &c.w.app; {
 	case a.kind == countsForEach:
 		c.ids++
 		return "id: " + strconv.Itoa(c.ids) + "\n" + text
@@ -424,7 +424,7 @@ func (c *appConn) eventText(n int) string {
 // snapshot is an event with the application's state.
 func (w *earnedWorld) snapshot() string {
 	var text strings.Builder
-	if w.sc.app.ids {
+	if w.app.ids {
 		fmt.Fprintf(&text, "id: %d\n", len(w.made)-1)
 	}
 	fmt.Fprintf(&text, "event: state\ndata: s %d", len(w.made)-1)
@@ -437,7 +437,7 @@ func (w *earnedWorld) snapshot() string {
 // publish is an event of the application.
 func (w *earnedWorld) publish() {
 	w.counts.Events++
-	switch kind := w.sc.app.kind; {
+	switch kind := w.app.kind; {
 	case kind == tellsTicks:
 		for _, c := range w.conns {
 			if c.open {
@@ -512,9 +512,28 @@ func (w *earnedWorld) finishSome(which int, end ending) {
 	c := some[which%len(some)]
 	c.open = false
 	w.counts.Breaks++
-	w.outages = append(w.outages, &outage{life: c.to.life(), from: time.Now().Add(-w.sc.app.latency)})
+	w.outages = append(w.outages, &outage{life: c.to.life(), from: time.Now().Add(-w.app.latency)})
 	w.logf("connection %d breaks: %+v", c.number, end)
 	c.end <- end
+}
+
+// turn is when a new version of the application is started, which gives each
+// connection a session, where there are clients to notice.
+func (w *earnedWorld) turn() {
+	served := make(map[int]bool)
+	for _, c := range w.tabs {
+		if !c.gone && c.answered {
+			served[c.key] = true
+		}
+	}
+	if len(served) < w.sc.keys {
+		return
+	}
+	w.logf("the application gives each connection a session from now on")
+	w.app.kind = sessionForEach
+	for w.opens() > 0 {
+		w.finishSome(0, ending{events: true, status: http.StatusOK, err: errReset})
+	}
 }
 
 // opens counts the connections that are open.
@@ -572,7 +591,7 @@ var errNobody = errors.New("the client has left")
 // excused reports whether an event for all may have been missed, because a
 // stream had no connection then and the application does not tell it later.
 func (w *earnedWorld) excused(n int) bool {
-	if w.sc.app.resumes {
+	if w.app.resumes {
 		return false
 	}
 	at := w.made[n].at
