@@ -3,6 +3,7 @@ package caddysse
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -337,14 +338,8 @@ func (a *app) hasCommented(line string) bool {
 // What is known to be wrong, and being worked at.
 const (
 	// openWaiting: who has no ID and waits for an upstream connection of its own
-	// has a head, and is not given what the stream gets until it has that. Nor is
-	// who comes after a clean end given what comes before the next connection.
+	// has a head, and is not given what the stream gets until it has that.
 	openWaiting = true
-
-	// openSuccessor: after a reload, what the new upstream connection has brought
-	// beside the old one is given again, where there are no ids, or where the
-	// replay buffer has lost it meanwhile.
-	openSuccessor = false
 
 	// openJudgement: that an application which counts did not go on after an ID is
 	// not told if fewer than enoughCounting of its ids had been seen by then.
@@ -352,7 +347,11 @@ const (
 )
 
 // tolerances are the faults that are not looked for.
-type tolerances struct{ late, repeats, unjudged bool }
+type tolerances struct{ late, unjudged bool }
+
+// errNotTold is for a gap that may still be told: whether an application goes on
+// after an ID shows when a splice is merged.
+var errNotTold = errors.New("was lost, and no gap was told to the end")
 
 // comparison compares what a client saw with what the application sent.
 type comparison struct {
@@ -399,7 +398,7 @@ func (c *diffClient) compare(open tolerances) (k comparison, err error) {
 		return k, fmt.Errorf("client %d: %s", c.number, c.fault)
 	}
 	if k.late >= 0 && !open.unjudged {
-		return k, fmt.Errorf("client %d: event %d was lost, and no gap was told to the end", c.number, k.late)
+		return k, fmt.Errorf("client %d: event %d %w", c.number, k.late, errNotTold)
 	}
 	return k, nil
 }
@@ -423,7 +422,7 @@ func (k *comparison) head(n note) {
 // block takes a block that the client was given.
 func (k *comparison) block(n note) error {
 	if n.serial < 0 {
-		if k.have >= 0 && !k.open.repeats {
+		if k.have >= 0 {
 			return fmt.Errorf("%q came again, or late, after event %d", n.text, k.have)
 		}
 		k.few = append(k.few, n.text)
@@ -436,7 +435,7 @@ func (k *comparison) block(n note) error {
 		}
 		return nil
 	}
-	if k.have < 0 && len(k.few) > 0 && !k.open.repeats {
+	if k.have < 0 && len(k.few) > 0 {
 		if err := k.compareFew(b); err != nil {
 			return err
 		}
@@ -476,7 +475,7 @@ func (k *comparison) compareFew(b diffBlock) error {
 func (k *comparison) repeat(n note, b diffBlock) error {
 	k.repeats++
 	k.between = nil
-	if k.open.repeats || (k.app.style == diffMixed && n.serial >= k.low) {
+	if k.app.style == diffMixed && n.serial >= k.low {
 		return nil
 	}
 	return fmt.Errorf("event %d (block %d) came again, or late, after event %d", b.event, n.serial, k.have)

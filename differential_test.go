@@ -3,6 +3,7 @@ package caddysse
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -326,7 +328,7 @@ func (s *differential) rest() {
 	}
 	deadline := time.Now().Add(diffTimeout)
 	for _, d := range s.apps {
-		for !d.atRest() {
+		for !d.atRest() || d.mayBeTold() {
 			if time.Now().After(deadline) {
 				s.t.Errorf("%s\ndoes not come to rest", d)
 				break
@@ -351,6 +353,14 @@ func (d *diffApp) atRest() bool {
 		}
 	}
 	return true
+}
+
+// mayBeTold reports whether a client may still be told a gap.
+func (d *diffApp) mayBeTold() bool {
+	return slices.ContainsFunc(d.clients, func(c *diffClient) bool {
+		_, err := c.compare(d.tolerances())
+		return errors.Is(err, errNotTold)
+	})
 }
 
 // compare compares what the clients of an application saw with what it sent.
@@ -395,8 +405,7 @@ func (s *differential) compare(d *diffApp) {
 func (d *diffApp) tolerances() tolerances {
 	return tolerances{
 		unjudged: openJudgement && d.style == diffCounting,
-		late:     openWaiting && (!strings.Contains(d.options, "join live") || d.ends > 0),
-		repeats:  openSuccessor && d.scenario.counts.Reloads > 0 && (!d.keeps || d.style == diffNoIDs),
+		late:     openWaiting && !strings.Contains(d.options, "join live"),
 	}
 }
 
