@@ -65,6 +65,11 @@ func (c *upstreamConn) checkContinuity(b eventstream.Block) {
 		c.compare(id)
 	}
 	s.sequence.add(id, c.ids == 1)
+	root := s
+	if s.splice != nil {
+		root = s.splice.parent
+	}
+	root.judgeAnswers(id, s, time.Now())
 }
 
 // compare looks at the first or the second ID of a connection. The stream's lock
@@ -99,10 +104,19 @@ func (c *upstreamConn) tellSkipped(next string, missed int64) {
 	s := c.stream
 	after := s.newestID()
 	if st := s.splice; st != nil {
-		after, st.skipped = s.openID, true
+		after = s.openID
+		st.skip()
 	}
 	s.logSkipped(s.lastUpstreamID, next, missed)
 	c.appendGap(s.gapEvent(gapUpstream, after, missed))
+}
+
+// skip takes note that the splice's clients are told of the gap.
+func (st *spliceState) skip() {
+	st.skipped = true
+	if st.answer != nil {
+		st.answer.judged = true
+	}
 }
 
 // logSkipped counts and logs that the upstream did not go on after an ID.

@@ -374,3 +374,95 @@ func TestForeignIDResumesNothing(t *testing.T) {
 		})
 	})
 }
+
+// Clients come back when the gateway has just begun, and it does not know yet that the
+// upstream counts. As soon as it does, it tells those for whom events are missing.
+func TestGapShowsLater(t *testing.T) {
+	send := func(conns []*fakeConn, pause time.Duration, ids ...string) {
+		for _, id := range ids {
+			for _, c := range conns {
+				if c.ctx.Err() == nil {
+					c.numbered(id)
+				}
+			}
+			time.Sleep(pause)
+		}
+	}
+	told := func(id, missed string) string { return toldGap("upstream", id, missed) + "\n" }
+
+	inBubble(t, auto(withGaps), func(st *streamTest) {
+		opener := st.join("50")
+		up := st.source.acceptOpen()
+		same, late, fresh := st.join("50"), st.join("45"), st.join("60")
+		conns := []*fakeConn{up, st.source.acceptOpen(), st.source.acceptOpen()}
+		nobody := st.join("")
+		conns = append(conns, st.source.acceptOpen())
+		before := gather(st.t)
+		send(conns, time.Second, numbers(61, 68)...)
+		for _, r := range []*reader{opener, same, late, fresh, nobody} {
+			if got := r.read(); strings.Contains(got, "event: gap") || !strings.Contains(got, "data: 68") {
+				st.t.Errorf("given %q", got)
+			}
+		}
+		gone := st.join("68")
+		gone.expect(primed("68"))
+		send(conns, time.Second, "69")
+		opener.expect(told("50", "10"), numbered("69"))
+		same.expect(told("50", "10"), numbered("69"))
+		late.expect(told("45", "15"), numbered("69"))
+		fresh.expect(numbered("69"))
+		nobody.expect(numbered("69"))
+		gone.expect(numbered("69"))
+		if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != 2 || st.logged(skippedLine) != 2 {
+			st.t.Errorf("%v gaps counted, %d logged", n, st.logged(skippedLine))
+		}
+		again := st.join("50") // what is kept is not all
+		again.expectOutcome(resumeGap)
+		again.expect(told("50", "null"), primed("50"), numbered(numbers(61, 69)...))
+		send(conns, time.Second, numbers(70, 80)...)
+		for _, r := range []*reader{opener, same, late, fresh, nobody, gone, again} {
+			r.expect(numbered(numbers(70, 80)...))
+		}
+	})
+
+	// One is merged before anything came.
+	inBubble(t, auto(withGaps), func(st *streamTest) {
+		st.join("50")
+		up := st.source.acceptOpen()
+		b := st.join("45")
+		sp := st.source.acceptOpen()
+		time.Sleep(time.Minute)
+		b.read()
+		sp.expectGone(true)
+		up.numbered(numbers(61, 69)...)
+		if got := b.read(); strings.Count(got, told("45", "15")) != 1 {
+			st.t.Errorf("given %q", got)
+		}
+	})
+
+	for _, test := range []struct {
+		name  string
+		pause time.Duration
+		ids   []string
+		want  string
+	}{
+		{"it goes on", 0, numbers(51, 70), ""},
+		{"all of its history", 0, numbers(1, 70), ""},
+		{"the last one again", time.Second, numbers(50, 70), ""},
+		{"it began anew", time.Second, numbers(1, 20), told("50", "null")},
+		{"it does not count", time.Second, strings.Fields("61 65 70 77 80 91 93 94 99 103 120 124"), ""},
+		{"a few of its events have no number", time.Second, append(append(numbers(61, 64), "x"), numbers(65, 80)...), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, auto(withGaps), func(st *streamTest) {
+				a := st.join("50")
+				up := st.source.acceptOpen()
+				send([]*fakeConn{up}, test.pause, test.ids...)
+				got := a.read()
+				if rest := strings.Replace(got, test.want, "", 1); rest != numbered(test.ids...) || !strings.Contains(got, test.want) {
+					st.t.Errorf("given %q", got)
+				}
+			})
+		})
+	}
+}

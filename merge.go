@@ -81,7 +81,11 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 	st.events = s.buffer.events - after
 	theMetrics.splices.WithLabelValues(spliceMerged).Inc()
 	s.learned.unmerged = 0
+	if st.answer != nil {
+		st.answer.of = s
+	}
 	if next, skips := s.skips(sp); skips {
+		st.skip()
 		st.gap = s.gapEvent(gapUpstream, sp.openID, -1)
 		s.logSkipped(sp.openID, next, -1)
 	}

@@ -64,8 +64,9 @@ type spliceState struct {
 	at, to uint64
 	events uint64 // the stream's count of events at to
 
-	skipped bool   // it is told that the upstream did not go on after the ID
-	gap     []byte // the event that tells so at the merge; nil: nothing is told then
+	answer  *firstAnswer // to the ID; see late.go
+	skipped bool         // it is told that the upstream did not go on after the ID
+	gap     []byte       // the event that tells so at the merge; nil: nothing is told then
 }
 
 // learned is what splices have shown of an upstream connection. It is forgotten
@@ -172,6 +173,7 @@ func (s *stream) newSplice(id, param string) *stream {
 // the stream.
 func (s *stream) openSplice(id, param string) *stream {
 	sp := s.newSplice(id, param)
+	sp.splice.answer = s.expect(id, sp)
 	s.splices[sp] = struct{}{}
 	s.hub.track(sp)
 	sp.splice.timer = time.AfterFunc(s.options.spliceTimeout, func() {
@@ -194,6 +196,7 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 		sub.cursor, sub.events = sp.buffer.newest, sp.buffer.events
 	}
 	sp.subs[sub] = struct{}{}
+	sub.answer = sp.splice.answer
 	if sub.outcome == resumeLive && !s.settled {
 		return // it has no ID, and the first event may have to be the first of all
 	}

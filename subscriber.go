@@ -84,10 +84,11 @@ type subscriber struct {
 	origin  *stream     // the stream that it joined
 	arrival uint64      // order of coming
 	joined  time.Time
-	outcome string   // of resuming, for the header SSE-Resume
-	id      string   // the last event ID it came with, if that can be looked up
-	param   string   // the query parameter that brought it
-	gap     *gapNote // with its head; nil: there is none
+	outcome string       // of resuming, for the header SSE-Resume
+	id      string       // the last event ID it came with, if that can be looked up
+	param   string       // the query parameter that brought it
+	gap     *gapNote     // with its head; nil: there is none
+	answer  *firstAnswer // that it may yet be told of; guarded by mu
 	client  clientInfo
 
 	// Guarded by mu.
@@ -151,6 +152,10 @@ func (s *stream) resume(sub *subscriber, id string) {
 	case id == "":
 		sub.outcome = resumeLive
 		s.join(sub)
+	case known && s.skippedAfter(id, position):
+		sub.cursor = position
+		sub.outcome = resumeGap
+		gap = gapUpstream
 	case known && id == s.openID && f.newest == 0:
 		sub.outcome = resumeSpliced
 		sub.cursor = position
@@ -170,6 +175,9 @@ func (s *stream) resume(sub *subscriber, id string) {
 		}
 	}
 	s.recount(sub)
+	if known && id == s.openID && position == 0 {
+		sub.answer = s.opening
+	}
 	if gap != "" {
 		missed := s.missed(id)
 		sub.gap = &gapNote{gap, id, missed}
