@@ -26,6 +26,8 @@ var (
 	nodePath     string
 	chromiumPath string
 	nginxPath    string
+
+	pocketBasePath string
 )
 
 // workDir is removed when all tests have run.
@@ -64,6 +66,10 @@ func setup() error {
 	}
 	readerPath = filepath.Join(workDir, "reader")
 	if err := build(".", "./clients/reader", readerPath); err != nil {
+		return err
+	}
+	pocketBasePath = filepath.Join(workDir, "pocketbase")
+	if err := build(".", "./upstreams/pocketbase", pocketBasePath); err != nil {
 		return err
 	}
 	arch := strings.Replace(runtime.GOARCH, "amd64", "x64", 1)
