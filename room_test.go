@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -333,8 +334,17 @@ func testBurst(t *testing.T, u *upstream, events, clients int, subscribe func() 
 
 // readBurst reads until the end of a burst, and tells what is not right.
 func readBurst(from io.Reader, events int, pad string) string {
+	var all bytes.Buffer // as fast as it comes
+	buf := make([]byte, 1<<20)
+	for !bytes.Contains(all.Bytes()[max(0, all.Len()-200):], []byte("data: end\n")) {
+		n, err := from.Read(buf)
+		all.Write(buf[:n])
+		if err != nil {
+			return fmt.Sprintf("%v after %d bytes", err, all.Len())
+		}
+	}
 	n := 0
-	for m, err := range eventstream.NewReader(from).Messages() {
+	for m, err := range eventstream.NewReader(&all).Messages() {
 		if err != nil {
 			return fmt.Sprintf("%v after %d events", err, n)
 		}
