@@ -45,6 +45,9 @@ type block struct {
 	dispatches  bool
 	commentOnly bool
 	told        bool // a gap event of the gateway: the upstream did not send it
+	afterPause  bool // its connection had brought nothing for splicePause
+
+	hash uint64 // of what equal compares
 }
 
 // idSize is how many bytes of its ID count as memory.
@@ -78,6 +81,7 @@ type buffer struct {
 
 	// A run is a sequence of blocks after which a client has the same last
 	// event ID, because only the first of them sets it.
+	index  *blockIndex       // nil: nobody compares with what is kept
 	runs   []idRun           // ascending starts, none before lost
 	byID   map[string]uint64 // the start of the newest run with that ID
 	lastID string            // what a client at the newest block has, if the upstream gave it
@@ -104,6 +108,7 @@ func (f *buffer) append(b *block) {
 	f.size += int64(len(b.wire))
 	f.ids += b.idSize()
 	f.blocks = append(f.blocks, b)
+	f.index.add(b)
 	f.evict(b.at)
 }
 
@@ -163,6 +168,7 @@ func (f *buffer) evictTo(memory int64, now time.Time) {
 		f.blocks = f.blocks[1:]
 		f.size -= int64(len(old.wire))
 		f.ids -= old.idSize()
+		f.index.remove(old)
 		if old.commentOnly {
 			f.comments--
 			f.commentSize -= int64(len(old.wire))

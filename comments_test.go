@@ -128,6 +128,7 @@ func TestSpliceMergesBetweenCommentLines(t *testing.T) {
 		splice.sendAll(":)\n", ":thump\n")
 		up.sendAll(":thump\n", numbered("2"))
 		splice.sendAll(":other\n" + numbered("2"))
+		splice.greeted()
 		a.expect(newcomer, ":)\n\n", numbered("1"), ":thump\n\n", numbered("2"))
 		b.expect(":)\n\n", ":thump\n\n", ":other\n\n", numbered("2"), primed("2"))
 		splice.expectGone(true)

@@ -57,7 +57,7 @@ func TestSharingIsEarned(t *testing.T) {
 	runs := uint64(max(*earnedRuns, 0)) //nolint:gosec // G115: not negative
 	var found sync.Once
 	var total earnedCounts
-	failures := make(earnedFailures)
+	failures, rare := make(earnedFailures), make(earnedFailures)
 	var mu sync.Mutex
 	t.Run("all", func(t *testing.T) {
 		for range runtime.GOMAXPROCS(0) {
@@ -68,12 +68,17 @@ func TestSharingIsEarned(t *testing.T) {
 					sc := newScenario(seed, n)
 					w := sc.run(t, false)
 					counts.add(&w.counts)
+					if len(w.rarely) > 0 {
+						mu.Lock()
+						rare.note(sc, w.rarely[0])
+						mu.Unlock()
+					}
 					if len(w.wrong) == 0 {
 						continue
 					}
 					if *earnedAll {
 						mu.Lock()
-						failures.note(sc, w)
+						failures.note(sc, w.wrong[0])
 						mu.Unlock()
 						continue
 					}
@@ -88,6 +93,26 @@ func TestSharingIsEarned(t *testing.T) {
 	})
 	t.Logf("%+v", total)
 	failures.tell(t)
+	if n := rare.count(); n > max(3, int(runs/maxRarely)) { //nolint:gosec // G115: a number of runs
+		rare.tell(t)
+	} else {
+		t.Logf("in %d of %d scenarios what may happen rarely", n, runs)
+	}
+}
+
+// maxRarely: in one of so many scenarios may that happen which costs something, or
+// is told to a client that has asked for it, and gives nobody what is another's and
+// loses nothing: more upstream connections than expected when an application was
+// slow, broken or busy while it was compared; no snapshot for who came while the
+// upstream was away and resumed by an ID; an event that a client had before, where
+// ids are counted for each connection or the upstream repeats more than is kept.
+const maxRarely = 100
+
+func (f earnedFailures) count() (n int) {
+	for _, scenarios := range f {
+		n += len(scenarios)
+	}
+	return n
 }
 
 var earnedNumbers = regexp.MustCompile(`[0-9][0-9.µmhs]*`)
@@ -96,8 +121,8 @@ var earnedNumbers = regexp.MustCompile(`[0-9][0-9.µmhs]*`)
 // that was wrong.
 type earnedFailures map[string][]uint64
 
-func (f earnedFailures) note(sc *earnedScenario, w *earnedWorld) {
-	_, what, _ := strings.Cut(w.wrong[0], ": ")
+func (f earnedFailures) note(sc *earnedScenario, text string) {
+	_, what, _ := strings.Cut(text, ": ")
 	what = sc.app.kind.String() + ": " + earnedNumbers.ReplaceAllString(what, "#")
 	f[what] = append(f[what], sc.number)
 }

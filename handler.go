@@ -343,15 +343,11 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		tellAccessLog(r, sub.accessFields(endClient))
 		return nil, false, nil
 	}
-	for held := sub.held(); held != nil; held = sub.held() {
-		select {
-		case <-held:
-		case <-r.Context().Done():
-			tellAccessLog(r, sub.accessFields(endClient))
-			return nil, false, nil
-		}
+	if !sub.waitForHead(r.Context()) {
+		tellAccessLog(r, sub.accessFields(endClient))
+		return nil, false, nil
 	}
-	head, err := s.verdict()
+	head, err := sub.head()
 	if err != nil {
 		detach()
 		if wait != nil && (errors.Is(err, errUnshareable) || !wait.leave()) {
@@ -367,10 +363,16 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 	if wait == nil && !s.detached && s.varies(head.vary) != req.varies(head.vary) {
 		return nil, true, nil
 	}
-	if sub.turnedAway() {
+	switch sub.turnedAway() {
+	case endPerClient, endRefused:
 		// By the upstream, which is to tell why.
 		detach()
 		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
+	case endAskAgain:
+		return nil, true, nil
+	case endNoSecond:
+		detach()
+		return nil, false, h.turnAway(w, req.key, errNoSecond)
 	}
 	return head, false, nil
 }

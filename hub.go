@@ -27,6 +27,10 @@ var (
 	// errTooManySubscribers: max_subscribers is reached.
 	errTooManySubscribers = errors.New("max_subscribers of the stream reached")
 
+	// errNoSecond: the application left a second connection unanswered, so that
+	// it was not seen whether it tells both the same.
+	errNoSecond = errors.New("the application did not answer a second connection beside that of the stream; share public, or join live, shares the first one")
+
 	// errStopping: the process is about to exit.
 	errStopping = errors.New("the server is stopping")
 )
@@ -64,6 +68,7 @@ type hub struct {
 	running sync.WaitGroup // the goroutines that own upstream connections
 
 	memory bufferMemory // of all replay buffers
+	facts  facts        // what applications have shown
 
 	mu          sync.Mutex
 	streams     map[streamKey]*variants // those that may be joined
@@ -193,6 +198,12 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	if h.stopping {
 		return nil, errStopping
 	}
+	if !req.options.vouched {
+		if _, own := h.facts.ownBy(req.key, req.parts); own {
+			return nil, errUnshareable
+		}
+	}
+
 	kept := h.lookupLocked(req)
 	if kept != nil {
 		sub, err = kept.attach(req)
@@ -213,7 +224,7 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	var head *head
 	switch {
 	case kept == nil:
-	case req.lastEventID != "":
+	case req.lastEventID != "" && kept.isShared():
 		head = kept.retire()
 		h.removeLocked(kept)
 	default:

@@ -353,6 +353,7 @@ func TestKeyAddAndIgnore(t *testing.T) {
 			key_add {vars.tenant} {header.Referer}
 			key_ignore query _ ts
 			key_ignore header X-Noise accept-language
+			join live
 		}
 		reverse_proxy `+u.address+` {
 			header_up X-Tenant {vars.tenant}
@@ -384,7 +385,9 @@ func TestRewrittenURIs(t *testing.T) {
 	g := startGateway(t, site(`
 		@fixed path */fixed
 		rewrite @fixed /fixed
-		sse
+		sse {
+			join live
+		}
 		reverse_proxy `+u.address+` {
 			header_up X-Orig-Uri {http.request.orig_uri}
 		}`))
@@ -1015,12 +1018,14 @@ func twoHandlers(one, two string, u1, u2 *upstream) string {
 		handle @one {
 			sse {
 				` + one + `
+				join live
 			}
 			reverse_proxy ` + u1.address + `
 		}
 		handle {
 			sse {
 				` + two + `
+				join live
 			}
 			reverse_proxy ` + u2.address + `
 		}`)

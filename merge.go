@@ -1,7 +1,6 @@
 package caddysse
 
 import (
-	"bytes"
 	"slices"
 	"time"
 
@@ -12,6 +11,15 @@ import (
 // same, so that a subscriber can go over from one to the other without losing
 // or repeating anything. Whether two blocks are the same broadcast is a matter
 // of evidence: their bytes, their ids, their times, their neighbours.
+
+const (
+	// maxAttempts in attemptWindow is how often runs are compared for a splice,
+	// and maxSteps how many blocks are looked at for it: it is done while the
+	// reader of the upstream waits.
+	maxAttempts   = 8
+	attemptWindow = 5 * time.Millisecond
+	maxSteps      = 512
+)
 
 // trySplices looks whether splices can be merged, after s has got a block. The
 // lock is held.
@@ -35,33 +43,116 @@ func (s *stream) trySplices(now time.Time) {
 // trySplice merges a splice if it can be, gives it up if it cannot, and else
 // sets when to look again.
 func (s *stream) trySplice(sp *stream, now time.Time) {
-	if sp.splice.merged || sp.phase == phaseGone {
+	st := sp.splice
+	if st.merged || sp.phase == phaseGone {
 		return
 	}
-	timeout := sp.splice.opened.Add(s.options.spliceTimeout)
+	timeout := st.opened.Add(s.options.spliceTimeout)
 	if s.phase != phaseLive || sp.phase != phaseLive {
 		// One of them has no connection: nothing can be said.
-		sp.splice.timer.Reset(max(timeout.Sub(now), splicePause))
+		if sp.headAt.IsZero() && !now.Before(timeout) && s.phase == phaseLive {
+			sp.spliceFailed(ending{})
+			return
+		}
+		st.timer.Reset(max(timeout.Sub(now), splicePause))
 		return
 	}
-	again := timeout
-	if to, ok := s.meeting(sp, now, &again); ok {
-		s.mergeSplice(sp, to)
+	again := now.Add(s.options.spliceTimeout)
+	why := s.compareSplice(sp, now, &again)
+	if why == "" {
+		why = s.judgeTrial(now, &again)
+	}
+	if why != "" {
+		s.ownsApart(sp, why)
 		return
 	}
-	if s.quiet(sp, now, &again) {
-		s.mergeSplice(sp, s.buffer.newest)
+	if sp.phase == phaseGone { // it was a probe of the trial
 		return
 	}
-	if s.tellsItsOwn(sp, now, &again) {
-		s.giveUpSplice(sp, "it brings events of its own")
+	same := (!st.probe || st.proves) && s.greetedAsAll(sp, now, &again)
+	switch at := sp.greetedAt(); {
+	case sp.phase == phaseGone:
 		return
+	case !same:
+	case now.Before(at):
+		earliest(&again, at)
+	case st.proves && s.sharing.barrier == 0:
+		if _, ok := s.together(sp, now, &again); ok {
+			s.endProbe(sp)
+			s.prove()
+			return
+		}
+	case st.proves: // that events are for all was seen before
+		s.endProbe(sp)
+		s.prove()
+		return
+	case st.probe:
+	default:
+		if to, ok := s.together(sp, now, &again); ok {
+			s.mergeSplice(sp, to)
+			return
+		}
 	}
-	if !now.Before(timeout) {
+	if due := st.due(); !due.IsZero() {
+		if !now.Before(due) {
+			s.spliceTimedOut(sp, now)
+			return
+		}
+		earliest(&again, due)
+	}
+	st.timer.Reset(again.Sub(now))
+}
+
+// spliceTimedOut gives a splice up that could not be merged in its time.
+func (s *stream) spliceTimedOut(sp *stream, now time.Time) {
+	switch {
+	case sp.splice.probe:
+		s.probeFailed(sp)
+	case sp.full, now.Sub(sp.heldAt) < twinWindow:
+		s.privatize(sp) // its clients have held it up: that says nothing of the upstream
+	default:
 		s.giveUpSplice(sp, "splice_timeout")
+	}
+}
+
+// ownsApart takes note that a splice was told its own.
+func (s *stream) ownsApart(sp *stream, why ownReason) {
+	if s.compares() {
+		s.perConnection(why)
 		return
 	}
-	sp.splice.timer.Reset(again.Sub(now))
+	s.giveUpSplice(sp, "it brings events of its own")
+}
+
+// together returns the position of the stream at which the splice is.
+func (s *stream) together(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
+	if to, ok := s.meeting(sp, now, again); ok && s.isUpTo(sp, to, now) {
+		return to, true
+	}
+	if s.quiet(sp, now, again) && (s.shares() || s.greetedAlike(sp)) {
+		return s.buffer.newest, true
+	}
+	return 0, false
+}
+
+// isUpTo reports whether a splice is not behind a stream that is not proven, at a
+// position, by more than two connections are that are told the same: what the
+// stream has got since is to come to the splice, too.
+func (s *stream) isUpTo(sp *stream, position uint64, now time.Time) bool {
+	if s.shares() {
+		return true
+	}
+	for _, b := range s.buffer.after(position) {
+		if b.says() && !b.told {
+			return now.Sub(b.at) <= s.skew(sp)
+		}
+	}
+	return true
+}
+
+// greetedAlike reports whether stream and splice were greeted, and with the same.
+func (s *stream) greetedAlike(sp *stream) bool {
+	return s.conn != nil && s.conn.hello && len(s.conn.greeting) < maxGreeting && slices.Equal(s.conn.greeting, sp.conn.greeting)
 }
 
 // earliest makes *at the earlier of two times.
@@ -84,17 +175,11 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 	if st.answer != nil {
 		st.answer.of = s
 	}
+	s.prove()
 	if next, skips := s.skips(sp); skips {
 		st.skip()
 		st.gap = s.gapEvent(gapUpstream, sp.openID, -1)
 		s.logSkipped(sp.openID, next, -1)
-	}
-	if sp.openID == "" {
-		if s.hasAllOf(sp) {
-			s.learned.nothing++
-		} else {
-			s.learned.nothing = 0
-		}
 	}
 	if c := s.log().Check(zap.DebugLevel, "splice merged"); c != nil {
 		c.Write(zap.Uint64("position", to), zap.Duration("after", time.Since(st.opened)))
@@ -105,7 +190,6 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 
 // giveUpSplice makes a splice private.
 func (s *stream) giveUpSplice(sp *stream, why string) {
-	s.learned.nothing = 0
 	s.learned.unmerged++
 	if s.learned.unmerged == enoughSplices {
 		s.log().Warn("the upstream seems to tell each connection its own: newcomers get upstream connections of their own; "+
@@ -122,30 +206,40 @@ func (s *stream) giveUpSplice(sp *stream, why string) {
 // newest.
 func (s *stream) meeting(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
 	b := sp.buffer.newestBlock()
-	switch {
-	case b == nil || !b.dispatches:
+	if b == nil || !b.dispatches {
 		return 0, false
-	case b.id != "":
+	}
+	if n, _ := s.buffer.twins(b.hash); n == 0 {
+		return 0, false // nothing else is as fast to tell
+	}
+	if b.id != "" {
 		return s.meetingByID(sp, b)
 	}
+	if !sp.splice.mayAttempt(now, again) {
+		return 0, false
+	}
 	return s.meetingByRun(sp, now, again)
+}
+
+// mayAttempt bounds how often it is tried to find a meeting by comparing runs.
+func (st *spliceState) mayAttempt(now time.Time, again *time.Time) bool {
+	if now.Sub(st.attemptsAt) >= attemptWindow {
+		st.attempts, st.attemptsAt = 0, now
+	}
+	st.attempts++
+	if st.attempts <= maxAttempts {
+		return true
+	}
+	earliest(again, st.attemptsAt.Add(attemptWindow))
+	return false
 }
 
 // meetingByID looks for the block with the same id, and the same bytes: a
 // snapshot may carry the id of the last change. Old blocks do not count:
 // counters that each connection has for itself repeat.
 func (s *stream) meetingByID(sp *stream, b *block) (position uint64, ok bool) {
-	var twin *block
-	for _, k := range s.buffer.blocks {
-		if k.id != b.id || k.commentOnly {
-			continue
-		}
-		if twin != nil {
-			return 0, false // which of them?
-		}
-		twin = k
-	}
-	if twin == nil || !twin.equal(b) || !near(twin, b) || !sp.isLive(twin) {
+	n, twin := s.buffer.withID(b.id)
+	if n != 1 || !twin.equal(b) || !s.near(sp, twin, b) || !sp.isLive(twin) || !s.counts(sp, b) {
 		return 0, false
 	}
 	return twin.position, true
@@ -153,75 +247,73 @@ func (s *stream) meetingByID(sp *stream, b *block) (position uint64, ok bool) {
 
 // meetingByRun looks for the run of blocks that ends with the splice's newest.
 func (s *stream) meetingByRun(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
-	ours, theirs := s.buffer.dispatched(), sp.buffer.dispatched()
-	newest := theirs[len(theirs)-1]
+	ours, theirs := s.buffer.blocks, sp.buffer.blocks
+	last := len(theirs) - 1
+	for !theirs[last].dispatches {
+		last--
+	}
+	newest, steps := theirs[last], 0
 	for i, k := range slices.Backward(ours) {
-		if newest.at.Sub(k.at) > twinWindow {
+		if steps++; steps > maxSteps || newest.at.Sub(k.at) > twinWindow {
 			break
 		}
-		if near(k, newest) && k.equal(newest) && witnesses(ours, theirs, i) >= enoughWitnesses {
+		if k.dispatches && s.near(sp, k, newest) && k.equal(newest) && s.witnessed(sp, i, last) {
 			return k.position, true
 		}
 	}
-	return meetingOfEquals(ours, theirs, now, again)
+	return s.meetingOfEquals(sp, now, again)
 }
 
-// witnesses counts the blocks that show that theirs, to its end, are ours up to
-// index i: those in the run of equal pairs there that occur once on either
-// side.
-func witnesses(ours, theirs []*block, i int) (n int) {
-	for j := len(theirs) - 1; i >= 0 && j >= 0 && n < enoughWitnesses; i, j = i-1, j-1 {
-		if !near(ours[i], theirs[j]) || !ours[i].equal(theirs[j]) {
-			break
+// witnessed reports whether it shows that the splice's block j, to its end, is the
+// stream's block i: by three pairs in a row of blocks that occur once on either
+// side, or by one that came after a pause on both.
+func (s *stream) witnessed(sp *stream, i, j int) bool {
+	ours, theirs := s.buffer.blocks, sp.buffer.blocks
+	n := 0
+	for steps := 0; steps < maxSteps; steps++ {
+		for i >= 0 && !ours[i].dispatches {
+			i--
 		}
-		if occursOnce(ours, ours[i]) && occursOnce(theirs, theirs[j]) {
-			n++
+		for j >= 0 && !theirs[j].dispatches {
+			j--
 		}
-	}
-	return n
-}
-
-func occursOnce(blocks []*block, b *block) bool {
-	for _, k := range blocks {
-		if k != b && k.equal(b) {
+		if i < 0 || j < 0 || !s.near(sp, ours[i], theirs[j]) || !ours[i].equal(theirs[j]) {
 			return false
 		}
+		if s.counts(sp, theirs[j]) && s.buffer.occursOnce(ours[i]) && sp.buffer.occursOnce(theirs[j]) {
+			n++
+			if n >= enoughWitnesses || (ours[i].afterPause && apart(ours[i], theirs[j]) <= 2*maxSettle && sp.isLive(ours[i]) &&
+				(theirs[j].afterPause || theirs[j].ordinal == 1)) {
+				return true
+			}
+		}
+		i, j = i-1, j-1
 	}
-	return true
+	return false
 }
 
 // meetingOfEquals is for upstreams whose blocks are all the same, so that only
 // their times tell them apart: the newest of both belong together if they came
 // at the same time, and nothing came since.
-func meetingOfEquals(ours, theirs []*block, now time.Time, again *time.Time) (position uint64, ok bool) {
-	if len(ours) < enoughWitnesses || len(theirs) < enoughWitnesses {
+func (s *stream) meetingOfEquals(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
+	ours, ok := s.buffer.recentEquals(now)
+	if !ok {
 		return 0, false
 	}
-	a, b := ours[len(ours)-1], theirs[len(theirs)-1]
-	recent := func(blocks []*block) []*block {
-		i := len(blocks) - enoughWitnesses
-		for i > 0 && now.Sub(blocks[i-1].at) <= 2*twinWindow {
-			i--
-		}
-		return blocks[i:]
+	theirs, ok := sp.buffer.recentEquals(now)
+	if !ok {
+		return 0, false
 	}
-	for _, side := range [][]*block{recent(ours), recent(theirs)} {
-		for _, k := range side {
-			if !k.equal(b) {
-				return 0, false
-			}
-		}
+	a, b := ours.newest, theirs.newest
+	if !a.equal(b) {
+		return 0, false
 	}
-	window := recent(theirs)
-	interval := b.at.Sub(window[0].at) / time.Duration(len(window)-1)
+	interval := b.at.Sub(theirs.oldest.at) / time.Duration(theirs.count-1)
 	settle := min(interval/4, maxSettle)
 	if apart(a, b) >= settle {
 		return 0, false
 	}
-	settled := a.at.Add(settle)
-	if b.at.After(a.at) {
-		settled = b.at.Add(settle)
-	}
+	settled := later(a.at, b.at).Add(settle)
 	if now.Before(settled) {
 		earliest(again, settled)
 		return 0, false
@@ -229,24 +321,48 @@ func meetingOfEquals(ours, theirs []*block, now time.Time, again *time.Time) (po
 	return a.position, true
 }
 
+// equals are the newest events of a buffer, all the same.
+type equals struct {
+	newest, oldest *block
+	count          int
+}
+
+// recentEquals returns the events of the last two twinWindows, at least
+// enoughWitnesses, if they are all the same and not too many to be told apart by
+// their times.
+func (f *buffer) recentEquals(now time.Time) (e equals, ok bool) {
+	for _, b := range slices.Backward(f.blocks) {
+		if !b.dispatches {
+			continue
+		}
+		if e.count >= enoughWitnesses && now.Sub(b.at) > 2*twinWindow {
+			break
+		}
+		if e.newest == nil {
+			e.newest = b
+		}
+		if !b.equal(e.newest) || e.count >= maxSteps {
+			return e, false
+		}
+		e.oldest = b
+		e.count++
+	}
+	return e, e.count >= enoughWitnesses
+}
+
 // quiet reports whether a splice has told its greeting, if any, and the stream
 // has had nothing since the splice was opened, so that the splice is at the
 // stream's newest block.
 func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
-	if sp.full || s.full || !s.newestAt.Before(sp.splice.opened) {
+	if sp.full || s.full || s.said != sp.splice.said {
 		return false // the next block of the splice is there already, or the stream's
 	}
-	last := sp.headAt
-	for _, at := range []time.Time{sp.newestAt, s.headAt} { // a new connection may still bring what was missed
-		if at.After(last) {
-			last = at
-		}
-	}
+	last := later(later(sp.headAt, sp.newestAt), later(s.headAt, sp.heldAt)) // a new connection may still bring what was missed
 	pause := splicePause
 	if sp.openID != "" {
 		pause = resumePause
 	}
-	silent := last.Add(max(pause, 2*s.firstTime))
+	silent := last.Add(max(pause, s.greetingTime()))
 	if now.Before(silent) {
 		earliest(again, silent)
 		return false
@@ -254,58 +370,18 @@ func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
 	return true
 }
 
-// tellsItsOwn reports whether a splice has brought a block after its greeting
-// that the stream did not get.
-func (s *stream) tellsItsOwn(sp *stream, now time.Time, again *time.Time) bool {
-	st := sp.splice
-	if st.paused == 0 {
-		return false
-	}
-	for _, b := range sp.buffer.after(st.paused - 1) {
-		if !b.commentOnly && !s.hasTwin(b) {
-			due := b.at.Add(twinWindow)
-			if now.After(due) {
-				return true
-			}
-			earliest(again, due.Add(time.Millisecond))
-			return false
-		}
-		st.paused = b.position + 1
-	}
-	return false
-}
-
-// hasTwin reports whether the stream got a block of a splice too, at about the
-// same time.
-func (s *stream) hasTwin(b *block) bool { return s.twin(b) != nil }
-
+// twin returns the stream's block that is equal to one of a splice and came at
+// about the same time, nil if there is none.
 func (s *stream) twin(b *block) *block {
 	for _, k := range slices.Backward(s.buffer.blocks) {
 		if b.at.Sub(k.at) > twinWindow {
 			return nil
 		}
-		if near(k, b) && k.equal(b) {
+		if apart(k, b) <= twinWindow && k.equal(b) {
 			return k
 		}
 	}
 	return nil
-}
-
-// hasAllOf reports whether the stream got each block of a splice too, and not
-// as what both connections were greeted with: at the same place in both.
-func (s *stream) hasAllOf(sp *stream) bool {
-	if sp.buffer.lost > 0 {
-		return false
-	}
-	for _, b := range sp.buffer.blocks {
-		if b.commentOnly {
-			continue
-		}
-		if k := s.twin(b); k == nil || k.ordinal == b.ordinal || !sp.isLive(k) {
-			return false
-		}
-	}
-	return sp.begun
 }
 
 // isLive reports whether a block came to the stream after the splice had its
@@ -313,12 +389,23 @@ func (s *stream) hasAllOf(sp *stream) bool {
 // what the upstream greets with, and more of that may follow.
 func (s *stream) isLive(k *block) bool { return s.headAt.Sub(k.at) <= maxSettle }
 
-// equal reports whether the upstream sent the same bytes for two blocks.
-func (k *block) equal(b *block) bool {
-	return k.hasID == b.hasID && k.id == b.id && bytes.Equal(k.wire[:k.lines], b.wire[:b.lines])
+// near reports whether two blocks can be the same broadcast. On connections that
+// were opened shortly one after the other what each does by itself comes as far
+// apart as they were opened.
+func (s *stream) near(sp *stream, k, b *block) bool { return apart(k, b) <= s.skew(sp) }
+
+// counts reports whether a block of a splice can show that both are told the same.
+// What came earlier may be how each connection begins, though they begin alike.
+func (s *stream) counts(sp *stream, b *block) bool {
+	return s.shares() || !b.at.Before(sp.greetedAt())
 }
 
-// near reports whether two blocks can be the same broadcast.
-func near(a, b *block) bool { return apart(a, b) <= twinWindow }
+// skew is how far apart stream and splice may be told the same.
+func (s *stream) skew(sp *stream) time.Duration {
+	if s.shares() || s.conn == nil || sp.conn == nil {
+		return twinWindow
+	}
+	return min(twinWindow, sp.conn.began.Sub(s.conn.began).Abs()/2, sp.headAt.Sub(s.headAt).Abs()/2)
+}
 
 func apart(a, b *block) time.Duration { return a.at.Sub(b.at).Abs() }

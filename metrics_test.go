@@ -111,7 +111,7 @@ func TestMetrics(t *testing.T) {
 		"blocks_total direction=out":      events * clients,
 		"bytes_total direction=in":        float64(length),
 		"bytes_total direction=out":       float64(length * clients),
-		"replay_buffer_bytes":             float64(length),
+		"replay_buffer_bytes":             float64(length + events*blockOverhead),
 		"resumes_total outcome=live":      clients,
 	}
 	expectMetrics(t, before, want)

@@ -177,6 +177,7 @@ type record struct {
 	connected    time.Time // when the newest of them began
 	unknown      bool      // it was opened with an ID that the upstream does not go on from
 	cut          int       // so many of the entries are lost for want of memory
+	refusedAt    int       // of a splice that got no head: how many entries its stream had then
 }
 
 type entry struct {
@@ -203,6 +204,8 @@ type modelClient struct {
 	atMost bool // after the seam, older blocks may come again
 	idSet  bool // in this response
 	slow   bool
+	headed bool // was sent its head
+	begins int  // where the stream was then, if it waited still; -1: it did not
 
 	seq    *record
 	next   int // index of what it is to be given next
@@ -223,6 +226,7 @@ func newModelWorld(t *testing.T, rnd *rand.Rand) *modelWorld {
 	w := &modelWorld{t: t, rnd: rnd, hub: newHub(), records: make(map[*stream]*record), truths: make([]truth, 1)}
 	w.inst = w.hub.register("place", "server")
 	o := new(Handler).streamOptions()
+	o.vouched = true // see TestSharingIsEarned for the others
 	o.primeAfter = time.Duration(rnd.IntN(2)) * primeAfter
 	o.ids = []idsMode{idsAuto, idsAuto, idsUpstream, idsGateway}[rnd.IntN(4)]
 	o.join = []joinMode{joinAuto, joinAuto, joinLive, joinReplay}[rnd.IntN(4)]
@@ -600,7 +604,14 @@ func (w *modelWorld) answer(c *modelConn) {
 		if c.conn.opening() {
 			c.conn.refused(ending{status: status}.retriable())
 		}
-		c.end <- ending{status: status}
+		end := ending{status: status}
+		if status == 0 {
+			end.err = errReset
+		}
+		if s.splice != nil {
+			rec.refusedAt = len(w.records[s.splice.parent].entries)
+		}
+		c.end <- end
 		c.gone = true
 		return
 	}
@@ -1123,6 +1134,26 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		w.leave(c)
 		return
 	}
+	if !c.headed {
+		sub.mu.Lock()
+		waiting, from := sub.waiting, sub.stream
+		sub.mu.Unlock()
+		held, _ := sub.held(time.Now())
+		sub.mu.Lock()
+		w.moved(c, waiting, from)
+		sub.mu.Unlock()
+		if held != nil {
+			return
+		}
+		if end := sub.turnedAway(); end != "" {
+			w.ended(c, end)
+			return
+		}
+		c.headed, c.begins = true, -1
+		if sub.waiting && sub.id == "" {
+			c.begins = len(w.records[sub.origin].entries)
+		}
+	}
 	for range n {
 		sub.mu.Lock()
 		waiting, from := sub.waiting, sub.stream
@@ -1175,12 +1206,22 @@ func (w *modelWorld) moved(c *modelClient, waiting bool, from *stream) {
 			}
 		} else {
 			c.next, c.live = len(rec.entries), len(rec.entries)
+			if c.headed && c.begins >= 0 {
+				c.next, c.first = max(c.begins, int(sub.origin.buffer.lost)), false //nolint:gosec // G115: small
+			}
 		}
 	case waiting && !sub.waiting:
 		w.spliced(c)
 	}
-	if from != sub.stream && from.isSplice {
+	switch {
+	case from == sub.stream || !from.isSplice:
+	case from.splice.merged:
 		w.merged(c, from)
+	default:
+		w.logf("client %d begins at the newest event: its splice was refused", c.number)
+		c.seq = w.records[sub.origin]
+		c.next, c.live = w.records[from].refusedAt, len(c.seq.entries)
+		c.have, c.seam, c.first, c.idSet = -1, false, false, false
 	}
 }
 
@@ -1197,9 +1238,21 @@ func (w *modelWorld) spliced(c *modelClient) {
 	if serial, ok := w.knows(sub.id); ok && !w.ambiguous(sub.id) {
 		c.asked = serial
 	}
+	if sub.id != sub.stream.openID { // it shares one that has brought its ID
+		if next, ok := sp.locate(sub.stream, w.options.ids, sub.id); ok {
+			c.next = next
+			if before := sp.newestBefore(next); w.style == mixedIDs && before > c.have {
+				c.have = before // the ID is that of a later block too
+			}
+		} else if sub.id != "" {
+			w.t.Errorf("client %d with %q: came to a splice with %q, which has not brought that", c.number, sub.id, sub.stream.openID)
+		}
+	}
 	if sub.id == "" {
 		c.next, c.live = len(sp.entries), len(sp.entries)
-		if sp.newestBefore(len(sp.entries)) > 0 {
+		if slices.ContainsFunc(sp.entries, func(e entry) bool { // retry alone is no beginning
+			return e.serial > 0 && (w.truths[e.serial].dispatches || w.truths[e.serial].hasID)
+		}) {
 			w.t.Errorf("client %d: came to a splice that has begun", c.number)
 		}
 	}
@@ -1406,6 +1459,10 @@ func (w *modelWorld) ended(c *modelClient, end endReason) {
 		}
 		if rest := string(c.dec.Rest()); !slices.Contains(c.seq.tails, rest) {
 			w.t.Errorf("client %d: tail %q, expected one of %q (%p of %p)", c.number, rest, c.seq.tails, c.sub.stream, c.sub.origin)
+		}
+	case endAskAgain:
+		if c.headed {
+			w.t.Errorf("client %d is to ask again, though it was sent its head", c.number)
 		}
 	case endGaveUp, endRefused, endBroken:
 		w.expectAll(c)

@@ -28,6 +28,7 @@ func (h *Handler) streamOptions() *streamOptions {
 		drain:          defaultDrain,
 		spliceLimit:    defaultSpliceLimit,
 		spliceTimeout:  defaultSpliceTimeout,
+		vouched:        h.vouches(),
 		lines:          new(handlerLines),
 	}
 	switch h.Reconnect {
@@ -86,6 +87,13 @@ func (h *Handler) streamOptions() *streamOptions {
 		o.retryMax = time.Duration(max(r.Min, r.Max))
 	}
 	return o
+}
+
+// vouches reports whether the configuration says that the upstream tells all
+// who share a key the same: with a key of the operator's own, or with a way to
+// join that gives newcomers what other connections were told.
+func (h *Handler) vouches() bool {
+	return h.Share == sharePublic || h.Share == shareCookies || h.Key != "" || (h.Join != "" && h.Join != "auto")
 }
 
 // deliverySettings are the settings for writing to clients, defaults filled

@@ -564,7 +564,7 @@ func TestHTTP10Upstream(t *testing.T) {
 			_, _ = io.WriteString(c, text)
 		}
 	})
-	g := startGateway(t, site("sse\nreverse_proxy "+address))
+	g := startGateway(t, site("sse {\njoin live\n}\nreverse_proxy "+address))
 	a, b := g.subscribe("/"), g.subscribe("/")
 	for _, n := range numbers(1, 3) {
 		next <- "data: " + n + "\n\n"

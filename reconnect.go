@@ -173,6 +173,7 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 		first:   s.connections == 0,
 		mends:   s.broke,
 		start:   s.buffer.newest,
+		openID:  lastEventID,
 	}
 	conn.decoder.MaxBlockSize = conn.options.maxEventSize
 	if !sendable(lastEventID) {
@@ -295,7 +296,7 @@ func (s *stream) judge(end ending) outcome {
 		s.oversized++
 	}
 	s.useParentsSource()
-	exclusive := s.only != nil || s.private || s.detached
+	exclusive := s.only != nil || s.private || s.detached || s.isSharedSplice()
 	resumable := s.gave() && s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
 	switch mode := s.options.reconnect; {
 	case end.events && (!end.clean || resumable) && s.replaced():
@@ -336,6 +337,14 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 	if s.succeeds() {
 		defer s.mu.Unlock()
 		return s.successorEnded(end)
+	}
+	if s.isSplice && (s.headAt.IsZero() || (s.splice != nil && s.splice.probe)) {
+		defer s.mu.Unlock()
+		s.spliceFailed(end)
+		return 0, false
+	}
+	if !s.isSplice && s.compares() {
+		s.hub.facts.forget(s.key) // it may be another version of the application that answers next
 	}
 	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.cause()))
 	verdict, options, subscribers := s.judge(end), s.options, len(s.subs)
@@ -445,9 +454,7 @@ func (s *stream) refuse(failed bool) {
 	s.phase = phaseGone
 	reopened := s.head != nil
 	s.reopening = false
-	for sp := range s.splices {
-		s.privatize(sp)
-	}
+	s.leaveSplices()
 	s.wakeLocked() // a tail, and who waits for it to be reopened
 	forget := len(s.subs) == 0
 	s.mu.Unlock()

@@ -259,8 +259,10 @@ func (s *stream) openSuccessor() {
 	if !sendable(id) {
 		id = ""
 	}
+	s.buffer.indexed()
 	sp := s.newSplice(id, "")
 	sp.splice.succeeds = true
+	sp.buffer.indexed()
 	s.successor, s.brought = sp, nil
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
@@ -279,6 +281,7 @@ func (s *stream) dropSuccessor() {
 		return
 	}
 	s.successor, s.brought = nil, nil
+	s.dropIndex()
 	sp.splice.timer.Stop()
 	sp.endLocked()
 }
@@ -350,7 +353,11 @@ func (s *stream) replaced() bool {
 // takeOverAt lets the stream go on with its successor, which has brought the
 // block at position to last.
 func (s *stream) takeOverAt(sp *stream, to uint64) {
+	same := s.greetsAsBefore(sp.conn)
 	c := s.succeed(sp)
+	if !same {
+		s.unprove()
+	}
 	c.dropping, c.repeated = repeatRunning, to
 	c.held, c.brought = nil, nil
 }
@@ -360,7 +367,11 @@ func (s *stream) takeOverAt(sp *stream, to uint64) {
 // now on. What it has brought until now beside the old one is not given twice.
 func (s *stream) takeOver(sp *stream) {
 	lostAt := s.lostAt
+	same := s.greetsAsBefore(sp.conn)
 	c := s.succeed(sp)
+	if !same {
+		s.unprove()
+	}
 	held := c.held
 	c.held, c.blocks = nil, 0
 	if !c.resumed {
@@ -396,9 +407,9 @@ func (s *stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
 	if h.block.HasID || h.block.CommentOnly() {
 		return false
 	}
-	b := &block{wire: h.lines, lines: len(h.lines), at: h.at}
+	b := &block{wire: h.lines, lines: len(h.lines), at: h.at, hash: hashBlock(h.lines, false, "")}
 	for _, k := range s.buffer.after(*seen) {
-		if k.position <= to && near(k, b) && k.equal(b) {
+		if k.position <= to && apart(k, b) <= twinWindow && k.equal(b) {
 			*seen = k.position
 			return true
 		}
@@ -411,6 +422,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	c, old := sp.conn, s.conn
 	c.brought = s.brought
 	s.successor, s.brought = nil, nil
+	s.dropIndex()
 	sp.splice.timer.Stop()
 	sp.phase = phaseGone
 	sp.freeBuffer()
@@ -459,6 +471,7 @@ func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 	s.phase = phaseBroken
 	s.headAt, s.newestAt = time.Time{}, time.Time{}
 	s.freeBuffer()
+	s.buffer.indexed()
 	s.splice.opened = time.Now()
 	delay, _ = s.backoff.next(s.splice.opened, math.MaxInt64, end.retryAfter, rand.Float64)
 	log.Warn("upstream of the new configuration cannot be reached: trying again", zap.Duration("in", delay))

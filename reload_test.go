@@ -133,9 +133,10 @@ func TestReloadMovesWithoutIDs(t *testing.T) {
 			next := st.source.acceptOpen()
 			next.event("x")
 			for range 3 {
-				time.Sleep(time.Second)
+				time.Sleep(time.Second / 2)
 				up.event("old")
 				next.event("new")
+				time.Sleep(time.Second / 2)
 			}
 			up.expectGone(false)
 			time.Sleep(time.Second)
@@ -280,9 +281,10 @@ func TestReloadDoublesNothing(t *testing.T) {
 			if err := next.send("retry: 77\nid: 5\ndata: x\n\n"); err != nil {
 				st.t.Fatal(err)
 			}
+			up.event("2") // so that it is not quiet
 			time.Sleep(meetingTime)
 			up.expectGone(true)
-			a.expect(newcomer, given("1", "1"), toldGap("upstream", "", "null")+"\n")
+			a.expect(newcomer, given("1", "1"), given("2", "2"), toldGap("upstream", "", "null")+"\n")
 			next.breakOff()
 			next = st.source.acceptOpen()
 			if next.lastEventID != "5" {

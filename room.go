@@ -126,6 +126,7 @@ func (r *room) within(limit time.Duration) bool {
 // heldUp takes note that the stream itself did not read until now: that was no
 // pause of the upstream.
 func (s *stream) heldUp(now time.Time) {
+	s.heldAt = now
 	if !s.newestAt.IsZero() {
 		s.newestAt = now
 	}
@@ -165,7 +166,7 @@ func (s *stream) makeRoomUntil(position uint64, now time.Time) *room {
 func (s *stream) positionOf(sub *subscriber) (position uint64, reads bool) {
 	switch sp := sub.stream; {
 	case sp == s:
-		position, reads = sub.cursor, !sub.waiting
+		position, reads = sub.cursor, !sub.waiting && !sub.barred()
 	case sp.splice != nil && sp.splice.merged && sub.home == s:
 		position, reads = sp.splice.to, true // where it is going to go on
 	}

@@ -1,8 +1,12 @@
 package caddysse
 
 import (
+	"context"
+	"net/http"
 	"slices"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Joining a stream that has begun.
@@ -37,8 +41,18 @@ const (
 	// after an ID: a history may come in batches.
 	resumePause = 5 * time.Second
 
-	// enoughSplices in a row decide what is learnt of an upstream.
+	// enoughSplices in a row that could not be merged decide what is learnt of an
+	// upstream.
 	enoughSplices = 3
+
+	// spliceInterval is how far apart splices without a last event ID are opened
+	// when many newcomers come: who comes meanwhile shares the next. spliceBurst
+	// of them may be opened at once after a while without.
+	spliceInterval = 250 * time.Millisecond
+	spliceBurst    = 3
+
+	// headPatience is how long others join a splice that has no head yet.
+	headPatience = time.Second
 
 	// enoughWitnesses is how many blocks, each of which occurs once in either
 	// buffer, show that two connections bring the same.
@@ -54,9 +68,19 @@ const (
 type spliceState struct {
 	parent   *stream
 	opened   time.Time
-	succeeds bool   // has no subscribers: it is to be the stream's own; see reload.go
-	paused   uint64 // position of the first block after a pause; 0: none yet
+	since    time.Time // when it began to have time to be merged
+	said     uint64    // how many blocks the stream had had then that say something
+	succeeds bool      // has no subscribers: it is to be the stream's own; see reload.go
+	probe    bool      // has none: it is compared with others; see sharing.go
+	proves   bool      // a probe that shows whether the stream's new connection is shared
 	timer    *time.Timer
+
+	likeness
+	greetedLast time.Time // when the newest block of its greeting came
+	active      time.Time // when stream or splice first brought something since it was opened
+	hurried     bool      // a probe was opened beside it
+	attempts    int       // at a merge, since
+	attemptsAt  time.Time
 
 	// A merged splice is over for its subscribers at position at; they go on
 	// in the parent after position to.
@@ -72,65 +96,164 @@ type spliceState struct {
 // learned is what splices have shown of an upstream connection. It is forgotten
 // when the connection is renewed.
 type learned struct {
-	nothing  int // splices in a row that brought nothing but what the stream got too
 	unmerged int // splices in a row that could not be merged
 }
-
-// plain reports whether the upstream tells newcomers nothing of their own.
-func (l learned) plain() bool { return l.nothing >= enoughSplices }
 
 // perConnection reports whether the upstream tells each connection its own.
 func (l learned) perConnection() bool { return l.unmerged >= enoughSplices }
 
 // admit finds what a waiting subscriber is to read. The lock is held.
 func (s *stream) admit(sub *subscriber, now time.Time) {
-	position, known := s.trusted(sub.id)
+	position, own, known := s.trusted(sub, sub.id)
 	switch {
 	case s.phase == phaseGone:
 		return // its end is set, or is about to be
 	case known:
-		sub.waiting = false
+		sub.waiting, sub.own = false, sub.own || own
 		sub.cursor = position
 		s.recount(sub)
 		return
 	case sub.finish != "":
 		return // the stream has ended, though it may have gone on since
-	case s.learned.perConnection(), s.phase == phaseLive && !now.Before(sub.waitEnd()):
+	case s.learned.perConnection():
 		sub.finish = endPerClient
-		return
-	case sub.id == "" && (s.fresh || s.learned.plain()):
-		sub.waiting = false
-		sub.cursor, sub.live = s.buffer.newest, s.buffer.newest
-		s.recount(sub)
-		sub.pending = s.appendPrime(sub.pending, s.newestID())
 		return
 	case s.phase != phaseLive:
 		return
+	case s.waitedEnough(sub, now):
+		sub.finish = endPerClient
+		return
+	case s.shares() && sub.released && sub.id == "":
+		s.joinAt(sub, max(sub.start, s.buffer.lost))
+		return
+	case s.shares() && sub.id == "" && s.fresh:
+		s.joinAt(sub, s.buffer.newest)
+		return
 	}
-	for sp := range s.splices {
-		if sp.takes(sub) {
-			s.move(sub, sp)
-			return
-		}
-	}
-	switch {
-	case s.source.retired():
-		// The handlers of the new configuration are being looked for.
-	case len(s.splices) < s.options.spliceLimit:
-		s.move(sub, s.openSplice(sub.id, sub.param))
+	if sp := s.spliceFor(sub, now); sp != nil {
+		s.move(sub, sp)
+	} else if s.isSilent(sub, now) && !sub.released {
+		sub.release()
 	}
 }
 
-// takes reports whether a subscriber may share a splice: it asks for the same,
-// and has missed nothing of it.
-func (s *stream) takes(sub *subscriber) bool {
-	if s.openID != sub.id || s.phase == phaseGone {
+// joinAt lets a waiting subscriber read the stream after position.
+func (s *stream) joinAt(sub *subscriber, position uint64) {
+	sub.waiting = false
+	sub.cursor, sub.live = position, s.buffer.newest
+	s.recount(sub)
+	if position == s.buffer.newest {
+		sub.pending = s.appendPrime(sub.pending, s.newestID())
+	}
+}
+
+// waitedEnough reports whether a subscriber has waited so long that it goes
+// upstream on its own. Of many, one does so at a time.
+func (s *stream) waitedEnough(sub *subscriber, now time.Time) bool {
+	if now.Before(sub.waitEnd()) || (sub.released && s.isSilent(sub, now)) || now.Before(s.nextFall()) {
+		return false
+	}
+	s.fellAt = now
+	return true
+}
+
+// nextFall is when the next one that has waited enough goes upstream on its own.
+func (s *stream) nextFall() time.Time {
+	return s.fellAt.Add(time.Second / time.Duration(max(1, s.options.spliceLimit)))
+}
+
+// isSilent reports whether a stream that is not proven waits for its first
+// event beside a splice that was greeted with nothing: there is nothing yet that
+// could be somebody's own, and nothing is missed by who waits.
+func (s *stream) isSilent(sub *subscriber, now time.Time) bool {
+	if s.shares() || sub.id != "" {
+		return false
+	}
+	for sp := range s.splices {
+		at := sp.greetedAt()
+		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) && !at.IsZero() && !now.Before(at) && sp.newestAt.IsZero() &&
+			s.said == sp.splice.said && differingField(s.head, sp.head) == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// release lets a waiting subscriber have its head: it begins where the stream is
+// now.
+func (sub *subscriber) release() {
+	sub.released, sub.start = true, sub.home.buffer.newest
+}
+
+// spliceFor returns the splice that a waiting subscriber is to read, nil if it
+// has to wait. The oldest that takes it comes first.
+func (s *stream) spliceFor(sub *subscriber, now time.Time) (found *stream) {
+	for sp := range s.splices {
+		if sp.takes(sub, now) && (found == nil || sp.number < found.number) {
+			found = sp
+		}
+	}
+	if found == nil && !now.Before(s.nextSplice(sub, now)) {
+		return s.openSplice(sub.id, sub.param)
+	}
+	return found
+}
+
+// nextSplice is when a splice may be opened for a waiting subscriber, as far as
+// is known.
+func (s *stream) nextSplice(sub *subscriber, now time.Time) time.Time {
+	all, withoutID, answering := 0, 0, 0
+	for sp := range s.splices {
+		if sp.openID == "" && !sp.isHung(now) && (sp.splice.proves || !sp.splice.probe) {
+			answering++
+		}
+		if sp.splice.probe {
+			continue
+		}
+		all++
+		if sp.openID == "" {
+			withoutID++
+		}
+	}
+	limit := s.options.spliceLimit
+	switch never := now.Add(time.Hour); {
+	case s.source.retired(): // the handlers of the new configuration are being looked for
+		return never
+	case sub.released && sub.id == "" && !s.shares() && s.sharing.barrier > 0:
+		return never // it goes on from where it was released, when that is known to be shared
+	case all >= limit, !s.shares() && answering > 0 && sub.id == "":
+		return never // until one of them has ended
+	case sub.id != "" && limit > 1 && all-withoutID >= limit-1:
+		return never // the last place is for who has none
+	case !s.shares() && s.sharing.barrier == 0:
+		return s.headAt.Add(proofDelay)
+	case sub.id == "":
+		return s.openings.Add(-(spliceBurst - 1) * spliceInterval)
+	}
+	return now
+}
+
+// isHung reports whether a splice has been without an answer for so long that
+// nobody else joins it.
+func (s *stream) isHung(now time.Time) bool {
+	return s.headAt.IsZero() && now.Sub(s.splice.opened) >= headPatience
+}
+
+// takes reports whether a subscriber may share a splice: what that has brought is
+// what the subscriber asks for, and all of it is there.
+func (s *stream) takes(sub *subscriber, now time.Time) bool {
+	parent := s.splice.parent
+	if s.splice.probe || s.phase == phaseGone || !parent.shares() || s.isHung(now) {
 		return false
 	}
 	if sub.id == "" {
-		return s.newestAt.IsZero() && s.splice.parent.learned.unmerged == 0
+		return s.openID == "" && s.newestAt.IsZero() && parent.learned.unmerged == 0
 	}
-	return s.buffer.lost == 0
+	if s.openID == sub.id && s.buffer.lost == 0 {
+		return true
+	}
+	_, ok := s.buffer.find(sub.id)
+	return ok
 }
 
 // newSplice makes a splice with a last event ID.
@@ -158,7 +281,7 @@ func (s *stream) newSplice(id, param string) *stream {
 		phase:          phaseBroken,
 		head:           s.head,
 		subs:           make(map[*subscriber]struct{}),
-		splice:         &spliceState{parent: s, opened: time.Now()},
+		splice:         &spliceState{parent: s, opened: time.Now(), since: time.Now(), said: s.said},
 		gaveID:         s.gaveID,
 		upstreamIDs:    s.upstreamIDs,
 		lastUpstreamID: id,
@@ -172,10 +295,22 @@ func (s *stream) newSplice(id, param string) *stream {
 // openSplice opens an upstream connection with a last event ID, beside that of
 // the stream.
 func (s *stream) openSplice(id, param string) *stream {
-	sp := s.newSplice(id, param)
+	sp := s.addSplice(id, param)
 	sp.splice.answer = s.expect(id, sp)
-	s.splices[sp] = struct{}{}
 	s.hub.track(sp)
+	if id == "" {
+		s.openings = later(s.openings, sp.splice.opened).Add(spliceInterval)
+	}
+	sp.startLocked(id)
+	return sp
+}
+
+// addSplice makes a splice, or a probe, of a stream.
+func (s *stream) addSplice(id, param string) *stream {
+	s.buffer.indexed()
+	sp := s.newSplice(id, param)
+	sp.buffer.indexed()
+	s.splices[sp] = struct{}{}
 	sp.splice.timer = time.AfterFunc(s.options.spliceTimeout, func() {
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
@@ -183,17 +318,23 @@ func (s *stream) openSplice(id, param string) *stream {
 			s.trySplice(sp, time.Now())
 		}
 	})
-	sp.startLocked(id)
 	return sp
 }
 
-// move lets a waiting subscriber read a splice.
+// move lets a waiting subscriber read a splice: all of it, or what comes after
+// its ID.
 func (s *stream) move(sub *subscriber, sp *stream) {
 	sub.waiting = false
 	sub.stream = sp
 	sub.cursor, sub.events, sub.live = 0, 0, 0
-	if sub.id == "" {
+	switch position, ok := sp.buffer.find(sub.id); {
+	case sub.id == "":
 		sub.cursor, sub.events = sp.buffer.newest, sp.buffer.events
+	case ok && sub.id != sp.openID:
+		sub.cursor = position
+		if n, ok := sp.buffer.eventsAfter(position); ok {
+			sub.events = sp.buffer.events - n
+		}
 	}
 	sp.subs[sub] = struct{}{}
 	sub.answer = sp.splice.answer
@@ -207,25 +348,87 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 	}
 }
 
-// held returns what is closed when the head of a client may be sent that is
-// served by a splice, and nil when it may: not before the splice has its own,
-// so that what the client causes once it is connected reaches it.
-func (sub *subscriber) held() <-chan struct{} {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	sp := sub.stream
-	if sp.splice == nil || !sp.headAt.IsZero() || sp.failed || sp.phase == phaseGone {
-		return nil
+// waitForHead waits until the head of a client may be sent. One that needs a
+// splice has none before that has its own, so that what the client causes once
+// it is connected reaches it. It returns false if the client has left.
+func (sub *subscriber) waitForHead(ctx context.Context) bool {
+	for {
+		wake, until := sub.held(time.Now())
+		if wake == nil {
+			return true
+		}
+		var timer <-chan time.Time
+		if !until.IsZero() {
+			timer = time.After(time.Until(until))
+		}
+		select {
+		case <-wake:
+		case <-timer:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return sp.bell.wait()
 }
 
-// turnedAway reports whether the subscriber is to get the upstream's answer to
-// a request of its own, before it was sent a head.
-func (sub *subscriber) turnedAway() bool {
+// held returns what is closed when the head of a client may be one that can be
+// sent, and when to look again at the latest; nil when it can be.
+func (sub *subscriber) held(now time.Time) (wake <-chan struct{}, until time.Time) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	return sub.finish == endPerClient || (sub.finish == endRefused && sub.stream.isSplice)
+	s := sub.home
+	if sub.waiting {
+		s.admit(sub, now)
+	}
+	if sub.finish != "" || s.phase == phaseGone {
+		return nil, time.Time{}
+	}
+	if sub.waiting {
+		if (s.phase == phaseLive || !s.shares()) && !sub.released {
+			until = sub.lookAgain()
+			if !until.IsZero() && !until.After(now) { // something is due with the head
+				until = now.Add(seatInterval)
+			}
+			return s.waitForSeat(), until
+		}
+		if !sub.released {
+			sub.release()
+		}
+		return nil, time.Time{}
+	}
+	sp := sub.stream
+	if !sp.isSplice || !sp.headAt.IsZero() || sp.phase == phaseGone {
+		return nil, time.Time{}
+	}
+	return sp.bell.wait(), time.Time{}
+}
+
+// head returns the head that a client is to be sent, after ready: that of the
+// connection which it is served by; or why there is none.
+func (sub *subscriber) head() (*head, error) {
+	h, err := sub.origin.verdict()
+	if err != nil {
+		return nil, err
+	}
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	if sp := sub.stream; sp.isSplice && !sp.headAt.IsZero() {
+		return sp.head, nil
+	}
+	return h, nil
+}
+
+// turnedAway tells how the subscriber's request is to be answered that cannot be
+// given a stream, before it was sent a head; "" if it can.
+func (sub *subscriber) turnedAway() endReason {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	switch {
+	case sub.finish == endPerClient, sub.finish == endAskAgain, sub.finish == endNoSecond:
+		return sub.finish
+	case sub.finish == endRefused && sub.stream.isSplice:
+		return sub.finish
+	}
+	return ""
 }
 
 // release takes a subscriber from a splice, which ends with its last one.
@@ -235,16 +438,109 @@ func (s *stream) release(sub *subscriber) {
 	if len(s.subs) > 0 || s.splice == nil {
 		return
 	}
+	if parent := s.splice.parent; s.phase == phaseLive && parent.compares() && !parent.shares() && parent.hasWaiting() {
+		s.splice.probe, s.splice.proves = true, true // its client has left, but others wait for what it shows
+		return
+	}
 	s.splice.parent.closeSplice(s)
 	s.endLocked()
 	s.hub.untrack(s)
+}
+
+// hasWaiting reports whether a client waits for a splice, or for a verdict.
+func (s *stream) hasWaiting() bool {
+	for sub := range s.subs {
+		if sub.waiting {
+			return true
+		}
+	}
+	return false
 }
 
 // closeSplice frees a splice's place.
 func (s *stream) closeSplice(sp *stream) {
 	sp.splice.timer.Stop()
 	delete(s.splices, sp)
+	s.dropTrialOf(sp)
+	s.dropIndex()
 	s.wakeWaiting()
+}
+
+// dropIndex ends the index of what is kept if nothing is compared with it.
+func (s *stream) dropIndex() {
+	if len(s.splices) == 0 && s.successor == nil {
+		s.buffer.index = nil
+	}
+}
+
+// spliceFailed takes note that the connection of a splice ended before it had a
+// head: its place is free, and its clients are given the upstream's own answer.
+// They may join at the newest event if the application seems to hold one
+// connection only, and if nobody but the first of them has the stream it is
+// closed for that. The lock is held.
+func (s *stream) spliceFailed(end ending) {
+	if s.splice == nil { // left to its client meanwhile
+		for _, sub := range s.readers() {
+			sub.finish = endPerClient
+		}
+		s.endLocked()
+		return
+	}
+	parent := s.splice.parent
+	if s.splice.probe {
+		parent.probeFailed(s)
+		return
+	}
+	now := time.Now()
+	hung := end.status == 0 && end.err == nil
+	full := hung || end.status == http.StatusConflict || end.status == http.StatusTooManyRequests || end.status == http.StatusServiceUnavailable
+	alone := full
+	for sub := range parent.subs {
+		alone = alone && (sub.stream != parent || sub.waiting)
+	}
+	joins := full && !parent.spliced && parent.shares()
+	for _, sub := range s.readers() {
+		switch {
+		case joins:
+			delete(s.subs, sub)
+			sub.stream = parent
+			parent.joinAt(sub, parent.buffer.newest)
+			sub.outcome += "; greeting=none"
+		case sub.released: // has a head, from when the stream was broken
+			sub.finish, sub.finishAt = endBroken, sub.cursor
+		case alone:
+			sub.finish = endAskAgain
+		case hung && !parent.shares():
+			sub.finish = endNoSecond
+		default:
+			sub.finish = endPerClient
+		}
+	}
+	if c := s.log().Check(zap.DebugLevel, "splice refused"); c != nil {
+		c.Write(zap.Int("status", end.status), zap.Duration("after", now.Sub(s.splice.opened)), zap.Bool("joins", joins), zap.Bool("alone", alone))
+	}
+	theMetrics.splices.WithLabelValues(splicePrivate).Inc()
+	parent.closeSplice(s)
+	if alone && !joins {
+		parent.closed.Store(true)
+		parent.endLocked()
+	}
+	s.endLocked()
+	s.hub.untrack(s)
+}
+
+// probeFailed takes note that a probe has ended, which has shown nothing.
+func (s *stream) probeFailed(sp *stream) {
+	now := time.Now()
+	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
+		s.trialFailed(now)
+	}
+	if sp.phase != phaseGone {
+		s.endProbe(sp)
+	}
+	if sp.splice.proves {
+		s.endBarred()
+	}
 }
 
 // merge moves a subscriber that has read a merged splice to its end on to the
@@ -279,14 +575,33 @@ func (s *stream) privatize(sp *stream) {
 	sp.splice = nil
 	sp.private, sp.draining = true, true
 	sp.settled = sp.settled || s.settled
+	sp.buffer.index = nil
 	for sub := range sp.subs {
 		delete(s.subs, sub)
-		sub.home = sp
+		sub.home, sub.own = sp, true
 	}
-	if len(s.subs) == 0 && s.phase != phaseGone {
+	switch {
+	case len(s.subs) > 0:
+	case s.phase != phaseGone:
 		s.lingerLocked()
+	default:
+		s.freeBuffer()
+		s.hub.untrack(s)
 	}
 	sp.wakeLocked()
+}
+
+// leaveSplices leaves all splices to their subscribers: there is no stream any
+// more that they could be merged into.
+func (s *stream) leaveSplices() {
+	s.sharing.trial = nil
+	for sp := range s.splices {
+		if sp.splice.probe {
+			s.endProbe(sp)
+			continue
+		}
+		s.privatize(sp)
+	}
 }
 
 // unshareable takes note that the newest head of the stream may not be shared:
@@ -314,17 +629,13 @@ func (s *stream) unshareable(first bool) {
 func (s *stream) noteBlock(b *block) {
 	if !s.begun {
 		s.begun = true
-		root := s
-		if s.splice != nil {
-			root = s.splice.parent
+		if first := b.at.Sub(s.headAt); s.splice == nil && first <= slowestGreeting {
+			s.ownFirst = first
 		}
-		root.firstTime = max(root.firstTime, b.at.Sub(s.headAt))
 	}
 	s.fresh = false
-	if sp := s.splice; sp != nil && sp.paused == 0 && !s.newestAt.IsZero() && b.at.Sub(s.newestAt) >= splicePause {
-		sp.paused = s.buffer.newest + 1
-	}
 	s.newestAt = b.at
+	s.said++
 }
 
 // seatInterval is how often, at most, those who wait for a splice look whether
@@ -347,12 +658,31 @@ func (s *stream) offerSeats(now time.Time) {
 	}
 }
 
-// lookAgain is when a waiting subscriber has waited long enough.
+// lookAgain is when a waiting subscriber is to look again at the latest; zero:
+// when it is told to.
 func (sub *subscriber) lookAgain() time.Time {
-	if sub.home.phase != phaseLive {
+	s := sub.home
+	if s.phase != phaseLive {
 		return sub.lookAt()
 	}
-	at := sub.waitEnd()
+	now := time.Now()
+	at := later(sub.waitEnd(), s.nextFall())
+	switch {
+	case sub.released && s.isSilent(sub, now):
+		return sub.lookAt()
+	case !s.shares():
+		for sp := range s.splices {
+			if heard := sp.greetedAt(); !heard.IsZero() && now.Before(heard) {
+				earliest(&at, heard)
+			}
+		}
+	}
+	for sp := range s.splices {
+		if hung := sp.splice.opened.Add(headPatience); sp.headAt.IsZero() && now.Before(hung) {
+			earliest(&at, hung)
+		}
+	}
+	earliest(&at, s.nextSplice(sub, now))
 	if due := sub.lookAt(); !due.IsZero() {
 		earliest(&at, due)
 	}

@@ -52,6 +52,7 @@ func TestSpliceGreetingAfterRenewal(t *testing.T) {
 			if i > 0 { // else the greetings are neighbours too
 				both(up, sp, n+"c")
 			}
+			sp.greeted()
 			sp.expectGone(true)
 		}
 		st.spliced("hello")
@@ -68,6 +69,11 @@ func TestSpliceWaitParentEnds(t *testing.T) {
 		up = st.source.accept()
 		b := st.join("")
 		slow := st.join("")
+		for _, r := range []*reader{b, slow} {
+			if !r.hasHead() {
+				st.t.Error("the head is held while the stream has no connection")
+			}
+		}
 		b.expect()
 		up.events = true
 		up.open()
@@ -127,9 +133,10 @@ func TestSpliceSlowTold(t *testing.T) {
 func TestSpliceLagID(t *testing.T) {
 	set := func(o *streamOptions) { o.buffer.age, o.gapEvent, o.lagSkip = time.Second, "gap", true }
 	inBubble(t, auto(set), func(st *streamTest) {
-		st.begun()
+		_, up := st.begun()
 		b, sp := st.spliced("hello")
 		sp.event("2")
+		up.event("other") // the stream is not quiet
 		time.Sleep(2 * time.Second)
 		sp.event("3")
 		b.expect(toldGap("lag", "", "1")+"\n", plain("3"))
@@ -141,10 +148,11 @@ func TestSpliceLagID(t *testing.T) {
 func TestSpliceLagCount(t *testing.T) {
 	set := func(o *streamOptions) { o.buffer.age, o.gapEvent, o.lagSkip = time.Second, "gap", true }
 	inBubble(t, auto(set), func(st *streamTest) {
-		st.begun()
+		_, up := st.begun()
 		st.join("")
 		st.source.acceptOpen().breakOff()
 		sp := st.source.acceptOpen() // which tells a gap
+		up.event("other")            // the stream is not quiet
 		b := st.join("")
 		b.expect("id\n\n")
 		sp.event("1")

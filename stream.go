@@ -35,6 +35,7 @@ type head struct {
 type streamOptions struct {
 	buffer         bufferLimits
 	linger         time.Duration
+	vouched        bool // the operator says that the upstream tells all connections of a key the same
 	join           joinMode
 	joinReplay     int // with joinReplay: how many events; negative: all
 	ids            idsMode
@@ -135,12 +136,19 @@ type stream struct {
 	begun     bool          // the connection has brought a block that is not comment-only
 	headAt    time.Time     // when its head came
 	newestAt  time.Time     // when the newest block came that is not comment-only
+	ownFirst  time.Duration // that of its connection, unless that was no greeting
 	firstTime time.Duration // the longest from a head to the first block
 	over      endReason     // why it ended, with phaseEnded and phaseGone
 	overTail  []byte
 	splices   map[*stream]struct{}
 	splice    *spliceState // not nil: this is a splice of another stream
 	learned   learned
+	sharing   proof
+	said      uint64        // how many blocks it has had that say something
+	heldAt    time.Time     // when the reader last went on that had waited for room
+	spliced   bool          // a splice of it had a head
+	openings  time.Time     // up to when splices without an ID were opened, one in each spliceInterval
+	fellAt    time.Time     // when the newest client that had waited went upstream on its own
 	seats     chan struct{} // closed and dropped when those who wait for a splice shall look again
 	seatsAt   time.Time
 	room      *room  // that the next block waits for; nil: it does not
@@ -229,6 +237,9 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 	s.shownHost, s.shownPath = shownOf(req.parts)
 	s.setLogger(req.logger)
 	s.buffer.limits = req.options.buffer
+	if fact, ok := h.facts.sharedBy(req.key, req.varies); ok && s.compares() {
+		s.sharing.proven, s.sharing.snapshot = true, fact.snapshot
+	}
 	if head != nil {
 		close(s.ready)
 		s.phase = phaseBroken
@@ -275,7 +286,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	s.buffer.evict(now)
 	s.charge()
 	if s.phase == phaseEnded && !s.detached {
-		if _, ok := s.trusted(req.lastEventID); !ok {
+		if _, _, ok := s.trusted(nil, req.lastEventID); !ok {
 			return nil, errNewLife
 		}
 	}
@@ -296,6 +307,9 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	}
 	if age := s.options.randomAge(); age > 0 {
 		sub.leaveAt, sub.leaveFor = now.Add(age), endMaxAge
+	}
+	if s.arrivals == 1 {
+		sub.own = true
 	}
 	s.subs[sub] = struct{}{}
 	s.resume(sub, req.lastEventID)
@@ -381,8 +395,15 @@ func (s *stream) endLocked() {
 		s.cancel()
 	}
 	s.dropSuccessor()
-	for sp := range s.splices {
-		s.privatize(sp)
+	s.leaveSplices()
+	for sub := range s.subs {
+		switch {
+		case !sub.waiting || sub.finish != "":
+		case sub.released:
+			sub.finish, sub.finishAt = endBroken, sub.cursor
+		default:
+			sub.finish = endAskAgain // it was sent nothing
+		}
 	}
 	if len(s.subs) == 0 {
 		s.freeBuffer()
@@ -449,6 +470,9 @@ func (s *stream) finishLocked(reason endReason) {
 	for sub := range s.subs {
 		if sub.finish == "" && sub.stream == s {
 			sub.finish, sub.finishAt = reason, s.buffer.newest
+			if sub.waiting && !sub.released {
+				sub.finish = endAskAgain // it was sent nothing
+			}
 		}
 	}
 	s.wakeLocked()

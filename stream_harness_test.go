@@ -36,7 +36,8 @@ type fakeConn struct {
 	lastEventID string    // with which it was opened
 	ctx         context.Context
 	conn        *upstreamConn
-	events      bool // has the head of an event stream
+	events      bool      // has the head of an event stream
+	headAt      time.Time // when it had that
 	do          chan func()
 	end         chan ending
 }
@@ -114,7 +115,7 @@ func (c *fakeConn) run(do func()) {
 // open sends the head of an event stream that may be shared.
 func (c *fakeConn) open() {
 	c.t.Helper()
-	c.events = true
+	c.events, c.headAt = true, time.Now()
 	c.run(func() {
 		if err := c.conn.keep(); err != nil {
 			c.t.Error(err)
@@ -173,7 +174,25 @@ func (c *fakeConn) answer(status int, retryAfter time.Duration) {
 			c.conn.refused(ending{status: status}.retriable() || c.conn.asked)
 		}
 	})
-	c.finish(ending{status: status, retryAfter: retryAfter})
+	end := ending{status: status, retryAfter: retryAfter}
+	if status == 0 {
+		end.err = errReset
+	}
+	c.finish(end)
+}
+
+// greeted lets the time pass in which a splice may still be greeted: before that it
+// is not merged, whatever it has brought.
+func (c *fakeConn) greeted() {
+	c.t.Helper()
+	left := time.Until(c.headAt.Add(splicePause))
+	if left <= 0 {
+		c.t.Fatal("the time in which the splice may be greeted is over")
+	}
+	time.Sleep(left - 1)
+	c.expectGone(false)
+	time.Sleep(1)
+	synctest.Wait()
 }
 
 // expectGone checks that the stream has given the connection up, or not.
@@ -211,7 +230,7 @@ func inBubble(t *testing.T, set func(o *streamOptions), test func(st *streamTest
 func newStreamTest(t *testing.T, set func(o *streamOptions)) *streamTest {
 	t.Helper()
 	st := &streamTest{t: t, hub: newHub(), options: new(Handler).streamOptions()}
-	st.options.join = joinLive
+	st.options.join, st.options.vouched = joinLive, true
 	st.options.primeAfter = 0
 	if set != nil {
 		set(st.options)
@@ -326,6 +345,15 @@ type reader struct {
 	sub  *subscriber
 	end  endReason
 	left bool
+}
+
+// hasHead reports whether the client may be sent a head, as the handler asks
+// before it sends one.
+func (r *reader) hasHead() bool {
+	r.t.Helper()
+	synctest.Wait()
+	wake, _ := r.sub.held(time.Now())
+	return wake == nil
 }
 
 // read returns what is there to be read, with E for the stream's epoch.

@@ -457,15 +457,21 @@ func TestNothingBeforeFirstBlock(t *testing.T) {
 	})
 	// And on the connection that newcomers have until they share.
 	t.Run("endpoint on a splice", func(t *testing.T) {
-		inBubble(t, func(o *streamOptions) { set(o); o.join = joinAuto }, func(st *streamTest) {
+		inBubble(t, func(o *streamOptions) { set(o); o.join, o.vouched = joinAuto, false }, func(st *streamTest) {
 			a, up := st.start()
 			up.sendAll("retry: 3000\n\n")
 			b, c := st.join(""), st.join("")
+			time.Sleep(proofDelay)
+			b.expect()
+			c.expect()
 			splice := st.source.acceptOpen()
 			st.source.expectNone()
 			splice.sendAll("retry: 3000\n\n", "event: endpoint\ndata: /b\n\n")
 			b.expect("retry: 3000\n\n", "event: endpoint\ndata: /b\n\n")
-			c.expectEnd(endPerClient)
+			c.expect()
+			own := st.source.acceptOpen()
+			own.sendAll("event: endpoint\ndata: /c\n\n")
+			c.expect("event: endpoint\ndata: /c\n\n")
 			up.sendAll("event: endpoint\ndata: /a\n\n")
 			a.expect("retry: 3000\n\n", "event: endpoint\ndata: /a\n\n")
 			up.sendAll("data: for a\n\n")

@@ -32,6 +32,13 @@ const (
 	endPerClient endReason = "per_client"
 )
 
+// Nor are these, which are for who was sent no head yet: its request looks for a
+// stream again, or is told that the application does not take a second connection.
+const (
+	endAskAgain = "ask_again"
+	endNoSecond = "no_second"
+)
+
 // whole reports whether a response that ends for this reason is complete.
 func (e endReason) whole() bool {
 	return e != endClient && e != endWrite && e != endBroken
@@ -94,7 +101,10 @@ type subscriber struct {
 	// Guarded by mu.
 	home     *stream   // counts it among its subscribers
 	stream   *stream   // whose buffer it reads
-	waiting  bool      // for a place in a splice
+	own      bool      // its stream's connection is its own, as far as is known; see sharing.go
+	waiting  bool      // for a place in a splice, or for a verdict
+	released bool      // was sent its head while it waits
+	start    uint64    // the stream's position then
 	pending  []byte    // goes out before anything else
 	primeAt  time.Time // when the prelude is due; zero: it was given
 	greeted  []*block
@@ -136,6 +146,9 @@ func (s *stream) locate(id string) (position uint64, ok bool) {
 			return position, epoch == s.epoch && position <= s.buffer.newest && position >= s.buffer.lost
 		}
 	}
+	if id == s.openID && !s.gaveID && s.buffer.newest > 0 {
+		return 0, false // the upstream gives no ids: this one means nothing to it
+	}
 	return s.buffer.find(id)
 }
 
@@ -146,7 +159,8 @@ func (s *stream) resume(sub *subscriber, id string) {
 	if validLastEventID(id) && sendable(id) && !s.ownID(id) {
 		sub.id = id
 	}
-	position, known := s.trusted(id)
+	position, own, known := s.trusted(sub, id)
+	sub.own = sub.own || own
 	gap := ""
 	switch {
 	case id == "":
@@ -161,6 +175,9 @@ func (s *stream) resume(sub *subscriber, id string) {
 		sub.cursor = position
 	case known:
 		sub.cursor = position
+		if sub.barred() && f.newest > s.sharing.barrier {
+			s.askForProof() // what comes next is there
+		}
 		n, _ := f.eventsAfter(position)
 		sub.outcome = resumeReplayed + "; events=" + strconv.FormatUint(n, 10)
 	case sub.id != "" && s.mayKnow():
@@ -170,7 +187,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 		sub.id = ""
 		sub.outcome = resumeGap
 		gap = s.gapReason(id)
-		if f.lost > 0 {
+		if f.lost > 0 || sub.barred() {
 			s.join(sub)
 		}
 	}
@@ -204,12 +221,25 @@ func (s *stream) resume(sub *subscriber, id string) {
 }
 
 // trusted is locate for an ID that may be taken for this stream's: not for one
-// that the upstream gave, while it looks as if it told each connection its own.
-func (s *stream) trusted(id string) (position uint64, ok bool) {
+// that the upstream gave, while it may be telling each connection its own. own
+// reports whether the client with that ID is the one that such a connection is.
+func (s *stream) trusted(sub *subscriber, id string) (position uint64, own, ok bool) {
 	if s.learned.unmerged > 0 && !s.ownID(id) && id != s.openID {
-		return 0, false
+		return 0, false, false
 	}
-	return s.locate(id)
+	position, ok = s.locate(id)
+	barrier := s.sharing.barrier
+	switch {
+	case !ok, s.shares(), s.detached:
+		return position, false, ok
+	case position == 0 && id == s.openID: // nobody was given it here
+		return position, false, sub != nil && sub.own
+	case s.ownID(id): // nobody guesses the epoch
+		return position, barrier == 0 || position > barrier, true
+	case barrier > 0 && position <= barrier:
+		return position, false, true
+	}
+	return 0, false, false
 }
 
 // mayKnow reports whether the upstream may know IDs that the stream does not.
@@ -236,9 +266,8 @@ func (s *stream) join(sub *subscriber) {
 	switch s.options.join {
 	case joinAuto:
 		// Who comes before the first block gets all that a client of the
-		// upstream itself would. Later ones need a splice, unless the upstream
-		// is known not to tell newcomers anything of their own.
-		sub.waiting = !s.fresh && !s.learned.plain()
+		// upstream itself would, if it may. Others need a splice.
+		sub.waiting = !s.fresh || sub.barred()
 	case joinReplay:
 		sub.cursor = max(f.tail(s.options.joinReplay), f.lost)
 	case joinGreeting:
@@ -498,8 +527,9 @@ func (sub *subscriber) read(dst []*block) ([]*block, endReason) {
 		}
 		dst = sub.skip(dst)
 	}
+	limit := sub.limit()
 	for _, b := range s.buffer.after(sub.cursor) {
-		if size > 0 && size+len(b.wire) > maxWrite {
+		if b.position > limit || (size > 0 && size+len(b.wire) > maxWrite) {
 			break
 		}
 		if sub.finish != "" && b.position > sub.finishAt {

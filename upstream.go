@@ -32,8 +32,9 @@ type upstreamConn struct {
 	began   time.Time
 	options *streamOptions
 	decoder eventstream.Decoder
-	asked   bool // to go on after an ID
-	mends   bool // follows one that broke
+	asked   bool   // to go on after an ID
+	openID  string // that ID
+	mends   bool   // follows one that broke
 
 	// Guarded by mu, the lock of stream.
 	mu       *sync.Mutex
@@ -58,6 +59,11 @@ type upstreamConn struct {
 	// the last of them came.
 	greeted                []uint64
 	greetedAt, greetedLast time.Time
+
+	greeting              []uint64  // the hashes of the blocks before its first pause
+	hello                 bool      // one of them is an event
+	paused                bool      // that pause was there
+	firstBlock, lastBlock time.Time // when the first and the newest block came that says something
 }
 
 // opening reports whether the stream waits for this connection's head to give
@@ -107,6 +113,16 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	s.greeting.last = now
 	s.headAt, s.begun = s.greeting.last, false
 	s.learned = learned{}
+	if st := s.splice; st != nil {
+		st.likeness = likeness{}
+		st.parent.spliced = st.parent.spliced || !st.probe
+	} else if !opening {
+		s.unprove()
+	}
+	for sp := range s.splices {
+		sp.splice.missed = nil
+		sp.splice.since, sp.splice.active = s.headAt, time.Time{}
+	}
 	s.trySplices(s.headAt)
 	s.wakeWaiting()
 	s.wakeLocked() // for those whose head waits for this one; see held
@@ -247,6 +263,7 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 		c.dropped++
 		return nil
 	}
+	continues := c.goesOn(b)
 	c.checkContinuity(b)
 	if c.over || s.phase == phaseGone {
 		return errStreamOver // while there was no room
@@ -271,6 +288,9 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 		c.hold(b, lines)
 	} else {
 		theMetrics.blocks[in].Inc()
+		if b.Dispatches() || b.HasID {
+			s.proveAgain(c, continues)
+		}
 	}
 	c.append(c.wireBlock(lines, b))
 	return nil
@@ -286,6 +306,7 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
 		id:          string(b.ID),
 		dispatches:  b.Dispatches(),
 		commentOnly: b.CommentOnly(),
+		hash:        hashBlock(lines, b.HasID, string(b.ID)),
 	}
 	var id []byte
 	if blk.dispatches && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil && !s.isSplice {
@@ -316,7 +337,11 @@ func (c *upstreamConn) append(b *block) {
 		c.blocks++
 		b.ordinal = c.blocks
 		s.settled = s.settled || b.dispatches
-		s.noteBlock(b)
+		if b.says() {
+			c.greets(b)
+			s.noteBlock(b)
+			s.brings(b)
+		}
 		s.noteBrought(b)
 	}
 	s.received += int64(b.lines) + 1

@@ -1,0 +1,737 @@
+package caddysse
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// Sharing is earned.
+//
+// Many applications tell each connection something of its own: a connection id
+// with which the client then asks for what only it may see. Nothing in the
+// request says so. So unless the operator vouches for it, nobody is given what a
+// stream's connection brings but the client that opened it, until a second
+// connection was seen to bring the same: the stream is proven then. The second
+// connection is that of the stream's second client, a splice, however early that
+// client comes. Who comes third waits for the verdict.
+//
+// What a connection brings before its first pause, and the fields of its head,
+// is its greeting. If two connections that were opened at the same moment are
+// greeted differently, each is told its own, whatever they have in common later.
+// If an older one was greeted differently, that may have been a snapshot of a
+// state that has changed since: then two connections are compared that are
+// opened at the same moment, one or both of them probes, which have no clients.
+
+const (
+	// proofDelay is how long after the head of a stream its second client's
+	// connection is opened. What each of two connections does so long after it
+	// was opened comes at different moments, what is sent to both at the same.
+	proofDelay = 250 * time.Millisecond
+
+	// sameMoment is how far apart two connections may be opened that are to be
+	// greeted the same. Nothing may have come between the two.
+	sameMoment = time.Second
+
+	// slowestGreeting is how late a first block may come and be a greeting. One
+	// that comes later is taken for the first that there was to be told.
+	slowestGreeting = 10 * time.Second
+
+	// maxGreeting is how many blocks of a greeting are remembered.
+	maxGreeting = 256
+
+	// maxPending bounds how many blocks wait to be seen on the other connection.
+	maxPending = 1 << 14
+
+	// trialPause is how long after a trial that failed, because something came
+	// between, there is another one. It is doubled maxTrials times.
+	trialPause = time.Second
+	maxTrials  = 3
+)
+
+// responseFields are the header fields of responses that say nothing of what is
+// told, and may differ from one to the next. Those that are of requests too are
+// in insignificantHeaders.
+var responseFields = headerSet(
+	"Age", "Alt-Svc", "Content-Security-Policy", "Content-Security-Policy-Report-Only", "Date", "ETag", "Expires",
+	"Last-Modified", "NEL", "Ratelimit", "Ratelimit-Limit", "Ratelimit-Policy", "Ratelimit-Remaining", "Ratelimit-Reset",
+	"Report-To", "Reporting-Endpoints", "Retry-After", "Server", "Server-Timing", "Set-Cookie", "X-Runtime",
+	"X-Process-Time", "X-Response-Time", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset",
+	"X-Rate-Limit-Limit", "X-Rate-Limit-Remaining", "X-Rate-Limit-Reset",
+	"CF-Cache-Status", "X-Cache", "X-Cache-Hits", "X-Served-By", "X-Timer", "X-Varnish", "X-Amz-Cf-Id", "X-Amz-Cf-Pop",
+	"X-Amz-Request-Id", "X-Amz-Id-2", "Apigw-Requestid", "X-Amz-Apigw-Id", "X-Amzn-Requestid", "X-Azure-Ref", "X-Msedge-Ref",
+	"X-Ms-Request-Id", "X-Vercel-Id", "X-Envoy-Upstream-Service-Time", "X-Kong-Upstream-Latency", "X-Kong-Proxy-Latency",
+	"X-Kong-Request-Id", "X-Debug-Token", "X-Debug-Token-Link", "X-Trace-Id", "X-Correlation-Id", "X-Transaction-Id",
+	"Request-Id", "X-Fastly-Request-Id", "Fly-Request-Id",
+)
+
+// differingField returns the name of a field in which two heads differ, unless
+// it is known to be of one response; "" if there is none.
+func differingField(a, b *head) string {
+	if a == nil || b == nil {
+		return ""
+	}
+	for _, pair := range [][2]http.Header{{a.header, b.header}, {b.header, a.header}} {
+		for name, values := range pair[0] {
+			if _, known := responseFields[name]; known || insignificant(name) {
+				continue
+			}
+			if !slices.Equal(values, pair[1][name]) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// proof is what a stream knows of whether its upstream tells all connections
+// the same. The stream's lock guards it.
+type proof struct {
+	proven   bool // what its connection brings may be given to all who share its key
+	snapshot bool // greetings differ over time, not by connection
+
+	// While it is not proven: what came up to barrier was, once; what came after
+	// that is given to those subscribers only that have it as their own.
+	barrier uint64
+	asked   bool // a probe is to prove it again
+
+	trial  *trial
+	trials int
+	after  time.Time // not before that is there another trial
+}
+
+// trial is two connections opened at the same moment, to be compared.
+type trial struct{ x, y *stream }
+
+// pendingBlock is a block of one connection that is to be seen on another.
+type pendingBlock struct {
+	hash     uint64
+	at       time.Time
+	greeting bool // it came before the first pause of its connection
+}
+
+// likeness is how far a splice was compared with its stream.
+type likeness struct {
+	brought []pendingBlock // by the splice, not yet seen on the stream
+	missed  []pendingBlock // by the stream, not yet seen on the splice
+	own     []uint64       // of the splice's greeting: those that the stream did not get
+	unknown bool           // some could not be looked up any more
+	field   string         // in which their heads differ
+}
+
+// shares reports whether what the stream's connection brings may be given to all
+// who share its key. The lock is held.
+func (s *stream) shares() bool { return s.options.vouched || s.sharing.proven }
+
+// isShared is shares for who does not hold the lock.
+func (s *stream) isShared() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shares()
+}
+
+// isSharedSplice reports whether a splice has several clients that nobody vouches
+// for: a break of its connection is not hidden from them, since the next one may
+// greet it with something of its own. The lock is held.
+func (s *stream) isSharedSplice() bool {
+	return s.splice != nil && s.compares() && len(s.subs) > 1
+}
+
+// compares reports whether connections of the stream are compared: nobody
+// vouches for them.
+func (s *stream) compares() bool { return !s.options.vouched && !s.detached }
+
+// barred reports whether the subscriber may not be given what comes next: it is
+// another's as far as is known.
+func (sub *subscriber) barred() bool {
+	s := sub.stream
+	return !sub.own && !s.isSplice && !s.detached && s.only == nil && !s.shares()
+}
+
+// limit is the position up to which the subscriber may read its stream.
+func (sub *subscriber) limit() uint64 {
+	if sub.barred() {
+		return sub.stream.sharing.barrier
+	}
+	return sub.stream.buffer.newest
+}
+
+// prove takes note that two connections were told the same. The lock is held.
+func (s *stream) prove() {
+	if s.options.vouched {
+		return
+	}
+	s.noteShared()
+	if s.sharing.proven {
+		return
+	}
+	s.sharing.proven, s.sharing.asked = true, false
+	s.endTrial()
+	for sp := range s.splices {
+		if sp.splice.probe {
+			s.endProbe(sp)
+		}
+	}
+	s.wakeWaiting()
+	s.wakeLocked()
+}
+
+// noteShared makes it known to the key's later streams. The lock is held.
+func (s *stream) noteShared() {
+	if s.head == nil || s.closed.Load() {
+		return
+	}
+	s.hub.facts.noteShared(s.key, sharedFact{
+		vary: s.head.vary, values: s.sent.varies(s.head.vary), snapshot: s.sharing.snapshot,
+	})
+}
+
+// unprove takes note that the stream has a new connection, which may greet it
+// with something of its own: one subscriber is given that, the others when
+// another connection was told the same. The lock is held.
+func (s *stream) unprove() {
+	if !s.compares() {
+		return
+	}
+	s.hub.facts.forget(s.key)
+	for sp := range s.splices {
+		s.unshareSplice(sp)
+	}
+	s.sharing.snapshot, s.sharing.trials = false, 0 // of the application as it was
+	if !s.sharing.proven {
+		return
+	}
+	s.sharing.proven, s.sharing.asked, s.sharing.barrier = false, false, s.buffer.newest
+	var sole *subscriber
+	for sub := range s.subs {
+		sub.own = false
+		if sub.stream == s && !sub.waiting && sub.finish == "" && (sole == nil || sub.arrival < sole.arrival) {
+			sole = sub
+		}
+	}
+	if sole != nil {
+		sole.own = true
+	}
+}
+
+// unshareSplice leaves a splice that is shared to the first of its clients: it may
+// be greeted with something of its own. The others wait, or come back if they
+// were given something.
+func (s *stream) unshareSplice(sp *stream) {
+	readers := sp.readers()
+	if len(readers) < 2 {
+		return
+	}
+	first := slices.MinFunc(readers, func(a, b *subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
+	for _, sub := range readers {
+		switch {
+		case sub == first:
+		case sp.said == 0 && sub.sent == 0:
+			delete(sp.subs, sub)
+			sub.stream, sub.waiting = s, true
+			sub.cursor, sub.events, sub.live = s.buffer.newest, s.buffer.events, s.buffer.newest
+		default:
+			sub.finish, sub.finishAt = endBroken, sub.cursor
+		}
+	}
+	sp.wakeLocked()
+}
+
+// proveAgain looks whether the first block of a new connection shows that the
+// stream goes on as before; else it opens a probe, if anybody waits for that. The
+// lock is held.
+func (s *stream) proveAgain(c *upstreamConn, continues bool) {
+	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
+		return
+	}
+	if continues || (c.blocks == 0 && time.Since(s.headAt) >= s.greetingTime()) {
+		s.prove() // it was greeted with nothing, or asked to go on and has
+		return
+	}
+	for sub := range s.subs {
+		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) {
+			s.askForProof()
+			return
+		}
+	}
+}
+
+// askForProof opens a probe that is to show whether the stream's new connection
+// is shared, unless there is one.
+func (s *stream) askForProof() {
+	if s.sharing.barrier == 0 || s.sharing.asked || s.phase != phaseLive || s.source.retired() {
+		return
+	}
+	s.sharing.asked = true
+	s.openProbe(s.lastSentID(), "").splice.proves = true
+}
+
+// greetsAsBefore reports whether all that a later connection was greeted with is
+// what the stream has got before.
+func (s *stream) greetsAsBefore(c *upstreamConn) bool {
+	return !slices.ContainsFunc(c.greeting, func(hash uint64) bool { return !s.knows(hash) })
+}
+
+// goesOn reports whether a block shows that a later connection goes on where the
+// last one was lost: after the ID that it was asked to go on after, or after
+// blocks that it has repeated.
+func (c *upstreamConn) goesOn(b eventstream.Block) bool {
+	if c.dropped > 0 {
+		return true
+	}
+	n, ok := number(string(b.ID))
+	q := &c.stream.sequence
+	return ok && c.resumed && c.ids == 0 && c.blocks == 0 && q.counts() && n == q.last+1
+}
+
+// greetingTime is how long after its head a connection is given to be greeted.
+func (s *stream) greetingTime() time.Duration {
+	r := s.root()
+	return max(splicePause, 2*r.firstTime, 2*r.ownFirst)
+}
+
+// root is the stream that a splice is one of.
+func (s *stream) root() *stream {
+	if s.splice != nil {
+		return s.splice.parent
+	}
+	return s
+}
+
+// openProbe opens an upstream connection that has no clients, to be compared with
+// one that was opened with the same last event ID.
+func (s *stream) openProbe(id, param string) *stream {
+	sp := s.addSplice(id, param)
+	sp.splice.probe = true
+	sp.startLocked(id)
+	return sp
+}
+
+// lastSentID is the ID with which the stream's newest connection was opened.
+func (s *stream) lastSentID() string {
+	if s.conn == nil || !s.conn.asked {
+		return ""
+	}
+	return s.conn.openID
+}
+
+// endProbe gives a probe up.
+func (s *stream) endProbe(sp *stream) {
+	s.closeSplice(sp)
+	sp.endLocked()
+	s.hub.untrack(sp)
+}
+
+// endTrial gives the trial up, and the probes that were opened for it.
+func (s *stream) endTrial() {
+	t := s.sharing.trial
+	s.sharing.trial = nil
+	if t == nil {
+		return
+	}
+	for _, sp := range []*stream{t.x, t.y} {
+		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && sp.phase != phaseGone {
+			s.endProbe(sp)
+		}
+	}
+}
+
+// greets takes note of a block of a connection, for who compares it with others.
+func (c *upstreamConn) greets(b *block) {
+	s := c.stream
+	if s.splice == nil && !s.compares() {
+		return
+	}
+	switch {
+	case c.paused, !c.lastBlock.IsZero() && b.at.Sub(later(c.lastBlock, s.heldAt)) >= splicePause:
+		c.paused = true
+	case len(c.greeting) < maxGreeting:
+		c.greeting = append(c.greeting, b.hash)
+		c.hello = c.hello || b.dispatches
+	}
+	if c.firstBlock.IsZero() {
+		c.firstBlock = b.at
+	}
+	b.afterPause = b.at.Sub(later(later(c.lastBlock, s.headAt), s.heldAt)) >= splicePause
+	c.lastBlock = b.at
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// brings takes note, before it is kept, of a block of a stream or a splice that
+// is to be seen on the other. The lock is held.
+func (s *stream) brings(b *block) {
+	if st := s.splice; st != nil {
+		if st.succeeds {
+			return
+		}
+		st.acts(b.at)
+		st.brought = addPending(st.brought, pendingBlock{b.hash, b.at, !s.conn.paused}, &st.unknown)
+		if !s.conn.paused {
+			st.greetedLast = b.at
+		}
+		return
+	}
+	greeted := b.at.Sub(s.headAt) >= s.greetingTime()
+	for sp := range s.splices {
+		sp.splice.acts(b.at)
+		if greeted && !sp.headAt.IsZero() && b.at.Sub(sp.headAt) >= s.greetingTime() {
+			sp.splice.missed = addPending(sp.splice.missed, pendingBlock{b.hash, b.at, false}, &sp.splice.unknown)
+		}
+	}
+}
+
+// acts takes note that there is something to compare since a moment.
+func (st *spliceState) acts(at time.Time) {
+	if st.active.IsZero() {
+		st.active = at
+	}
+}
+
+// due is when a splice has had its time to be merged; zero: not before there is
+// something to compare.
+func (st *spliceState) due() time.Time {
+	o := st.parent.options
+	switch {
+	case st.parent.shares():
+		return st.since.Add(o.spliceTimeout)
+	case st.active.IsZero():
+		return time.Time{}
+	}
+	return st.active.Add(o.spliceTimeout)
+}
+
+func addPending(list []pendingBlock, p pendingBlock, overflow *bool) []pendingBlock {
+	if len(list) >= maxPending {
+		*overflow = true
+		return list
+	}
+	return append(list, p)
+}
+
+// knows reports whether the stream has got the bytes of a block that a splice
+// was greeted with, at any time.
+func (s *stream) knows(hash uint64) bool {
+	n, _ := s.buffer.twins(hash)
+	return n > 0 || (s.conn != nil && slices.Contains(s.conn.greeting, hash))
+}
+
+// gotNear reports whether a block with these bytes was got at about the same time.
+func (s *stream) gotNear(p pendingBlock) bool {
+	n, k := s.buffer.twins(p.hash)
+	if n == 0 {
+		return false
+	}
+	if k.at.Sub(p.at).Abs() <= twinWindow {
+		return true
+	}
+	if n == 1 || k.at.Before(p.at) {
+		return false
+	}
+	for _, o := range slices.Backward(s.buffer.blocks) {
+		if p.at.Sub(o.at) > twinWindow {
+			return false
+		}
+		if o.hash == p.hash && o.at.Sub(p.at).Abs() <= twinWindow {
+			return true
+		}
+	}
+	return false
+}
+
+// compareSplice goes on comparing what a stream and a splice have brought. It
+// returns why each is told its own, "" if nothing shows that. The lock is held.
+func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownReason {
+	st := sp.splice
+	if s.conn != nil && st.field == "" {
+		st.field = differingField(s.head, sp.head)
+	}
+	for len(st.brought) > 0 {
+		p := st.brought[0]
+		if s.gotNear(p) {
+			if s.conn != nil && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash {
+				s.ownFirst = 0 // both were told: that was no greeting
+			}
+		} else if !p.greeting || !s.knows(p.hash) {
+			if due := p.at.Add(twinWindow); !now.After(due) {
+				earliest(again, due.Add(time.Millisecond))
+				break
+			}
+			switch unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.reaches(p.at.Add(-twinWindow)); {
+			case unsure && !p.greeting: // the stream may have missed it
+			case unsure:
+				st.unknown = true
+			case !p.greeting:
+				return ownEvent
+			default:
+				st.own = append(st.own, p.hash)
+				if late := p.at.Sub(sp.headAt); late <= slowestGreeting {
+					s.firstTime = max(s.firstTime, late)
+				}
+			}
+		}
+		st.brought = st.brought[1:]
+	}
+	for len(st.missed) > 0 {
+		p := st.missed[0]
+		if !sp.gotNear(p) {
+			if due := p.at.Add(twinWindow); !now.After(due) {
+				earliest(again, due.Add(time.Millisecond))
+				break
+			}
+			held := sp.full || sp.heldAt.After(p.at)
+			if !held && s.phase == phaseLive && sp.buffer.reaches(p.at.Add(-twinWindow)) && !sp.splice.probe {
+				return ownEvent
+			}
+		}
+		st.missed = st.missed[1:]
+	}
+	return ""
+}
+
+// compared reports whether all that a splice was greeted with was looked for.
+func (st *spliceState) compared() bool {
+	return len(st.brought) == 0 || !st.brought[0].greeting
+}
+
+// greetedAt is when a connection has had its time to be greeted; zero: it has no
+// head yet.
+func (s *stream) greetedAt() time.Time {
+	if s.headAt.IsZero() {
+		return time.Time{}
+	}
+	return s.headAt.Add(s.greetingTime())
+}
+
+// greetedAsAll reports whether a splice is known to have been greeted with what
+// everybody is greeted with. It opens probes if it takes others to tell. The lock
+// is held.
+func (s *stream) greetedAsAll(sp *stream, now time.Time, again *time.Time) bool {
+	st := sp.splice
+	if !s.compares() || s.sharing.snapshot {
+		return true
+	}
+	s.hurryTrial(sp, now, again)
+	at := sp.greetedAt()
+	switch {
+	case at.IsZero():
+		return false
+	case now.Before(at):
+		earliest(again, at)
+		return false
+	case !st.compared():
+		return false
+	case st.unknown: // others may tell
+	case len(st.own) == 0 && st.field == "":
+		s.dropTrialOf(sp)
+		return true
+	}
+	if s.sharing.trial == nil {
+		s.tryAnew(sp, now, again)
+	}
+	return false
+}
+
+// hurryTrial opens a probe beside a splice that has been brought something that
+// its stream was not: at the same moment, nearly.
+func (s *stream) hurryTrial(sp *stream, now time.Time, again *time.Time) {
+	st := sp.splice
+	if s.sharing.trial != nil || s.sharing.trials > 0 || st.hurried || len(st.brought) == 0 || sp.conn == nil {
+		return
+	}
+	first := st.brought[0]
+	if !first.greeting || first.at.Sub(sp.conn.began) > sameMoment || s.source.retired() {
+		return
+	}
+	at := first.at.Add(maxSettle)
+	if now.Before(at) {
+		earliest(again, at)
+		return
+	}
+	st.hurried = true
+	if now.Sub(at) < maxSettle {
+		s.sharing.trials++
+		s.sharing.trial = &trial{x: sp, y: s.openProbe(sp.openID, sp.idParam)}
+	}
+}
+
+// tryAnew opens two probes at once.
+func (s *stream) tryAnew(sp *stream, now time.Time, again *time.Time) {
+	switch {
+	case s.source.retired():
+		return
+	case now.Before(s.sharing.after):
+		earliest(again, s.sharing.after)
+		return
+	}
+	s.sharing.trials++
+	s.sharing.trial = &trial{x: s.openProbe(sp.openID, sp.idParam), y: s.openProbe(sp.openID, sp.idParam)}
+}
+
+// dropTrialOf gives up the trial that a splice is part of: it has shown enough.
+func (s *stream) dropTrialOf(sp *stream) {
+	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
+		s.endTrial()
+	}
+}
+
+// judgeTrial compares the two connections of the trial, when both have had their
+// time. It returns why each is told its own. The lock is held.
+func (s *stream) judgeTrial(now time.Time, again *time.Time) ownReason {
+	t := s.sharing.trial
+	if t == nil {
+		return ""
+	}
+	for _, sp := range []*stream{t.x, t.y} {
+		at := sp.greetedAt()
+		switch {
+		case sp.phase == phaseGone, sp.splice == nil:
+			s.trialFailed(now)
+			return ""
+		case sp.phase != phaseLive, at.IsZero():
+			return ""
+		case now.Before(at):
+			earliest(again, at)
+			return ""
+		case !sp.splice.compared():
+			return ""
+		}
+	}
+	x, y := t.x.splice, t.y.splice
+	field := differingField(t.x.head, t.y.head)
+	switch {
+	case x.unknown, y.unknown:
+		s.trialFailed(now)
+	case field == "" && slices.Equal(x.own, y.own):
+		s.sharing.snapshot = true
+		s.endTrial()
+	case s.cameBetween(t):
+		s.trialFailed(now)
+	case slices.Equal(x.own, y.own):
+		return ownHead
+	default:
+		return ownGreeting
+	}
+	return ""
+}
+
+// cameBetween reports whether the stream got something while the connections of
+// a trial were greeted: the state may have changed between.
+func (s *stream) cameBetween(t *trial) bool {
+	asked := t.x.conn.began
+	if t.y.conn.began.Before(asked) {
+		asked = t.y.conn.began
+	}
+	asked = asked.Add(-2 * maxSettle)
+	last := later(t.x.splice.greetedLast, t.y.splice.greetedLast).Add(2 * maxSettle)
+	for _, b := range slices.Backward(s.buffer.blocks) {
+		if b.at.Before(asked) {
+			break
+		}
+		if b.says() && !b.told && !b.at.After(last) {
+			return true
+		}
+	}
+	return false
+}
+
+// trialFailed gives up a trial that has shown nothing.
+func (s *stream) trialFailed(now time.Time) {
+	s.endTrial()
+	s.sharing.after = now.Add(trialPause << min(s.sharing.trials, maxTrials))
+}
+
+// perConnection leaves each connection to its own client, for a reason, and lets
+// newcomers have connections of their own. The lock is held.
+func (s *stream) perConnection(why ownReason) {
+	s.hub.facts.noteOwn(s.key, s.path, why)
+	s.closed.Store(true)
+	subscribers := len(s.subs)
+	s.options.lines.perClient.log(func(suppressed int) {
+		s.log().Info("the upstream tells each connection its own: this path is not shared; join live or share public shares it regardless",
+			zap.String("reason", string(why)), zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+	})
+	s.dropSuccessor()
+	s.sharing.trial = nil
+	for sp := range s.splices {
+		s.leaveToFirst(sp)
+	}
+	for sub := range s.subs {
+		if sub.own && (s.only == nil || sub.arrival > s.only.arrival) {
+			s.only = sub
+		}
+	}
+	for sub := range s.subs {
+		switch {
+		case sub == s.only, sub.finish != "":
+		case sub.events > 0 && sub.sent > 0:
+			sub.finish, sub.finishAt = endBroken, sub.cursor // it comes back
+		default:
+			sub.finish, sub.finishAt = endPerClient, sub.cursor
+		}
+	}
+	if s.only == nil {
+		s.endLocked()
+	}
+	s.wakeWaiting()
+	s.wakeLocked()
+	s.hub.running.Go(func() { // it needs the hub's lock, which comes first
+		s.hub.remove(s)
+		s.mu.Lock()
+		forget := s.phase == phaseGone && len(s.subs) == 0
+		s.mu.Unlock()
+		if forget {
+			s.hub.untrack(s)
+		}
+	})
+}
+
+// leaveToFirst leaves a splice to the first of its clients, or ends it if it is
+// a probe.
+func (s *stream) leaveToFirst(sp *stream) {
+	if sp.splice.probe {
+		s.endProbe(sp)
+		return
+	}
+	s.privatize(sp)
+	first := slices.MinFunc(sp.readers(), func(a, b *subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
+	for sub := range sp.subs {
+		if sub != first {
+			sub.finish, sub.finishAt = endBroken, sub.cursor
+			if sub.sent == 0 {
+				sub.finish = endPerClient
+			}
+		}
+	}
+}
+
+// readers are the subscribers of a stream or splice.
+func (s *stream) readers() []*subscriber {
+	list := make([]*subscriber, 0, len(s.subs))
+	for sub := range s.subs {
+		list = append(list, sub)
+	}
+	return list
+}
+
+// endBarred ends the responses of those who may not be given what comes: they
+// come back, and begin another stream.
+func (s *stream) endBarred() {
+	s.closed.Store(true)
+	for sub := range s.subs {
+		if sub.stream == s && sub.barred() && !sub.waiting && sub.finish == "" {
+			sub.finish, sub.finishAt = endBroken, sub.cursor
+		}
+	}
+	s.wakeLocked()
+}
