@@ -473,6 +473,8 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				st.unknown = true
 			case !p.greeting:
 				return ownEvent
+			case len(st.own) >= maxPending:
+				st.unknown = true
 			default:
 				st.own = append(st.own, p.hash)
 				if late := p.at.Sub(sp.headAt); late <= slowestGreeting {
@@ -615,14 +617,20 @@ func (s *stream) judgeTrial(now time.Time, again *time.Time) ownReason {
 	case field == "" && slices.Equal(x.own, y.own):
 		s.sharing.snapshot = true
 		s.endTrial()
-	case s.cameBetween(t):
-		s.trialFailed(now)
+	case s.cameBetween(t), field == "" && begins(x.own, y.own):
+		s.trialFailed(now) // the one that has brought less may not be at the end of its greeting
 	case slices.Equal(x.own, y.own):
 		return ownHead
 	default:
 		return ownGreeting
 	}
 	return ""
+}
+
+// begins reports whether one of two greetings is the beginning of the other.
+func begins(a, b []uint64) bool {
+	n := min(len(a), len(b))
+	return slices.Equal(a[:n], b[:n])
 }
 
 // cameBetween reports whether the stream got something while the connections of

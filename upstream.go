@@ -377,8 +377,17 @@ func (s *stream) makeExclusive() bool {
 	s.hub.markUnshareable(s.key, unshareableForever)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.splice != nil && s.phase != phaseGone {
+	switch {
+	case s.phase == phaseGone:
+	case s.splice != nil && s.splice.probe:
+		s.splice.parent.perConnection(ownGreeting)
+		return true
+	case s.splice != nil:
 		s.splice.parent.privatize(s)
+	}
+	s.sharing.trial = nil
+	for sp := range s.splices { // each of them has its own, too
+		s.leaveToFirst(sp)
 	}
 	s.onlyFirst(endPerClient)
 	s.dropSuccessor()
