@@ -416,10 +416,10 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 	case <-ctx.Done():
 		return "cut before the head", false
 	}
-	if !waitForHead(ctx, sub) {
+	if !sub.waitForHead(ctx) {
 		return "cut before the head", false
 	}
-	head, err := headOf(sub)
+	head, err := sub.head()
 	switch {
 	case errors.Is(err, errUnshareable) && opener:
 		return c.status("the answer to its own request"), false
@@ -429,14 +429,14 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 	case err != nil:
 		return err.Error(), false
 	}
-	switch turnedAway(sub) {
+	switch sub.turnedAway() {
 	case endPerClient, endRefused:
 		detach()
 		return c.visitAlone(ctx, id, false)
-	case "ask_again":
+	case endAskAgain:
 		detach()
 		return c.visit(ctx, id)
-	case "no_second":
+	case endNoSecond:
 		return c.status("503"), false
 	}
 	c.begin(head.header, id, sub.outcome)
@@ -447,42 +447,6 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 		return c.visitAlone(ctx, id, true)
 	}
 	return "end " + string(end), end == endUpstream
-}
-
-func waitForHead(ctx context.Context, sub *subscriber) bool {
-	if sub, ok := any(sub).(interface{ waitForHead(context.Context) bool }); ok {
-		return sub.waitForHead(ctx)
-	}
-	for {
-		held := any(sub).(interface{ held() <-chan struct{} }).held()
-		if held == nil {
-			return true
-		}
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-func headOf(sub *subscriber) (*head, error) {
-	if sub, ok := any(sub).(interface{ head() (*head, error) }); ok {
-		return sub.head()
-	}
-	return sub.origin.verdict()
-}
-
-func turnedAway(sub *subscriber) endReason {
-	switch why := any(sub.turnedAway()).(type) {
-	case endReason:
-		return why
-	case bool:
-		if why {
-			return endPerClient
-		}
-	}
-	return ""
 }
 
 // read takes what there is until the response ends.
