@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	earnedRuns = flag.Int("earned.runs", 100_000, "random scenarios of TestSharingIsEarned")
+	earnedRuns = flag.Int("earned.runs", 50_000, "random scenarios of TestSharingIsEarned; by default as many as take minutes with the race detector")
 	earnedSeed = flag.Uint64("earned.seed", 0, "seed of TestSharingIsEarned; 0: a new one")
 	earnedAll  = flag.Bool("earned.all", false, "TestSharingIsEarned goes on after a failure, and counts them by what was wrong")
 	earnedRun  = flag.Int("earned.run", -1, "the one scenario of TestSharingIsEarned to run, and to tell of; negative: all")

@@ -270,7 +270,7 @@ func (s *stream) meetingByRun(sp *stream, now time.Time, again *time.Time) (posi
 func (s *stream) witnessed(sp *stream, i, j int) bool {
 	ours, theirs := s.buffer.blocks, sp.buffer.blocks
 	n := 0
-	for steps := 0; steps < maxSteps; steps++ {
+	for range maxSteps {
 		for i >= 0 && !ours[i].dispatches {
 			i--
 		}
