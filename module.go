@@ -85,7 +85,8 @@ type Handler struct {
 
 	// Which requests share a stream. Empty (the default): those that are equal
 	// but for header fields known not to matter, so that Authorization,
-	// Cookie, Origin and all unknown fields separate clients. "public":
+	// Cookie, Origin and all unknown fields separate clients, and only when two
+	// connections were seen to be told the same. "public":
 	// whatever their header fields, except Origin, X-Forwarded-Host and
 	// X-Forwarded-Proto. "cookies": as public, but the cookies of
 	// share_cookies count too. "off": none; each client has an upstream
