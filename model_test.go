@@ -197,6 +197,7 @@ type jump struct{ from, to int }
 type modelClient struct {
 	number int
 	sub    *subscriber // nil: away
+	at     *stream     // where it read when that was looked at last
 	lastID string
 	dec    eventstream.Decoder
 	have   int // the newest serial that it needs no more; -1: not known
@@ -919,7 +920,7 @@ func (w *modelWorld) join(c *modelClient, id string) {
 		had = -1
 	}
 	*c = modelClient{
-		number: c.number, slow: c.slow, sub: sub, lastID: id, have: -1,
+		number: c.number, slow: c.slow, sub: sub, at: sub.stream, lastID: id, have: -1,
 		seq: rec, live: len(rec.entries), first: true, absent: id == "",
 	}
 	w.expectOutcome(c, id, had)
@@ -1136,11 +1137,11 @@ func (w *modelWorld) read(c *modelClient, n int) {
 	}
 	if !c.headed {
 		sub.mu.Lock()
-		waiting, from := sub.waiting, sub.stream
+		waiting := sub.waiting
 		sub.mu.Unlock()
 		held, _ := sub.held(time.Now())
 		sub.mu.Lock()
-		w.moved(c, waiting, from)
+		w.moved(c, waiting)
 		sub.mu.Unlock()
 		if held != nil {
 			return
@@ -1161,7 +1162,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		sub.mu.Unlock()
 		chunks, wake, _, end := sub.next(nil, time.Now())
 		sub.mu.Lock()
-		w.moved(c, waiting, from)
+		w.moved(c, waiting)
 		if sub.stream == sub.origin {
 			lost = lostHome
 		}
@@ -1193,8 +1194,9 @@ func (w *modelWorld) read(c *modelClient, n int) {
 }
 
 // moved takes note of where a client reads now: in a splice, or no longer.
-func (w *modelWorld) moved(c *modelClient, waiting bool, from *stream) {
-	sub := c.sub
+func (w *modelWorld) moved(c *modelClient, waiting bool) {
+	sub, from := c.sub, c.at
+	c.at = sub.stream
 	rec := w.records[sub.origin]
 	switch {
 	case waiting && !sub.waiting && sub.stream == sub.origin:
@@ -1221,6 +1223,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool, from *stream) {
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.origin]
 		c.next, c.live = w.records[from].refusedAt, len(c.seq.entries)
+		if c.next == 0 { // it had no answer in time
+			c.next = int(sub.live) //nolint:gosec // G115: small
+		}
 		c.have, c.seam, c.first, c.idSet = -1, false, false, false
 	}
 }
@@ -1465,7 +1470,9 @@ func (w *modelWorld) ended(c *modelClient, end endReason) {
 			w.t.Errorf("client %d is to ask again, though it was sent its head", c.number)
 		}
 	case endGaveUp, endRefused, endBroken:
-		w.expectAll(c)
+		if c.headed { // else it asks on its own
+			w.expectAll(c)
+		}
 	default:
 		w.t.Errorf("client %d ended for %q", c.number, end)
 	}
