@@ -31,9 +31,6 @@ import (
 // private addresses (AS112, RFC 7535). Nobody browses from there.
 const nobody = "192.31.196.1"
 
-// nobodysAddress is nobody as the remote address of a connection.
-const nobodysAddress = nobody + ":0"
-
 // Placeholders of a client's address.
 const (
 	remotePlaceholder     = "http.request.remote"
@@ -62,7 +59,7 @@ func (p *keyPolicy) value(r *http.Request, placeholder string) string {
 // address returns the address of the client that shared upstream requests tell
 // in header fields.
 func (p *keyPolicy) address(r *http.Request) string {
-	host, _ := splitRemote(p.value(r, remotePlaceholder))
+	host := remoteHost(p.value(r, remotePlaceholder))
 	return cmp.Or(p.value(r, clientIPPlaceholder), p.value(r, remoteHostPlaceholder), host, nobody)
 }
 
@@ -98,17 +95,17 @@ func (p *keyPolicy) remotePrefix(r *http.Request) string {
 
 // clientIP returns what the variable client_ip of a shared upstream request is.
 func (p *keyPolicy) clientIP(r *http.Request) string {
-	host, _ := splitRemote(p.remote(r))
+	host := remoteHost(p.remote(r))
 	return cmp.Or(p.value(r, clientIPPlaceholder), host)
 }
 
-// splitRemote splits a remote address. That of a unix socket has no port.
-func splitRemote(address string) (host, port string) {
-	host, port, err := net.SplitHostPort(address)
+// remoteHost is the host of a remote address. That of a unix socket has no port.
+func remoteHost(address string) string {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return address, ""
+		return address
 	}
-	return host, port
+	return host
 }
 
 // believed reports whether what a request says in X-Forwarded-Proto and the
@@ -118,7 +115,7 @@ func (p *keyPolicy) believed(r *http.Request) bool {
 	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
 		return true
 	}
-	host, _ := splitRemote(r.RemoteAddr)
+	host := remoteHost(r.RemoteAddr)
 	host, _, _ = strings.Cut(host, "%")
 	ip, err := netip.ParseAddr(host)
 	return err == nil && slices.ContainsFunc(p.trusted, func(prefix netip.Prefix) bool { return prefix.Contains(ip.Unmap()) })

@@ -160,7 +160,7 @@ func (s *stream) skips(sp *stream) (next string, skips bool) {
 		}
 	}
 	return next, s.buffer.lost > 0 || slices.ContainsFunc(kept, func(k *block) bool {
-		return !sp.isLive(k) && !(greeted && s.greetsWith(k)) && !slices.ContainsFunc(brought, k.equal)
+		return !sp.isLive(k) && (!greeted || !s.greetsWith(k)) && !slices.ContainsFunc(brought, k.equal)
 	})
 }
 

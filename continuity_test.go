@@ -165,9 +165,8 @@ func TestQuietSpliceContinuity(t *testing.T) {
 // whose ids do not count: it is told when all that it is given is what each connection
 // is greeted with, and what the stream got too, though the stream had more before.
 func TestGapOfForgottenID(t *testing.T) {
-	id := func(ids ...string) string { return numbered(ids...) }
 	const hello, ping = "event: hello\ndata: {}\n\n", "event: ping\ndata: {}\n\n"
-	long := id(strings.Fields("b c d e f g h i j k")...)
+	long := numbered(strings.Fields("b c d e f g h i j k")...)
 	for _, test := range []struct {
 		name   string
 		greets string // each connection is sent
@@ -177,20 +176,20 @@ func TestGapOfForgottenID(t *testing.T) {
 		told   bool
 	}{
 		{"nothing", "", long, "", "", true},
-		{"only what is new", "", long, "", id("l"), true},
+		{"only what is new", "", long, "", numbered("l"), true},
 		{"a greeting", hello, long, "", "", true},
-		{"a greeting with an id", "id: hello\ndata: {}\n\n", long, "", id("l"), true},
+		{"a greeting with an id", "id: hello\ndata: {}\n\n", long, "", numbered("l"), true},
 		{"a greeting of several events", hello + "id: 0\ndata: 0\n\n", long, "", "", true},
-		{"nothing, after events without ids", "", id("b", "c") + strings.Repeat(ping, 6), "", "", true},
-		{"only what is new, among events without ids", "", long + ping + id("l") + ping, "", id("m"), true},
-		{"an event without an id, among what is new", "", long + ping, "", ping + id("l"), true},
+		{"nothing, after events without ids", "", numbered("b", "c") + strings.Repeat(ping, 6), "", "", true},
+		{"only what is new, among events without ids", "", long + ping + numbered("l") + ping, "", numbered("m"), true},
+		{"an event without an id, among what is new", "", long + ping, "", ping + numbered("l"), true},
 		{"an event without an id that came before too", "", long + ping, ping, "", true},
-		{"nothing, of one event", "", id("b"), "", "", true},
-		{"a greeting, of two events", hello, id("b", "c"), "", "", true},
+		{"nothing, of one event", "", numbered("b"), "", "", true},
+		{"a greeting, of two events", hello, numbered("b", "c"), "", "", true},
 		{"the rest", "", long, long, "", false},
-		{"the rest after a greeting", hello, long, long, id("l"), false},
-		{"the rest, which is the stream", "", id("b", "c"), id("b", "c"), "", false},
-		{"the rest after a greeting, which is the stream", hello, id("b", "c"), id("b", "c"), "", false},
+		{"the rest after a greeting", hello, long, long, numbered("l"), false},
+		{"the rest, which is the stream", "", numbered("b", "c"), numbered("b", "c"), "", false},
+		{"the rest after a greeting, which is the stream", hello, numbered("b", "c"), numbered("b", "c"), "", false},
 		{"a snapshot", "", long, "data: [b c d e f g h i j k]\n\n", "", false},
 	} {
 		for name, mode := range map[string]idsMode{"auto": idsAuto, "upstream": idsUpstream} {

@@ -138,10 +138,10 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			_ = flush()
 		}
-		switch {
-		case end == "broken":
+		switch end {
+		case "broken":
 			panic(http.ErrAbortHandler)
-		case end == "clean":
+		case "clean":
 			return
 		}
 		select {

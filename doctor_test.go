@@ -192,7 +192,7 @@ func ranDoctor(args ...string) (stdout, stderr string, err error) {
 	var out, errs bytes.Buffer
 	cmd := &cobra.Command{Use: "sse-doctor", SilenceUsage: true}
 	doctorCommand(cmd)
-	cmd.SetArgs(args)
+	cmd.SetArgs(append([]string{}, args...)) // nil: those of the test itself
 	cmd.SetOut(&out)
 	cmd.SetErr(&errs)
 	err = cmd.ExecuteContext(context.Background())

@@ -163,7 +163,13 @@ func (w *earnedWorld) play() {
 		w.publish()
 		w.mu.Unlock()
 	}
-	time.Sleep(50 * time.Second)
+	time.Sleep(40 * time.Second)
+	if kind := w.app.kind; kind.perConnection() && kind != answersEach {
+		w.mu.Lock()
+		w.publishOwn() // some were slow to come
+		w.mu.Unlock()
+	}
+	time.Sleep(10 * time.Second)
 	w.mu.Lock()
 	w.judgeEnd()
 	for _, c := range w.tabs {
@@ -617,6 +623,16 @@ func (c *tab) missed(m int) bool {
 	return true
 }
 
+// judgeMissed checks that the client has missed none of the events after one, up
+// to another; the newest that it missed is told.
+func (c *tab) judgeMissed(after, to int) {
+	for m := to; m > after; m-- {
+		if c.missed(m) {
+			return
+		}
+	}
+}
+
 // take takes blocks.
 func (c *tab) take(text string) error {
 	w := c.w
@@ -699,8 +715,7 @@ func (c *tab) common(n int) {
 	case n <= c.have:
 		w.rarelyf("client %d is given event %d after %d", c.number, n, c.have)
 	}
-	for m := n - 1; m > had && !c.missed(m); m-- {
-	}
+	c.judgeMissed(had, n-1)
 	c.have, c.fresh, c.again, c.told = n, false, false, false
 	if at := w.made[n].at; w.calm && at.Sub(c.begun) > settledAfter && time.Since(at) > w.app.latency {
 		w.wrongf("client %d is given event %d, of %v, late", c.number, n, at.Sub(w.began))
@@ -751,8 +766,7 @@ func (c *tab) judgeCommon() {
 	if c.fresh {
 		had = -1
 	}
-	for m := len(w.made) - 1; m > had && !c.missed(m); m-- {
-	}
+	c.judgeMissed(had, len(w.made)-1)
 	kind := w.app.kind
 	if w.options.join == joinLive {
 		return // nobody is greeted

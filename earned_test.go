@@ -45,7 +45,7 @@ func TestSharingIsEarned(t *testing.T) {
 	}
 	t.Logf("-earned.runs %d -earned.seed %d", *earnedRuns, seed)
 	if n := *earnedRun; n >= 0 {
-		sc := newScenario(seed, uint64(n)) //nolint:gosec // G115: not negative
+		sc := newScenario(seed, uint64(n))
 		w := sc.run(t, true)
 		t.Logf("%s\n%s", sc, strings.Join(w.log, "\n"))
 		for _, wrong := range w.wrong {
@@ -54,7 +54,7 @@ func TestSharingIsEarned(t *testing.T) {
 		return
 	}
 	var next atomic.Uint64
-	runs := uint64(max(*earnedRuns, 0)) //nolint:gosec // G115: not negative
+	runs := uint64(max(*earnedRuns, 0))
 	var found sync.Once
 	var total earnedCounts
 	failures, rare := make(earnedFailures), make(earnedFailures)

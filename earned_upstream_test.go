@@ -448,13 +448,18 @@ func (w *earnedWorld) publish() {
 	case kind.common() && (!kind.perConnection() || len(w.made)%3 < 2):
 		w.publishAll()
 	default:
-		for _, c := range w.conns {
-			if c.open {
-				c.sendOwn("")
-			}
-		}
+		w.publishOwn()
 		if kind.common() {
 			w.publishAll()
+		}
+	}
+}
+
+// publishOwn is an event for each connection.
+func (w *earnedWorld) publishOwn() {
+	for _, c := range w.conns {
+		if c.open {
+			c.sendOwn("")
 		}
 	}
 }

@@ -121,7 +121,7 @@ func TestLingering(t *testing.T) {
 				a.leave()
 				time.Sleep(test.lingers - 1)
 				up.expectGone(false)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				up.expectGone(true)
 				st.expectStreams(0)
 			})

@@ -350,6 +350,7 @@ func TestUpgrade(t *testing.T) {
 }
 
 func testUpgrade(t *testing.T, fields string) {
+	t.Helper()
 	plain, with := plainAndSSE(t, varied(t))
 	var answers []string
 	for _, g := range []*gateway{plain, with} {

@@ -458,7 +458,7 @@ func (s *stream) refuse(failed bool) {
 	s.wakeLocked() // a tail, and who waits for it to be reopened
 	forget := len(s.subs) == 0
 	s.mu.Unlock()
-	if !s.detached && !(failed && s.hub.keeps(s.key)) { // before those who wait look again
+	if !s.detached && (!failed || !s.hub.keeps(s.key)) { // before those who wait look again
 		alone := unshareableTime
 		if failed {
 			alone = min(alone, time.Since(s.born))

@@ -155,7 +155,7 @@ func (s *stream) makeRoomUntil(position uint64, now time.Time) *room {
 			wait.writes = wait.writes || since != 0
 		}
 	}
-	if wait.left == 0 && !(s.succeeds() && position > 0) {
+	if wait.left == 0 && (!s.succeeds() || position == 0) {
 		return nil
 	}
 	return wait

@@ -3,6 +3,7 @@ package caddysse
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -185,10 +186,10 @@ func (g *simGateway) join(id string) *simClient {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &simClient{sub: sub, cancel: cancel}
 	u := g.source.(simSource).u
-	switch err { //nolint:errorlint // not wrapped
-	case nil:
+	switch {
+	case err == nil:
 		g.clients.Go(func() { c.read(ctx, u, id) })
-	case errUnshareable:
+	case errors.Is(err, errUnshareable):
 		g.clients.Go(func() { c.readAlone(ctx, u, id) })
 	default:
 		g.t.Fatal(err)
@@ -1077,7 +1078,7 @@ func TestSpliceTimeout(t *testing.T) {
 		if n := st.logged(notMerged); n != 0 {
 			t.Errorf("logged %d times before splice_timeout", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		sp.expectGone(false)
 		if n := st.logged(notMerged); n != 1 {

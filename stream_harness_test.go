@@ -191,7 +191,7 @@ func (c *fakeConn) greeted() {
 	}
 	time.Sleep(left - 1)
 	c.expectGone(false)
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 	synctest.Wait()
 }
 
