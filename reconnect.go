@@ -345,6 +345,11 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 	}
 	if !s.isSplice && s.compares() {
 		s.hub.facts.forget(s.key) // it may be another version of the application that answers next
+		for sp := range s.splices {
+			if sp.headAt.IsZero() {
+				s.unshareSplice(sp)
+			}
+		}
 	}
 	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.cause()))
 	verdict, options, subscribers := s.judge(end), s.options, len(s.subs)
