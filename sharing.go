@@ -459,8 +459,9 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 	for len(st.brought) > 0 {
 		p := st.brought[0]
 		if s.gotNear(p) {
-			if s.conn != nil && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash {
-				s.ownFirst = 0 // both were told: that was no greeting
+			if _, k := s.buffer.twins(p.hash); s.conn != nil && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash &&
+				k.at.Sub(p.at).Abs() <= sp.conn.began.Sub(s.conn.began).Abs()/2 {
+				s.ownFirst = 0 // both were told at the same moment: that was no greeting
 			}
 		} else if !p.greeting || !s.knows(p.hash) {
 			if due := p.at.Add(twinWindow); !now.After(due) {
