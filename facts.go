@@ -23,7 +23,6 @@ const (
 	ownGreeting ownReason = "greeting"        // two connections opened at the same moment were greeted differently
 	ownHead     ownReason = "response_header" // or had different fields in their heads
 	ownEvent    ownReason = "event"           // an event came on one of two connections only
-	ownSplices  ownReason = "not_merged"      // no splice could be merged
 )
 
 // facts are what was learnt of applications, outliving streams. That a key is

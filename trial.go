@@ -1,0 +1,162 @@
+package caddysse
+
+import (
+	"slices"
+	"time"
+)
+
+// Trials: two connections opened at the same moment, to be compared; see
+// sharing.go. A probe is one that has no clients.
+
+// openProbe opens an upstream connection that has no clients, to be compared with
+// one that was opened with the same last event ID.
+func (s *stream) openProbe(id, param string) *stream {
+	sp := s.addSplice(id, param)
+	sp.splice.probe = true
+	sp.startLocked(id)
+	return sp
+}
+
+// lastSentID is the ID with which the stream's newest connection was opened.
+func (s *stream) lastSentID() string {
+	if s.conn == nil || !s.conn.asked {
+		return ""
+	}
+	return s.conn.openID
+}
+
+// endProbe gives a probe up.
+func (s *stream) endProbe(sp *stream) {
+	s.closeSplice(sp)
+	sp.endLocked()
+	s.hub.untrack(sp)
+}
+
+// endTrial gives the trial up, and the probes that were opened for it.
+func (s *stream) endTrial() {
+	t := s.sharing.trial
+	s.sharing.trial = nil
+	if t == nil {
+		return
+	}
+	for _, sp := range []*stream{t.x, t.y} {
+		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && sp.phase != phaseGone {
+			s.endProbe(sp)
+		}
+	}
+}
+
+// hurryTrial opens a probe beside a splice that has been brought something that
+// its stream was not: at the same moment, nearly.
+func (s *stream) hurryTrial(sp *stream, now time.Time, again *time.Time) {
+	st := sp.splice
+	if s.sharing.trial != nil || s.sharing.trials > 0 || st.hurried || len(st.brought) == 0 || sp.conn == nil {
+		return
+	}
+	first := st.brought[0]
+	if !first.greeting || first.at.Sub(sp.conn.began) > sameMoment || s.source.retired() {
+		return
+	}
+	at := first.at.Add(maxSettle)
+	if now.Before(at) {
+		earliest(again, at)
+		return
+	}
+	st.hurried = true
+	if now.Sub(at) < maxSettle {
+		s.sharing.trials++
+		s.sharing.trial = &trial{x: sp, y: s.openProbe(sp.openID, sp.idParam)}
+	}
+}
+
+// tryAnew opens two probes at once.
+func (s *stream) tryAnew(sp *stream, now time.Time, again *time.Time) {
+	switch {
+	case s.source.retired():
+		return
+	case now.Before(s.sharing.after):
+		earliest(again, s.sharing.after)
+		return
+	}
+	s.sharing.trials++
+	s.sharing.trial = &trial{x: s.openProbe(sp.openID, sp.idParam), y: s.openProbe(sp.openID, sp.idParam)}
+}
+
+// dropTrialOf gives up the trial that a splice is part of: it has shown enough.
+func (s *stream) dropTrialOf(sp *stream) {
+	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
+		s.endTrial()
+	}
+}
+
+// judgeTrial compares the two connections of the trial, when both have had their
+// time. It returns why each is told its own. The lock is held.
+func (s *stream) judgeTrial(now time.Time, again *time.Time) ownReason {
+	t := s.sharing.trial
+	if t == nil {
+		return ""
+	}
+	for _, sp := range []*stream{t.x, t.y} {
+		at := sp.greetedAt()
+		switch {
+		case sp.phase == phaseGone, sp.splice == nil:
+			s.trialFailed(now)
+			return ""
+		case sp.phase != phaseLive, at.IsZero():
+			return ""
+		case now.Before(at):
+			earliest(again, at)
+			return ""
+		case !sp.splice.compared():
+			return ""
+		}
+	}
+	x, y := t.x.splice, t.y.splice
+	field := differingField(t.x.head, t.y.head)
+	switch {
+	case x.unknown, y.unknown:
+		s.trialFailed(now)
+	case field == "" && slices.Equal(x.own, y.own):
+		s.sharing.snapshot = true
+		s.endTrial()
+	case s.cameBetween(t), field == "" && begins(x.own, y.own):
+		s.trialFailed(now) // the one that has brought less may not be at the end of its greeting
+	case slices.Equal(x.own, y.own):
+		return ownHead
+	default:
+		return ownGreeting
+	}
+	return ""
+}
+
+// begins reports whether one of two greetings is the beginning of the other.
+func begins(a, b []uint64) bool {
+	n := min(len(a), len(b))
+	return slices.Equal(a[:n], b[:n])
+}
+
+// cameBetween reports whether the stream got something while the connections of
+// a trial were greeted: the state may have changed between.
+func (s *stream) cameBetween(t *trial) bool {
+	asked := t.x.conn.began
+	if t.y.conn.began.Before(asked) {
+		asked = t.y.conn.began
+	}
+	asked = asked.Add(-2 * maxSettle)
+	last := later(t.x.splice.greetedLast, t.y.splice.greetedLast).Add(2 * maxSettle)
+	for _, b := range slices.Backward(s.buffer.blocks) {
+		if b.at.Before(asked) {
+			break
+		}
+		if b.says() && !b.told && !b.at.After(last) {
+			return true
+		}
+	}
+	return false
+}
+
+// trialFailed gives up a trial that has shown nothing.
+func (s *stream) trialFailed(now time.Time) {
+	s.endTrial()
+	s.sharing.after = now.Add(trialPause << min(s.sharing.trials, maxTrials))
+}
