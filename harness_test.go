@@ -272,6 +272,7 @@ type upstreamClient struct {
 	t       testing.TB
 	request *http.Request
 	w       http.ResponseWriter
+	headed  chan struct{} // closed when the head was sent
 	gone    <-chan struct{}
 	finish  chan string // what to do at the end: "" clean, "break"
 
@@ -294,10 +295,14 @@ func startUpstream(t testing.TB, head func(w http.ResponseWriter, r *http.Reques
 			w.Header().Set("Content-Type", "text/event-stream")
 			w.Header().Set("Cache-Control", "no-cache")
 		}
+		c := &upstreamClient{
+			t: t, request: r.Clone(context.Background()), w: w,
+			headed: make(chan struct{}), gone: r.Context().Done(), finish: make(chan string, 1),
+		}
+		u.connections <- c // before the head: the gateway may answer a head with another request
 		w.WriteHeader(http.StatusOK)
 		_ = http.NewResponseController(w).Flush()
-		c := &upstreamClient{t: t, request: r.Clone(context.Background()), w: w, gone: r.Context().Done(), finish: make(chan string, 1)}
-		u.connections <- c
+		close(c.headed)
 		select {
 		case how := <-c.finish:
 			if how == "break" {
@@ -332,11 +337,13 @@ func (u *upstream) counts() (open, all int) {
 	return u.open, u.all
 }
 
-// accept waits for a connection.
+// accept waits for the next connection, in the order of their requests, and for
+// its head to be sent.
 func (u *upstream) accept() *upstreamClient {
 	u.t.Helper()
 	select {
 	case c := <-u.connections:
+		<-c.headed
 		return c
 	case <-time.After(testTimeout):
 		u.t.Fatal("no upstream connection was opened")
@@ -347,6 +354,7 @@ func (u *upstream) accept() *upstreamClient {
 // write sends bytes at once.
 func (c *upstreamClient) write(text string) {
 	c.t.Helper()
+	<-c.headed
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {
@@ -368,6 +376,7 @@ func (c *upstreamClient) event(data ...string) {
 
 // last is numbered for a connection that the gateway may have closed.
 func (c *upstreamClient) last(id string) {
+	<-c.headed
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.over {
