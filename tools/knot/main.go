@@ -1,0 +1,184 @@
+// Knot prints how entangled the files of each package are.
+//
+//	go -C tools run ./knot ..
+//
+// A file points to another one if it names something that is declared there: a constant, a variable, a type, a
+// function, a method or a field. A knot is a set of files each of which leads to each other one. The figure to watch
+// is the size of the largest knot of a package: one file alone is 1, and nothing is entangled.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+func main() {
+	log.SetFlags(0)
+	dir := "."
+	if len(os.Args) > 1 {
+		dir = os.Args[1]
+	}
+	if err := run(os.Stdout, dir); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// listed is what go list tells of a package.
+type listed struct {
+	ImportPath, Dir, Export string
+	GoFiles                 []string
+	DepOnly                 bool
+}
+
+func run(w io.Writer, dir string) error {
+	packages, err := list(dir)
+	if err != nil {
+		return err
+	}
+	exports := make(map[string]string)
+	for _, p := range packages {
+		exports[p.ImportPath] = p.Export
+	}
+	fset := token.NewFileSet()
+	imports := importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
+	for _, p := range packages {
+		if p.DepOnly || len(p.GoFiles) == 0 {
+			continue
+		}
+		arrows, err := uses(fset, imports, p)
+		if err != nil {
+			return err
+		}
+		knot := largest(knots(arrows))
+		n := 0
+		for _, to := range arrows {
+			n += len(to)
+		}
+		_, _ = fmt.Fprintf(w, "%-60s files %3d  arrows %4d  largest knot %3d", p.ImportPath, len(p.GoFiles), n, len(knot))
+		if len(knot) > 1 {
+			_, _ = fmt.Fprintf(w, "  %s", strings.Join(knot, " "))
+		}
+		_, _ = fmt.Fprintln(w)
+	}
+	return nil
+}
+
+// list returns the packages of the module in dir, and what they depend on.
+func list(dir string) ([]listed, error) {
+	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,DepOnly", "./...")
+	cmd.Dir, cmd.Stderr = dir, os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("listing packages: %w", err)
+	}
+	var packages []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		switch err := dec.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return packages, nil
+		case err != nil:
+			return nil, fmt.Errorf("reading the list of packages: %w", err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// uses returns the files that each file of a package names something of.
+func uses(fset *token.FileSet, imports types.Importer, p listed) (map[string]map[string]bool, error) {
+	arrows := make(map[string]map[string]bool)
+	files := make([]*ast.File, 0, len(p.GoFiles))
+	for _, name := range p.GoFiles {
+		f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, 0)
+		if err != nil {
+			return nil, fmt.Errorf("parsing: %w", err)
+		}
+		files = append(files, f)
+		arrows[name] = make(map[string]bool)
+	}
+	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
+	pkg, err := (&types.Config{Importer: imports}).Check(p.ImportPath, fset, files, info)
+	if err != nil {
+		return nil, fmt.Errorf("checking types: %w", err)
+	}
+	for id, obj := range info.Uses {
+		if obj.Pkg() != pkg || !isShared(pkg, obj) {
+			continue
+		}
+		from, to := base(fset, id.Pos()), base(fset, obj.Pos())
+		if from != to {
+			arrows[from][to] = true
+		}
+	}
+	return arrows, nil
+}
+
+// isShared reports whether files can name obj that do not declare it.
+func isShared(pkg *types.Package, obj types.Object) bool {
+	switch obj := obj.(type) {
+	case *types.Var:
+		return obj.IsField() || obj.Parent() == pkg.Scope()
+	case *types.Func:
+		return true
+	}
+	return obj.Parent() == pkg.Scope()
+}
+
+func base(fset *token.FileSet, pos token.Pos) string {
+	return filepath.Base(fset.Position(pos).Filename)
+}
+
+// knots returns the strongly connected components (Tarjan).
+func knots(arrows map[string]map[string]bool) [][]string {
+	var all [][]string
+	var stack []string
+	index, low := make(map[string]int), make(map[string]int)
+	var visit func(v string)
+	visit = func(v string) {
+		index[v] = len(index) + 1
+		low[v] = index[v]
+		stack = append(stack, v)
+		for to := range arrows[v] {
+			if index[to] == 0 {
+				visit(to)
+				low[v] = min(low[v], low[to])
+			} else if slices.Contains(stack, to) {
+				low[v] = min(low[v], index[to])
+			}
+		}
+		if low[v] == index[v] {
+			i := slices.Index(stack, v)
+			all = append(all, slices.Sorted(slices.Values(stack[i:])))
+			stack = stack[:i]
+		}
+	}
+	for v := range arrows {
+		if index[v] == 0 {
+			visit(v)
+		}
+	}
+	return all
+}
+
+func largest(knots [][]string) (knot []string) {
+	for _, k := range knots {
+		if len(k) > len(knot) {
+			knot = k
+		}
+	}
+	return knot
+}
