@@ -218,7 +218,7 @@ func (h *Handler) turnAway(w http.ResponseWriter, key streamKey, why error) erro
 		limit = limitSubscribers
 	}
 	theMetrics.turnedAway.WithLabelValues(limit).Inc()
-	h.lines.turnedAway.log(func(suppressed int) {
+	h.lines.turnedAway.Log(func(suppressed int) {
 		h.logger.Warn("client turned away",
 			zap.NamedError("reason", why), zap.Stringer("stream", key), zap.Int("suppressed", suppressed))
 	})

@@ -12,7 +12,7 @@ import (
 )
 
 // ownGoroutines returns the stacks of the goroutines that are, or were started,
-// in the code of this package, its tests not counted, nor those that are there
+// in the code of this module, its tests not counted, nor those that are there
 // for the whole process once a connection was taken over.
 func ownGoroutines() (stacks []string) {
 	buf := make([]byte, 1<<20)
@@ -31,7 +31,7 @@ func ownGoroutines() (stacks []string) {
 		lines := strings.Split(stack, "\n")
 		for i := 0; i+1 < len(lines); i++ {
 			function := strings.TrimPrefix(lines[i], "created by ")
-			if strings.HasPrefix(function, "github.com/caddy-sse/caddy-sse.") && !strings.Contains(lines[i+1], "_test.go:") {
+			if strings.HasPrefix(function, modulePath) && !strings.Contains(lines[i+1], "_test.go:") {
 				stacks = append(stacks, stack)
 				break
 			}

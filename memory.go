@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
 // What all replay buffers of the process may take together.
@@ -45,7 +47,7 @@ type bufferMemory struct {
 	used       atomic.Int64 // bytes that the blocks take
 	limit      atomic.Int64
 	reclaiming atomic.Bool // a goroutine makes room
-	line       throttle
+	line       logs.Throttle
 }
 
 func (m *bufferMemory) over() bool { return m.used.Load() > m.limit.Load() }
@@ -123,7 +125,7 @@ func (h *hub) evict(now time.Time) (enough bool) {
 	theMetrics.evictions.WithLabelValues(evictedBlock).Add(float64(blocks))
 	if len(held) > 0 {
 		log := slices.MaxFunc(held, func(a, b holding) int { return cmp.Compare(a.size, b.size) }).stream.log()
-		m.line.log(func(suppressed int) {
+		m.line.Log(func(suppressed int) {
 			log.Warn("replay buffers over memory", zap.Int64("memory", limit), zap.Int64("bytes", used),
 				zap.Int("streams", streams), zap.Int("blocks", blocks), zap.Int("suppressed", suppressed))
 		})

@@ -195,7 +195,7 @@ func (s *stream) giveUpSplice(sp *stream, why string) {
 		s.log().Warn("the upstream seems to tell each connection its own: newcomers get upstream connections of their own; "+
 			"join live shares regardless, share off says that this is right", zap.String("reason", why))
 	} else {
-		s.options.lines.notMerged.log(func(suppressed int) {
+		s.options.lines.notMerged.Log(func(suppressed int) {
 			s.log().Info("splice not merged: it is private now", zap.String("reason", why), zap.Int("suppressed", suppressed))
 		})
 	}

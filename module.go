@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
 func init() {
@@ -343,7 +345,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = queuedLogger(ctx.Logger())
+	h.logger = logs.Queued(ctx.Logger())
 	if h.Name != "" {
 		h.logger = h.logger.With(zap.String("handler", h.Name))
 	}
@@ -422,7 +424,7 @@ func (h *Handler) Cleanup() error {
 		// not waited for them.
 		theWriters().waitEmpty(theHub.stop().Add(h.options.drain + drainedAfterEnd))
 	}
-	theLogQueue.flush() // the log is closed soon
+	logs.Flush() // the log is closed soon
 	return nil
 }
 

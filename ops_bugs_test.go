@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
 // Faults of what operators are told that reviews have found.
@@ -33,7 +35,7 @@ func (g *gateway) logOf(caddyfile string) string {
 // countLines counts the lines of a log with a text, when all are written.
 func countLines(t *testing.T, path, text string) int {
 	t.Helper()
-	theLogQueue.flush()
+	logs.Flush()
 	all, err := os.ReadFile(path) //nolint:gosec // G304: the test's own
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +65,7 @@ func TestLinesOfClientsDoNotFlood(t *testing.T) {
 		c.next()
 		c.close()
 	}
-	most := 2 + int(time.Since(began)/throttleInterval)
+	most := 2 + int(time.Since(began)/logs.Interval)
 	for _, line := range []string{"gap told", "a session of its own"} {
 		if n := countLines(t, path, line); n == 0 || n > most {
 			t.Errorf("%q: %d lines, at most %d were due", line, n, most)
@@ -79,9 +81,9 @@ func TestLogKeepsEpochs(t *testing.T) {
 		up.event("1", "2", "3", "4", "5")
 		s := slow.sub.home
 		st.join("sse1." + s.epoch + ".1")
-		time.Sleep(throttleInterval)
+		time.Sleep(logs.Interval)
 		slow.read()
-		time.Sleep(throttleInterval)
+		time.Sleep(logs.Interval)
 		lines := st.logs.FilterMessage("gap told").All()
 		if len(lines) != 2 {
 			st.t.Errorf("%d lines", len(lines))

@@ -313,7 +313,7 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	w.send(b, passing)
 	if p.err == nil && decodeErr != nil {
 		p.err, p.end = decodeErr, endOversized
-		p.handler.lines.oversized.log(func(suppressed int) {
+		p.handler.lines.oversized.Log(func(suppressed int) {
 			p.log().Error("upstream event over max_event_size", zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
 		})
 	}
@@ -421,7 +421,7 @@ func (p *passThrough) logBroken() {
 	if reason == nil {
 		reason = errIncomplete
 	}
-	p.handler.lines.brokeOff.log(func(suppressed int) {
+	p.handler.lines.brokeOff.Log(func(suppressed int) {
 		p.log().Warn("private stream broke off", zap.NamedError("reason", reason), zap.Int("suppressed", suppressed))
 	})
 }

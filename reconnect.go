@@ -200,7 +200,7 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	}
 	if conn.dropped > 0 {
 		s, dropped := conn.stream, conn.dropped
-		s.throttles().repeated.log(func(suppressed int) {
+		s.throttles().repeated.Log(func(suppressed int) {
 			s.log().Info("upstream repeated events after the reconnect", zap.Int("dropped", dropped), zap.Int("suppressed", suppressed))
 		})
 	}
@@ -381,7 +381,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		}
 		if verdict == tryAgain {
 			attempt := s.backoff.attempts
-			s.throttles().lost.log(func(suppressed int) {
+			s.throttles().lost.Log(func(suppressed int) {
 				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
 					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 			})
@@ -399,7 +399,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 			s.leave(endUpstream) // who comes next is to see the upstream's own answer
 		}
 	case broken:
-		s.throttles().final.log(func(suppressed int) {
+		s.throttles().final.Log(func(suppressed int) {
 			log.Warn("upstream lost", zap.Int("suppressed", suppressed))
 		})
 		if s.detached {
@@ -408,12 +408,12 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 			s.leave(endBroken)
 		}
 	case oversized:
-		s.throttles().final.log(func(suppressed int) {
+		s.throttles().final.Log(func(suppressed int) {
 			log.Error("upstream sends blocks over max_event_size", zap.Int("suppressed", suppressed))
 		})
 		s.leave(endOversized)
 	case refused:
-		s.throttles().final.log(func(suppressed int) {
+		s.throttles().final.Log(func(suppressed int) {
 			log.Warn("upstream does not go on with the stream", zap.Int("suppressed", suppressed))
 		})
 		if !s.isSplice { // whose answer is one to its ID
@@ -423,7 +423,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		}
 		s.leave(endRefused)
 	case tryAgain, waitsForIt, succeeded:
-		s.throttles().final.log(func(suppressed int) {
+		s.throttles().final.Log(func(suppressed int) {
 			log.Error("upstream lost: giving up", zap.Duration("after", options.giveUp), zap.Int("subscribers", subscribers),
 				zap.Int("suppressed", suppressed))
 		})
@@ -438,7 +438,7 @@ func (s *stream) logEnded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	subscribers := len(s.subs)
-	s.options.lines.ended.log(func(suppressed int) {
+	s.options.lines.ended.Log(func(suppressed int) {
 		s.log().Info("upstream ended the stream", zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})
 }

@@ -109,7 +109,7 @@ func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 		}
 		if k.hasID && k.id == string(b.ID) && !k.same(b, lines) {
 			id := shownID(k.id)
-			s.throttles().anew.log(func(suppressed int) {
+			s.throttles().anew.Log(func(suppressed int) {
 				s.log().Warn("possible gap: the upstream gives ids anew that it gave to other events before",
 					zap.String("id", id), zap.Int("suppressed", suppressed))
 			})

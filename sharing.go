@@ -513,7 +513,7 @@ func (s *stream) perConnection(why ownReason) {
 	s.hub.facts.noteOwn(s.key, s.path, why)
 	s.closed.Store(true)
 	subscribers := len(s.subs)
-	s.options.lines.perClient.log(func(suppressed int) {
+	s.options.lines.perClient.Log(func(suppressed int) {
 		s.log().Info("the upstream tells each connection its own: this path is not shared; join live or share public shares it regardless",
 			zap.String("reason", string(why)), zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
 func TestReconnect(t *testing.T) {
@@ -109,7 +111,7 @@ func TestReconnectDelays(t *testing.T) {
 		}
 		// The attempts since the last event are counted in the log, those too
 		// that came too fast to be told each.
-		time.Sleep(throttleInterval)
+		time.Sleep(logs.Interval)
 		told := int64(0)
 		for i, entry := range st.logs.FilterMessage("upstream lost: trying again").All() {
 			fields := entry.ContextMap()

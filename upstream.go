@@ -157,7 +157,7 @@ func (c *upstreamConn) logRecovered() {
 		missed, id = missedRequested, shownID(s.lastUpstreamID)
 	}
 	after, attempts, subscribers := time.Since(s.lostAt), s.backoff.attempts, len(s.subs)
-	s.throttles().recovered.log(func(suppressed int) {
+	s.throttles().recovered.Log(func(suppressed int) {
 		s.log().Info("upstream recovered", zap.Duration("after", after), zap.Int("attempts", attempts),
 			zap.Bool("resumed", c.resumed), zap.String("missed", missed), zap.String("last_event_id", id),
 			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
@@ -182,7 +182,7 @@ func (c *upstreamConn) refused(failed bool) { c.stream.refuse(failed) }
 // lock is held.
 func (c *upstreamConn) tellGap() {
 	s := c.stream
-	s.throttles().possible.log(func(suppressed int) {
+	s.throttles().possible.Log(func(suppressed int) {
 		s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from",
 			zap.Int("suppressed", suppressed))
 	})
@@ -392,7 +392,7 @@ func (s *stream) makeExclusive() bool {
 	s.onlyFirst(endPerClient)
 	s.dropSuccessor()
 	subscribers := len(s.subs)
-	s.options.lines.perClient.log(func(suppressed int) {
+	s.options.lines.perClient.Log(func(suppressed int) {
 		s.log().Info("the upstream gives each connection a session of its own: this path is not shared",
 			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})

@@ -3,7 +3,6 @@ package caddysse
 import (
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,55 +11,18 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
-// written is a line of a throttle: which one, when, and how many it stands for.
-type written struct {
-	line       int
-	at         time.Duration
-	suppressed int
-}
-
-func TestThrottle(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		at   []time.Duration // when lines are to be written
-		want []written
-	}{
-		{"seldom", []time.Duration{0, seconds(1.1), seconds(5)}, []written{{0, 0, 0}, {1, seconds(1.1), 0}, {2, seconds(5), 0}}},
-		{"one too early", []time.Duration{0, seconds(.3)}, []written{{0, 0, 0}, {1, seconds(1), 0}}},
-		{"many", []time.Duration{0, 0, seconds(.1), seconds(.5), seconds(.9)}, []written{{0, 0, 0}, {4, seconds(1), 3}}},
-		{
-			"on and on", []time.Duration{0, seconds(.5), seconds(1.2), seconds(1.4), seconds(3.5)},
-			[]written{{0, 0, 0}, {1, seconds(1), 0}, {3, seconds(2), 1}, {4, seconds(3.5), 0}},
-		},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var lines throttle
-				var got []written
-				began := time.Now()
-				for i, at := range test.at {
-					time.Sleep(at - time.Since(began))
-					lines.log(func(suppressed int) { got = append(got, written{i, time.Since(began), suppressed}) })
-				}
-				time.Sleep(time.Minute)
-				synctest.Wait()
-				if !slices.Equal(got, test.want) {
-					t.Errorf("written %v, expected %v", got, test.want)
-				}
-			})
-		})
-	}
-}
-
 // expectLines checks how often a line was written, and how often it was caused.
-func expectLines(t *testing.T, logs *observer.ObservedLogs, message string, lines, all int) {
+func expectLines(t *testing.T, observed *observer.ObservedLogs, message string, lines, all int) {
 	t.Helper()
-	time.Sleep(throttleInterval)
+	time.Sleep(logs.Interval)
 	synctest.Wait()
-	entries := logs.FilterMessage(message).All()
+	entries := observed.FilterMessage(message).All()
 	caused := 0
 	for _, entry := range entries {
 		caused += 1 + int(entry.ContextMap()["suppressed"].(int64))
@@ -127,7 +89,7 @@ func TestSpliceLinesAreThrottled(t *testing.T) {
 			synctest.Wait()
 			r.leave()
 		}
-		time.Sleep(throttleInterval)
+		time.Sleep(logs.Interval)
 		synctest.Wait()
 		told := st.logs.Filter(func(e observer.LoggedEntry) bool { return e.Level >= zap.WarnLevel })
 		if told.Len() > 2 {
@@ -199,7 +161,7 @@ func TestRecoveredLine(t *testing.T) {
 		}
 		expectFields := func(times int, want map[string]any) {
 			t.Helper()
-			time.Sleep(throttleInterval)
+			time.Sleep(logs.Interval)
 			entries := st.logs.FilterMessage("upstream recovered").All()
 			if len(entries) != times {
 				t.Fatalf("logged %d times", len(entries))
@@ -228,5 +190,53 @@ func TestRecoveredLine(t *testing.T) {
 		expectFields(2, map[string]any{
 			"after": took, "attempts": int64(1), "resumed": false, "missed": missedUnknown, "last_event_id": "",
 		})
+	})
+}
+
+// stuckOutput takes a line when it is let.
+type stuckOutput struct {
+	reached chan struct{}
+	release chan struct{}
+}
+
+func (s stuckOutput) Write(p []byte) (int, error) {
+	select {
+	case s.reached <- struct{}{}:
+	default:
+	}
+	<-s.release
+	return len(p), nil
+}
+
+func (stuckOutput) Sync() error { return nil }
+
+// A log that takes no line keeps nobody from joining.
+func TestStuckLogHoldsNothingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := stuckOutput{make(chan struct{}, 1), make(chan struct{})}
+		logger := logs.Queued(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), sink, zapcore.InfoLevel)))
+		h := newHub()
+		inst := h.register("place", "server")
+		options := new(Handler).streamOptions()
+		for i := range 3 {
+			src := &fakeSource{t: t, conns: make(chan *fakeConn, 1)}
+			sub, err := h.join(&joinRequest{
+				key: streamKey{byte(i)}, instance: inst, lastEventID: "sse1.0123456789abcdef0123456789abcdef.7", options: options,
+				varies: func([]string) string { return "" }, source: func(bool) source { return src }, logger: logger,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sub.tellGap()
+			sub.detach()
+			if i == 0 {
+				<-sink.reached
+			}
+		}
+		logs.Flush() // which does not wait for ever
+		close(sink.release)
+		h.endAll()
+		h.running.Wait()
+		time.Sleep(2 * logs.Interval)
 	})
 }

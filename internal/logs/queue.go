@@ -1,4 +1,4 @@
-package caddysse
+package logs
 
 import (
 	"sync"
@@ -22,26 +22,30 @@ const (
 	flushTimeout = time.Second
 )
 
-// logQueue is lines that are yet to be written. The zero value is ready to use.
-type logQueue struct {
+// queue is lines that are yet to be written. The zero value is ready to use.
+type queue struct {
 	mu      sync.Mutex
-	lines   []logLineEntry
+	lines   []queuedLine
 	dropped int
 	idle    chan struct{} // closed when the goroutine that writes has ended; nil: there is none
 }
 
-// logLineEntry is a line for a core.
-type logLineEntry struct {
+// queuedLine is a line for a core.
+type queuedLine struct {
 	core   zapcore.Core
 	entry  zapcore.Entry
 	fields []zapcore.Field
 }
 
-// theLogQueue is the process's.
-var theLogQueue logQueue
+// process is the process's.
+var process queue
+
+// Flush waits until the lines that came until now are written, for a moment at
+// most.
+func Flush() { process.flush() }
 
 // add adds a line.
-func (q *logQueue) add(line logLineEntry) {
+func (q *queue) add(line queuedLine) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.lines) >= maxQueuedLines {
@@ -56,7 +60,7 @@ func (q *logQueue) add(line logLineEntry) {
 }
 
 // run writes lines until there is none.
-func (q *logQueue) run() {
+func (q *queue) run() {
 	for {
 		lines, dropped := q.take()
 		if lines == nil {
@@ -75,7 +79,7 @@ func (q *logQueue) run() {
 }
 
 // take takes all lines; nil: there is none, and the goroutine ends.
-func (q *logQueue) take() (lines []logLineEntry, dropped int) {
+func (q *queue) take() (lines []queuedLine, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	lines, dropped = q.lines, q.dropped
@@ -88,7 +92,7 @@ func (q *logQueue) take() (lines []logLineEntry, dropped int) {
 }
 
 // flush waits until there is no line, for flushTimeout at most.
-func (q *logQueue) flush() {
+func (q *queue) flush() {
 	q.mu.Lock()
 	idle := q.idle
 	q.mu.Unlock()
@@ -103,8 +107,8 @@ func (q *logQueue) flush() {
 	}
 }
 
-// queuedLogger returns a logger whose lines go through the queue.
-func queuedLogger(logger *zap.Logger) *zap.Logger {
+// Queued returns a logger whose lines go through the queue.
+func Queued(logger *zap.Logger) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return queuedCore{core} }))
 }
 
@@ -125,6 +129,6 @@ func (c queuedCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *z
 
 // Write implements zapcore.Core.
 func (c queuedCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
-	theLogQueue.add(logLineEntry{c.Core, entry, fields})
+	process.add(queuedLine{c.Core, entry, fields})
 	return nil
 }

@@ -1,4 +1,4 @@
-package caddysse
+package logs
 
 import (
 	"fmt"
@@ -29,49 +29,18 @@ func (s stuckSink) Write(p []byte) (int, error) {
 
 func (stuckSink) Sync() error { return nil }
 
-// A log that takes no line keeps nobody from joining.
-func TestStuckLogHoldsNothingUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sink := stuckSink{make(chan struct{}, 1), make(chan struct{})}
-		logger := queuedLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), sink, zapcore.InfoLevel)))
-		h := newHub()
-		inst := h.register("place", "server")
-		options := new(Handler).streamOptions()
-		for i := range 3 {
-			src := &fakeSource{t: t, conns: make(chan *fakeConn, 1)}
-			sub, err := h.join(&joinRequest{
-				key: streamKey{byte(i)}, instance: inst, lastEventID: "sse1.0123456789abcdef0123456789abcdef.7", options: options,
-				varies: func([]string) string { return "" }, source: func(bool) source { return src }, logger: logger,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			sub.tellGap()
-			sub.detach()
-			if i == 0 {
-				<-sink.reached
-			}
-		}
-		theLogQueue.flush() // which does not wait for ever
-		close(sink.release)
-		h.endAll()
-		h.running.Wait()
-		time.Sleep(2 * throttleInterval)
-	})
-}
-
 // Lines keep their order, fields and time.
 func TestLogQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
-		log := queuedLogger(zap.New(core)).With(zap.String("of", "all"))
+		log := Queued(zap.New(core)).With(zap.String("of", "all"))
 		log.Debug("not enabled")
 		began := time.Now()
 		for i := range 100 {
 			log.Info("line", zap.Int("number", i))
 			time.Sleep(time.Millisecond)
 		}
-		theLogQueue.flush()
+		Flush()
 		all := logs.All()
 		if len(all) != 100 {
 			t.Fatalf("%d lines", len(all))
@@ -91,10 +60,10 @@ func TestLogQueue(t *testing.T) {
 func TestLogQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := stuckSink{make(chan struct{}, 1), make(chan struct{})}
-		var queue logQueue
+		var queue queue
 		core, logs := observer.New(zap.InfoLevel)
 		stuck := zapcore.NewTee(core, zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), sink, zapcore.InfoLevel))
-		line := logLineEntry{core: stuck, entry: zapcore.Entry{Message: "line"}}
+		line := queuedLine{core: stuck, entry: zapcore.Entry{Message: "line"}}
 		queue.add(line)
 		<-sink.reached
 		for range maxQueuedLines + 7 {

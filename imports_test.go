@@ -1,0 +1,131 @@
+package caddysse
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The packages of the module import each other in one direction only, and know no
+// more of the world than they need: see doc.go. The compiler holds the direction,
+// this table the rest.
+
+const modulePath = "github.com/caddy-sse/caddy-sse"
+
+// wall is what the code of a package may name.
+type wall struct {
+	imports []string // packages of the module
+	zap     bool     // the log
+	caddy   bool
+	http    bool // requests and responses; header fields and status numbers all may name
+}
+
+// walls are those of each package, but for the root, which is above them all, and
+// alone may know Prometheus.
+var walls = map[string]wall{
+	"eventstream":     {},
+	"internal/logs":   {zap: true},
+	"internal/doctor": {imports: []string{"eventstream"}, http: true},
+}
+
+// checkWall returns what a file names that its package may not.
+func checkWall(file *ast.File, may wall) (wrong []string) {
+	for _, spec := range file.Imports {
+		name, _ := strconv.Unquote(spec.Path.Value)
+		own, isOwn := strings.CutPrefix(name, modulePath+"/")
+		allowed := true
+		switch {
+		case name == modulePath, strings.HasPrefix(name, "github.com/prometheus/"):
+			allowed = false
+		case isOwn:
+			allowed = slices.Contains(may.imports, own)
+		case strings.HasPrefix(name, "github.com/caddyserver/"):
+			allowed = may.caddy
+		case strings.HasPrefix(name, "go.uber.org/zap"):
+			allowed = may.zap
+		}
+		if !allowed {
+			wrong = append(wrong, "import "+name)
+		}
+	}
+	if may.http {
+		return wrong
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok && isIdent(sel.X, "http") {
+			switch sel.Sel.Name {
+			case "Request", "ResponseWriter", "Handler", "Client", "Server":
+				wrong = append(wrong, "http."+sel.Sel.Name)
+			}
+		}
+		return true
+	})
+	return wrong
+}
+
+func TestWallsBetweenPackages(t *testing.T) {
+	seen := make(map[string]bool)
+	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+		switch dir := path.Dir(name); {
+		case err != nil:
+			return err
+		case d.IsDir(), !strings.HasSuffix(name, ".go"), strings.HasSuffix(name, "_test.go"):
+		case dir == "eventstream", strings.HasPrefix(dir, "internal/"):
+			may, ok := walls[dir]
+			if !ok {
+				t.Errorf("%s has no wall", dir)
+			}
+			seen[dir] = true
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			for _, wrong := range checkWall(file, may) {
+				t.Errorf("%s: %s", name, wrong)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := range walls {
+		if !seen[dir] {
+			t.Errorf("%s has a wall and no code", dir)
+		}
+	}
+}
+
+// One broken wall of each kind is seen.
+func TestBrokenWalls(t *testing.T) {
+	may := wall{imports: []string{"eventstream"}}
+	for _, test := range []struct {
+		code string
+		want string
+	}{
+		{`import _ "github.com/caddy-sse/caddy-sse/eventstream"`, ""},
+		{`import "net/http"; var _ http.Header; const _ = http.StatusOK`, ""},
+		{`import _ "github.com/caddy-sse/caddy-sse"`, "import github.com/caddy-sse/caddy-sse"},
+		{`import _ "github.com/caddy-sse/caddy-sse/internal/logs"`, "import github.com/caddy-sse/caddy-sse/internal/logs"},
+		{`import _ "github.com/caddyserver/caddy/v2"`, "import github.com/caddyserver/caddy/v2"},
+		{`import _ "github.com/prometheus/client_golang/prometheus"`, "import github.com/prometheus/client_golang/prometheus"},
+		{`import _ "go.uber.org/zap"`, "import go.uber.org/zap"},
+		{`import "net/http"; var _ *http.Request`, "http.Request"},
+		{`import "net/http"; func f(http.ResponseWriter) {}`, "http.ResponseWriter"},
+	} {
+		file, err := parser.ParseFile(token.NewFileSet(), "broken.go", "package broken; "+test.code, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(checkWall(file, may), " "); got != test.want {
+			t.Errorf("%s: seen %q, expected %q", test.code, got, test.want)
+		}
+	}
+}
