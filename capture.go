@@ -28,6 +28,11 @@ type opener struct {
 	r       *http.Request
 	done    chan struct{} // closed when the answer was written
 
+	// The last event ID that the client came with, and whether that does not go
+	// upstream.
+	lastEventID string
+	withheld    bool
+
 	mu      sync.Mutex
 	claimed bool  // the answer is being written
 	left    bool  // the client does not wait any more
@@ -35,8 +40,8 @@ type opener struct {
 	again   bool  // the client has to ask by itself; set before done
 }
 
-func newOpener(h *Handler, w http.ResponseWriter, r *http.Request) *opener {
-	return &opener{handler: h, w: w, r: r, done: make(chan struct{})}
+func newOpener(h *Handler, w http.ResponseWriter, r *http.Request, lastEventID string, withheld bool) *opener {
+	return &opener{handler: h, w: w, r: r, done: make(chan struct{}), lastEventID: lastEventID, withheld: withheld}
 }
 
 // claim reserves the client's response for the goroutine that has its answer.
@@ -234,8 +239,7 @@ func (c *capture) pass() {
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
 	c.passed.cancel = func() { c.cancel(errNobodyWaits) }
 	context.AfterFunc(o.r.Context(), c.passed.cancel)
-	id, _ := o.handler.policy.lastEventID(o.r)
-	c.passed.cannotResume(id)
+	c.passed.cameWith(o.lastEventID, o.withheld)
 	c.syncHeader(o.w.Header())
 	c.passed.WriteHeader(c.status)
 }

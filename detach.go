@@ -176,10 +176,10 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
 		})
 		p := newPassThrough(h, w, r, false)
-		p.cannotResume(id)
+		p.cameWith(id, own)
 		return nil, h.servePrivate(p, next)
 	}
-	wait := newOpener(h, w, r)
+	wait := newOpener(h, w, r, id, own)
 	parts := h.detachedParts(r)
 	req := &joinRequest{
 		key:         theHub.keyHash(parts),
@@ -205,6 +205,14 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	d, _, err := h.serveSubscriber(w, r, next, req, sub, wait)
 	return d, err
+}
+
+// withholds reports whether a client's last event ID does not go upstream where
+// its answer could have been shared: a gateway gave it, and none is behind this
+// one.
+func (h *Handler) withholds(id string) bool {
+	_, _, own := parseGatewayID(id)
+	return own && h.options.ids != idsUpstream
 }
 
 // dropID removes a last event ID of the gateway from a request that goes

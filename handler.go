@@ -70,7 +70,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	case mayDetach:
 		return h.serveDetached(w, r, next)
 	}
-	return nil, h.servePrivate(newPassThrough(h, w, r, false), next)
+	p := newPassThrough(h, w, r, false)
+	id, _ := h.policy.lastEventID(r)
+	p.cameWith(id, false)
+	return nil, h.servePrivate(p, next)
 }
 
 // neverStream reports whether the answer to a request is not a stream whatever
@@ -176,7 +179,8 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		source: func(waits bool) source {
 			u := h.newUpstreamRequest(w, r, next)
 			if waits {
-				wait = newOpener(h, w, r)
+				id, _ := h.policy.lastEventID(r)
+				wait = newOpener(h, w, r, id, h.withholds(id))
 				u.opener.Store(wait)
 			}
 			return u
@@ -233,11 +237,12 @@ const maxRetryAfter = 10
 // connection of its own, because the answers are not shared.
 func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRequest) error {
 	p.onShareable = func() { theHub.shareable(req.key) }
-	if _, _, ok := parseGatewayID(req.lastEventID); ok && h.options.ids != idsUpstream {
+	withheld := h.withholds(req.lastEventID)
+	if withheld {
 		h.dropID(p.request)
 	}
 	if !p.headSent { // else it was told with the head
-		p.cannotResume(req.lastEventID)
+		p.cameWith(req.lastEventID, withheld)
 	}
 	return h.servePrivate(p, next)
 }

@@ -26,7 +26,8 @@ type passThrough struct {
 	headSent   bool        // the client has the head of an event stream already
 	unsent     http.Header // with headSent: that of the answer, which the client does not see
 
-	lostID string // the gateway's ID that the client came with, and cannot be resumed from
+	lostID  string // the gateway's ID that the client came with, and cannot be resumed from
+	askedID string // one that is sent upstream: another gateway may know it, and says so
 
 	// Called when the answer is an event stream that could have been shared.
 	onShareable func()
@@ -155,8 +156,10 @@ func (p *passThrough) WriteHeader(status int) {
 		p.plain(status)
 		return
 	}
+	p.findGap(header)
 	body, known := newBodyWriter(header.Get("Content-Encoding"), eventWriter{p})
 	if !known {
+		p.countGap()
 		p.plain(status)
 		return
 	}
@@ -171,9 +174,6 @@ func (p *passThrough) WriteHeader(status int) {
 		header.Del("Content-Length")
 		header.Del("Content-Encoding")
 		setStreamHeaders(header)
-		if p.lostID != "" {
-			header.Set("SSE-Resume", resumeGap)
-		}
 		p.ResponseWriter.WriteHeader(status)
 	}
 	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
@@ -183,12 +183,28 @@ func (p *passThrough) WriteHeader(status int) {
 	p.tellGap()
 }
 
-// cannotResume takes note of the last event ID that the client came with: one
-// that a gateway gave says nothing to the upstream, so that the client is not
-// going to get what it missed.
-func (p *passThrough) cannotResume(id string) {
-	if _, _, own := parseGatewayID(id); own && p.handler.options.ids != idsUpstream {
+// cameWith takes note of the last event ID that the client came with. One that a
+// gateway gave says nothing to the upstream: the client is not going to get what
+// it missed, and is told. Where the ID is sent upstream all the same (it is not
+// withheld), there may be another gateway, whose answer tells what became of it.
+func (p *passThrough) cameWith(id string, withheld bool) {
+	switch _, _, own := parseGatewayID(id); {
+	case !own:
+	case withheld:
 		p.lostID = id
+	default:
+		p.askedID = id
+	}
+}
+
+// findGap finds out whether the client has a gap, of the header of its event
+// stream, and tells it there.
+func (p *passThrough) findGap(header http.Header) {
+	if p.askedID != "" && header.Get("SSE-Resume") == "" {
+		p.lostID = p.askedID // no gateway knows it
+	}
+	if p.lostID != "" && !p.headSent {
+		header.Set("SSE-Resume", resumeGap)
 	}
 }
 
@@ -200,17 +216,22 @@ func (p *passThrough) resume() string {
 	return resumePrivate
 }
 
-// tellGap tells the client in band, if it has a gap, and the log and the metrics.
-// The lock is held.
-func (p *passThrough) tellGap() {
+// countGap tells the log and the metrics, if the client has a gap, and returns it.
+func (p *passThrough) countGap() (gap gapNote, ok bool) {
 	if p.lostID == "" {
-		return
+		return gapNote{}, false
 	}
 	theMetrics.resumes.WithLabelValues(resumeGap).Inc()
-	gap := gapNote{gapEpoch, p.lostID, -1}
+	gap = gapNote{gapEpoch, p.lostID, -1}
 	gap.tell(p.handler.lines, p.log)
+	return gap, true
+}
+
+// tellGap tells the client in band, if it has a gap. The lock is held.
+func (p *passThrough) tellGap() {
+	gap, ok := p.countGap()
 	event := gap.event(p.handler.options.gapEvent)
-	if p.err != nil || len(event) == 0 {
+	if !ok || p.err != nil || len(event) == 0 {
 		return
 	}
 	if p.err = p.out.write(event); p.err != nil {

@@ -126,7 +126,11 @@ func (p *passThrough) leaveAfter(d time.Duration, reason endReason) {
 
 // log is where what happens to the stream is told.
 func (p *passThrough) log() *zap.Logger {
-	return p.handler.logger.With(zap.String("stream", p.id()), zap.String("host", clipText(p.host)), zap.String("path", clipText(p.path)))
+	logger := p.handler.logger
+	if p.seen != nil { // else its coding is not known
+		logger = logger.With(zap.String("stream", p.id()))
+	}
+	return logger.With(zap.String("host", clipText(p.host)), zap.String("path", clipText(p.path)))
 }
 
 // The stream as operators see it: observed.
