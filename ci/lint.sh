@@ -18,5 +18,5 @@ cd "$root"
 
 # The module has code per system.
 for os in darwin windows; do
-	step "go vet: the module and ssebench for $os" env GOOS=$os go vet . ./internal/... ./cmd/ssebench
+	step "go vet: the module and its commands for $os" env GOOS=$os go vet . ./internal/... ./cmd/caddy ./cmd/ssebench
 done

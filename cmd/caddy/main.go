@@ -1,7 +1,8 @@
 // Command caddy is a ready-to-run Caddy server with the sse handler compiled in.
 //
-// It also has sse_demo, a small application that serves event streams the way many do, for Caddyfile.example and for
-// trying things out. That module lives in this package alone: a Caddy built with xcaddy does not have it.
+// It also has a demo for Caddyfile.example: the handler sse_demo, which serves a page with buttons, and the command
+// sse-demo-app, a small application that sends event streams the way many do. Both live in this package alone: a Caddy
+// built with xcaddy has neither.
 package main
 
 import (
