@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // adminEndpoint is that of a gateway in this process.
@@ -212,7 +213,7 @@ func TestAdminKeepsEpochs(t *testing.T) {
 	c := g.subscribe("/")
 	u.accept().event("1")
 	id := c.expect("1").LastEventID
-	epoch, _, ok := parseGatewayID(id)
+	epoch, _, ok := replay.ParseID(id)
 	if !ok {
 		t.Fatalf("ID %q", id)
 	}
@@ -324,7 +325,7 @@ func manyStreams(t testing.TB, n int) {
 			parts:  []keyPart{{"place", "many\x00"}, {"host", "many.test"}, {"path", fmt.Sprintf("/%05d", (i*7919)%n)}},
 			source: func(bool) source { return nil },
 		}, nil)
-		s.buffer.events = uint64(i % 17)
+		s.buffer.Events = uint64(i % 17)
 		theHub.track(s)
 		all = append(all, s)
 	}
@@ -772,7 +773,7 @@ func TestAdminTail(t *testing.T) {
 
 // A tail that is too slow is told what it missed; the stream does not wait.
 func TestTailMisses(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 3 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 3 }, func(st *streamTest) {
 		t := st.t
 		r, up := st.start()
 		s := r.sub.home

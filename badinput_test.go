@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // logged is a gateway whose log lines about sse can be read, and that takes
@@ -74,7 +75,7 @@ var hostileIDs = map[string]string{
 	"100 KB":             strings.Repeat("a", 100_000),
 	"100 KB, our prefix": "sse1." + strings.Repeat("0", 100_000) + ".1",
 	"8-bit":              "\xff\xfe\x80",
-	"cut UTF-8":          strings.Repeat("é", maxLastEventID)[1:],
+	"cut UTF-8":          strings.Repeat("é", replay.MaxID)[1:],
 	"quotes":             `"\u000a</script>`,
 }
 
@@ -112,7 +113,7 @@ func expectGap(t *testing.T, c *testClient, id string) {
 		t.Errorf("missed %v, but nobody can know", data["missed"])
 	}
 	told, ok := data["last_event_id"].(string)
-	if want := strings.ToValidUTF8(id[:min(len(id), maxShownID)], "\uFFFD"); !ok || told != want {
+	if want := strings.ToValidUTF8(id[:min(len(id), replay.MaxShownID)], "\uFFFD"); !ok || told != want {
 		t.Errorf("last_event_id %.100q, expected %.100q", told, want)
 	}
 }

@@ -298,25 +298,6 @@ func parseKeyIgnore(h *Handler, d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func parseBuffer(h *Handler, d *caddyfile.Dispenser) (err error) {
-	args := d.RemainingArgs()
-	if len(args) == 0 || len(args) > 3 {
-		return d.Err("buffer: expected <events> [<size>] [<age>], such as 16384 4MiB 5m")
-	}
-	h.Buffer = new(Buffer)
-	if h.Buffer.Events, err = countValue(d, "buffer", args[0]); err != nil || len(args) == 1 {
-		return err
-	}
-	if h.Buffer.Size, err = sizeValue(d, "buffer", args[1]); err != nil || len(args) == 2 {
-		return err
-	}
-	h.Buffer.Age, err = durationValue(d, "buffer", args[2])
-	if err == nil && h.Buffer.Age == 0 {
-		return d.Err("buffer: expected an age above 0")
-	}
-	return err
-}
-
 func parseHeartbeat(h *Handler, d *caddyfile.Dispenser) error {
 	const expected = "<interval> [event <type> [<data>]], or off"
 	args := d.RemainingArgs()

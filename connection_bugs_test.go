@@ -49,7 +49,7 @@ func TestRecordedResponseIsNotTakenOver(t *testing.T) {
 func delivered(position uint64) bool {
 	for _, s := range theHub.every() {
 		s.mu.Lock()
-		unread := s.buffer.newest < position || s.makeRoomUntil(position, time.Now()) != nil
+		unread := s.buffer.Newest < position || s.makeRoomUntil(position, time.Now()) != nil
 		s.mu.Unlock()
 		if unread {
 			return false

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Whether an upstream went on after the last event ID that it was asked with.
@@ -138,29 +139,29 @@ func (s *stream) logSkipped(after, next string, missed int64) {
 // its head. Anything else is from before, which speaks for the upstream: a history
 // or a snapshot. And the stream has an event from before that the splice was not sent.
 func (s *stream) skips(sp *stream) (next string, skips bool) {
-	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || sp.buffer.lost > 0 {
+	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || sp.buffer.Lost > 0 {
 		return "", false
 	}
-	if _, ok := s.buffer.find(sp.openID); ok {
+	if _, ok := s.buffer.Find(sp.openID); ok {
 		return "", false // all that came after it is kept
 	}
 	if n, ok := number(sp.openID); ok && s.sequence.counts() && n >= s.sequence.last {
 		return "", false // the client is ahead
 	}
-	kept, brought, greeted := s.buffer.fromUpstream(), sp.buffer.fromUpstream(), false
+	kept, brought, greeted := fromUpstream(&s.buffer), fromUpstream(&sp.buffer), false
 	for _, b := range brought {
 		switch k := s.twin(b); {
 		case s.greetsWith(b):
 			greeted = true
-		case !b.hasID && slices.ContainsFunc(kept, b.equal): // a ping, say
+		case !b.HasID && slices.ContainsFunc(kept, b.Equal): // a ping, say
 		case k == nil || !sp.isLive(k):
 			return "", false
 		case next == "":
-			next = b.id
+			next = b.ID
 		}
 	}
-	return next, s.buffer.lost > 0 || slices.ContainsFunc(kept, func(k *block) bool {
-		return !sp.isLive(k) && (!greeted || !s.greetsWith(k)) && !slices.ContainsFunc(brought, k.equal)
+	return next, s.buffer.Lost > 0 || slices.ContainsFunc(kept, func(k *replay.Block) bool {
+		return !sp.isLive(k) && (!greeted || !s.greetsWith(k)) && !slices.ContainsFunc(brought, k.Equal)
 	})
 }
 
@@ -185,11 +186,11 @@ func (c *upstreamConn) greet(lines []byte, now time.Time) {
 
 // greetsWith reports whether the upstream greeted the stream's connection with a
 // block, too.
-func (s *stream) greetsWith(b *block) bool {
-	return slices.Contains(s.conn.greeted, maphash.Bytes(greetedSeed, b.wire[:b.lines]))
+func (s *stream) greetsWith(b *replay.Block) bool {
+	return slices.Contains(s.conn.greeted, maphash.Bytes(greetedSeed, b.Wire[:b.Lines]))
 }
 
 // fromUpstream returns the kept events that the upstream has sent.
-func (f *buffer) fromUpstream() []*block {
-	return slices.DeleteFunc(f.dispatched(), func(b *block) bool { return b.told })
+func fromUpstream(f *replay.Buffer) []*replay.Block {
+	return slices.DeleteFunc(f.Dispatched(), func(b *replay.Block) bool { return b.Told })
 }

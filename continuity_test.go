@@ -36,7 +36,7 @@ func TestReconnectContinuity(t *testing.T) {
 		{"no ids then", numbers(1, 20), nil, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inBubble(t, func(o *streamOptions) { withGaps(o); o.buffer.events = 8 }, func(st *streamTest) {
+			inBubble(t, func(o *streamOptions) { withGaps(o); o.buffer.Events = 8 }, func(st *streamTest) {
 				a, up := st.start()
 				for _, id := range test.before {
 					up.numbered(id)
@@ -93,7 +93,7 @@ func TestSpliceContinuity(t *testing.T) {
 		{"ids that are not numbers: it does not", letters[:20], "ai", nil, "au", numbered("au") + toldGap("upstream", "ai", "null") + "\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 5 }), func(st *streamTest) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events = 5 }), func(st *streamTest) {
 				_, up := st.start()
 				up.numbered(test.stream...)
 				time.Sleep(time.Minute)
@@ -146,7 +146,7 @@ func TestQuietSpliceContinuity(t *testing.T) {
 			toldGap("upstream", "1020", "null") + "\n" + primed("1310")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 5 }), func(st *streamTest) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events = 5 }), func(st *streamTest) {
 				_, up := st.start()
 				up.numbered(test.stream...)
 				time.Sleep(time.Minute)
@@ -194,7 +194,7 @@ func TestGapOfForgottenID(t *testing.T) {
 	} {
 		for name, mode := range map[string]idsMode{"auto": idsAuto, "upstream": idsUpstream} {
 			t.Run(test.name+", ids "+name, func(t *testing.T) {
-				inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.ids, o.buffer.events = mode, 5 }), func(st *streamTest) {
+				inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.ids, o.buffer.Events = mode, 5 }), func(st *streamTest) {
 					send := func(c *fakeConn, text string) {
 						if err := c.send(text); err != nil && c.ctx.Err() == nil {
 							st.t.Fatal(err)
@@ -238,7 +238,7 @@ func TestGapOfForgottenID(t *testing.T) {
 
 // A greeting that each connection is sent is no event that the upstream left out.
 func TestSpliceContinuityOfGreetings(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 12 }), func(st *streamTest) {
+	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events = 12 }), func(st *streamTest) {
 		hello := func(c *fakeConn) {
 			if err := c.send("id: hello\ndata: hello\n\n"); err != nil {
 				st.t.Fatal(err)
@@ -276,7 +276,7 @@ func TestSpliceContinuityOfGreetings(t *testing.T) {
 
 // A gap that was told before does not hide another one.
 func TestContinuityAfterToldGap(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.events = 6 }), func(st *streamTest) {
+	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events = 6 }), func(st *streamTest) {
 		letters := strings.Fields("a b c d e f g h i j k l m n o p q r s t")
 		_, up := st.start()
 		up.numbered(letters[:15]...)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 const (
@@ -155,7 +157,7 @@ func TestCrashWithoutIDs(t *testing.T) {
 		j := newJournal(false)
 		g, lastIDs, stop := crash(t, j, 100*time.Millisecond, func(h *Handler) { h.GapEvent = "gap" })
 		for _, id := range lastIDs {
-			if _, _, ok := parseGatewayID(id); !ok {
+			if _, _, ok := replay.ParseID(id); !ok {
 				t.Fatalf("last event ID %q", id)
 			}
 		}
@@ -197,7 +199,7 @@ func TestCrashWithoutIDs(t *testing.T) {
 			if !slices.Equal(got, numbers(begin, j.newest())) || begin > first[i]+40 {
 				t.Fatalf("client %d, of event %d, got %q", i, first[i], got)
 			}
-			if _, _, ok := parseGatewayID(lastID); !ok || slices.Contains(lastIDs, lastID) {
+			if _, _, ok := replay.ParseID(lastID); !ok || slices.Contains(lastIDs, lastID) {
 				t.Fatalf("client %d has last event ID %q", i, lastID)
 			}
 		}

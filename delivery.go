@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // deliverySettings are the handler's settings for writing to a client.
@@ -384,14 +386,14 @@ func timedOut(err error) bool {
 var batches = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // writeAll sends blocks in one write.
-func (o *responseStream) writeAll(blocks []*block) error {
+func (o *responseStream) writeAll(blocks []*replay.Block) error {
 	if len(blocks) == 1 {
-		return o.write(blocks[0].wire)
+		return o.write(blocks[0].Wire)
 	}
 	buf := batches.Get().(*bytes.Buffer)
 	buf.Reset()
 	for _, b := range blocks {
-		buf.Write(b.wire)
+		buf.Write(b.Wire)
 	}
 	err := o.write(buf.Bytes())
 	if buf.Cap() <= 2*maxWrite {

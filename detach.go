@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Private streams that outlive their client.
@@ -114,7 +116,7 @@ func (h *Handler) detachedParts(r *http.Request) []keyPart {
 // these apart.
 func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *delivery, served bool, err error) {
 	id, _ := h.policy.lastEventID(r)
-	epoch, _, own := parseGatewayID(id)
+	epoch, _, own := replay.ParseID(id)
 	if !own {
 		return nil, false, nil
 	}
@@ -152,7 +154,7 @@ func (h *Handler) cancelsWhatIsGone(r *http.Request) bool {
 		return false
 	}
 	id, _ := h.policy.lastEventID(r)
-	_, _, own := parseGatewayID(id)
+	_, _, own := replay.ParseID(id)
 	return own
 }
 
@@ -163,7 +165,7 @@ var errNothingToCancel = errors.New("there is no answer with that last event ID 
 // event stream it goes on without its client.
 func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
 	id, _ := h.policy.lastEventID(r)
-	_, _, own := parseGatewayID(id)
+	_, _, own := replay.ParseID(id)
 	if own {
 		h.dropID(r)
 	} else {
@@ -211,7 +213,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 // its answer could have been shared: a gateway gave it, and none is behind this
 // one.
 func (h *Handler) withholds(id string) bool {
-	_, _, own := parseGatewayID(id)
+	_, _, own := replay.ParseID(id)
 	return own && h.options.ids != idsUpstream
 }
 
@@ -317,7 +319,7 @@ func (h *hub) removeDetachedLocked(s *stream) {
 // gateway keep many connections for the work of one.
 func (s *stream) lingerTime() time.Duration {
 	if !s.detached {
-		if s.arrivals > 1 || s.buffer.events > 0 {
+		if s.arrivals > 1 || s.buffer.Events > 0 {
 			return s.options.linger
 		}
 		return min(s.options.linger, max(leastLinger, time.Since(s.born)))
@@ -329,7 +331,7 @@ func (s *stream) lingerTime() time.Duration {
 	if s.newestAt.After(newest) {
 		newest = s.newestAt
 	}
-	return max(0, time.Until(newest.Add(s.buffer.limits.age)))
+	return max(0, time.Until(newest.Add(s.buffer.Limits.Age)))
 }
 
 // withoutCookies returns a head for those who come back: the cookies were for

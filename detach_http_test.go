@@ -22,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // ask makes a request with a body and returns the answer.
@@ -152,7 +153,7 @@ func TestDetachedPrime(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, ok := strings.CutPrefix(strings.TrimSuffix(string(line), "\n\n"), "id: ")
-	if _, position, own := parseGatewayID(id); !ok || !own || position != 0 {
+	if _, position, own := replay.ParseID(id); !ok || !own || position != 0 {
 		t.Fatalf("the first block is %q", line)
 	}
 	resp.Body.Close()
@@ -179,7 +180,7 @@ func TestDetachedEndsAlone(t *testing.T) {
 	up := u.accept()
 	up.write("id: 7\nevent: token\ndata: 1\n\n")
 	first := c.next()
-	if _, _, own := parseGatewayID(first.LastEventID); !own || first.Type != "token" {
+	if _, _, own := replay.ParseID(first.LastEventID); !own || first.Type != "token" {
 		t.Fatalf("event %+v", first)
 	}
 	c.close()
@@ -334,11 +335,11 @@ func TestDetachedStranger(t *testing.T) {
 	c := g.prompt(http.MethodPost, "/a?q=1", append(slices.Clone(mine), "X-Stay: 1")...)
 	<-requests
 	id := c.expect("1").LastEventID
-	unknown := string(appendGatewayID(nil, newEpoch(), 1))
+	unknown := string(replay.AppendID(nil, replay.NewEpoch(), 1))
 
 	masked := func(a answer) answer { // the epochs of new streams
 		for part := range strings.FieldsSeq(a.body) {
-			if epoch, _, ok := parseGatewayID(part); ok && !strings.Contains(id, epoch) && !strings.Contains(unknown, epoch) {
+			if epoch, _, ok := replay.ParseID(part); ok && !strings.Contains(id, epoch) && !strings.Contains(unknown, epoch) {
 				a.body = strings.ReplaceAll(a.body, epoch, "E")
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // detachTime is how long detached streams go on in these tests.
@@ -64,13 +66,13 @@ func (dt *detachedTest) start() (*reader, *fakeConn) {
 }
 
 func (dt *detachedTest) id(position uint64) string {
-	return string(appendGatewayID(nil, dt.epoch, position))
+	return string(replay.AppendID(nil, dt.epoch, position))
 }
 
 // resume comes back; nil if the stream is not found.
 func (dt *detachedTest) resume(req *joinRequest) *reader {
 	dt.t.Helper()
-	epoch, _, _ := parseGatewayID(req.lastEventID)
+	epoch, _, _ := replay.ParseID(req.lastEventID)
 	sub, err := dt.hub.resumeDetached(epoch, req)
 	if err != nil {
 		dt.t.Fatal(err)
@@ -289,7 +291,7 @@ func TestDetachedEpochs(t *testing.T) {
 		dt.comeBack(0).expect(given("1", "two"))
 		dt.epoch = first
 		dt.comeBack(0).expect(given("1", "one"))
-		dt.epoch = newEpoch()
+		dt.epoch = replay.NewEpoch()
 		dt.expectUnknown()
 	})
 }
@@ -350,7 +352,7 @@ func TestDetachedReload(t *testing.T) {
 // A client that is behind the oldest kept block is told.
 func TestDetachedGap(t *testing.T) {
 	detachedInBubble(t, func(o *streamOptions) {
-		o.buffer.events = 3
+		o.buffer.Events = 3
 		o.gapEvent = "gap"
 	}, func(dt *detachedTest) {
 		a, up := dt.start()
@@ -370,7 +372,7 @@ func TestDetachedGap(t *testing.T) {
 // The upstream waits for clients that are there: their answer is whole, however
 // small the buffer is.
 func TestDetachedWaitsForClient(t *testing.T) {
-	detachedInBubble(t, func(o *streamOptions) { o.buffer.events = 3 }, func(dt *detachedTest) {
+	detachedInBubble(t, func(o *streamOptions) { o.buffer.Events = 3 }, func(dt *detachedTest) {
 		a, up := dt.start()
 		sent := make(chan struct{})
 		go func() {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // The application of the differential test: what it sends, and to whom.
@@ -161,7 +163,7 @@ func (a *app) open(r *http.Request) *diffConn {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, _, ok := parseGatewayID(id); ok && a.ids != idsUpstream {
+	if _, _, ok := replay.ParseID(id); ok && a.ids != idsUpstream {
 		a.faults = append(a.faults, "an ID of the gateway came upstream: "+id)
 	}
 	if a.down {
@@ -234,7 +236,7 @@ func (a *app) commentLine() string {
 	return line
 }
 
-// newBlock makes the next block.
+// NewBlock makes the next block.
 func (a *app) newBlock() diffBlock {
 	if a.few && !a.calm {
 		return diffBlock{lines: []string{fewPrefix + strconv.Itoa(a.rnd.IntN(3))}, dispatches: true, event: a.events}

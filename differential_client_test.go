@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // A client of the differential test: an EventSource that notes all it is given.
@@ -206,7 +208,7 @@ func (c *diffClient) block(lines []string) {
 	case serial >= 0:
 		c.broadcast(serial, lines)
 	case len(lines) > 0 && strings.HasPrefix(lines[0], fewPrefix):
-		if len(lines) > 1 && !strings.HasPrefix(lines[1], "id: "+gatewayIDPrefix) {
+		if len(lines) > 1 && !strings.HasPrefix(lines[1], "id: "+replay.IDPrefix) {
 			c.fail("an event with other bytes: %q", lines)
 		}
 		c.note(note{kind: noteBlock, serial: -1, id: c.lastID, text: lines[0]})
@@ -246,7 +248,7 @@ func (c *diffClient) broadcast(serial int, lines []string) {
 		return
 	}
 	got := slices.Clone(lines)
-	if last := len(got) - 1; strings.HasPrefix(got[last], "id: "+gatewayIDPrefix) && b.dispatches {
+	if last := len(got) - 1; strings.HasPrefix(got[last], "id: "+replay.IDPrefix) && b.dispatches {
 		got = got[:last]
 	}
 	same := slices.Equal(got, lessComments(b.lines)) || // with ids gateway, too, from an upstream connection of its own

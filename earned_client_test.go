@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // earnedWorld is an application, a hub, and clients.
@@ -459,7 +460,7 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 func (c *tab) read(ctx context.Context, sub *subscriber) endReason {
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
-	var blocks []*block
+	var blocks []*replay.Block
 	for {
 		var wake <-chan struct{}
 		var at time.Time
@@ -469,7 +470,7 @@ func (c *tab) read(ctx context.Context, sub *subscriber) endReason {
 			return endClient
 		}
 		for _, b := range blocks {
-			_ = c.take(string(b.wire))
+			_ = c.take(string(b.Wire))
 		}
 		switch {
 		case end != "":
@@ -496,7 +497,7 @@ func (c *tab) read(ctx context.Context, sub *subscriber) endReason {
 func (c *tab) visitAlone(ctx context.Context, id string, headSent bool) (why string, clean bool) {
 	w := c.w
 	w.count(&w.counts.Alone)
-	if _, _, ok := parseGatewayID(id); ok {
+	if _, _, ok := replay.ParseID(id); ok {
 		id = ""
 	}
 	p := &alonePeer{c: c, ctx: ctx, id: id, headSent: headSent}

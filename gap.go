@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // What a client is told that cannot be given all that it missed: never in
@@ -43,7 +44,7 @@ type gapNote struct {
 
 // gapReason tells why an ID cannot be resumed from.
 func (s *stream) gapReason(id string) string {
-	if epoch, _, ok := parseGatewayID(id); ok && epoch != s.epoch {
+	if epoch, _, ok := replay.ParseID(id); ok && epoch != s.epoch {
 		return gapEpoch
 	}
 	return gapEvicted
@@ -52,11 +53,11 @@ func (s *stream) gapReason(id string) string {
 // missed returns how many events a client with the gateway's own ID id is not
 // going to get, -1 if that is not known.
 func (s *stream) missed(id string) int64 {
-	epoch, position, ok := parseGatewayID(id)
-	if !ok || epoch != s.epoch || position > s.buffer.newest {
+	epoch, position, ok := replay.ParseID(id)
+	if !ok || epoch != s.epoch || position > s.buffer.Newest {
 		return -1
 	}
-	n, ok := s.buffer.eventsAfter(position)
+	n, ok := s.buffer.EventsAfter(position)
 	if !ok {
 		return -1
 	}
@@ -79,10 +80,10 @@ func (gap gapNote) tell(lines *handlerLines, log func() *zap.Logger) {
 // shownID is an ID as it may be shown: one of a gateway, which proves that its
 // owner was a client of the stream, with the epoch shortened.
 func shownID(id string) string {
-	if epoch, position, ok := parseGatewayID(id); ok {
-		return gatewayIDPrefix + epoch[:8] + "…." + strconv.FormatUint(position, 10)
+	if epoch, position, ok := replay.ParseID(id); ok {
+		return replay.IDPrefix + epoch[:8] + "…." + strconv.FormatUint(position, 10)
 	}
-	return clip(id)
+	return replay.Clip(id)
 }
 
 // gapEvent makes a gap event; nil if there is no gap_event. It has no id: the
@@ -100,7 +101,7 @@ func (gap gapNote) event(eventType string) []byte {
 		Reason      string `json:"reason"`
 		LastEventID string `json:"last_event_id"`
 		Missed      *int64 `json:"missed"`
-	}{Reason: gap.reason, LastEventID: strings.ToValidUTF8(clip(gap.after), "\uFFFD")}
+	}{Reason: gap.reason, LastEventID: strings.ToValidUTF8(replay.Clip(gap.after), "\uFFFD")}
 	if gap.missed >= 0 {
 		data.Missed = &gap.missed
 	}
@@ -117,22 +118,22 @@ func (gap gapNote) event(eventType string) []byte {
 
 // skip moves a subscriber that is behind the oldest kept block there, and
 // tells it.
-func (sub *subscriber) skip(dst []*block) []*block {
+func (sub *subscriber) skip(dst []*replay.Block) []*replay.Block {
 	s := sub.stream
 	f := &s.buffer
 	missed := int64(-1)
-	if rest := f.after(f.lost); len(rest) > 0 {
-		before := rest[0].events
-		if rest[0].dispatches {
+	if rest := f.After(f.Lost); len(rest) > 0 {
+		before := rest[0].Events
+		if rest[0].Dispatches {
 			before--
 		}
 		missed = int64(before - sub.events) //nolint:gosec // a count of events since the process began
 	}
 	id := ""
 	if !s.upstreamIDs && s.options.ids != idsUpstream && !s.isSplice {
-		id = string(appendGatewayID(nil, s.epoch, sub.cursor))
+		id = string(replay.AppendID(nil, s.epoch, sub.cursor))
 	}
-	sub.cursor = f.lost
+	sub.cursor = f.Lost
 	s.logGap(gapNote{gapLag, id, missed})
-	return append(dst, &block{wire: s.gapEvent(gapLag, id, missed)})
+	return append(dst, &replay.Block{Wire: s.gapEvent(gapLag, id, missed)})
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // insideVar tells, in Caddy's variables, whether a request is inside an sse
@@ -262,7 +264,7 @@ type delivery struct {
 	to   *responseStream
 
 	now      time.Time
-	blocks   []*block
+	blocks   []*replay.Block
 	leaveAt  time.Time // to look again then at the latest; zero: never
 	headSent bool
 	left     bool // the subscriber is not the request's any more

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Why a request cannot join a stream.
@@ -288,7 +290,7 @@ func (h *hub) lookupLocked(req *joinRequest) (found *stream) {
 	if v == nil {
 		return nil
 	}
-	epoch, _, _ := parseGatewayID(req.lastEventID)
+	epoch, _, _ := replay.ParseID(req.lastEventID)
 	best := -1
 	for _, s := range v.streams {
 		if s.closed.Load() || !h.entitledLocked(s, req.instance) {

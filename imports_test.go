@@ -32,6 +32,7 @@ type wall struct {
 var walls = map[string]wall{
 	"eventstream":     {},
 	"internal/logs":   {zap: true},
+	"internal/replay": {imports: []string{"eventstream"}},
 	"internal/doctor": {imports: []string{"eventstream"}, http: true},
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // What operators are told of the streams that there are. No value of a query
@@ -36,10 +38,10 @@ func nextNumber() uint64 { return streamNumbers.Add(1) }
 type tally struct{ events, bytes uint64 }
 
 // count counts blocks that are given to the subscriber. The lock is held.
-func (sub *subscriber) count(blocks []*block) {
+func (sub *subscriber) count(blocks []*replay.Block) {
 	bytes := uint64(0)
 	for _, b := range blocks {
-		bytes += uint64(len(b.wire))
+		bytes += uint64(len(b.Wire))
 	}
 	sub.bytes += bytes
 	total := &sub.home.given
@@ -283,19 +285,19 @@ func (s *stream) inspect() (info streamInfo, ok bool) {
 	f := &s.buffer
 	info.Draining = s.draining && !s.private
 	info.Subscribers, info.Splices = len(s.subs), len(s.splices)
-	info.EventsReceived, info.BytesReceived = f.events, s.received
+	info.EventsReceived, info.BytesReceived = f.Events, s.received
 	info.EventsSent, info.BytesSent = s.given.events, s.given.bytes
 	info.Upstream = s.inspectUpstream()
 	info.Buffer = bufferInfo{
-		Blocks: len(f.blocks), Bytes: f.size, Newest: f.newest, Lost: f.lost,
-		MaxBlocks: f.limits.events, MaxBytes: f.limits.size, MaxAge: f.limits.age.Seconds(),
+		Blocks: len(f.Blocks), Bytes: f.Size, Newest: f.Newest, Lost: f.Lost,
+		MaxBlocks: f.Limits.Events, MaxBytes: f.Limits.Size, MaxAge: f.Limits.Age.Seconds(),
 	}
-	if len(f.blocks) > 0 {
-		info.Buffer.Oldest = &f.blocks[0].at
+	if len(f.Blocks) > 0 {
+		info.Buffer.Oldest = &f.Blocks[0].At
 	}
 	info.LastIDs.Upstream = clipText(s.lastUpstreamID)
-	if !s.upstreamIDs && s.options.ids != idsUpstream && !s.isSplice && f.newest > 0 {
-		info.LastIDs.Gateway = shownID(string(appendGatewayID(nil, s.epoch, f.newest)))
+	if !s.upstreamIDs && s.options.ids != idsUpstream && !s.isSplice && f.Newest > 0 {
+		info.LastIDs.Gateway = shownID(string(replay.AppendID(nil, s.epoch, f.Newest)))
 	}
 	return info, true
 }
@@ -330,10 +332,10 @@ func (s *stream) lag(now time.Time) (most lagInfo) {
 // lag is how far the subscriber is behind what it reads. The lock is held.
 func (sub *subscriber) lag(now time.Time) (l lagInfo) {
 	f := &sub.stream.buffer
-	if !sub.waiting && sub.cursor < f.newest && (sub.finish == "" || sub.cursor < sub.finishAt) {
-		l.Blocks = f.newest - sub.cursor
-		if rest := f.after(sub.cursor); len(rest) > 0 {
-			l.Seconds = max(0, now.Sub(rest[0].at).Seconds())
+	if !sub.waiting && sub.cursor < f.Newest && (sub.finish == "" || sub.cursor < sub.finishAt) {
+		l.Blocks = f.Newest - sub.cursor
+		if rest := f.After(sub.cursor); len(rest) > 0 {
+			l.Seconds = max(0, now.Sub(rest[0].At).Seconds())
 		}
 	}
 	if sub.unwritten > 0 {
@@ -440,7 +442,7 @@ func (s *stream) sample(now time.Time) (sample, bool) {
 		number:      s.number,
 		path:        s.shownPath,
 		subscribers: len(s.subs),
-		received:    s.buffer.events,
+		received:    s.buffer.Events,
 		sent:        s.given.events,
 		bytes:       s.given.bytes,
 		reconnects:  s.reconnects,

@@ -47,7 +47,7 @@ func TestGapLinesAreThrottled(t *testing.T) {
 // A slow client that is told of gap after gap.
 func TestLagLinesAreThrottled(t *testing.T) {
 	inBubble(t, func(o *streamOptions) {
-		o.buffer.events, o.lagSkip, o.gapEvent = 1, true, "gap"
+		o.buffer.Events, o.lagSkip, o.gapEvent = 1, true, "gap"
 	}, func(st *streamTest) {
 		a, up := st.start()
 		for i := range 50 {

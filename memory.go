@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/logs"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // What all replay buffers of the process may take together.
@@ -55,7 +56,7 @@ func (m *bufferMemory) over() bool { return m.used.Load() > m.limit.Load() }
 // charge counts what has changed in the stream's replay buffer. The lock is
 // held.
 func (s *stream) charge() {
-	d := s.buffer.memory() - s.charged
+	d := s.buffer.Memory() - s.charged
 	if d == 0 {
 		return // as much was evicted as came
 	}
@@ -68,7 +69,7 @@ func (s *stream) charge() {
 // freeBuffer lets go of all blocks of a stream that nobody is to read any more.
 // The lock is held.
 func (s *stream) freeBuffer() {
-	s.buffer = buffer{limits: s.buffer.limits}
+	s.buffer = replay.Buffer{Limits: s.buffer.Limits}
 	s.greeting = greeting{}
 	s.charge()
 }
@@ -149,11 +150,11 @@ func (h *hub) holdings(now time.Time) []holding {
 	held := make([]holding, 0, len(every))
 	for _, s := range every {
 		s.mu.Lock()
-		s.buffer.evict(now)
+		s.buffer.Evict(now)
 		s.charge()
-		o := holding{stream: s, size: s.buffer.memory(), least: s.buffer.least()}
+		o := holding{stream: s, size: s.buffer.Memory(), least: s.buffer.Least()}
 		if sp := s.successor; sp != nil {
-			o.size, o.least = o.size+sp.buffer.memory(), o.least+sp.buffer.memory()
+			o.size, o.least = o.size+sp.buffer.Memory(), o.least+sp.buffer.Memory()
 		}
 		if s.lingers() {
 			o.alone = s.alone
@@ -248,19 +249,19 @@ func levelOf(held []holding, target int64) (level int64, enough bool) {
 	return level, kept(level) <= target
 }
 
-// evictTo evicts the stream's oldest blocks until they take at most size bytes,
+// EvictTo evicts the stream's oldest blocks until they take at most size bytes,
 // and returns how many.
 func (s *stream) evictTo(size int64, now time.Time) (blocks int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := len(s.buffer.blocks)
+	before := len(s.buffer.Blocks)
 	if sp := s.successor; sp != nil {
-		size -= sp.buffer.memory()
+		size -= sp.buffer.Memory()
 	}
-	s.buffer.evictTo(size, now)
+	s.buffer.EvictTo(size, now)
 	if s.options.join != joinGreeting {
 		s.greeting = greeting{ended: true} // would keep what was evicted
 	}
 	s.charge()
-	return before - len(s.buffer.blocks)
+	return before - len(s.buffer.Blocks)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // memoryTest is a streamTest with several streams, each of which has had events
@@ -29,7 +31,7 @@ func memoryInBubble(t *testing.T, set func(o *streamOptions), test func(mt memor
 var hundred = strings.Repeat("x", 100-len("id: 1\ndata: \n\n"))
 
 // unit is how many bytes such an event takes in memory.
-const unit = 100 + blockOverhead
+const unit = 100 + replay.BlockOverhead
 
 // open opens a stream and sends it n events. It takes n units.
 func (mt memoryTest) open(key byte, n int) (*reader, *fakeConn) {
@@ -74,8 +76,8 @@ func (st *streamTest) expectCounted() {
 // measure adds up what is in all replay buffers.
 func (h *hub) measure() (sum int64) {
 	size := func(s *stream) (size int64) {
-		for _, b := range s.buffer.blocks {
-			size += int64(len(b.wire)) + blockOverhead
+		for _, b := range s.buffer.Blocks {
+			size += int64(len(b.Wire)) + replay.BlockOverhead
 		}
 		return size
 	}
@@ -97,8 +99,8 @@ func (mt memoryTest) expectKept(r *reader, n int) {
 	s := r.sub.origin
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if got := len(s.buffer.blocks); got != n || s.buffer.newest-s.buffer.lost != uint64(n) { //nolint:gosec // a small number
-		mt.t.Fatalf("%d blocks kept, lost up to %d of %d, expected %d kept", got, s.buffer.lost, s.buffer.newest, n)
+	if got := len(s.buffer.Blocks); got != n || s.buffer.Newest-s.buffer.Lost != uint64(n) { //nolint:gosec // a small number
+		mt.t.Fatalf("%d blocks kept, lost up to %d of %d, expected %d kept", got, s.buffer.Lost, s.buffer.Newest, n)
 	}
 }
 
@@ -227,7 +229,7 @@ func conditional(first bool, text string, n int) (blocks []string) {
 }
 
 // givenSize is how many bytes of memory an event takes with an ID of the gateway.
-const givenSize = blockOverhead + int64(len("data: 1\nid: sse1.0123456789abcdef0123456789abcdef.1\n\n"))
+const givenSize = replay.BlockOverhead + int64(len("data: 1\nid: sse1.0123456789abcdef0123456789abcdef.1\n\n"))
 
 // What was evicted is told: to who comes back, and to a subscriber behind it.
 func TestMemoryTold(t *testing.T) {
@@ -330,7 +332,7 @@ func TestMemoryDetached(t *testing.T) {
 // Splices count, and give room like streams: their clients are told. One that
 // waits for a client goes on.
 func TestMemorySplice(t *testing.T) {
-	memoryInBubble(t, func(o *streamOptions) { o.join, o.buffer.events = joinAuto, 20 }, func(mt memoryTest) {
+	memoryInBubble(t, func(o *streamOptions) { o.join, o.buffer.Events = joinAuto, 20 }, func(mt memoryTest) {
 		_, up := mt.open(0, 10)
 		c := mt.join("")
 		sp := mt.source.acceptOpen()
@@ -342,8 +344,8 @@ func TestMemorySplice(t *testing.T) {
 		mt.hub.limitMemory(mt.instance, 24*unit) // to 21: a splice of 11, a stream of 10
 		mt.expectCounted()
 		mt.expectKept(mt.readers[0], 10)
-		if got := c.sub.stream; !got.isSplice || len(got.buffer.blocks) != 11 {
-			t.Fatalf("%d blocks in the splice", len(got.buffer.blocks))
+		if got := c.sub.stream; !got.isSplice || len(got.buffer.Blocks) != 11 {
+			t.Fatalf("%d blocks in the splice", len(got.buffer.Blocks))
 		}
 		c.expectEnd(endLag)
 		c.leave()

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // When a splice may be merged into its stream: when both are seen to bring the
@@ -130,7 +132,7 @@ func (s *stream) together(sp *stream, now time.Time, again *time.Time) (position
 		return to, true
 	}
 	if s.quiet(sp, now, again) && (s.shares() || s.greetedAlike(sp)) {
-		return s.buffer.newest, true
+		return s.buffer.Newest, true
 	}
 	return 0, false
 }
@@ -142,9 +144,9 @@ func (s *stream) isUpTo(sp *stream, position uint64, now time.Time) bool {
 	if s.shares() {
 		return true
 	}
-	for _, b := range s.buffer.after(position) {
-		if b.says() && !b.told {
-			return now.Sub(b.at) <= s.skew(sp)
+	for _, b := range s.buffer.After(position) {
+		if b.Says() && !b.Told {
+			return now.Sub(b.At) <= s.skew(sp)
 		}
 	}
 	return true
@@ -166,10 +168,10 @@ func earliest(at *time.Time, other time.Time) {
 // to, when they were given what the splice has.
 func (s *stream) mergeSplice(sp *stream, to uint64) {
 	st := sp.splice
-	st.merged, st.at, st.to = true, sp.buffer.newest, to
+	st.merged, st.at, st.to = true, sp.buffer.Newest, to
 	s.readTo = min(s.readTo, to)
-	after, _ := s.buffer.eventsAfter(to) // known: to is in the buffer
-	st.events = s.buffer.events - after
+	after, _ := s.buffer.EventsAfter(to) // known: to is in the buffer
+	st.events = s.buffer.Events - after
 	theMetrics.splices.WithLabelValues(spliceMerged).Inc()
 	s.learned.unmerged = 0
 	if st.answer != nil {
@@ -205,14 +207,14 @@ func (s *stream) giveUpSplice(sp *stream, why string) {
 // meeting returns the position of the stream's block that is the splice's
 // newest.
 func (s *stream) meeting(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
-	b := sp.buffer.newestBlock()
-	if b == nil || !b.dispatches {
+	b := sp.buffer.NewestBlock()
+	if b == nil || !b.Dispatches {
 		return 0, false
 	}
-	if n, _ := s.buffer.twins(b.hash); n == 0 {
+	if n, _ := s.buffer.Twins(b.Hash); n == 0 {
 		return 0, false // nothing else is as fast to tell
 	}
-	if b.id != "" {
+	if b.ID != "" {
 		return s.meetingByID(sp, b)
 	}
 	if !sp.splice.mayAttempt(now, again) {
@@ -237,28 +239,28 @@ func (st *spliceState) mayAttempt(now time.Time, again *time.Time) bool {
 // meetingByID looks for the block with the same id, and the same bytes: a
 // snapshot may carry the id of the last change. Old blocks do not count:
 // counters that each connection has for itself repeat.
-func (s *stream) meetingByID(sp *stream, b *block) (position uint64, ok bool) {
-	n, twin := s.buffer.withID(b.id)
-	if n != 1 || !twin.equal(b) || !s.near(sp, twin, b) || !sp.isLive(twin) || !s.counts(sp, b) {
+func (s *stream) meetingByID(sp *stream, b *replay.Block) (position uint64, ok bool) {
+	n, twin := s.buffer.WithID(b.ID)
+	if n != 1 || !twin.Equal(b) || !s.near(sp, twin, b) || !sp.isLive(twin) || !s.counts(sp, b) {
 		return 0, false
 	}
-	return twin.position, true
+	return twin.Position, true
 }
 
 // meetingByRun looks for the run of blocks that ends with the splice's newest.
 func (s *stream) meetingByRun(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
-	ours, theirs := s.buffer.blocks, sp.buffer.blocks
+	ours, theirs := s.buffer.Blocks, sp.buffer.Blocks
 	last := len(theirs) - 1
-	for !theirs[last].dispatches {
+	for !theirs[last].Dispatches {
 		last--
 	}
 	newest, steps := theirs[last], 0
 	for i, k := range slices.Backward(ours) {
-		if steps++; steps > maxSteps || newest.at.Sub(k.at) > twinWindow {
+		if steps++; steps > maxSteps || newest.At.Sub(k.At) > twinWindow {
 			break
 		}
-		if k.dispatches && s.near(sp, k, newest) && k.equal(newest) && s.witnessed(sp, i, last) {
-			return k.position, true
+		if k.Dispatches && s.near(sp, k, newest) && k.Equal(newest) && s.witnessed(sp, i, last) {
+			return k.Position, true
 		}
 	}
 	return s.meetingOfEquals(sp, now, again)
@@ -268,22 +270,22 @@ func (s *stream) meetingByRun(sp *stream, now time.Time, again *time.Time) (posi
 // stream's block i: by three pairs in a row of blocks that occur once on either
 // side, or by one that came after a pause on both.
 func (s *stream) witnessed(sp *stream, i, j int) bool {
-	ours, theirs := s.buffer.blocks, sp.buffer.blocks
+	ours, theirs := s.buffer.Blocks, sp.buffer.Blocks
 	n := 0
 	for range maxSteps {
-		for i >= 0 && !ours[i].dispatches {
+		for i >= 0 && !ours[i].Dispatches {
 			i--
 		}
-		for j >= 0 && !theirs[j].dispatches {
+		for j >= 0 && !theirs[j].Dispatches {
 			j--
 		}
-		if i < 0 || j < 0 || !s.near(sp, ours[i], theirs[j]) || !ours[i].equal(theirs[j]) {
+		if i < 0 || j < 0 || !s.near(sp, ours[i], theirs[j]) || !ours[i].Equal(theirs[j]) {
 			return false
 		}
-		if s.counts(sp, theirs[j]) && s.buffer.occursOnce(ours[i]) && sp.buffer.occursOnce(theirs[j]) {
+		if s.counts(sp, theirs[j]) && s.buffer.OccursOnce(ours[i]) && sp.buffer.OccursOnce(theirs[j]) {
 			n++
-			if n >= enoughWitnesses || (ours[i].afterPause && apart(ours[i], theirs[j]) <= 2*maxSettle && sp.isLive(ours[i]) &&
-				(theirs[j].afterPause || theirs[j].ordinal == 1)) {
+			if n >= enoughWitnesses || (ours[i].AfterPause && apart(ours[i], theirs[j]) <= 2*maxSettle && sp.isLive(ours[i]) &&
+				(theirs[j].AfterPause || theirs[j].Ordinal == 1)) {
 				return true
 			}
 		}
@@ -296,52 +298,52 @@ func (s *stream) witnessed(sp *stream, i, j int) bool {
 // their times tell them apart: the newest of both belong together if they came
 // at the same time, and nothing came since.
 func (s *stream) meetingOfEquals(sp *stream, now time.Time, again *time.Time) (position uint64, ok bool) {
-	ours, ok := s.buffer.recentEquals(now)
+	ours, ok := recentEquals(&s.buffer, now)
 	if !ok {
 		return 0, false
 	}
-	theirs, ok := sp.buffer.recentEquals(now)
+	theirs, ok := recentEquals(&sp.buffer, now)
 	if !ok {
 		return 0, false
 	}
 	a, b := ours.newest, theirs.newest
-	if !a.equal(b) {
+	if !a.Equal(b) {
 		return 0, false
 	}
-	interval := b.at.Sub(theirs.oldest.at) / time.Duration(theirs.count-1)
+	interval := b.At.Sub(theirs.oldest.At) / time.Duration(theirs.count-1)
 	settle := min(interval/4, maxSettle)
 	if apart(a, b) >= settle {
 		return 0, false
 	}
-	settled := later(a.at, b.at).Add(settle)
+	settled := later(a.At, b.At).Add(settle)
 	if now.Before(settled) {
 		earliest(again, settled)
 		return 0, false
 	}
-	return a.position, true
+	return a.Position, true
 }
 
 // equals are the newest events of a buffer, all the same.
 type equals struct {
-	newest, oldest *block
+	newest, oldest *replay.Block
 	count          int
 }
 
 // recentEquals returns the events of the last two twinWindows, at least
 // enoughWitnesses, if they are all the same and not too many to be told apart by
 // their times.
-func (f *buffer) recentEquals(now time.Time) (e equals, ok bool) {
-	for _, b := range slices.Backward(f.blocks) {
-		if !b.dispatches {
+func recentEquals(f *replay.Buffer, now time.Time) (e equals, ok bool) {
+	for _, b := range slices.Backward(f.Blocks) {
+		if !b.Dispatches {
 			continue
 		}
-		if e.count >= enoughWitnesses && now.Sub(b.at) > 2*twinWindow {
+		if e.count >= enoughWitnesses && now.Sub(b.At) > 2*twinWindow {
 			break
 		}
 		if e.newest == nil {
 			e.newest = b
 		}
-		if !b.equal(e.newest) || e.count >= maxSteps {
+		if !b.Equal(e.newest) || e.count >= maxSteps {
 			return e, false
 		}
 		e.oldest = b
@@ -372,12 +374,12 @@ func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
 
 // twin returns the stream's block that is equal to one of a splice and came at
 // about the same time, nil if there is none.
-func (s *stream) twin(b *block) *block {
-	for _, k := range slices.Backward(s.buffer.blocks) {
-		if b.at.Sub(k.at) > twinWindow {
+func (s *stream) twin(b *replay.Block) *replay.Block {
+	for _, k := range slices.Backward(s.buffer.Blocks) {
+		if b.At.Sub(k.At) > twinWindow {
 			return nil
 		}
-		if apart(k, b) <= twinWindow && k.equal(b) {
+		if apart(k, b) <= twinWindow && k.Equal(b) {
 			return k
 		}
 	}
@@ -387,17 +389,17 @@ func (s *stream) twin(b *block) *block {
 // isLive reports whether a block came to the stream after the splice had its
 // head: only such a block can have been told to both. An older one is part of
 // what the upstream greets with, and more of that may follow.
-func (s *stream) isLive(k *block) bool { return s.headAt.Sub(k.at) <= maxSettle }
+func (s *stream) isLive(k *replay.Block) bool { return s.headAt.Sub(k.At) <= maxSettle }
 
 // near reports whether two blocks can be the same broadcast. On connections that
 // were opened shortly one after the other what each does by itself comes as far
 // apart as they were opened.
-func (s *stream) near(sp *stream, k, b *block) bool { return apart(k, b) <= s.skew(sp) }
+func (s *stream) near(sp *stream, k, b *replay.Block) bool { return apart(k, b) <= s.skew(sp) }
 
 // counts reports whether a block of a splice can show that both are told the same.
 // What came earlier may be how each connection begins, though they begin alike.
-func (s *stream) counts(sp *stream, b *block) bool {
-	return s.shares() || !b.at.Before(sp.greetedAt())
+func (s *stream) counts(sp *stream, b *replay.Block) bool {
+	return s.shares() || !b.At.Before(sp.greetedAt())
 }
 
 // skew is how far apart stream and splice may be told the same.
@@ -408,4 +410,4 @@ func (s *stream) skew(sp *stream) time.Duration {
 	return min(twinWindow, sp.conn.began.Sub(s.conn.began).Abs()/2, sp.headAt.Sub(s.headAt).Abs()/2)
 }
 
-func apart(a, b *block) time.Duration { return a.at.Sub(b.at).Abs() }
+func apart(a, b *replay.Block) time.Duration { return a.At.Sub(b.At).Abs() }

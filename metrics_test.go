@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // gathered are the values of all series, by name and labels; of histograms, the
@@ -111,7 +113,7 @@ func TestMetrics(t *testing.T) {
 		"blocks_total direction=out":      events * clients,
 		"bytes_total direction=in":        float64(length),
 		"bytes_total direction=out":       float64(length * clients),
-		"replay_buffer_bytes":             float64(length + events*blockOverhead),
+		"replay_buffer_bytes":             float64(length + events*replay.BlockOverhead),
 		"resumes_total outcome=live":      clients,
 	}
 	expectMetrics(t, before, want)

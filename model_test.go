@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 var (
@@ -234,12 +235,12 @@ func newModelWorld(t *testing.T, rnd *rand.Rand) *modelWorld {
 	o.ids = []idsMode{idsAuto, idsAuto, idsUpstream, idsGateway}[rnd.IntN(4)]
 	o.join = []joinMode{joinAuto, joinAuto, joinLive, joinReplay}[rnd.IntN(4)]
 	o.joinReplay = []int{-1, 1, 5, 50}[rnd.IntN(4)]
-	o.buffer.events = 2 + rnd.IntN([]int{6, 60, 1000}[rnd.IntN(3)])
+	o.buffer.Events = 2 + rnd.IntN([]int{6, 60, 1000}[rnd.IntN(3)])
 	if rnd.IntN(3) == 0 {
-		o.buffer.size = int64(40 + rnd.IntN(3000))
+		o.buffer.Size = int64(40 + rnd.IntN(3000))
 	}
 	if rnd.IntN(3) == 0 {
-		o.buffer.age = time.Duration(1+rnd.IntN(20)) * time.Second
+		o.buffer.Age = time.Duration(1+rnd.IntN(20)) * time.Second
 	}
 	if rnd.IntN(4) > 0 {
 		o.gapEvent = "gap"
@@ -379,7 +380,7 @@ func (w *modelWorld) reclaim() {
 	w.hub.limitMemory(w.inst, 0)
 	for s, rec := range w.records {
 		s.mu.Lock()
-		rec.cut = max(rec.cut, int(s.buffer.lost)) //nolint:gosec // G115: small
+		rec.cut = max(rec.cut, int(s.buffer.Lost)) //nolint:gosec // G115: small
 		s.mu.Unlock()
 	}
 	w.logf("room is made, from %d to %d bytes", used, w.hub.memory.used.Load())
@@ -470,7 +471,7 @@ func (w *modelWorld) anyID() string {
 		}
 	}
 	gateway := func(position int) string {
-		return string(appendGatewayID(nil, epoch, uint64(max(position, 0))))
+		return string(replay.AppendID(nil, epoch, uint64(max(position, 0))))
 	}
 	switch w.rnd.IntN(14) {
 	default:
@@ -482,7 +483,7 @@ func (w *modelWorld) anyID() string {
 	case 8:
 		return gateway(newest + 1 + w.rnd.IntN(3))
 	case 9:
-		return gatewayIDPrefix + strings.Repeat("ab", 16) + "." + strconv.Itoa(w.rnd.IntN(100))
+		return replay.IDPrefix + strings.Repeat("ab", 16) + "." + strconv.Itoa(w.rnd.IntN(100))
 	case 10, 11:
 		return w.truths[len(w.truths)-1-w.rnd.IntN(min(len(w.truths), 30))].id
 	case 12:
@@ -492,7 +493,7 @@ func (w *modelWorld) anyID() string {
 		return w.truths[w.rnd.IntN(len(w.truths))].id
 	case 13:
 		return []string{
-			"unknown", "sse1.", "sse1.x.7", gatewayIDPrefix + epoch, "a\nb", "a\x00", strings.Repeat("y", maxLastEventID+1), strings.Repeat("z", maxLastEventID),
+			"unknown", "sse1.", "sse1.x.7", replay.IDPrefix + epoch, "a\nb", "a\x00", strings.Repeat("y", replay.MaxID+1), strings.Repeat("z", replay.MaxID),
 		}[w.rnd.IntN(8)]
 	}
 }
@@ -761,7 +762,7 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 	}
 	s := c.conn.stream
 	s.mu.Lock()
-	lost := int(s.buffer.lost) //nolint:gosec // G115: small
+	lost := int(s.buffer.Lost) //nolint:gosec // G115: small
 	s.mu.Unlock()
 	switch c.state {
 	case repeatAwaited:
@@ -816,19 +817,19 @@ func (w *modelWorld) note(c *modelConn, rec *record, serial int) {
 		e.sets = true
 	}
 	e.upstreamID = rec.lastID
-	if _, _, ok := parseGatewayID(rec.lastID); ok {
+	if _, _, ok := replay.ParseID(rec.lastID); ok {
 		e.upstreamID = ""
 	}
 	if e.dispatches && !rec.upstreamIDs && w.options.ids != idsUpstream && !s.isSplice {
-		rec.lastID = string(appendGatewayID(nil, s.epoch, uint64(len(rec.entries)+1)))
+		rec.lastID = string(replay.AppendID(nil, s.epoch, uint64(len(rec.entries)+1)))
 		e.sets = true
 	}
 	e.lastID = rec.lastID
 	s.mu.Lock()
-	if n := len(s.buffer.blocks); n > 0 {
-		e.size = int64(len(s.buffer.blocks[n-1].wire))
+	if n := len(s.buffer.Blocks); n > 0 {
+		e.size = int64(len(s.buffer.Blocks[n-1].Wire))
 	}
-	if newest := s.buffer.newest; s.phase != phaseGone && newest != uint64(len(rec.entries)+1) {
+	if newest := s.buffer.Newest; s.phase != phaseGone && newest != uint64(len(rec.entries)+1) {
 		w.t.Errorf("position %d, expected %d", newest, len(rec.entries)+1)
 	}
 	s.mu.Unlock()
@@ -929,14 +930,14 @@ func (w *modelWorld) join(c *modelClient, id string) {
 	if sub.stream != sub.origin {
 		w.spliced(c)
 	}
-	w.logf("client %d comes with %q (have %d): %s of %p, waiting %v, next %d of %d, have %d", c.number, clip(id), had, sub.outcome, sub.origin,
+	w.logf("client %d comes with %q (have %d): %s of %p, waiting %v, next %d of %d, have %d", c.number, replay.Clip(id), had, sub.outcome, sub.origin,
 		sub.waiting, c.next, len(rec.entries), c.have)
 }
 
 // locate says after which entry a client with an ID goes on.
 func (rec *record) locate(s *stream, mode idsMode, id string) (next int, ok bool) {
 	if mode != idsUpstream {
-		if epoch, position, ok := parseGatewayID(id); ok {
+		if epoch, position, ok := replay.ParseID(id); ok {
 			return int(position), epoch == s.epoch && position <= uint64(len(rec.entries)) //nolint:gosec // G115: checked
 		}
 	}
@@ -957,7 +958,7 @@ func (rec *record) locate(s *stream, mode idsMode, id string) (next int, ok bool
 
 // fits reports whether a buffer with these limits certainly keeps all entries
 // from an index on, and bursts whether it certainly does not.
-func (rec *record) fits(from int, limits bufferLimits) bool {
+func (rec *record) fits(from int, limits replay.Limits) bool {
 	if from < rec.cut {
 		return false
 	}
@@ -966,10 +967,10 @@ func (rec *record) fits(from int, limits bufferLimits) bool {
 	for i := range rest {
 		size += rest[i].size
 	}
-	return len(rest) <= limits.events && size <= limits.size && (len(rest) == 0 || time.Since(rest[0].at) <= limits.age)
+	return len(rest) <= limits.Events && size <= limits.Size && (len(rest) == 0 || time.Since(rest[0].at) <= limits.Age)
 }
 
-func (rec *record) bursts(from int, limits bufferLimits) bool {
+func (rec *record) bursts(from int, limits replay.Limits) bool {
 	n, size := 0, int64(0)
 	for _, e := range rec.entries[min(from, len(rec.entries)):] {
 		if !e.comment {
@@ -977,7 +978,7 @@ func (rec *record) bursts(from int, limits bufferLimits) bool {
 			size += e.size
 		}
 	}
-	return n > limits.events || (n > 1 && size > limits.size)
+	return n > limits.Events || (n > 1 && size > limits.Size)
 }
 
 // eventsFrom counts events.
@@ -1009,13 +1010,13 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next, located := rec.locate(s, o.ids, id)
-	valid := len(id) <= maxLastEventID && !strings.ContainsAny(id, "\r\n\x00")
-	_, _, shape := parseGatewayID(id)
+	valid := len(id) <= replay.MaxID && !strings.ContainsAny(id, "\r\n\x00")
+	_, _, shape := replay.ParseID(id)
 	own := shape && o.ids != idsUpstream
 	may := func(outcomes ...string) {
 		w.t.Helper()
 		if got, _, _ := strings.Cut(sub.outcome, ";"); !slices.Contains(outcomes, got) {
-			w.t.Errorf("client %d with %q: outcome %q, expected one of %q", c.number, clip(id), sub.outcome, outcomes)
+			w.t.Errorf("client %d with %q: outcome %q, expected one of %q", c.number, replay.Clip(id), sub.outcome, outcomes)
 		}
 	}
 	switch {
@@ -1073,7 +1074,7 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 		return
 	case resumeGap:
 		w.counts.Gap++
-		if !rec.bursts(0, o.buffer) && (rec.fits(0, o.buffer) || s.buffer.lost == 0) {
+		if !rec.bursts(0, o.buffer) && (rec.fits(0, o.buffer) || s.buffer.Lost == 0) {
 			c.next = 0
 			break
 		}
@@ -1109,7 +1110,7 @@ func (w *modelWorld) begin(c *modelClient) {
 		c.next = 0
 	}
 	if !rec.fits(c.next, o.buffer) {
-		c.next = max(c.next, int(c.sub.origin.buffer.lost)) //nolint:gosec // G115: small
+		c.next = max(c.next, int(c.sub.origin.buffer.Lost)) //nolint:gosec // G115: small
 	}
 }
 
@@ -1160,7 +1161,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 	for range n {
 		sub.mu.Lock()
 		waiting, from := sub.waiting, sub.stream
-		lost, lostHome := from.buffer.lost, sub.origin.buffer.lost
+		lost, lostHome := from.buffer.Lost, sub.origin.buffer.Lost
 		sub.mu.Unlock()
 		chunks, wake, _, end := sub.next(nil, time.Now())
 		sub.mu.Lock()
@@ -1172,7 +1173,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		onSplice := sub.stream.isSplice
 		sub.mu.Unlock()
 		for _, chunk := range chunks {
-			if err := c.dec.Write(chunk.wire, func(b eventstream.Block) error { return w.take(c, b) }); err != nil {
+			if err := c.dec.Write(chunk.Wire, func(b eventstream.Block) error { return w.take(c, b) }); err != nil {
 				w.t.Errorf("client %d: %v", c.number, err)
 				return
 			}
@@ -1211,7 +1212,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 		} else {
 			c.next, c.live = len(rec.entries), len(rec.entries)
 			if c.headed && c.begins >= 0 {
-				c.next, c.first = max(c.begins, int(sub.origin.buffer.lost)), false //nolint:gosec // G115: small
+				c.next, c.first = max(c.begins, int(sub.origin.buffer.Lost)), false //nolint:gosec // G115: small
 			}
 		}
 	case waiting && !sub.waiting:
@@ -1369,7 +1370,7 @@ func (w *modelWorld) takeSerial(c *modelClient, serial int, b eventstream.Block)
 		}
 		if lines := string(b.Lines); lines != want {
 			rest, ok := strings.CutPrefix(lines, want)
-			if _, _, own := parseGatewayID(strings.TrimSuffix(strings.TrimPrefix(rest, "id: "), "\n")); !ok || !own {
+			if _, _, own := replay.ParseID(strings.TrimSuffix(strings.TrimPrefix(rest, "id: "), "\n")); !ok || !own {
 				return fmt.Errorf("given %q, expected %q", lines, want)
 			}
 		}
@@ -1434,7 +1435,7 @@ func (w *modelWorld) checkID(c *modelClient, onSplice bool) {
 		return
 	}
 	// The gateway's ID of a later block that is no event is as good.
-	if epoch, position, ok := parseGatewayID(c.lastID); ok && epoch == c.sub.origin.epoch && int(position) <= c.next { //nolint:gosec // G115: small
+	if epoch, position, ok := replay.ParseID(c.lastID); ok && epoch == c.sub.origin.epoch && int(position) <= c.next { //nolint:gosec // G115: small
 		if !slices.ContainsFunc(c.seq.entries[position:c.next], func(e entry) bool { return e.sets }) {
 			return
 		}
@@ -1444,7 +1445,7 @@ func (w *modelWorld) checkID(c *modelClient, onSplice bool) {
 
 // neverLags reports whether a client reads a splice that waits for it.
 func (w *modelWorld) neverLags(c *modelClient) bool {
-	return c.sub.stream.isSplice && c.next >= c.seq.cut && w.options.buffer.age == defaultBufferAge
+	return c.sub.stream.isSplice && c.next >= c.seq.cut && w.options.buffer.Age == defaultBufferAge
 }
 
 // ended checks how a client's response ends.

@@ -297,19 +297,6 @@ type KeyIgnore struct {
 	Headers []string `json:"headers,omitempty"`
 }
 
-// Buffer bounds a replay buffer. The newest block is always kept.
-type Buffer struct {
-	// How many blocks are kept. A block takes some 256 bytes beside those in
-	// size. Default: 16384.
-	Events int `json:"events,omitempty"`
-
-	// How many bytes are kept. Default: 4 MiB.
-	Size int64 `json:"size,omitempty"`
-
-	// How long a block is kept. Default: 5m.
-	Age caddy.Duration `json:"age,omitempty"`
-}
-
 // Heartbeat is what a subscriber is sent that was sent nothing for a while.
 type Heartbeat struct {
 	// For how long. 0 turns heartbeats off. Default: 15 s.

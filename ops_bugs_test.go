@@ -76,7 +76,7 @@ func TestLinesOfClientsDoNotFlood(t *testing.T) {
 // An ID of the gateway proves that its owner was a client: the log has not all of
 // it.
 func TestLogKeepsEpochs(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events, o.lagSkip, o.gapEvent = 2, true, "gap" }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events, o.lagSkip, o.gapEvent = 2, true, "gap" }, func(st *streamTest) {
 		slow, up := st.start()
 		up.event("1", "2", "3", "4", "5")
 		s := slow.sub.home

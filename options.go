@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // streamOptions are the settings that streams follow, defaults filled in.
 func (h *Handler) streamOptions() *streamOptions {
 	o := &streamOptions{
-		buffer:         bufferLimits{events: defaultBufferEvents, size: defaultBufferSize, age: defaultBufferAge},
+		buffer:         h.Buffer.limits(),
 		linger:         defaultLinger,
 		joinReplay:     -1,
 		gapEvent:       h.GapEvent,
@@ -47,17 +48,6 @@ func (h *Handler) streamOptions() *streamOptions {
 	}
 	if h.SpliceTimeout > 0 {
 		o.spliceTimeout = time.Duration(h.SpliceTimeout)
-	}
-	if b := h.Buffer; b != nil {
-		if b.Events > 0 {
-			o.buffer.events = b.Events
-		}
-		if b.Size > 0 {
-			o.buffer.size = b.Size
-		}
-		if b.Age > 0 {
-			o.buffer.age = time.Duration(b.Age)
-		}
 	}
 	if h.Linger != nil {
 		o.linger = time.Duration(*h.Linger)
@@ -111,7 +101,7 @@ func (h *Handler) deliverySettings() (*deliverySettings, error) {
 		s.heartbeat = time.Duration(*b.Interval)
 	}
 	bytes, err := heartbeatBytes(b)
-	s.heartbeatBytes, s.heartbeatChunk = bytes, appendChunk(nil, bytes)
+	s.heartbeatBytes, s.heartbeatChunk = bytes, replay.AppendChunk(nil, bytes)
 	return s, err
 }
 

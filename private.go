@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // passThrough is the ResponseWriter of a response that is its client's alone.
@@ -188,7 +189,7 @@ func (p *passThrough) WriteHeader(status int) {
 // it missed, and is told. Where the ID is sent upstream all the same (it is not
 // withheld), there may be another gateway, whose answer tells what became of it.
 func (p *passThrough) cameWith(id string, withheld bool) {
-	switch _, _, own := parseGatewayID(id); {
+	switch _, _, own := replay.ParseID(id); {
 	case !own:
 	case withheld:
 		p.lostID = id

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // resumePrivate stands where the outcome of resuming does, unless that is a gap: a
@@ -191,7 +192,7 @@ type privateTail struct {
 	tails int // guarded by the view's lock
 
 	mu     sync.Mutex // guards what follows
-	buffer buffer
+	buffer replay.Buffer
 	bell   bell
 	over   bool
 }
@@ -200,8 +201,8 @@ func (t *privateTail) add(b eventstream.Block) {
 	wire := append(append(make([]byte, 0, len(b.Lines)+1), b.Lines...), '\n')
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.buffer.append(&block{
-		wire: wire, lines: len(b.Lines), at: time.Now(), dispatches: b.Dispatches(), commentOnly: b.CommentOnly(),
+	t.buffer.Append(&replay.Block{
+		Wire: wire, Lines: len(b.Lines), At: time.Now(), Dispatches: b.Dispatches(), CommentOnly: b.CommentOnly(),
 	})
 	t.bell.ring()
 }
@@ -220,8 +221,8 @@ func (p *passThrough) watch() tailSource {
 	t := v.tail.Load()
 	if t == nil {
 		t = &privateTail{over: v.over}
-		t.buffer.newest, t.buffer.lost = v.shown, v.shown
-		t.buffer.limits = bufferLimits{events: privateTailBlocks, size: privateTailSize, age: defaultBufferAge}
+		t.buffer.Newest, t.buffer.Lost = v.shown, v.shown
+		t.buffer.Limits = replay.Limits{Events: privateTailBlocks, Size: privateTailSize, Age: defaultBufferAge}
 		v.tail.Store(t)
 	}
 	t.tails++
@@ -234,7 +235,7 @@ func (p *passThrough) watch() tailSource {
 			if t.tails--; t.tails == 0 {
 				v.tail.Store(nil)
 				t.mu.Lock()
-				v.shown = t.buffer.newest
+				v.shown = t.buffer.Newest
 				t.mu.Unlock()
 			}
 		},

@@ -29,6 +29,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // startGatewayWith is startGateway with further global options.
@@ -596,4 +598,48 @@ func TestChunkPerByte(t *testing.T) {
 	}
 	close(next)
 	c.expectEnd()
+}
+
+// compositeLastID is a last event ID as applications give it that have a position
+// in each of many topics.
+func compositeLastID(offset, size int) string {
+	var b strings.Builder
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, `,{"topic":"eqiad.mediawiki.%d","partition":0,"offset":%d}`, i, offset)
+	}
+	return "[" + b.String()[1:size-1] + "]"
+}
+
+// TestLongLastEventIDs: ids of some kilobytes are looked up and sent upstream as
+// short ones are.
+func TestLongLastEventIDs(t *testing.T) {
+	for _, size := range []int{1023, 1025, 6000, replay.MaxID} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			u := startUpstream(t, nil)
+			g := startGateway(t, proxied("", u))
+			a := g.subscribe("/")
+			up := u.accept()
+			ids := []string{compositeLastID(1, size), compositeLastID(2, size), compositeLastID(3, size)}
+			up.numbered(ids...)
+			last := a.expect(ids[0])
+			if last.LastEventID != ids[0] {
+				t.Fatalf("the last event ID has %d bytes", len(last.LastEventID))
+			}
+			a.expect(ids[1], ids[2])
+			b := g.subscribe("/", "Last-Event-ID: "+ids[0])
+			if got := b.outcome(); got != "replayed; events=2" {
+				t.Errorf("SSE-Resume: %s", got)
+			}
+			b.expect(ids[1], ids[2])
+			unknown := compositeLastID(7, size)
+			c := g.subscribe("/", "Last-Event-ID: "+unknown)
+			splice := u.accept()
+			if got := splice.request.Header.Get("Last-Event-Id"); got != unknown {
+				t.Errorf("%d bytes of the ID were sent upstream", len(got))
+			}
+			a.close()
+			b.close()
+			c.close()
+		})
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // reconnectMode is which ends of an upstream connection are hidden.
@@ -172,11 +173,11 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 		options: s.options,
 		first:   s.connections == 0,
 		mends:   s.broke,
-		start:   s.buffer.newest,
+		start:   s.buffer.Newest,
 		openID:  lastEventID,
 	}
 	conn.decoder.MaxBlockSize = conn.options.maxEventSize
-	if !sendable(lastEventID) {
+	if !replay.Sendable(lastEventID) {
 		lastEventID = ""
 	}
 	conn.asked = lastEventID != ""
@@ -297,7 +298,7 @@ func (s *stream) judge(end ending) outcome {
 	}
 	s.useParentsSource()
 	exclusive := s.only != nil || s.private || s.detached || s.isSharedSplice()
-	resumable := s.gave() && s.lastUpstreamID != "" && sendable(s.lastUpstreamID)
+	resumable := s.gave() && s.lastUpstreamID != "" && replay.Sendable(s.lastUpstreamID)
 	switch mode := s.options.reconnect; {
 	case end.events && (!end.clean || resumable) && s.replaced():
 		return succeeded

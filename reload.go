@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Moving streams to a new configuration.
@@ -200,7 +201,7 @@ func (s *stream) ownedBy(inst *instance, options *streamOptions, src source, log
 	s.owner = inst
 	s.adoptable = s.hub.aloneLocked(inst)
 	s.options = options
-	s.buffer.limits = options.buffer
+	s.buffer.Limits = options.buffer
 	s.source = src
 	s.setLogger(logger)
 	s.wakeWaiting() // no splice is opened with retired handlers
@@ -256,13 +257,13 @@ func (s *stream) openSuccessor() {
 		return
 	}
 	id := s.lastUpstreamID
-	if !sendable(id) {
+	if !replay.Sendable(id) {
 		id = ""
 	}
-	s.buffer.indexed()
+	s.buffer.Indexed()
 	sp := s.newSplice(id, "")
 	sp.splice.succeeds = true
-	sp.buffer.indexed()
+	sp.buffer.Indexed()
 	s.successor, s.brought = sp, nil
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
@@ -325,7 +326,7 @@ func (s *stream) trySuccessor(now time.Time) {
 		return
 	}
 	if !resumed && s.quiet(sp, now, &again) {
-		s.takeOverAt(sp, s.buffer.newest)
+		s.takeOverAt(sp, s.buffer.Newest)
 		return
 	}
 	if sp.full || !now.Before(due) {
@@ -407,10 +408,10 @@ func (s *stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
 	if h.block.HasID || h.block.CommentOnly() {
 		return false
 	}
-	b := &block{wire: h.lines, lines: len(h.lines), at: h.at, hash: hashBlock(h.lines, false, "")}
-	for _, k := range s.buffer.after(*seen) {
-		if k.position <= to && apart(k, b) <= twinWindow && k.equal(b) {
-			*seen = k.position
+	b := &replay.Block{Wire: h.lines, Lines: len(h.lines), At: h.at, Hash: replay.HashBlock(h.lines, false, "")}
+	for _, k := range s.buffer.After(*seen) {
+		if k.Position <= to && apart(k, b) <= twinWindow && k.Equal(b) {
+			*seen = k.Position
 			return true
 		}
 	}
@@ -431,7 +432,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.cancel()
 	s.cancel = sp.cancel
 	s.conn = c
-	c.stream, c.first, c.start = s, false, s.buffer.newest
+	c.stream, c.first, c.start = s, false, s.buffer.Newest
 	s.phase = phaseLive
 	s.head, s.sent = sp.head, c.source
 	s.headAt, s.begun, s.fresh = sp.headAt, true, false
@@ -471,7 +472,7 @@ func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 	s.phase = phaseBroken
 	s.headAt, s.newestAt = time.Time{}, time.Time{}
 	s.freeBuffer()
-	s.buffer.indexed()
+	s.buffer.Indexed()
 	s.splice.opened = time.Now()
 	delay, _ = s.backoff.next(s.splice.opened, math.MaxInt64, end.retryAfter, rand.Float64)
 	log.Warn("upstream of the new configuration cannot be reached: trying again", zap.Duration("in", delay))

@@ -161,7 +161,7 @@ func TestReloadMovesWithoutIDs(t *testing.T) {
 		})
 	})
 	t.Run("more than the buffer holds", func(t *testing.T) {
-		set := func(o *streamOptions) { o.buffer.events, o.gapEvent = 2, "gap" }
+		set := func(o *streamOptions) { o.buffer.Events, o.gapEvent = 2, "gap" }
 		inBubble(t, set, func(st *streamTest) {
 			a, _ := st.start()
 			st.reload()
@@ -246,7 +246,7 @@ func TestReloadDoublesNothing(t *testing.T) {
 	// What the new one brings first is not in the replay buffer any more.
 	for _, behind := range []string{"its time is over", "its buffer is full"} {
 		t.Run("evicted, and "+behind, func(t *testing.T) {
-			small := func(o *streamOptions) { o.buffer.events = 4 }
+			small := func(o *streamOptions) { o.buffer.Events = 4 }
 			inBubble(t, small, func(st *streamTest) {
 				a, up := st.start()
 				up.numbered("1")

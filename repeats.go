@@ -1,13 +1,13 @@
 package caddysse
 
 import (
-	"bytes"
 	"hash/maphash"
 	"slices"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // repeatState says whether blocks are being dropped that an upstream repeats
@@ -40,9 +40,9 @@ func broughtHash(id, lines []byte) uint64 {
 // noteBrought remembers a block of a stream that has a successor. That one was
 // asked to go on after an ID: when it takes over, what came since then may have
 // left the replay buffer, and is not to be given again. The stream's lock is held.
-func (s *stream) noteBrought(b *block) {
+func (s *stream) noteBrought(b *replay.Block) {
 	if sp := s.successor; sp != nil && sp.openID != "" && len(s.brought) < maxBrought {
-		s.brought = append(s.brought, broughtHash([]byte(b.id), b.wire[:b.lines]))
+		s.brought = append(s.brought, broughtHash([]byte(b.ID), b.Wire[:b.Lines]))
 	}
 }
 
@@ -58,10 +58,10 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 		if len(b.ID) == 0 {
 			return false
 		}
-		i := slices.IndexFunc(s.buffer.blocks, func(k *block) bool { return k.same(b, lines) })
-		if i >= 0 && s.buffer.blocks[i].position <= c.start {
+		i := slices.IndexFunc(s.buffer.Blocks, func(k *replay.Block) bool { return k.Same(b, lines) })
+		if i >= 0 && s.buffer.Blocks[i].Position <= c.start {
 			c.dropping = repeatRunning
-			c.repeated = s.buffer.blocks[i].position
+			c.repeated = s.buffer.Blocks[i].Position
 			return true
 		}
 		if i := slices.Index(c.brought, broughtHash(b.ID, lines)); i >= 0 {
@@ -82,10 +82,10 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 		if b.CommentOnly() {
 			return false
 		}
-		rest := s.buffer.after(c.repeated)
-		i := slices.IndexFunc(rest, func(k *block) bool { return !k.commentOnly })
-		if i >= 0 && rest[i].position <= c.start && rest[i].same(b, lines) {
-			c.repeated = rest[i].position
+		rest := s.buffer.After(c.repeated)
+		i := slices.IndexFunc(rest, func(k *replay.Block) bool { return !k.CommentOnly })
+		if i >= 0 && rest[i].Position <= c.start && rest[i].Same(b, lines) {
+			c.repeated = rest[i].Position
 			return true
 		}
 		c.dropping = repeatOver
@@ -103,23 +103,18 @@ func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 	if len(b.ID) == 0 || string(b.ID) == s.lastUpstreamID {
 		return // several events may share an ID: this one goes on with the last
 	}
-	for _, k := range s.buffer.blocks {
-		if k.position > c.start {
+	for _, k := range s.buffer.Blocks {
+		if k.Position > c.start {
 			return
 		}
-		if k.hasID && k.id == string(b.ID) && !k.same(b, lines) {
-			id := shownID(k.id)
+		if k.HasID && k.ID == string(b.ID) && !k.Same(b, lines) {
+			id := shownID(k.ID)
 			s.throttles().anew.Log(func(suppressed int) {
 				s.log().Warn("possible gap: the upstream gives ids anew that it gave to other events before",
 					zap.String("id", id), zap.Int("suppressed", suppressed))
 			})
-			s.buffer.forgetIDs(c.start)
+			s.buffer.ForgetIDs(c.start)
 			return
 		}
 	}
-}
-
-// same reports whether a kept block is what the upstream sends as b.
-func (k *block) same(b eventstream.Block, lines []byte) bool {
-	return k.hasID == b.HasID && k.id == string(b.ID) && bytes.Equal(k.wire[:k.lines], lines)
 }

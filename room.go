@@ -69,13 +69,13 @@ func (c *upstreamConn) waitForRoom(size int64) {
 }
 
 func (s *stream) waitForRoom(size int64, c *upstreamConn) {
-	evicted := s.buffer.evictedBy(size)
+	evicted := s.buffer.EvictedBy(size)
 	if evicted == 0 || (evicted <= s.readTo && !s.isSplice) {
 		return
 	}
 	began := time.Now()
 	for now := began; s.phase != phaseGone && !c.over && !c.deserted; now = time.Now() {
-		wait := s.makeRoomUntil(s.buffer.evictedBy(size), now)
+		wait := s.makeRoomUntil(s.buffer.EvictedBy(size), now)
 		if wait == nil {
 			break
 		}
@@ -137,7 +137,7 @@ func (s *stream) heldUp(now time.Time) {
 // may be evicted; nil: nobody is.
 func (s *stream) makeRoomUntil(position uint64, now time.Time) *room {
 	wait := &room{stream: s, until: position, free: make(chan struct{})}
-	s.readTo = s.buffer.newest
+	s.readTo = s.buffer.Newest
 	for sub := range s.subs {
 		at, reads := s.positionOf(sub)
 		if !reads || sub.late {
@@ -198,7 +198,7 @@ func (sub *subscriber) given(left bool) {
 			}
 		}
 	}
-	if sub.late && sub.cursor == sub.stream.buffer.newest {
+	if sub.late && sub.cursor == sub.stream.buffer.Newest {
 		sub.late = false
 	}
 }

@@ -10,25 +10,26 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // follower is a reader that reads all the time, as a client does.
 type follower struct {
 	*reader
-	pace   func(blocks []*block) // is called with what it was given, as if it were written
-	events int                   // that it was given, as whole runs of numbers
+	pace   func(blocks []*replay.Block) // is called with what it was given, as if it were written
+	events int                          // that it was given, as whole runs of numbers
 	over   chan struct{}
 }
 
 // follow lets a reader read all the time, until its response ends.
-func (r *reader) follow(pace func(blocks []*block)) *follower {
+func (r *reader) follow(pace func(blocks []*replay.Block)) *follower {
 	f := &follower{reader: r, pace: pace, over: make(chan struct{})}
 	go func() {
 		defer close(f.over)
 		for {
 			blocks, wake, _, end := r.sub.next(nil, time.Now())
 			for _, b := range blocks {
-				if b.dispatches {
+				if b.Dispatches {
 					f.events++
 				}
 			}
@@ -70,7 +71,7 @@ func burst(from, to int) string {
 // whoever keeps up is given all of it, without any time passing.
 func TestBurstIsGivenWhole(t *testing.T) {
 	for _, clients := range []int{1, 3} {
-		inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+		inBubble(t, func(o *streamOptions) { o.buffer.Events = 100 }, func(st *streamTest) {
 			first, up := st.start()
 			followers := []*follower{first.follow(nil)}
 			for len(followers) < clients {
@@ -97,7 +98,7 @@ func TestBurstIsGivenWhole(t *testing.T) {
 // An event that is larger than the whole buffer is kept until those who keep up
 // have it.
 func TestLargeEventsAreGivenWhole(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.size = 1000 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Size = 1000 }, func(st *streamTest) {
 		r, up := st.start()
 		f := r.follow(nil)
 		large := "data: " + strings.Repeat("x", 2000) + "\n\n"
@@ -113,10 +114,10 @@ func TestLargeEventsAreGivenWhole(t *testing.T) {
 // A client that takes its time for a moment, as one does that is far away, is
 // waited for; the time is bounded for the whole burst and all clients.
 func TestBurstWaitsForWrites(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 100 }, func(st *streamTest) {
 		first, up := st.start()
 		quick, left := first.follow(nil), 8
-		slow := st.join("").follow(func(blocks []*block) {
+		slow := st.join("").follow(func(blocks []*replay.Block) {
 			if left > 0 && len(blocks) > 1 {
 				left--
 				time.Sleep(burstPatience / 10)
@@ -137,10 +138,10 @@ func TestBurstWaitsForWrites(t *testing.T) {
 // A client that reads too slowly holds nobody up: it has burstPatience in a
 // burst, and is told when it is behind.
 func TestSlowClientDoesNotHoldTheStream(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 100 }, func(st *streamTest) {
 		first, up := st.start()
 		quick := first.follow(nil)
-		slow := st.join("").follow(func([]*block) { time.Sleep(burstPatience / 4) })
+		slow := st.join("").follow(func([]*replay.Block) { time.Sleep(burstPatience / 4) })
 		began := time.Now()
 		if err := up.send(burst(1, 20_000)); err != nil {
 			t.Fatal(err)
@@ -161,11 +162,11 @@ func TestSlowClientDoesNotHoldTheStream(t *testing.T) {
 // For a client that is stuck in a write nobody waits, and for those that one
 // burst has left behind only once.
 func TestStuckClientCostsNothing(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 100 }, func(st *streamTest) {
 		first, up := st.start()
 		quick, released := first.follow(nil), make(chan struct{})
-		stuck := st.join("").follow(func(blocks []*block) {
-			if blocks[len(blocks)-1].dispatches {
+		stuck := st.join("").follow(func(blocks []*replay.Block) {
+			if blocks[len(blocks)-1].Dispatches {
 				<-released
 			}
 		})
@@ -185,8 +186,8 @@ func TestStuckClientCostsNothing(t *testing.T) {
 		expect(0, 1001, 2000)
 		time.Sleep(time.Minute)
 		expect(0, 2001, 3000)
-		another := st.join("").follow(func(blocks []*block) {
-			if blocks[len(blocks)-1].dispatches {
+		another := st.join("").follow(func(blocks []*replay.Block) {
+			if blocks[len(blocks)-1].Dispatches {
 				<-released
 			}
 		})
@@ -203,7 +204,7 @@ func TestStuckClientCostsNothing(t *testing.T) {
 
 // A subscriber whose turn does not come is given up, too.
 func TestWhoDoesNotReadIsGivenUp(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 100 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 100 }, func(st *streamTest) {
 		r, up := st.start()
 		for _, wait := range []time.Duration{turnPatience, 0} {
 			began := time.Now()
@@ -221,13 +222,13 @@ func TestWhoDoesNotReadIsGivenUp(t *testing.T) {
 // In the long run clients that always need time have a twentieth of the
 // stream's.
 func TestPatienceComesBackSlowly(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 10 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 10 }, func(st *streamTest) {
 		_, up := st.start()
 		st.readers[0].leave()
 		slow := 0
 		join := func() {
 			slow++
-			st.join("").follow(func([]*block) { time.Sleep(burstPatience / 2) })
+			st.join("").follow(func([]*replay.Block) { time.Sleep(burstPatience / 2) })
 		}
 		began := time.Now()
 		held := time.Duration(0)
@@ -249,7 +250,7 @@ func TestPatienceComesBackSlowly(t *testing.T) {
 
 // That the stream waits for its clients is no pause of the upstream's.
 func TestBeingHeldUpIsNoPause(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events, o.join = 10, joinGreeting }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events, o.join = 10, joinGreeting }, func(st *streamTest) {
 		_, up := st.start()
 		if err := up.send(burst(1, 11)); err != nil { // waits for turnPatience
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Sharing is earned.
@@ -158,7 +159,7 @@ func (sub *subscriber) limit() uint64 {
 	if sub.barred() {
 		return sub.stream.sharing.barrier
 	}
-	return sub.stream.buffer.newest
+	return sub.stream.buffer.Newest
 }
 
 // prove takes note that two connections were told the same. The lock is held.
@@ -206,7 +207,7 @@ func (s *stream) unprove() {
 	if !s.sharing.proven {
 		return
 	}
-	s.sharing.proven, s.sharing.asked, s.sharing.barrier = false, false, s.buffer.newest
+	s.sharing.proven, s.sharing.asked, s.sharing.barrier = false, false, s.buffer.Newest
 	var sole *subscriber
 	for sub := range s.subs {
 		sub.own = false
@@ -234,7 +235,7 @@ func (s *stream) unshareSplice(sp *stream) {
 		case sp.said == 0 && sub.sent == 0:
 			delete(sp.subs, sub)
 			sub.stream, sub.waiting = s, true
-			sub.cursor, sub.events, sub.live = s.buffer.newest, s.buffer.events, s.buffer.newest
+			sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
 		default:
 			sub.finish, sub.finishAt = endBroken, sub.cursor
 		}
@@ -304,23 +305,23 @@ func (s *stream) root() *stream {
 }
 
 // greets takes note of a block of a connection, for who compares it with others.
-func (c *upstreamConn) greets(b *block) {
+func (c *upstreamConn) greets(b *replay.Block) {
 	s := c.stream
 	if s.splice == nil && !s.compares() {
 		return
 	}
 	switch {
-	case c.paused, !c.lastBlock.IsZero() && b.at.Sub(later(c.lastBlock, s.heldAt)) >= splicePause:
+	case c.paused, !c.lastBlock.IsZero() && b.At.Sub(later(c.lastBlock, s.heldAt)) >= splicePause:
 		c.paused = true
 	case len(c.greeting) < maxGreeting:
-		c.greeting = append(c.greeting, b.hash)
-		c.hello = c.hello || b.dispatches
+		c.greeting = append(c.greeting, b.Hash)
+		c.hello = c.hello || b.Dispatches
 	}
 	if c.firstBlock.IsZero() {
-		c.firstBlock = b.at
+		c.firstBlock = b.At
 	}
-	b.afterPause = b.at.Sub(later(later(c.lastBlock, s.headAt), s.heldAt)) >= splicePause
-	c.lastBlock = b.at
+	b.AfterPause = b.At.Sub(later(later(c.lastBlock, s.headAt), s.heldAt)) >= splicePause
+	c.lastBlock = b.At
 }
 
 func later(a, b time.Time) time.Time {
@@ -332,23 +333,23 @@ func later(a, b time.Time) time.Time {
 
 // brings takes note, before it is kept, of a block of a stream or a splice that
 // is to be seen on the other. The lock is held.
-func (s *stream) brings(b *block) {
+func (s *stream) brings(b *replay.Block) {
 	if st := s.splice; st != nil {
 		if st.succeeds {
 			return
 		}
-		st.acts(b.at)
-		st.brought = addPending(st.brought, pendingBlock{b.hash, b.at, !s.conn.paused}, &st.unknown)
+		st.acts(b.At)
+		st.brought = addPending(st.brought, pendingBlock{b.Hash, b.At, !s.conn.paused}, &st.unknown)
 		if !s.conn.paused {
-			st.greetedLast = b.at
+			st.greetedLast = b.At
 		}
 		return
 	}
-	greeted := b.at.Sub(s.headAt) >= s.greetingTime()
+	greeted := b.At.Sub(s.headAt) >= s.greetingTime()
 	for sp := range s.splices {
-		sp.splice.acts(b.at)
-		if greeted && !sp.headAt.IsZero() && b.at.Sub(sp.headAt) >= s.greetingTime() {
-			sp.splice.missed = addPending(sp.splice.missed, pendingBlock{b.hash, b.at, false}, &sp.splice.unknown)
+		sp.splice.acts(b.At)
+		if greeted && !sp.headAt.IsZero() && b.At.Sub(sp.headAt) >= s.greetingTime() {
+			sp.splice.missed = addPending(sp.splice.missed, pendingBlock{b.Hash, b.At, false}, &sp.splice.unknown)
 		}
 	}
 }
@@ -384,27 +385,27 @@ func addPending(list []pendingBlock, p pendingBlock, overflow *bool) []pendingBl
 // knows reports whether the stream has got the bytes of a block that a splice
 // was greeted with, at any time.
 func (s *stream) knows(hash uint64) bool {
-	n, _ := s.buffer.twins(hash)
+	n, _ := s.buffer.Twins(hash)
 	return n > 0 || (s.conn != nil && slices.Contains(s.conn.greeting, hash))
 }
 
 // gotNear reports whether a block with these bytes was got at about the same time.
 func (s *stream) gotNear(p pendingBlock) bool {
-	n, k := s.buffer.twins(p.hash)
+	n, k := s.buffer.Twins(p.hash)
 	if n == 0 {
 		return false
 	}
-	if k.at.Sub(p.at).Abs() <= twinWindow {
+	if k.At.Sub(p.at).Abs() <= twinWindow {
 		return true
 	}
-	if n == 1 || k.at.Before(p.at) {
+	if n == 1 || k.At.Before(p.at) {
 		return false
 	}
-	for _, o := range slices.Backward(s.buffer.blocks) {
-		if p.at.Sub(o.at) > twinWindow {
+	for _, o := range slices.Backward(s.buffer.Blocks) {
+		if p.at.Sub(o.At) > twinWindow {
 			return false
 		}
-		if o.hash == p.hash && o.at.Sub(p.at).Abs() <= twinWindow {
+		if o.Hash == p.hash && o.At.Sub(p.at).Abs() <= twinWindow {
 			return true
 		}
 	}
@@ -421,8 +422,8 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 	for len(st.brought) > 0 {
 		p := st.brought[0]
 		if s.gotNear(p) {
-			if _, k := s.buffer.twins(p.hash); s.conn != nil && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash &&
-				k.at.Sub(p.at).Abs() <= sp.conn.began.Sub(s.conn.began).Abs()/2 {
+			if _, k := s.buffer.Twins(p.hash); s.conn != nil && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash &&
+				k.At.Sub(p.at).Abs() <= sp.conn.began.Sub(s.conn.began).Abs()/2 {
 				s.ownFirst = 0 // both were told at the same moment: that was no greeting
 			}
 		} else if !p.greeting || !s.knows(p.hash) {
@@ -430,7 +431,7 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				earliest(again, due.Add(time.Millisecond))
 				break
 			}
-			switch unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.reaches(p.at.Add(-twinWindow)); {
+			switch unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.Reaches(p.at.Add(-twinWindow)); {
 			case unsure && !p.greeting: // the stream may have missed it
 			case unsure:
 				st.unknown = true
@@ -455,7 +456,7 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				break
 			}
 			held := sp.full || sp.heldAt.After(p.at)
-			if !held && s.phase == phaseLive && sp.buffer.reaches(p.at.Add(-twinWindow)) && !sp.splice.probe {
+			if !held && s.phase == phaseLive && sp.buffer.Reaches(p.at.Add(-twinWindow)) && !sp.splice.probe {
 				return ownEvent
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Joining a stream that has begun.
@@ -124,10 +126,10 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 		sub.finish = endPerClient
 		return
 	case s.shares() && sub.released && sub.id == "":
-		s.joinAt(sub, max(sub.start, s.buffer.lost))
+		s.joinAt(sub, max(sub.start, s.buffer.Lost))
 		return
 	case s.shares() && sub.id == "" && s.fresh:
-		s.joinAt(sub, s.buffer.newest)
+		s.joinAt(sub, s.buffer.Newest)
 		return
 	}
 	if sp := s.spliceFor(sub, now); sp != nil {
@@ -140,9 +142,9 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 // joinAt lets a waiting subscriber read the stream after position.
 func (s *stream) joinAt(sub *subscriber, position uint64) {
 	sub.waiting = false
-	sub.cursor, sub.live = position, s.buffer.newest
+	sub.cursor, sub.live = position, s.buffer.Newest
 	s.recount(sub)
-	if position == s.buffer.newest {
+	if position == s.buffer.Newest {
 		sub.pending = s.appendPrime(sub.pending, s.newestID())
 	}
 }
@@ -182,7 +184,7 @@ func (s *stream) isSilent(sub *subscriber, now time.Time) bool {
 // release lets a waiting subscriber have its head: it begins where the stream is
 // now.
 func (sub *subscriber) release() {
-	sub.released, sub.start = true, sub.home.buffer.newest
+	sub.released, sub.start = true, sub.home.buffer.Newest
 }
 
 // spliceFor returns the splice that a waiting subscriber is to read, nil if it
@@ -249,10 +251,10 @@ func (s *stream) takes(sub *subscriber, now time.Time) bool {
 	if sub.id == "" {
 		return s.openID == "" && s.newestAt.IsZero() && parent.learned.unmerged == 0
 	}
-	if s.openID == sub.id && s.buffer.lost == 0 {
+	if s.openID == sub.id && s.buffer.Lost == 0 {
 		return true
 	}
-	_, ok := s.buffer.find(sub.id)
+	_, ok := s.buffer.Find(sub.id)
 	return ok
 }
 
@@ -286,7 +288,7 @@ func (s *stream) newSplice(id, param string) *stream {
 		upstreamIDs:    s.upstreamIDs,
 		lastUpstreamID: id,
 	}
-	sp.buffer.limits = s.buffer.limits
+	sp.buffer.Limits = s.buffer.Limits
 	sp.sequence.add(id, true)
 	sp.setLogger(s.log())
 	return sp
@@ -307,9 +309,9 @@ func (s *stream) openSplice(id, param string) *stream {
 
 // addSplice makes a splice, or a probe, of a stream.
 func (s *stream) addSplice(id, param string) *stream {
-	s.buffer.indexed()
+	s.buffer.Indexed()
 	sp := s.newSplice(id, param)
-	sp.buffer.indexed()
+	sp.buffer.Indexed()
 	s.splices[sp] = struct{}{}
 	sp.splice.timer = time.AfterFunc(s.options.spliceTimeout, func() {
 		sp.mu.Lock()
@@ -327,13 +329,13 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 	sub.waiting = false
 	sub.stream = sp
 	sub.cursor, sub.events, sub.live = 0, 0, 0
-	switch position, ok := sp.buffer.find(sub.id); {
+	switch position, ok := sp.buffer.Find(sub.id); {
 	case sub.id == "":
-		sub.cursor, sub.events = sp.buffer.newest, sp.buffer.events
+		sub.cursor, sub.events = sp.buffer.Newest, sp.buffer.Events
 	case ok && sub.id != sp.openID:
 		sub.cursor = position
-		if n, ok := sp.buffer.eventsAfter(position); ok {
-			sub.events = sp.buffer.events - n
+		if n, ok := sp.buffer.EventsAfter(position); ok {
+			sub.events = sp.buffer.Events - n
 		}
 	}
 	sp.subs[sub] = struct{}{}
@@ -469,7 +471,7 @@ func (s *stream) closeSplice(sp *stream) {
 // dropIndex ends the index of what is kept if nothing is compared with it.
 func (s *stream) dropIndex() {
 	if len(s.splices) == 0 && s.successor == nil {
-		s.buffer.index = nil
+		s.buffer.ForgetIndex()
 	}
 }
 
@@ -504,7 +506,7 @@ func (s *stream) spliceFailed(end ending) {
 		case joins:
 			delete(s.subs, sub)
 			sub.stream = parent
-			parent.joinAt(sub, parent.buffer.newest)
+			parent.joinAt(sub, parent.buffer.Newest)
 			sub.outcome += "; greeting=none"
 		case sub.released: // has a head, from when the stream was broken
 			sub.finish, sub.finishAt = endBroken, sub.cursor
@@ -556,12 +558,12 @@ func (sub *subscriber) merge() bool {
 	sub.pending = slices.Clone(sp.splice.gap)
 	switch {
 	case !s.upstreamIDs && s.options.ids != idsUpstream:
-		sub.pending = s.appendPrime(sub.pending, string(appendGatewayID(nil, s.epoch, to)))
-	case to == s.buffer.newest:
+		sub.pending = s.appendPrime(sub.pending, string(replay.AppendID(nil, s.epoch, to)))
+	case to == s.buffer.Newest:
 		sub.pending = s.appendPrime(sub.pending, s.newestID())
 	}
 	if s.phase == phaseEnded || s.phase == phaseGone {
-		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.newest, s.overTail // while it was on its way
+		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail // while it was on its way
 	}
 	sp.release(sub)
 	return true
@@ -575,7 +577,7 @@ func (s *stream) privatize(sp *stream) {
 	sp.splice = nil
 	sp.private, sp.draining = true, true
 	sp.settled = sp.settled || s.settled
-	sp.buffer.index = nil
+	sp.buffer.ForgetIndex()
 	for sub := range sp.subs {
 		delete(s.subs, sub)
 		sub.home, sub.own = sp, true
@@ -626,15 +628,15 @@ func (s *stream) unshareable(first bool) {
 
 // noteBlock takes note of a block that is about to be appended and is not
 // comment-only.
-func (s *stream) noteBlock(b *block) {
+func (s *stream) noteBlock(b *replay.Block) {
 	if !s.begun {
 		s.begun = true
-		if first := b.at.Sub(s.headAt); s.splice == nil && first <= slowestGreeting {
+		if first := b.At.Sub(s.headAt); s.splice == nil && first <= slowestGreeting {
 			s.ownFirst = first
 		}
 	}
 	s.fresh = false
-	s.newestAt = b.at
+	s.newestAt = b.At
 	s.said++
 }
 

@@ -90,12 +90,12 @@ func TestSpliceWaitParentEnds(t *testing.T) {
 
 // A splice waits for its clients by the size of its blocks as well.
 func TestSpliceSlowSize(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { o.buffer.size = 40 }), testSpliceSlow)
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.Size = 40 }), testSpliceSlow)
 }
 
 // A splice that waits for its clients is not quiet: its next block is there.
 func TestSpliceSlowIsNotQuiet(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { o.buffer.events = 2 }), func(st *streamTest) {
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.Events = 2 }), func(st *streamTest) {
 		st.begun()
 		time.Sleep(time.Minute)
 		b, sp := st.spliced("hello")
@@ -112,7 +112,7 @@ func TestSpliceSlowIsNotQuiet(t *testing.T) {
 // The gap event of a splice waits for room like the upstream's blocks, and
 // names no ID: the gateway gives none there.
 func TestSpliceSlowTold(t *testing.T) {
-	set := func(o *streamOptions) { o.buffer.events, o.gapEvent = 2, "gap" }
+	set := func(o *streamOptions) { o.buffer.Events, o.gapEvent = 2, "gap" }
 	inBubble(t, auto(set), func(st *streamTest) {
 		st.begun()
 		b, sp := st.spliced("hello")
@@ -131,7 +131,7 @@ func TestSpliceSlowTold(t *testing.T) {
 
 // A splice has no ids of the gateway that a gap event could name.
 func TestSpliceLagID(t *testing.T) {
-	set := func(o *streamOptions) { o.buffer.age, o.gapEvent, o.lagSkip = time.Second, "gap", true }
+	set := func(o *streamOptions) { o.buffer.Age, o.gapEvent, o.lagSkip = time.Second, "gap", true }
 	inBubble(t, auto(set), func(st *streamTest) {
 		_, up := st.begun()
 		b, sp := st.spliced("hello")
@@ -146,7 +146,7 @@ func TestSpliceLagID(t *testing.T) {
 // A client that comes to a splice after a gap event there has missed nothing of
 // it.
 func TestSpliceLagCount(t *testing.T) {
-	set := func(o *streamOptions) { o.buffer.age, o.gapEvent, o.lagSkip = time.Second, "gap", true }
+	set := func(o *streamOptions) { o.buffer.Age, o.gapEvent, o.lagSkip = time.Second, "gap", true }
 	inBubble(t, auto(set), func(st *streamTest) {
 		_, up := st.begun()
 		st.join("")

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // sim is an upstream in fake time: it greets each connection and broadcasts to
@@ -238,18 +239,18 @@ func (c *simClient) readAlone(ctx context.Context, u *sim, id string) {
 	for {
 		select {
 		case b := <-conn.out:
-			c.take(&block{wire: []byte(b)})
+			c.take(&replay.Block{Wire: []byte(b)})
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (c *simClient) take(blocks ...*block) {
+func (c *simClient) take(blocks ...*replay.Block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, b := range blocks {
-		c.bytes = append(c.bytes, b.wire...)
+		c.bytes = append(c.bytes, b.Wire...)
 	}
 }
 
@@ -884,10 +885,10 @@ func TestSpliceByID(t *testing.T) {
 
 // The outcomes of clients that are not known to the stream, without ids.
 func TestSpliceGap(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { o.gapEvent, o.buffer.events = "gap", 1 }), func(st *streamTest) {
+	inBubble(t, auto(func(o *streamOptions) { o.gapEvent, o.buffer.Events = "gap", 1 }), func(st *streamTest) {
 		_, up := st.begun()
 		up.event("2")
-		foreign := gatewayIDPrefix + strings.Repeat("a", 32) + ".7"
+		foreign := replay.IDPrefix + strings.Repeat("a", 32) + ".7"
 		b := st.join(foreign)
 		b.expectOutcome(resumeGap)
 		b.expect(toldGap("epoch", foreign, "null")+"\n", "id\n\n")
@@ -1001,7 +1002,7 @@ func TestSpliceWaitForID(t *testing.T) {
 // Who comes with an ID while the stream is broken is sent its head; once there is
 // a connection again, it is given what it has missed nevertheless.
 func TestSpliceOfIDAfterBreak(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { o.buffer.events = 2 }), func(st *streamTest) {
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.Events = 2 }), func(st *streamTest) {
 		_, up := st.start()
 		up.numbered("1", "2", "3", "4", "5")
 		up.breakOff()
@@ -1381,8 +1382,8 @@ func TestSpliceReload(t *testing.T) {
 // A spliced client that is slow slows its splice, so that it is given all. In
 // the stream, then, it lags as others do.
 func TestSpliceSlow(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { o.buffer.events = 3 }), testSpliceSlow)
-	set := func(o *streamOptions) { o.gapEvent, o.buffer.events, o.lagSkip = "gap", 3, true }
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.Events = 3 }), testSpliceSlow)
+	set := func(o *streamOptions) { o.gapEvent, o.buffer.Events, o.lagSkip = "gap", 3, true }
 	inBubble(t, auto(set), func(st *streamTest) {
 		_, up := st.begun()
 		b, sp := st.spliced("hello")

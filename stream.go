@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // phase is what a stream is doing.
@@ -33,7 +35,7 @@ type head struct {
 
 // streamOptions are the handler's settings that a stream follows; see Handler.
 type streamOptions struct {
-	buffer         bufferLimits
+	buffer         replay.Limits
 	linger         time.Duration
 	vouched        bool // the operator says that the upstream tells all connections of a key the same
 	join           joinMode
@@ -120,7 +122,7 @@ type stream struct {
 	head     *head
 	refused  bool // the first answer was not an event stream to share
 	stopped  bool // drained before there was an answer
-	buffer   buffer
+	buffer   replay.Buffer
 	greeting greeting
 	retry    time.Duration // the newest from the upstream
 	hasRetry bool
@@ -220,7 +222,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		place:   req.instance.place,
 		path:    pathOf(req.parts),
 		parts:   hashParts(req.parts),
-		epoch:   newEpoch(),
+		epoch:   replay.NewEpoch(),
 		owner:   req.instance,
 		ready:   make(chan struct{}),
 		hurry:   make(chan struct{}, 1),
@@ -236,7 +238,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 	s.sent = s.source
 	s.shownHost, s.shownPath = shownOf(req.parts)
 	s.setLogger(req.logger)
-	s.buffer.limits = req.options.buffer
+	s.buffer.Limits = req.options.buffer
 	if fact, ok := h.facts.sharedBy(req.key, req.varies); ok && s.compares() {
 		s.sharing.proven, s.sharing.snapshot = true, fact.snapshot
 	}
@@ -245,10 +247,10 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 		s.phase = phaseBroken
 		s.reopening = true
 	}
-	if id := req.lastEventID; id != "" && validLastEventID(id) && sendable(id) && !s.ownID(id) {
+	if id := req.lastEventID; id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
 		s.openID = id
 		s.lastUpstreamID = id
-		s.buffer.setLastID(id, 0)
+		s.buffer.SetLastID(id, 0)
 		s.opening = s.expect(id, s)
 	}
 	s.fresh = s.openID == ""
@@ -258,7 +260,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 // ownID reports whether id looks like one that a gateway gave. Such an ID is
 // never sent upstream, unless the upstream gives all ids.
 func (s *stream) ownID(id string) bool {
-	_, _, ok := parseGatewayID(id)
+	_, _, ok := replay.ParseID(id)
 	return ok && s.options.ids != idsUpstream
 }
 
@@ -283,7 +285,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 		return nil, errTooManySubscribers
 	}
 	now := time.Now()
-	s.buffer.evict(now)
+	s.buffer.Evict(now)
 	s.charge()
 	if s.phase == phaseEnded && !s.detached {
 		if _, _, ok := s.trusted(nil, req.lastEventID); !ok {
@@ -314,7 +316,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	s.subs[sub] = struct{}{}
 	s.resume(sub, req.lastEventID)
 	if s.phase == phaseEnded && s.detached {
-		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.newest, s.overTail
+		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail
 	} else if s.phase == phaseEnded {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
@@ -469,7 +471,7 @@ func (s *stream) finishLocked(reason endReason) {
 	s.over = reason
 	for sub := range s.subs {
 		if sub.finish == "" && sub.stream == s {
-			sub.finish, sub.finishAt = reason, s.buffer.newest
+			sub.finish, sub.finishAt = reason, s.buffer.Newest
 			if sub.waiting && !sub.released {
 				sub.finish = endAskAgain // it was sent nothing
 			}

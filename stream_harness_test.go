@@ -12,6 +12,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // errReset stands for whatever a connection breaks with.
@@ -364,7 +366,7 @@ func (r *reader) read() string {
 	for r.end == "" {
 		chunks, wake, _, end := r.sub.next(nil, time.Now())
 		for _, chunk := range chunks {
-			text.Write(chunk.wire)
+			text.Write(chunk.Wire)
 		}
 		r.end = end
 		if wake != nil {
@@ -409,7 +411,7 @@ func (r *reader) leave() {
 
 // id is the gateway's ID of a position; E in what a reader reads.
 func (r *reader) id(position uint64) string {
-	return string(appendGatewayID(nil, r.sub.stream.epoch, position))
+	return string(replay.AppendID(nil, r.sub.stream.epoch, position))
 }
 
 // Blocks as a reader gets them.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/logs"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 func TestReconnect(t *testing.T) {
@@ -606,7 +607,7 @@ func TestIDs(t *testing.T) {
 			b := st.join("7")
 			b.expectOutcome("replayed; events=3")
 			// Behind another gateway: its IDs are the upstream's.
-			id := gatewayIDPrefix + "00112233445566778899aabbccddeeff.3"
+			id := replay.IDPrefix + "00112233445566778899aabbccddeeff.3"
 			send(t, up, "id: "+id+"\ndata: x\n\ndata: y\n\n")
 			c := st.join(id)
 			c.expect("retry: 5\nid: "+id+"\n\n", "data: y\n\n")

@@ -11,18 +11,19 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 func TestResumeOutcomes(t *testing.T) {
 	set := func(o *streamOptions) {
 		o.gapEvent = "gap"
-		o.buffer.events = 3
+		o.buffer.Events = 3
 	}
 	inBubble(t, set, func(st *streamTest) {
 		a, up := st.start()
 		up.event("1", "2", "3")
 		a.expect(newcomer, given("1", "1"), given("2", "2"), given("3", "3"))
-		foreign := gatewayIDPrefix + strings.Repeat("a", 32) + ".2"
+		foreign := replay.IDPrefix + strings.Repeat("a", 32) + ".2"
 		everything := given("1", "1") + given("2", "2") + given("3", "3")
 		for _, test := range []struct{ id, outcome, given string }{
 			{a.id(0), "replayed; events=3", everything},
@@ -209,7 +210,7 @@ func TestRetry(t *testing.T) {
 }
 
 func TestLagDisconnect(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.events = 3 }, func(st *streamTest) {
+	inBubble(t, func(o *streamOptions) { o.buffer.Events = 3 }, func(st *streamTest) {
 		a, up := st.start()
 		b := st.join("")
 		up.event("1")
@@ -227,7 +228,7 @@ func TestLagDisconnect(t *testing.T) {
 }
 
 func TestLagSkip(t *testing.T) {
-	set := func(o *streamOptions) { o.buffer.events, o.lagSkip, o.gapEvent = 3, true, "gap" }
+	set := func(o *streamOptions) { o.buffer.Events, o.lagSkip, o.gapEvent = 3, true, "gap" }
 	inBubble(t, set, func(st *streamTest) {
 		t := st.t
 		a, up := st.start()
@@ -254,7 +255,7 @@ func TestLagSkip(t *testing.T) {
 
 // With the upstream's ids, a gap event changes no client's last event ID.
 func TestLagSkipUpstreamIDs(t *testing.T) {
-	set := func(o *streamOptions) { o.buffer.events, o.lagSkip, o.gapEvent = 2, true, "gap" }
+	set := func(o *streamOptions) { o.buffer.Events, o.lagSkip, o.gapEvent = 2, true, "gap" }
 	inBubble(t, set, func(st *streamTest) {
 		a, up := st.start()
 		up.numbered("1")
@@ -284,7 +285,7 @@ func TestWritesAreBounded(t *testing.T) {
 			}
 			size := 0
 			for _, chunk := range chunks {
-				size += len(chunk.wire)
+				size += len(chunk.Wire)
 			}
 			if size > maxWrite && len(chunks) > 1 {
 				t.Errorf("%d bytes in %d blocks", size, len(chunks))
@@ -302,7 +303,7 @@ func TestWritesAreBounded(t *testing.T) {
 // gets every event after its join point, once and in order.
 func TestJoinIsAtomic(t *testing.T) {
 	const events, joiners = 4000, 8
-	st := newStreamTest(t, func(o *streamOptions) { o.buffer.events = 2 * events })
+	st := newStreamTest(t, func(o *streamOptions) { o.buffer.Events = 2 * events })
 	first := st.join("")
 	up := st.source.acceptOpen()
 	var wg sync.WaitGroup
@@ -347,12 +348,12 @@ func follow(r *reader, id string, n int) (string, error) {
 	var decoder eventstream.Decoder
 	last, primed := int64(-1), false
 	if id != "" {
-		_, position, _ := parseGatewayID(id)
+		_, position, _ := replay.ParseID(id)
 		last = int64(position) //nolint:gosec // small
 	}
 	take := func(b eventstream.Block) error {
 		id = string(b.ID)
-		_, position, ok := parseGatewayID(id)
+		_, position, ok := replay.ParseID(id)
 		switch at := int64(position); { //nolint:gosec // small
 		case !ok:
 			return fmt.Errorf("block %q has no ID", b.Lines)
@@ -370,7 +371,7 @@ func follow(r *reader, id string, n int) (string, error) {
 	for n > 0 {
 		chunks, wake, _, end := r.sub.next(nil, time.Now())
 		for _, chunk := range chunks {
-			if err := decoder.Write(chunk.wire, take); err != nil {
+			if err := decoder.Write(chunk.Wire, take); err != nil {
 				return id, err
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 func TestStreamDelivers(t *testing.T) {
@@ -241,7 +243,7 @@ func TestAfterCleanEnd(t *testing.T) {
 		inBubble(t, func(o *streamOptions) { o.gapEvent = "gap" }, func(st *streamTest) {
 			t := st.t
 			ended(st)
-			id := gatewayIDPrefix + strings.Repeat("0", 32) + ".5"
+			id := replay.IDPrefix + strings.Repeat("0", 32) + ".5"
 			b := st.join(id)
 			b.expectOutcome("gap")
 			b.expect(toldGap("epoch", id, "null"), "\n", newcomer)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // endReason is why a subscriber's response ends.
@@ -107,7 +108,7 @@ type subscriber struct {
 	start    uint64    // the stream's position then
 	pending  []byte    // goes out before anything else
 	primeAt  time.Time // when the prelude is due; zero: it was given
-	greeted  []*block
+	greeted  []*replay.Block
 	cursor   uint64    // position of the last block given
 	events   uint64    // the stream's count of events there
 	live     uint64    // comments up to this position are not given
@@ -138,25 +139,25 @@ type subscriber struct {
 // has been given the stream, and false if that is unknown or something after
 // it is lost. The stream's lock is held.
 func (s *stream) locate(id string) (position uint64, ok bool) {
-	if id == "" || !validLastEventID(id) {
+	if id == "" || !replay.ValidID(id) {
 		return 0, false
 	}
 	if s.options.ids != idsUpstream {
-		if epoch, position, ok := parseGatewayID(id); ok {
-			return position, epoch == s.epoch && position <= s.buffer.newest && position >= s.buffer.lost
+		if epoch, position, ok := replay.ParseID(id); ok {
+			return position, epoch == s.epoch && position <= s.buffer.Newest && position >= s.buffer.Lost
 		}
 	}
-	if id == s.openID && !s.gaveID && s.buffer.newest > 0 {
+	if id == s.openID && !s.gaveID && s.buffer.Newest > 0 {
 		return 0, false // the upstream gives no ids: this one means nothing to it
 	}
-	return s.buffer.find(id)
+	return s.buffer.Find(id)
 }
 
 // resume sets where a new subscriber begins. The stream's lock is held.
 func (s *stream) resume(sub *subscriber, id string) {
 	f := &s.buffer
-	sub.live = f.newest
-	if validLastEventID(id) && sendable(id) && !s.ownID(id) {
+	sub.live = f.Newest
+	if replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
 		sub.id = id
 	}
 	position, own, known := s.trusted(sub, id)
@@ -170,15 +171,15 @@ func (s *stream) resume(sub *subscriber, id string) {
 		sub.cursor = position
 		sub.outcome = resumeGap
 		gap = gapUpstream
-	case known && id == s.openID && f.newest == 0:
+	case known && id == s.openID && f.Newest == 0:
 		sub.outcome = resumeSpliced
 		sub.cursor = position
 	case known:
 		sub.cursor = position
-		if sub.barred() && f.newest > s.sharing.barrier {
+		if sub.barred() && f.Newest > s.sharing.barrier {
 			s.askForProof() // what comes next is there
 		}
-		n, _ := f.eventsAfter(position)
+		n, _ := f.EventsAfter(position)
 		sub.outcome = resumeReplayed + "; events=" + strconv.FormatUint(n, 10)
 	case sub.id != "" && s.mayKnow():
 		sub.outcome = resumeSpliced
@@ -187,7 +188,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 		sub.id = ""
 		sub.outcome = resumeGap
 		gap = s.gapReason(id)
-		if f.lost > 0 || sub.barred() {
+		if f.Lost > 0 || sub.barred() {
 			s.join(sub)
 		}
 	}
@@ -207,7 +208,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 		// By the letter of HTML 9.2.6 an event without an id takes the last
 		// event ID away from a client that has just come back.
 		prime = id
-	case !known && sub.cursor == f.newest:
+	case !known && sub.cursor == f.Newest:
 		prime = s.newestID()
 	}
 	if !s.settled && !known && gap == "" && s.options.primeAfter > 0 {
@@ -247,32 +248,32 @@ func (s *stream) mayKnow() bool {
 	if s.options.ids == idsGateway {
 		return false
 	}
-	return s.upstreamIDs || s.buffer.events == 0 || s.options.ids == idsUpstream
+	return s.upstreamIDs || s.buffer.Events == 0 || s.options.ids == idsUpstream
 }
 
 // recount sets a subscriber's count of events to that at its cursor, from where it
 // is going to read.
 func (s *stream) recount(sub *subscriber) {
 	s.readTo = min(s.readTo, sub.cursor)
-	if n, ok := s.buffer.eventsAfter(sub.cursor); ok {
-		sub.events = s.buffer.events - n
+	if n, ok := s.buffer.EventsAfter(sub.cursor); ok {
+		sub.events = s.buffer.Events - n
 	}
 }
 
 // join sets where a subscriber without a known ID begins.
 func (s *stream) join(sub *subscriber) {
 	f := &s.buffer
-	sub.cursor = f.newest
+	sub.cursor = f.Newest
 	switch s.options.join {
 	case joinAuto:
 		// Who comes before the first block gets all that a client of the
 		// upstream itself would, if it may. Others need a splice.
 		sub.waiting = !s.fresh || sub.barred()
 	case joinReplay:
-		sub.cursor = max(f.tail(s.options.joinReplay), f.lost)
+		sub.cursor = max(f.Tail(s.options.joinReplay), f.Lost)
 	case joinGreeting:
 		if !s.greeting.over(time.Now()) {
-			sub.cursor = f.lost
+			sub.cursor = f.Lost
 			break
 		}
 		sub.greeted = s.greeting.blocks
@@ -322,18 +323,18 @@ func (o *streamOptions) randomAge() time.Duration {
 func (s *stream) newestID() string {
 	switch {
 	case s.upstreamIDs, s.isSplice:
-		return s.buffer.lastID
+		return s.buffer.LastID
 	case s.options.ids == idsUpstream:
 		return "" // the one that there may be is of the client that opened the stream
 	}
-	return string(appendGatewayID(nil, s.epoch, s.buffer.newest))
+	return string(replay.AppendID(nil, s.epoch, s.buffer.Newest))
 }
 
 // next appends to dst the blocks that the subscriber is to be given now, about
 // maxWrite bytes at most. If there are none it returns what is
 // closed when there may be some, or why the response is over. leaveAt is when
 // to ask again at the latest; zero: never.
-func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-chan struct{}, leaveAt time.Time, end endReason) {
+func (sub *subscriber) next(dst []*replay.Block, now time.Time) (out []*replay.Block, wake <-chan struct{}, leaveAt time.Time, end endReason) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
@@ -352,16 +353,16 @@ func (sub *subscriber) next(dst []*block, now time.Time) (out []*block, wake <-c
 
 // hold takes note of what is given to the client and is not written yet, as far
 // as is known: until the next call. The lock is held.
-func (sub *subscriber) hold(blocks []*block) {
+func (sub *subscriber) hold(blocks []*replay.Block) {
 	sub.unwritten = sub.taken
 	if sub.taken > 0 {
-		sub.unwrittenAt = blocks[len(blocks)-sub.taken].at // others go before those of the stream
+		sub.unwrittenAt = blocks[len(blocks)-sub.taken].At // others go before those of the stream
 	}
 }
 
 // holdBatch is hold for a connection that does not take what the last call gave;
 // heldBatch tells that it has.
-func (sub *subscriber) holdBatch(blocks []*block) {
+func (sub *subscriber) holdBatch(blocks []*replay.Block) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	sub.hold(blocks)
@@ -374,7 +375,7 @@ func (sub *subscriber) heldBatch() {
 }
 
 // advance is next, less the waiting. The lock is held.
-func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leaveAt time.Time, end endReason) {
+func (sub *subscriber) advance(dst []*replay.Block, now time.Time) (out []*replay.Block, leaveAt time.Time, end endReason) {
 	sub.taken, sub.takenAt = 0, time.Time{}
 	if sub.waiting {
 		sub.home.admit(sub, now)
@@ -384,7 +385,7 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 	}
 	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
 		if s := sub.stream; s.options.retryMin > 0 {
-			dst = append(dst, &block{wire: append(eventstream.AppendRetry(nil, s.options.randomRetry()), '\n')})
+			dst = append(dst, &replay.Block{Wire: append(eventstream.AppendRetry(nil, s.options.randomRetry()), '\n')})
 		}
 		return dst, time.Time{}, sub.leaveFor
 	}
@@ -405,7 +406,7 @@ func (sub *subscriber) advance(dst []*block, now time.Time) (out []*block, leave
 		return dst, sub.lookAt(), end
 	case sub.finish != "" && !now.Before(sub.finishFrom):
 		if len(sub.tail) > 0 {
-			dst = append(dst, &block{wire: sub.tail})
+			dst = append(dst, &replay.Block{Wire: sub.tail})
 			sub.tail = nil
 		}
 		return dst, time.Time{}, sub.finish
@@ -430,7 +431,7 @@ func (sub *subscriber) lookAt() (at time.Time) {
 // nextOf is next for a connection, by its writer. waits tells that the
 // connection has been given everything and will be looked at when there is
 // something new.
-func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out []*block, waits bool, leaveAt time.Time, end endReason) {
+func (sub *subscriber) nextOf(c *connection, dst []*replay.Block, now time.Time) (out []*replay.Block, waits bool, leaveAt time.Time, end endReason) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
@@ -446,7 +447,7 @@ func (sub *subscriber) nextOf(c *connection, dst []*block, now time.Time) (out [
 // upToDate reports whether the subscriber can be given nothing until its stream
 // has something new. The lock is held.
 func (sub *subscriber) upToDate() bool {
-	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.newest && sub.finish == "" && len(sub.pending) == 0
+	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.Newest && sub.finish == "" && len(sub.pending) == 0
 }
 
 // leaves is when the response is to end; zero: it is not known.
@@ -491,7 +492,7 @@ func (sub *subscriber) givePrelude() {
 		return
 	}
 	prime := ""
-	if sub.events == 0 && sub.cursor == s.buffer.newest && !sub.waiting {
+	if sub.events == 0 && sub.cursor == s.buffer.Newest && !sub.waiting {
 		prime = s.newestID()
 	}
 	if s.hasRetry { // which it has seen
@@ -502,58 +503,58 @@ func (sub *subscriber) givePrelude() {
 }
 
 // read appends what is after the cursor.
-func (sub *subscriber) read(dst []*block) ([]*block, endReason) {
+func (sub *subscriber) read(dst []*replay.Block) ([]*replay.Block, endReason) {
 	s := sub.stream
 	size := 0
 	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
-		dst = append(dst, &block{wire: sub.pending})
+		dst = append(dst, &replay.Block{Wire: sub.pending})
 		sub.pending = nil
 	}
-	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].wire) <= maxWrite) {
+	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].Wire) <= maxWrite) {
 		sub.taken++
-		if sub.greeted[0].dispatches {
+		if sub.greeted[0].Dispatches {
 			sub.sent++
 		}
 		dst = append(dst, sub.greeted[0])
-		size += len(sub.greeted[0].wire)
+		size += len(sub.greeted[0].Wire)
 		sub.greeted = sub.greeted[1:]
 	}
 	if size > 0 || sub.waiting {
 		return dst, ""
 	}
-	if sub.cursor < s.buffer.lost {
+	if sub.cursor < s.buffer.Lost {
 		if !s.options.lagSkip {
 			return dst, endLag
 		}
 		dst = sub.skip(dst)
 	}
 	limit := sub.limit()
-	for _, b := range s.buffer.after(sub.cursor) {
-		if b.position > limit || (size > 0 && size+len(b.wire) > maxWrite) {
+	for _, b := range s.buffer.After(sub.cursor) {
+		if b.Position > limit || (size > 0 && size+len(b.Wire) > maxWrite) {
 			break
 		}
-		if sub.finish != "" && b.position > sub.finishAt {
+		if sub.finish != "" && b.Position > sub.finishAt {
 			break // the stream went on with somebody else
 		}
-		sub.cursor, sub.events = b.position, b.events
-		if b.commentOnly && b.position <= sub.live {
+		sub.cursor, sub.events = b.Position, b.Events
+		if b.CommentOnly && b.Position <= sub.live {
 			continue
 		}
-		if b.dispatches {
+		if b.Dispatches {
 			sub.sent++
 		}
-		if sub.taken++; sub.takenAt.IsZero() && !b.at.Before(sub.joined) {
-			sub.takenAt = b.at
+		if sub.taken++; sub.takenAt.IsZero() && !b.At.Before(sub.joined) {
+			sub.takenAt = b.At
 		}
 		dst = append(dst, b)
-		size += len(b.wire)
+		size += len(b.Wire)
 	}
 	return dst, ""
 }
 
 // greeting is what an upstream connection brought before its first pause.
 type greeting struct {
-	blocks []*block
+	blocks []*replay.Block
 	size   int64
 	ended  bool
 	last   time.Time // of the head or the newest block
@@ -569,16 +570,16 @@ func (g *greeting) over(now time.Time) bool {
 
 // add takes a block if it belongs to the greeting. One over limit bytes is no
 // greeting; nothing of it is kept.
-func (g *greeting) add(b *block, limit int64) {
-	if b.commentOnly {
+func (g *greeting) add(b *replay.Block, limit int64) {
+	if b.CommentOnly {
 		return
 	}
-	if g.over(b.at) {
+	if g.over(b.At) {
 		g.ended = true
 		return
 	}
-	g.last = b.at
-	g.size += int64(len(b.wire))
+	g.last = b.At
+	g.size += int64(len(b.Wire))
 	if g.size > limit {
 		g.blocks, g.ended = nil, true
 		return

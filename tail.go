@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // A tail shows an operator what passes in a stream. It reads the replay buffer
@@ -53,19 +55,19 @@ type missedEvent struct {
 	To   uint64 `json:"to"`
 }
 
-// tell tells about a block: what the upstream sent.
-func (b *block) tell() blockEventData {
-	d := blockEventData{Position: b.position, At: b.at, Kind: blockControl, Bytes: b.lines + 1}
+// tellBlock tells about a block: what the upstream sent.
+func tellBlock(b *replay.Block) blockEventData {
+	d := blockEventData{Position: b.Position, At: b.At, Kind: blockControl, Bytes: b.Lines + 1}
 	switch {
-	case b.told:
+	case b.Told:
 		d.Kind = blockGap
-	case b.dispatches:
+	case b.Dispatches:
 		d.Kind = blockEvent
-	case b.commentOnly:
+	case b.CommentOnly:
 		d.Kind = blockComment
 	}
-	d.Text = string(b.wire[:min(b.lines, maxTailText)])
-	if d.Clipped = b.lines > maxTailText; d.Clipped {
+	d.Text = string(b.Wire[:min(b.Lines, maxTailText)])
+	if d.Clipped = b.Lines > maxTailText; d.Clipped {
 		d.Text = strings.ToValidUTF8(d.Text, "")
 	}
 	return d
@@ -75,7 +77,7 @@ func (b *block) tell() blockEventData {
 type tailSource struct {
 	stream observed
 	mu     *sync.Mutex // guards buffer and bell
-	buffer *buffer
+	buffer *replay.Buffer
 	bell   *bell
 	over   func() bool // the stream is; the lock is held
 	close  func()      // the tail has been
@@ -102,15 +104,15 @@ func newTail(from tailSource, n int, lastEventID string) *tail {
 	from.mu.Lock()
 	defer from.mu.Unlock()
 	f := from.buffer
-	t := &tail{tailSource: from, cursor: f.newest}
+	t := &tail{tailSource: from, cursor: f.Newest}
 	number, digits, _ := strings.Cut(lastEventID, ".")
-	if position, err := strconv.ParseUint(digits, 10, 64); err == nil && position <= f.newest &&
+	if position, err := strconv.ParseUint(digits, 10, 64); err == nil && position <= f.Newest &&
 		number == strconv.FormatUint(from.stream.serial(), 10) {
 		t.cursor = position
 		return t
 	}
-	if n > 0 && len(f.blocks) > 0 {
-		t.cursor = f.blocks[max(0, len(f.blocks)-n)].position - 1
+	if n > 0 && len(f.Blocks) > 0 {
+		t.cursor = f.Blocks[max(0, len(f.Blocks)-n)].Position - 1
 	}
 	return t
 }
@@ -122,15 +124,15 @@ func (t *tail) id() string { return fmt.Sprintf("%d.%d", t.stream.serial(), t.cu
 // next returns the blocks after the cursor. If there are none it returns what
 // is closed when there may be some, or that the stream is over. missed is not
 // nil if something before the blocks is no longer kept.
-func (t *tail) next() (blocks []*block, missed *missedEvent, wake <-chan struct{}, over bool) {
+func (t *tail) next() (blocks []*replay.Block, missed *missedEvent, wake <-chan struct{}, over bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.buffer
-	if t.cursor < f.lost {
-		missed = &missedEvent{From: t.cursor + 1, To: f.lost}
-		t.cursor = f.lost
+	if t.cursor < f.Lost {
+		missed = &missedEvent{From: t.cursor + 1, To: f.Lost}
+		t.cursor = f.Lost
 	}
-	rest := f.after(t.cursor)
+	rest := f.After(t.cursor)
 	blocks = slices.Clone(rest[:min(len(rest), maxTailBatch)])
 	switch {
 	case len(blocks) > 0:
@@ -175,15 +177,15 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 }
 
 // add adds what next has returned.
-func (t *tail) add(v *view, blocks []*block, missed *missedEvent, over bool) error {
+func (t *tail) add(v *view, blocks []*replay.Block, missed *missedEvent, over bool) error {
 	if missed != nil {
 		if err := v.add("missed", t.id(), missed); err != nil {
 			return err
 		}
 	}
 	for _, b := range blocks {
-		t.cursor = b.position
-		if err := v.add("block", t.id(), b.tell()); err != nil {
+		t.cursor = b.Position
+		if err := v.add("block", t.id(), tellBlock(b)); err != nil {
 			return err
 		}
 	}

@@ -144,11 +144,11 @@ func (s *stream) cameBetween(t *trial) bool {
 	}
 	asked = asked.Add(-2 * maxSettle)
 	last := later(t.x.splice.greetedLast, t.y.splice.greetedLast).Add(2 * maxSettle)
-	for _, b := range slices.Backward(s.buffer.blocks) {
-		if b.at.Before(asked) {
+	for _, b := range slices.Backward(s.buffer.Blocks) {
+		if b.At.Before(asked) {
 			break
 		}
-		if b.says() && !b.told && !b.at.After(last) {
+		if b.Says() && !b.Told && !b.At.After(last) {
 			return true
 		}
 	}

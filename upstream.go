@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 type idsMode int
@@ -204,7 +205,7 @@ func (c *upstreamConn) appendGap(wire []byte) {
 		return
 	}
 	b := c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true})
-	b.told = true
+	b.Told = true
 	c.append(b)
 }
 
@@ -297,64 +298,41 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 }
 
 // wireBlock makes the block that subscribers get. The stream's lock is held.
-func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *block {
+func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
 	s := c.stream
-	blk := &block{
-		lines:       len(lines),
-		at:          time.Now(),
-		hasID:       b.HasID,
-		id:          string(b.ID),
-		dispatches:  b.Dispatches(),
-		commentOnly: b.CommentOnly(),
-		hash:        hashBlock(lines, b.HasID, string(b.ID)),
-	}
 	var id []byte
-	if blk.dispatches && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil && !s.isSplice {
-		id = appendGatewayID(make([]byte, 0, 64), s.epoch, s.buffer.newest+1)
+	if b.Dispatches() && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil && !s.isSplice {
+		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
 	}
-	size := len(lines) + 1
-	if len(id) > 0 {
-		size += len("id: \n") + len(id)
-	}
-	chunk := appendChunkSize(make([]byte, 0, maxChunkSize+size+len("\r\n")), size)
-	head := len(chunk)
-	chunk = append(chunk, lines...)
-	if len(id) > 0 {
-		chunk = append(append(append(chunk, "id: "...), id...), '\n')
-	}
-	chunk = append(chunk, '\n')
-	blk.wire = chunk[head:len(chunk):len(chunk)]
-	chunk = append(chunk, "\r\n"...)
-	blk.chunk = chunk
-	return blk
+	return replay.NewBlock(b, lines, id, time.Now())
 }
 
 // append adds a block to the stream and wakes its subscribers. The stream's
 // lock is held.
-func (c *upstreamConn) append(b *block) {
+func (c *upstreamConn) append(b *replay.Block) {
 	s := c.stream
-	if !b.commentOnly && !b.told {
+	if !b.CommentOnly && !b.Told {
 		c.blocks++
-		b.ordinal = c.blocks
-		s.settled = s.settled || b.dispatches
-		if b.says() {
+		b.Ordinal = c.blocks
+		s.settled = s.settled || b.Dispatches
+		if b.Says() {
 			c.greets(b)
 			s.noteBlock(b)
 			s.brings(b)
 		}
 		s.noteBrought(b)
 	}
-	s.received += int64(b.lines) + 1
-	s.buffer.append(b)
+	s.received += int64(b.Lines) + 1
+	s.buffer.Append(b)
 	s.charge()
-	if b.hasID && c.options.ids != idsGateway {
-		s.buffer.setLastID(b.id, b.position)
+	if b.HasID && c.options.ids != idsGateway {
+		s.buffer.SetLastID(b.ID, b.Position)
 	}
 	if s.options.join == joinGreeting {
-		s.greeting.add(b, s.buffer.limits.size)
+		s.greeting.add(b, s.buffer.Limits.Size)
 	}
-	s.trySplices(b.at)
-	s.offerSeats(b.at)
+	s.trySplices(b.At)
+	s.offerSeats(b.At)
 	s.wakeLocked()
 }
 
@@ -415,7 +393,7 @@ func (s *stream) onlyFirst(others endReason) {
 	}
 	for sub := range s.subs {
 		if sub != s.only {
-			sub.finish, sub.finishAt = others, s.buffer.newest
+			sub.finish, sub.finishAt = others, s.buffer.Newest
 		}
 	}
 	s.wakeLocked()

@@ -46,13 +46,8 @@ func (h *Handler) validateKey() error {
 }
 
 func (h *Handler) validateStream() error {
-	if b := h.Buffer; b != nil {
-		if b.Events < 0 || b.Size < 0 || b.Age < 0 {
-			return fmt.Errorf("buffer: expected numbers above 0, not %d events, %d bytes, %v", b.Events, b.Size, time.Duration(b.Age))
-		}
-	}
-	if h.Memory < 0 {
-		return fmt.Errorf("memory: expected a number of bytes above 0, not %d", h.Memory)
+	if err := h.validateBuffer(); err != nil {
+		return err
 	}
 	if r := h.Retry; r != nil {
 		if r.Min < caddy.Duration(time.Millisecond) || (r.Max != 0 && r.Max < r.Min) || r.Max > caddy.Duration(eventstream.MaxRetry) {

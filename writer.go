@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Delivery over connections that were taken over.
@@ -114,7 +116,7 @@ type writer struct {
 	work    []workList
 	single  workList // what was in singles
 	due     dueHeap
-	blocks  []*block
+	blocks  []*replay.Block
 	batch   batch
 	spare   []*connection
 	counted counts
@@ -310,7 +312,7 @@ func (w *writer) serve(c *connection) {
 
 // write sends blocks. It returns false if they do not all fit into the socket,
 // or the connection is gone.
-func (w *writer) write(c *connection, blocks []*block, end endReason) bool {
+func (w *writer) write(c *connection, blocks []*replay.Block, end endReason) bool {
 	chunk, size := w.chunk(c, blocks)
 	batch := writtenBatch{blocks: c.sub.taken, bytes: size, at: w.set.moment(c.sub.takenAt)}
 	if !w.send(c, chunk) {
@@ -343,15 +345,15 @@ func (w *writer) count(c *connection, batch writtenBatch) {
 
 // chunk returns blocks in the chunked transfer coding, and how many bytes they
 // have without it.
-func (w *writer) chunk(c *connection, blocks []*block) (chunk []byte, size int) {
+func (w *writer) chunk(c *connection, blocks []*replay.Block) (chunk []byte, size int) {
 	if !c.began {
 		c.began = true
-		if bytes.HasPrefix(blocks[0].wire, byteOrderMark) {
-			blocks = slices.Concat([]*block{{wire: []byte(emptyComment)}}, blocks) // see responseStream.write
+		if bytes.HasPrefix(blocks[0].Wire, byteOrderMark) {
+			blocks = slices.Concat([]*replay.Block{{Wire: []byte(emptyComment)}}, blocks) // see responseStream.write
 		}
 	}
-	if len(blocks) == 1 && blocks[0].chunk != nil {
-		return blocks[0].chunk, len(blocks[0].wire)
+	if len(blocks) == 1 && blocks[0].Chunk != nil {
+		return blocks[0].Chunk, len(blocks[0].Wire)
 	}
 	return w.batch.of(blocks)
 }
@@ -359,13 +361,13 @@ func (w *writer) chunk(c *connection, blocks []*block) (chunk []byte, size int) 
 // batch is blocks that go out together, as one chunk. Those who are at the same
 // point of a stream are sent the same bytes.
 type batch struct {
-	blocks []*block
+	blocks []*replay.Block
 	chunk  []byte
 	size   int
 	lent   bool // a connection has not been sent all of it
 }
 
-func (b *batch) of(blocks []*block) (chunk []byte, size int) {
+func (b *batch) of(blocks []*replay.Block) (chunk []byte, size int) {
 	if slices.Equal(b.blocks, blocks) {
 		return b.chunk, b.size
 	}
@@ -375,13 +377,13 @@ func (b *batch) of(blocks []*block) (chunk []byte, size int) {
 	}
 	b.size = 0
 	for _, blk := range blocks {
-		b.size += len(blk.wire)
+		b.size += len(blk.Wire)
 	}
 	b.chunk = b.chunk[:0]
 	if b.size > 0 { // without data it would be the last chunk
-		b.chunk = appendChunkSize(b.chunk, b.size)
+		b.chunk = replay.AppendChunkSize(b.chunk, b.size)
 		for _, blk := range blocks {
-			b.chunk = append(b.chunk, blk.wire...)
+			b.chunk = append(b.chunk, blk.Wire...)
 		}
 		b.chunk = append(b.chunk, "\r\n"...)
 	}
@@ -455,7 +457,7 @@ func (w *writer) end(c *connection, reason endReason) {
 	if reason.whole() && !c.ended {
 		c.ended = true
 		c.end = reason
-		if !w.send(c, []byte(lastChunk)) {
+		if !w.send(c, []byte(replay.LastChunk)) {
 			return
 		}
 	}

@@ -1,4 +1,4 @@
-package caddysse
+package replay
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 // bufferModel is a replay buffer that keeps every block ever appended and
 // answers by looking at all of them: slow, and obvious.
 type bufferModel struct {
-	limits bufferLimits
+	limits Limits
 	all    []modelBlock
 	lost   uint64 // the newest evicted block that is not comment-only
 	events uint64 // among those in all and before
@@ -27,7 +27,7 @@ type bufferModel struct {
 }
 
 type modelBlock struct {
-	block
+	Block
 	kept   bool
 	lastID string // what a client has after it
 }
@@ -47,9 +47,9 @@ func (m *bufferModel) over() bool {
 	count, size := 0, int64(0)
 	for _, b := range m.kept() {
 		count++
-		size += int64(len(b.wire))
+		size += int64(len(b.Wire))
 	}
-	return count > m.limits.events || size > m.limits.size
+	return count > m.limits.Events || size > m.limits.Size
 }
 
 // crowded is over for blocks that are not comment-only, of which one may always
@@ -57,52 +57,52 @@ func (m *bufferModel) over() bool {
 func (m *bufferModel) crowded() bool {
 	count, size := 0, int64(0)
 	for _, b := range m.kept() {
-		if !b.commentOnly {
+		if !b.CommentOnly {
 			count++
-			size += int64(len(b.wire))
+			size += int64(len(b.Wire))
 		}
 	}
-	return count > 1 && (count > m.limits.events || size > m.limits.size)
+	return count > 1 && (count > m.limits.Events || size > m.limits.Size)
 }
 
-func (m *bufferModel) append(b *block) {
+func (m *bufferModel) append(b *Block) {
 	lastID := m.openID
 	if n := len(m.all); n > 0 {
 		lastID = m.all[n-1].lastID
 	}
-	if b.hasID {
-		lastID = b.id
+	if b.HasID {
+		lastID = b.ID
 	}
-	if b.dispatches {
+	if b.Dispatches {
 		m.events++
 	}
-	c := modelBlock{block: *b, kept: true, lastID: lastID}
-	c.position, c.events = m.newest()+1, m.events
+	c := modelBlock{Block: *b, kept: true, lastID: lastID}
+	c.Position, c.Events = m.newest()+1, m.events
 	m.all = append(m.all, c)
-	m.evict(b.at)
+	m.evict(b.At)
 }
 
 func (m *bufferModel) evict(now time.Time) {
 	last := len(m.all) - 1
 	if m.over() {
 		for i := range m.all[:max(0, last)] {
-			if m.all[i].commentOnly {
+			if m.all[i].CommentOnly {
 				m.all[i].kept = false
 			}
 		}
 	}
 	for i := range m.all[:max(0, last)] {
 		b := &m.all[i]
-		if !b.kept || (!m.crowded() && now.Sub(b.at) <= m.limits.age) {
+		if !b.kept || (!m.crowded() && now.Sub(b.At) <= m.limits.Age) {
 			continue
 		}
 		b.kept = false
-		if !b.commentOnly {
-			m.lost = b.position
+		if !b.CommentOnly {
+			m.lost = b.Position
 		}
 	}
 	// What is long lost is needed for no answer.
-	for len(m.all) > 1 && !m.all[0].kept && !m.all[1].kept && m.all[1].position < m.lost {
+	for len(m.all) > 1 && !m.all[0].kept && !m.all[1].kept && m.all[1].Position < m.lost {
 		m.openID = m.all[0].lastID
 		m.all = m.all[1:]
 		m.base++
@@ -111,8 +111,8 @@ func (m *bufferModel) evict(now time.Time) {
 
 func (m *bufferModel) after(position uint64) (positions []uint64) {
 	for _, b := range m.kept() {
-		if b.position > position {
-			positions = append(positions, b.position)
+		if b.Position > position {
+			positions = append(positions, b.Position)
 		}
 	}
 	return positions
@@ -130,8 +130,8 @@ func (m *bufferModel) find(id string) (position uint64, ok bool) {
 	}
 	for i := range m.all {
 		b := &m.all[i]
-		if b.position > m.forgotten && b.lastID == id && before != id {
-			position, ok = b.position, true
+		if b.Position > m.forgotten && b.lastID == id && before != id {
+			position, ok = b.Position, true
 		}
 		before = b.lastID
 	}
@@ -140,7 +140,7 @@ func (m *bufferModel) find(id string) (position uint64, ok bool) {
 
 func (m *bufferModel) eventsAfter(position uint64) (n uint64, ok bool) {
 	for i := range m.all {
-		if m.all[i].position > position && m.all[i].dispatches {
+		if m.all[i].Position > position && m.all[i].Dispatches {
 			n++
 		}
 	}
@@ -153,10 +153,10 @@ func (m *bufferModel) tail(n int) uint64 {
 	}
 	kept := m.kept()
 	for _, b := range slices.Backward(kept) {
-		if b.dispatches {
+		if b.Dispatches {
 			n--
 			if n == 0 {
-				return b.position - 1
+				return b.Position - 1
 			}
 		}
 	}
@@ -165,7 +165,7 @@ func (m *bufferModel) tail(n int) uint64 {
 
 // bufferCheck holds a buffer to the model and to its own rules.
 type bufferCheck struct {
-	f *buffer
+	f *Buffer
 	m *bufferModel
 }
 
@@ -176,18 +176,18 @@ func (c bufferCheck) check(random *rand.Rand) error {
 	}
 	f, m := c.f, c.m
 	kept := m.kept()
-	if len(f.blocks) != len(kept) {
-		return fmt.Errorf("%d blocks kept, the model has %d", len(f.blocks), len(kept))
+	if len(f.Blocks) != len(kept) {
+		return fmt.Errorf("%d blocks kept, the model has %d", len(f.Blocks), len(kept))
 	}
-	for i, b := range f.blocks {
-		if b.position != kept[i].position || b.events != kept[i].events {
+	for i, b := range f.Blocks {
+		if b.Position != kept[i].Position || b.Events != kept[i].Events {
 			return fmt.Errorf("block %d is %d (event %d), the model has %d (%d)",
-				i, b.position, b.events, kept[i].position, kept[i].events)
+				i, b.Position, b.Events, kept[i].Position, kept[i].Events)
 		}
 	}
-	if f.lost != m.lost || f.newest != m.newest() || f.events != m.events {
+	if f.Lost != m.lost || f.Newest != m.newest() || f.Events != m.events {
 		return fmt.Errorf("lost %d newest %d events %d, the model has %d %d %d",
-			f.lost, f.newest, f.events, m.lost, m.newest(), m.events)
+			f.Lost, f.Newest, f.Events, m.lost, m.newest(), m.events)
 	}
 	return c.queries(random)
 }
@@ -196,32 +196,32 @@ func (c bufferCheck) check(random *rand.Rand) error {
 func (c bufferCheck) queries(random *rand.Rand) error {
 	f, m := c.f, c.m
 	from := m.base
-	for _, position := range []uint64{from + random.Uint64N(f.newest-from+3), f.lost} {
+	for _, position := range []uint64{from + random.Uint64N(f.Newest-from+3), f.Lost} {
 		var got []uint64
-		for _, b := range f.after(position) {
-			got = append(got, b.position)
+		for _, b := range f.After(position) {
+			got = append(got, b.Position)
 		}
 		if want := m.after(position); !slices.Equal(got, want) {
 			return fmt.Errorf("after(%d) is %v, the model has %v", position, got, want)
 		}
-		n, ok := f.eventsAfter(position)
+		n, ok := f.EventsAfter(position)
 		want, known := m.eventsAfter(position)
 		// The count may be known even where blocks are lost.
 		if (known && !ok) || (ok && n != want && position >= from) {
 			return fmt.Errorf("eventsAfter(%d) is %d, %v, the model has %d, %v", position, n, ok, want, known)
 		}
 	}
-	n := random.IntN(len(f.blocks)+3) - 1
+	n := random.IntN(len(f.Blocks)+3) - 1
 	want := m.lost
 	if n >= 0 {
 		want = m.tail(n)
 	}
-	if got := f.tail(n); got != want {
+	if got := f.Tail(n); got != want {
 		return fmt.Errorf("tail(%d) is %d, the model has %d", n, got, want)
 	}
 	for range 2 {
 		id := modelIDs[random.IntN(len(modelIDs))]
-		position, ok := f.find(id)
+		position, ok := f.Find(id)
 		want, known := m.find(id)
 		if ok != known || (ok && position != want) {
 			return fmt.Errorf("find(%q) is %d, %v, the model has %d, %v", id, position, ok, want, known)
@@ -233,43 +233,43 @@ func (c bufferCheck) queries(random *rand.Rand) error {
 // invariants are those of the buffer's own comments.
 func (c bufferCheck) invariants() error {
 	f := c.f
-	if f.newest > 0 && (len(f.blocks) == 0 || f.blocks[len(f.blocks)-1].position != f.newest) {
-		return fmt.Errorf("the newest block, %d, is not kept", f.newest)
+	if f.Newest > 0 && (len(f.Blocks) == 0 || f.Blocks[len(f.Blocks)-1].Position != f.Newest) {
+		return fmt.Errorf("the newest block, %d, is not kept", f.Newest)
 	}
 	if f.crowded(math.MaxInt64) || (f.full() && f.comments > 1) {
-		return fmt.Errorf("over the limits: %d blocks, %d bytes", len(f.blocks), f.size)
+		return fmt.Errorf("over the limits: %d blocks, %d bytes", len(f.Blocks), f.Size)
 	}
-	before, comments, size := f.lost, 0, int64(0)
-	for i, b := range f.blocks {
-		if i > 0 && b.position <= before {
-			return fmt.Errorf("block %d has position %d, after %d", i, b.position, before)
+	before, comments, size := f.Lost, 0, int64(0)
+	for i, b := range f.Blocks {
+		if i > 0 && b.Position <= before {
+			return fmt.Errorf("block %d has position %d, after %d", i, b.Position, before)
 		}
-		for missing := before + 1; missing < b.position; missing++ {
-			if missing > c.m.base && !c.m.all[missing-c.m.base-1].commentOnly {
-				return fmt.Errorf("block %d is missing, lost is %d", missing, f.lost)
+		for missing := before + 1; missing < b.Position; missing++ {
+			if missing > c.m.base && !c.m.all[missing-c.m.base-1].CommentOnly {
+				return fmt.Errorf("block %d is missing, lost is %d", missing, f.Lost)
 			}
 		}
-		before = max(before, b.position)
-		size += int64(len(b.wire))
-		if b.commentOnly {
+		before = max(before, b.Position)
+		size += int64(len(b.Wire))
+		if b.CommentOnly {
 			comments++
-		} else if b.position <= f.lost {
-			return fmt.Errorf("block %d is kept and lost", b.position)
+		} else if b.Position <= f.Lost {
+			return fmt.Errorf("block %d is kept and lost", b.Position)
 		}
 	}
-	if comments != f.comments || size != f.size {
-		return fmt.Errorf("%d comments, %d bytes; counted %d, %d", f.comments, f.size, comments, size)
+	if comments != f.comments || size != f.Size {
+		return fmt.Errorf("%d comments, %d bytes; counted %d, %d", f.comments, f.Size, comments, size)
 	}
 	for id, position := range f.byID {
-		if position < f.lost {
-			return fmt.Errorf("ID %q leads to %d, which is before %d", id, position, f.lost)
+		if position < f.Lost {
+			return fmt.Errorf("ID %q leads to %d, which is before %d", id, position, f.Lost)
 		}
 		if !slices.Contains(f.runs, idRun{id: id, start: position}) {
 			return fmt.Errorf("ID %q leads to %d, no run", id, position)
 		}
 	}
-	if len(f.runs) > len(f.blocks)+2 {
-		return fmt.Errorf("%d runs with %d blocks", len(f.runs), len(f.blocks))
+	if len(f.runs) > len(f.Blocks)+2 {
+		return fmt.Errorf("%d runs with %d blocks", len(f.runs), len(f.Blocks))
 	}
 	return nil
 }
@@ -278,38 +278,38 @@ func (c bufferCheck) invariants() error {
 var modelIDs = []string{"a", "b", "c", "d", "e", "f", "open"}
 
 // appendTo appends a block as upstreamConn does.
-func (f *buffer) appendWithID(b *block) {
-	f.append(b)
-	if b.hasID {
-		f.setLastID(b.id, b.position)
+func (f *Buffer) appendWithID(b *Block) {
+	f.Append(b)
+	if b.HasID {
+		f.SetLastID(b.ID, b.Position)
 	}
 }
 
 // randomBlock makes a block of any kind.
-func randomBlock(random *rand.Rand, now time.Time, wire []byte) *block {
-	b := &block{wire: wire[:1+random.IntN(len(wire)-1)], at: now}
+func randomBlock(random *rand.Rand, now time.Time, wire []byte) *Block {
+	b := &Block{Wire: wire[:1+random.IntN(len(wire)-1)], At: now}
 	switch random.IntN(10) {
 	case 0, 1, 2:
-		b.commentOnly = true
+		b.CommentOnly = true
 	case 3: // retry only
 	case 4: // id only
-		b.hasID = true
+		b.HasID = true
 	case 5, 6, 7:
-		b.dispatches, b.hasID = true, true
+		b.Dispatches, b.HasID = true, true
 	default:
-		b.dispatches = true
+		b.Dispatches = true
 	}
-	if b.hasID && random.IntN(8) > 0 {
-		b.id = modelIDs[random.IntN(len(modelIDs)-1)]
+	if b.HasID && random.IntN(8) > 0 {
+		b.ID = modelIDs[random.IntN(len(modelIDs)-1)]
 	}
 	return b
 }
 
-func randomLimits(random *rand.Rand) bufferLimits {
-	return bufferLimits{
-		events: 1 + random.IntN(24),
-		size:   int64(20 + random.IntN(400)),
-		age:    time.Duration(1+random.IntN(60)) * time.Second,
+func randomLimits(random *rand.Rand) Limits {
+	return Limits{
+		Events: 1 + random.IntN(24),
+		Size:   int64(20 + random.IntN(400)),
+		Age:    time.Duration(1+random.IntN(60)) * time.Second,
 	}
 }
 
@@ -325,9 +325,9 @@ func TestBufferModel(t *testing.T) {
 	for step := range steps {
 		if step%(steps/lives) == 0 {
 			limits := randomLimits(random)
-			c = bufferCheck{&buffer{limits: limits}, &bufferModel{limits: limits}}
+			c = bufferCheck{&Buffer{Limits: limits}, &bufferModel{limits: limits}}
 			if random.IntN(2) == 0 {
-				c.f.setLastID("open", 0)
+				c.f.SetLastID("open", 0)
 				c.m.openID = "open"
 			}
 		}
@@ -341,25 +341,25 @@ func TestBufferModel(t *testing.T) {
 		case n < 92:
 			what = "evict"
 			now = now.Add(time.Duration(random.IntN(8)) * time.Second)
-			c.f.evict(now)
+			c.f.Evict(now)
 			c.m.evict(now)
 		case n < 95:
 			what = "limits"
 			limits := randomLimits(random)
-			c.f.limits, c.m.limits = limits, limits
-			c.f.evict(now)
+			c.f.Limits, c.m.limits = limits, limits
+			c.f.Evict(now)
 			c.m.evict(now)
 		case n < 97:
 			// The upstream begins anew with a block whose ID is not the last.
 			what = "forget"
 			b := randomBlock(random, now, wire)
-			b.commentOnly, b.hasID = false, true
-			for b.id == "" || b.id == c.f.lastID {
-				b.id = modelIDs[random.IntN(len(modelIDs)-1)]
+			b.CommentOnly, b.HasID = false, true
+			for b.ID == "" || b.ID == c.f.LastID {
+				b.ID = modelIDs[random.IntN(len(modelIDs)-1)]
 			}
 			of := *b
 			c.m.forgotten, c.m.renewed = c.m.newest(), true
-			c.f.forgetIDs(c.f.newest)
+			c.f.ForgetIDs(c.f.Newest)
 			c.m.append(&of)
 			c.f.appendWithID(b)
 		}
@@ -370,30 +370,30 @@ func TestBufferModel(t *testing.T) {
 }
 
 // event, comment and such make blocks for tests that follow.
-func eventBlock(at time.Time, id string) *block {
-	return &block{wire: []byte("data: 1\n\n"), at: at, dispatches: true, hasID: id != "", id: id}
+func eventBlock(at time.Time, id string) *Block {
+	return &Block{Wire: []byte("data: 1\n\n"), At: at, Dispatches: true, HasID: id != "", ID: id}
 }
 
-func commentBlock(at time.Time) *block {
-	return &block{wire: []byte(":\n\n"), at: at, commentOnly: true}
+func commentBlock(at time.Time) *Block {
+	return &Block{Wire: []byte(":\n\n"), At: at, CommentOnly: true}
 }
 
 // layout shows a buffer: positions, comments in brackets.
-func (f *buffer) layout() string {
+func (f *Buffer) layout() string {
 	var text []string
-	for _, b := range f.blocks {
-		if b.commentOnly {
-			text = append(text, fmt.Sprintf("(%d)", b.position))
+	for _, b := range f.Blocks {
+		if b.CommentOnly {
+			text = append(text, fmt.Sprintf("(%d)", b.Position))
 			continue
 		}
-		text = append(text, strconv.FormatUint(b.position, 10))
+		text = append(text, strconv.FormatUint(b.Position, 10))
 	}
 	return strings.Join(text, " ")
 }
 
 func TestBufferEvictsCommentsFirst(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	f := &buffer{limits: bufferLimits{events: 4, size: 1 << 20, age: time.Minute}}
+	f := &Buffer{Limits: Limits{Events: 4, Size: 1 << 20, Age: time.Minute}}
 	f.appendWithID(eventBlock(now, ""))
 	f.appendWithID(commentBlock(now))
 	f.appendWithID(eventBlock(now, ""))
@@ -402,20 +402,20 @@ func TestBufferEvictsCommentsFirst(t *testing.T) {
 		t.Fatalf("kept %s", got)
 	}
 	f.appendWithID(commentBlock(now))
-	if got := f.layout(); got != "1 3 (5)" || f.lost != 0 {
-		t.Errorf("kept %s, lost %d, expected 1 3 (5), 0", got, f.lost)
+	if got := f.layout(); got != "1 3 (5)" || f.Lost != 0 {
+		t.Errorf("kept %s, lost %d, expected 1 3 (5), 0", got, f.Lost)
 	}
 	f.appendWithID(eventBlock(now, ""))
 	f.appendWithID(eventBlock(now, ""))
-	if got := f.layout(); got != "1 3 6 7" || f.lost != 0 {
-		t.Errorf("kept %s, lost %d, expected 1 3 6 7, 0", got, f.lost)
+	if got := f.layout(); got != "1 3 6 7" || f.Lost != 0 {
+		t.Errorf("kept %s, lost %d, expected 1 3 6 7, 0", got, f.Lost)
 	}
 	f.appendWithID(eventBlock(now, ""))
-	if got := f.layout(); got != "3 6 7 8" || f.lost != 1 {
-		t.Errorf("kept %s, lost %d, expected 3 6 7 8, 1", got, f.lost)
+	if got := f.layout(); got != "3 6 7 8" || f.Lost != 1 {
+		t.Errorf("kept %s, lost %d, expected 3 6 7 8, 1", got, f.Lost)
 	}
 	// A cursor at the lost block's own position has missed nothing.
-	if n, ok := f.eventsAfter(1); n != 4 || !ok {
+	if n, ok := f.EventsAfter(1); n != 4 || !ok {
 		t.Errorf("after position 1: %d events, %v", n, ok)
 	}
 }
@@ -424,30 +424,30 @@ func TestBufferEvictsCommentsFirst(t *testing.T) {
 // that would have stayed without them.
 func TestCommentsEvictNoEvent(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	large := func(b *block) *block {
-		b.wire = make([]byte, 100)
+	large := func(b *Block) *Block {
+		b.Wire = make([]byte, 100)
 		return b
 	}
 	for name, test := range map[string]struct {
-		limits  bufferLimits
+		limits  Limits
 		events  int
-		comment func() *block
+		comment func() *Block
 		want    string
 	}{
-		"by number":          {bufferLimits{events: 3, size: 1 << 20, age: time.Minute}, 3, func() *block { return commentBlock(now) }, "1 2 3 (103)"},
-		"by size":            {bufferLimits{events: 9, size: 300, age: time.Minute}, 3, func() *block { return large(commentBlock(now)) }, "1 2 3 (103)"},
-		"larger than limits": {bufferLimits{events: 9, size: 50, age: time.Minute}, 1, func() *block { return large(commentBlock(now)) }, "1 (101)"},
+		"by number":          {Limits{Events: 3, Size: 1 << 20, Age: time.Minute}, 3, func() *Block { return commentBlock(now) }, "1 2 3 (103)"},
+		"by size":            {Limits{Events: 9, Size: 300, Age: time.Minute}, 3, func() *Block { return large(commentBlock(now)) }, "1 2 3 (103)"},
+		"larger than limits": {Limits{Events: 9, Size: 50, Age: time.Minute}, 1, func() *Block { return large(commentBlock(now)) }, "1 (101)"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := &buffer{limits: test.limits}
+			f := &Buffer{Limits: test.limits}
 			for range test.events {
 				f.appendWithID(large(eventBlock(now, "")))
 			}
 			for range 100 {
 				f.appendWithID(test.comment())
 			}
-			if got := f.layout(); got != test.want || f.lost != 0 {
-				t.Errorf("kept %s, lost %d, expected %s, 0", got, f.lost, test.want)
+			if got := f.layout(); got != test.want || f.Lost != 0 {
+				t.Errorf("kept %s, lost %d, expected %s, 0", got, f.Lost, test.want)
 			}
 		})
 	}
@@ -455,47 +455,47 @@ func TestCommentsEvictNoEvent(t *testing.T) {
 
 func TestBufferKeepsTheNewest(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	f := &buffer{limits: bufferLimits{events: 10, size: 4, age: time.Second}}
+	f := &Buffer{Limits: Limits{Events: 10, Size: 4, Age: time.Second}}
 	for range 3 {
 		f.appendWithID(eventBlock(now, "")) // alone over the size
 	}
-	if got := f.layout(); got != "3" || f.lost != 2 {
-		t.Errorf("kept %s, lost %d, expected 3, 2", got, f.lost)
+	if got := f.layout(); got != "3" || f.Lost != 2 {
+		t.Errorf("kept %s, lost %d, expected 3, 2", got, f.Lost)
 	}
-	f.evict(now.Add(time.Hour))
+	f.Evict(now.Add(time.Hour))
 	if got := f.layout(); got != "3" {
 		t.Errorf("after an hour: kept %s, expected 3", got)
 	}
 	// Also when it is a comment.
 	f.appendWithID(commentBlock(now.Add(time.Hour)))
-	if got := f.layout(); got != "(4)" || f.lost != 3 {
-		t.Errorf("kept %s, lost %d, expected (4), 3", got, f.lost)
+	if got := f.layout(); got != "(4)" || f.Lost != 3 {
+		t.Errorf("kept %s, lost %d, expected (4), 3", got, f.Lost)
 	}
 }
 
 func TestBufferAge(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	f := &buffer{limits: bufferLimits{events: 10, size: 1 << 20, age: time.Minute}}
+	f := &Buffer{Limits: Limits{Events: 10, Size: 1 << 20, Age: time.Minute}}
 	for i := range 4 {
 		f.appendWithID(eventBlock(now.Add(time.Duration(i)*20*time.Second), ""))
 	}
 	if got := f.layout(); got != "1 2 3 4" {
 		t.Errorf("after exactly a minute: kept %s", got)
 	}
-	f.evict(now.Add(time.Minute + 1))
-	if got := f.layout(); got != "2 3 4" || f.lost != 1 {
-		t.Errorf("after a minute: kept %s, lost %d", got, f.lost)
+	f.Evict(now.Add(time.Minute + 1))
+	if got := f.layout(); got != "2 3 4" || f.Lost != 1 {
+		t.Errorf("after a minute: kept %s, lost %d", got, f.Lost)
 	}
 }
 
 func TestBufferMixedIDs(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	newBuffer := func(ids ...string) *buffer {
-		f := &buffer{limits: bufferLimits{events: 100, size: 1 << 20, age: time.Minute}}
+	newBuffer := func(ids ...string) *Buffer {
+		f := &Buffer{Limits: Limits{Events: 100, Size: 1 << 20, Age: time.Minute}}
 		for _, id := range ids {
 			b := eventBlock(now, id)
 			if id == "reset" {
-				b.id = ""
+				b.ID = ""
 			}
 			f.appendWithID(b)
 		}
@@ -514,22 +514,22 @@ func TestBufferMixedIDs(t *testing.T) {
 		{"at the end", []string{"1", "7"}, 2},
 	} {
 		f := newBuffer(test.ids...)
-		if position, ok := f.find("7"); position != test.position || !ok {
+		if position, ok := f.Find("7"); position != test.position || !ok {
 			t.Errorf("%s: goes on after %d, %v, expected %d", test.name, position, ok, test.position)
 		}
 	}
 	f := newBuffer("1", "7")
 	for _, id := range []string{"", "2", "reset"} {
-		if position, ok := f.find(id); ok {
+		if position, ok := f.Find(id); ok {
 			t.Errorf("%q was found, at %d", id, position)
 		}
 	}
 	// As soon as something after it is lost, an ID is unknown.
 	f = newBuffer("1", "2", "3", "4")
-	f.limits.events = 2
-	f.evict(now)
+	f.Limits.Events = 2
+	f.Evict(now)
 	for id, known := range map[string]bool{"1": false, "2": true, "3": true, "4": true} {
-		if _, ok := f.find(id); ok != known {
+		if _, ok := f.Find(id); ok != known {
 			t.Errorf("with 1 and 2 evicted: find(%q) is %v", id, ok)
 		}
 	}
@@ -537,16 +537,16 @@ func TestBufferMixedIDs(t *testing.T) {
 
 func TestBufferTail(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	f := &buffer{limits: bufferLimits{events: 100, size: 1 << 20, age: time.Minute}}
-	if got := f.tail(3); got != 0 {
+	f := &Buffer{Limits: Limits{Events: 100, Size: 1 << 20, Age: time.Minute}}
+	if got := f.Tail(3); got != 0 {
 		t.Errorf("of an empty buffer: %d", got)
 	}
-	f.append(eventBlock(now, ""))                // 1
-	f.append(&block{wire: []byte("r"), at: now}) // 2: a retry
-	f.append(eventBlock(now, ""))                // 3
-	f.append(commentBlock(now))                  // 4
+	f.Append(eventBlock(now, ""))                // 1
+	f.Append(&Block{Wire: []byte("r"), At: now}) // 2: a retry
+	f.Append(eventBlock(now, ""))                // 3
+	f.Append(commentBlock(now))                  // 4
 	for n, want := range map[int]uint64{-1: 0, 0: 4, 1: 2, 2: 0, 3: 0} {
-		if got := f.tail(n); got != want {
+		if got := f.Tail(n); got != want {
 			t.Errorf("tail(%d) is %d, expected %d", n, got, want)
 		}
 	}

@@ -1,0 +1,95 @@
+package replay
+
+import (
+	"bytes"
+	"hash/maphash"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+)
+
+// Block is one block of a stream as every subscriber gets it. It is immutable
+// once it is in a buffer: all subscribers write the same bytes.
+type Block struct {
+	Wire  []byte // the lines, the gateway's id line if any, and the blank line
+	Lines int    // Wire[:Lines] are the upstream's lines
+	Chunk []byte // Wire as a chunk (RFC 9112, 7.1); nil: not made
+
+	Position uint64
+	Events   uint64 // how many events the stream has had, this one included
+	Ordinal  int    // among the blocks of its connection that are not comment-only
+	At       time.Time
+
+	ID          string // the upstream's id, if HasID
+	HasID       bool
+	Dispatches  bool
+	CommentOnly bool
+	Told        bool // a gap event of the gateway: the upstream did not send it
+	AfterPause  bool // its connection had brought nothing for splicePause
+
+	Hash uint64 // of what Equal compares
+}
+
+// idSize is how many bytes of its ID count as memory.
+func (k *Block) idSize() int64 { return int64(max(0, len(k.ID)-longID)) }
+
+// Says reports whether a block says something that may be one connection's own,
+// which a reconnection time is not.
+func (k *Block) Says() bool { return k.Dispatches || k.HasID }
+
+// Equal reports whether the upstream sent the same bytes for two blocks.
+func (k *Block) Equal(b *Block) bool {
+	return k.Hash == b.Hash && k.HasID == b.HasID && k.ID == b.ID && bytes.Equal(k.Wire[:k.Lines], b.Wire[:b.Lines])
+}
+
+// Same reports whether a kept block is what the upstream sends as b.
+func (k *Block) Same(b eventstream.Block, lines []byte) bool {
+	return k.HasID == b.HasID && k.ID == string(b.ID) && bytes.Equal(k.Wire[:k.Lines], lines)
+}
+
+// NewBlock makes the block that subscribers get of b, whose lines for them are
+// given, and the id line that the gateway adds, if id is not empty. The bytes are
+// built once.
+func NewBlock(b eventstream.Block, lines, id []byte, at time.Time) *Block {
+	k := &Block{
+		Lines:       len(lines),
+		At:          at,
+		HasID:       b.HasID,
+		ID:          string(b.ID),
+		Dispatches:  b.Dispatches(),
+		CommentOnly: b.CommentOnly(),
+		Hash:        HashBlock(lines, b.HasID, string(b.ID)),
+	}
+	size := len(lines) + 1
+	if len(id) > 0 {
+		size += len("id: \n") + len(id)
+	}
+	chunk := AppendChunkSize(make([]byte, 0, maxChunkSize+size+len("\r\n")), size)
+	head := len(chunk)
+	chunk = append(chunk, lines...)
+	if len(id) > 0 {
+		chunk = append(append(append(chunk, "id: "...), id...), '\n')
+	}
+	chunk = append(chunk, '\n')
+	k.Wire = chunk[head:len(chunk):len(chunk)]
+	chunk = append(chunk, "\r\n"...)
+	k.Chunk = chunk
+	return k
+}
+
+var blockSeed = maphash.MakeSeed()
+
+// HashBlock hashes what Equal compares.
+func HashBlock(lines []byte, hasID bool, id string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(blockSeed)
+	_, _ = h.Write(lines)
+	if hasID {
+		_ = h.WriteByte(0)
+		_, _ = h.WriteString(id)
+	}
+	return h.Sum64()
+}
+
+// longID is from where on the bytes of an ID are counted.
+const longID = 64

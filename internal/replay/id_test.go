@@ -1,0 +1,62 @@
+package replay
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// compositeID is a last event ID as applications give it that have a position
+// in each of many topics.
+func compositeID(offset, size int) string {
+	var b strings.Builder
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, `,{"topic":"eqiad.mediawiki.%d","partition":0,"offset":%d}`, i, offset)
+	}
+	return "[" + b.String()[1:size-1] + "]"
+}
+
+// TestIDsThatNoRequestCanBring: of an id over the limit nothing is kept for
+// looking up, and it is not sent upstream.
+func TestIDsThatNoRequestCanBring(t *testing.T) {
+	f := Buffer{Limits: Limits{Events: 10, Size: 1 << 20, Age: time.Hour}}
+	long := strings.Repeat("x", MaxID+1)
+	for i, id := range []string{"1", long, "2", long} {
+		f.Append(&Block{ID: id, HasID: true, Dispatches: true, Wire: []byte("id: " + id + "\n\n"), At: time.Now()})
+		f.SetLastID(id, uint64(i)+1)
+	}
+	if _, ok := f.Find(long); ok || len(f.byID) != 2 || f.LastID != "" {
+		t.Errorf("found: %v, of %d; the last is %.10q", ok, len(f.byID), f.LastID)
+	}
+	if position, ok := f.Find("2"); !ok || position != 3 {
+		t.Errorf("2 is at %d, %v", position, ok)
+	}
+	if Sendable(long) {
+		t.Error("it would be sent upstream")
+	}
+}
+
+// TestMemoryOfIDs: the ids that are kept beside the blocks count as memory.
+func TestMemoryOfIDs(t *testing.T) {
+	f := Buffer{Limits: Limits{Events: 8, Size: 1 << 20, Age: time.Hour}}
+	for i := range 100 {
+		if i%3 == 0 {
+			f.Append(&Block{CommentOnly: true, Wire: make([]byte, 30), At: time.Now()})
+		} else {
+			id := compositeID(i, 2000)
+			f.Append(&Block{ID: id, HasID: true, Dispatches: true, Wire: make([]byte, 3000), At: time.Now()})
+			f.SetLastID(id, f.Newest)
+		}
+		want := int64(0)
+		for _, b := range f.Blocks {
+			want += int64(len(b.Wire)+max(0, len(b.ID)-longID)) + BlockOverhead
+		}
+		if got := f.Memory(); got != want {
+			t.Fatalf("%d blocks take %d bytes, expected %d", len(f.Blocks), got, want)
+		}
+		if len(f.byID) > len(f.Blocks)+1 { // and that of the newest that is gone
+			t.Fatalf("%d ids of %d blocks are kept", len(f.byID), len(f.Blocks))
+		}
+	}
+}
