@@ -21,7 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// What operators see and do, on Caddy's admin endpoint: docs/admin.md. Whoever
+// What operators see and do, on Caddy's admin endpoint: docs/reference/admin-api.md. Whoever
 // may use that endpoint may replace the whole configuration, so Caddy guards
 // it: which hosts it answers to, and which origins' pages.
 
@@ -55,7 +55,7 @@ type adminMethod struct {
 	changes bool     // asks for the JSON content type; see unforged
 }
 
-// adminRoutes are all of the admin API, as docs/openapi.json describes it.
+// adminRoutes are all of the admin API, as docs/reference/openapi.json describes it.
 var adminRoutes = []adminRoute{
 	{"/sse/{$}", map[string]adminMethod{
 		http.MethodGet: {handle: servePage},

@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// openAPI is what is looked at of docs/openapi.json.
+// openAPI is what is looked at of docs/reference/openapi.json.
 type openAPI struct {
 	Paths      map[string]map[string]operation `json:"paths"`
 	Components struct {
@@ -83,7 +83,7 @@ var schemaTypes = map[string]reflect.Type{
 
 func readOpenAPI(t *testing.T) (doc openAPI) {
 	t.Helper()
-	text, err := os.ReadFile("docs/openapi.json")
+	text, err := os.ReadFile("docs/reference/openapi.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func assertWords(t *testing.T, what string, described []any, words []string) {
 // else is.
 func TestAdminRoutesAreDocumented(t *testing.T) {
 	doc := readOpenAPI(t)
-	page, err := os.ReadFile("docs/admin.md")
+	page, err := os.ReadFile("docs/reference/admin-api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestAdminRoutesAreDocumented(t *testing.T) {
 	for path, methods := range routes {
 		for name, method := range methods {
 			if !strings.Contains(string(page), "`"+name+" "+path+"`") {
-				t.Errorf("%s %s is not in docs/admin.md", name, path)
+				t.Errorf("%s %s is not in docs/reference/admin-api.md", name, path)
 			}
 			op, ok := doc.Paths[path][strings.ToLower(name)]
 			if !ok || op.Summary == "" {

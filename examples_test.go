@@ -16,9 +16,9 @@ import (
 // provisioned, and is explained.
 func TestExamples(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
-	docs, err := os.ReadFile("docs/sse.md")
-	if err != nil {
-		t.Fatal(err)
+	var docs strings.Builder
+	for _, name := range docPages(t) {
+		docs.WriteString(readPage(t, name))
 	}
 	examples := os.DirFS("examples")
 	names, err := fs.Glob(examples, "*")
@@ -48,8 +48,8 @@ func TestExamples(t *testing.T) {
 			if err := caddy.Validate(&config); err != nil {
 				t.Error(err)
 			}
-			if !strings.Contains(string(docs), "../examples/"+name) {
-				t.Error("docs/sse.md does not link to it")
+			if !strings.Contains(docs.String(), "../examples/"+name) {
+				t.Error("no page of the docs links to it")
 			}
 		})
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// grafanaDashboard is what the test looks at of docs/grafana.json.
+// grafanaDashboard is what the test looks at of docs/operate/grafana.json.
 type grafanaDashboard struct {
 	Title         string `json:"title"`
 	UID           string `json:"uid"`
@@ -135,14 +135,14 @@ func checkExpr(expr, legend string, described map[string][]string, docs string) 
 	return shown, nil
 }
 
-// docs/grafana.json can be imported, asks for nothing that there is not, and
+// docs/operate/grafana.json can be imported, asks for nothing that there is not, and
 // shows each metric.
 func TestGrafanaDashboard(t *testing.T) {
-	text, err := os.ReadFile("docs/grafana.json")
+	text, err := os.ReadFile("docs/operate/grafana.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	docs, err := os.ReadFile("docs/sse.md")
+	docs, err := os.ReadFile("docs/reference/metrics.md")
 	if err != nil {
 		t.Fatal(err)
 	}

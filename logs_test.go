@@ -160,9 +160,9 @@ func codeLines(t *testing.T) map[string]logLine {
 	return lines
 }
 
-// docs/logs.md has all log lines, with level and fields, and no others.
+// docs/reference/log-lines.md has all log lines, with level and fields, and no others.
 func TestLogLinesAreDocumented(t *testing.T) {
-	text, err := os.ReadFile("docs/logs.md")
+	text, err := os.ReadFile("docs/reference/log-lines.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,15 +188,15 @@ func TestLogLinesAreDocumented(t *testing.T) {
 	for message, line := range lines {
 		d, ok := documented[message]
 		if !ok {
-			t.Errorf("%q is not in docs/logs.md", message)
+			t.Errorf("%q is not in docs/reference/log-lines.md", message)
 			continue
 		}
 		if d.level != line.level || !slices.Equal(d.fields, line.fields) {
-			t.Errorf("%q: docs/logs.md has %v, expected %v", message, d, line)
+			t.Errorf("%q: docs/reference/log-lines.md has %v, expected %v", message, d, line)
 		}
 		delete(documented, message)
 	}
 	for message := range documented {
-		t.Errorf("docs/logs.md has %q, which there is not", message)
+		t.Errorf("docs/reference/log-lines.md has %q, which there is not", message)
 	}
 }

@@ -257,9 +257,9 @@ func TestMetricsOverReloads(t *testing.T) {
 	a.close()
 }
 
-// docs/sse.md names all metrics and their labels, and no others.
+// docs/reference/metrics.md names all metrics and their labels, and no others.
 func TestMetricsAreDocumented(t *testing.T) {
-	text, err := os.ReadFile("docs/sse.md")
+	text, err := os.ReadFile("docs/reference/metrics.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,19 +276,19 @@ func TestMetricsAreDocumented(t *testing.T) {
 		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
 		name, _, _ := strings.Cut(rest, `"`)
 		if !documented[name] {
-			t.Errorf("%s is not in docs/sse.md", name)
+			t.Errorf("%s is not in docs/reference/metrics.md", name)
 		}
 		delete(documented, name)
 	}
 	for name := range documented {
-		t.Errorf("docs/sse.md has %s, which there is not", name)
+		t.Errorf("docs/reference/metrics.md has %s, which there is not", name)
 	}
 	for _, label := range []string{
 		resultClean, resultBroken, resultStalled, resultOversized, resultRefused, resultFailed, resultCancelled,
 		spliceMerged, splicePrivate, kindShared, kindSplice, kindPrivate, kindDetached, evictedStream, evictedBlock, stateOpening, stateOpen, stateWaiting,
 	} {
 		if !strings.Contains(string(text), "`"+label+"`") {
-			t.Errorf("the label %s is not in docs/sse.md", label)
+			t.Errorf("the label %s is not in docs/reference/metrics.md", label)
 		}
 	}
 }

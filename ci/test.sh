@@ -11,7 +11,7 @@ fi
 
 rm -rf ./_artifacts integration/_artifacts # screenshots of the run before
 
-# The gateway's tests run for both ways to write to clients: see "delivery" in docs/sse.md.
+# The gateway's tests run for both ways to write to clients: see "delivery" in docs/concepts/delivery.md.
 root=$PWD
 mapfile -t dirs < <(modules)
 for delivery in handler connection; do

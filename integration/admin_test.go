@@ -287,7 +287,7 @@ func TestStopWithViewers(t *testing.T) {
 	}
 }
 
-// adminSite shows what the admin API has on the gateway's site, as in docs/admin.md.
+// adminSite shows what the admin API has on the gateway's site, as in docs/operate/live-page.md.
 func adminSite(admin string) string {
 	return "handle /sse/* {\nreverse_proxy " + admin + " {\nheader_up Host " + admin +
 		"\nheader_up -Origin\nheader_up -Referer\nheader_up -Sec-Fetch-Mode\n}\n}\n"

@@ -172,7 +172,7 @@ func (g *gateway) caddyfile(directives string) string {
 	}
 	admin := g.admin
 	if g.setup.admin != "" {
-		admin += fmt.Sprintf(" {\norigins %s \"\"\n}", g.admin) // as docs/admin.md says, for browsers
+		admin += fmt.Sprintf(" {\norigins %s \"\"\n}", g.admin) // as docs/operate/live-page.md says, for browsers
 	}
 	return fmt.Sprintf("{\nadmin %s\npersist_config off\nauto_https off\n%s\n}\n"+
 		"%slog {\noutput stdout\n}\nrespond /configuration %d\n%s\n}\n",

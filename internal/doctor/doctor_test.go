@@ -652,20 +652,20 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(text.Bytes(), &object); err != nil {
 		t.Fatal(err)
 	}
-	docs, err := os.ReadFile("../../docs/doctor.md")
+	docs, err := os.ReadFile("../../docs/operate/doctor.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name := range object {
 		if !strings.Contains(string(docs), "`"+name+"`") {
-			t.Errorf("%s is not in docs/doctor.md", name)
+			t.Errorf("%s is not in docs/operate/doctor.md", name)
 		}
 	}
 }
 
-// docs/doctor.md has all findings, in their order, and no others.
+// docs/operate/doctor.md has all findings, in their order, and no others.
 func TestFindingsAreDocumented(t *testing.T) {
-	docs, err := os.ReadFile("../../docs/doctor.md")
+	docs, err := os.ReadFile("../../docs/operate/doctor.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -678,6 +678,6 @@ func TestFindingsAreDocumented(t *testing.T) {
 		}
 	}
 	if got, want := strings.Join(documented, " "), strings.Join(Names, " "); got != want {
-		t.Errorf("docs/doctor.md has\n%s\nexpected\n%s", got, want)
+		t.Errorf("docs/operate/doctor.md has\n%s\nexpected\n%s", got, want)
 	}
 }
