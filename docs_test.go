@@ -26,14 +26,9 @@ import (
 
 // The pages of the docs that tests compare with the code.
 const (
-	optionsPage  = "docs/reference/directive.md"
-	jsonPage     = "docs/reference/json.md"
-	metricsPage  = "docs/reference/metrics.md"
-	logLinesPage = "docs/reference/log-lines.md"
-	headersPage  = "docs/reference/headers-placeholders.md"
-	adminPage    = "docs/reference/admin-api.md"
-	openAPIPage  = "docs/reference/openapi.json"
-	grafanaPage  = "docs/operate/grafana.json"
+	optionsPage = "docs/reference/directive.md"
+	jsonPage    = "docs/reference/json.md"
+	headersPage = "docs/reference/headers-placeholders.md"
 )
 
 // readPage returns the text of a page of the docs.
