@@ -21,7 +21,7 @@ func TestExamples(t *testing.T) {
 		docs.WriteString(readPage(t, name))
 	}
 	examples := os.DirFS("examples")
-	names, err := fs.Glob(examples, "*")
+	names, err := fs.Glob(examples, "*.Caddyfile")
 	if err != nil || len(names) < 5 {
 		t.Fatalf("examples %q, %v", names, err)
 	}
@@ -52,5 +52,57 @@ func TestExamples(t *testing.T) {
 				t.Error("no page of the docs links to it")
 			}
 		})
+	}
+}
+
+// TestExampleFolders: each folder has a Caddyfile that can be provisioned, and a page that says what to run and what to look
+// at. The tests of integration/ do so.
+func TestExampleFolders(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	list, err := os.ReadFile("examples/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("examples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders := 0
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		folders++
+		t.Run(entry.Name(), func(t *testing.T) {
+			folder := os.DirFS("examples/" + entry.Name())
+			text, err := fs.ReadFile(folder, "Caddyfile")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(caddyfile.Format(text)) != string(text) {
+				t.Error("not formatted: caddy fmt --overwrite")
+			}
+			adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": "Caddyfile"})
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("adapting: %v, %v", err, warnings)
+			}
+			var config caddy.Config
+			if err := json.Unmarshal(adapted, &config); err != nil {
+				t.Fatal(err)
+			}
+			if err := caddy.Validate(&config); err != nil {
+				t.Error(err)
+			}
+			page, err := fs.ReadFile(folder, "README.md")
+			if err != nil || !strings.Contains(string(page), "\n## Run it\n") || !strings.Contains(string(page), "\n## What to look at\n") {
+				t.Errorf("the page does not say what to run and what to look at: %v", err)
+			}
+			if !strings.Contains(string(list), "]("+entry.Name()+"/README.md)") {
+				t.Error("examples/README.md does not list it")
+			}
+		})
+	}
+	if folders < 8 {
+		t.Errorf("%d folders, want 8 at least", folders)
 	}
 }

@@ -26,6 +26,7 @@ var (
 	nodePath     string
 	chromiumPath string
 	nginxPath    string
+	phpPath      string
 
 	pocketBasePath string
 )
@@ -86,6 +87,9 @@ func setup() error {
 	if _, err := os.Stat(nginxPath); err != nil {
 		return fmt.Errorf("nginx (run integration/setup.sh): %w", err)
 	}
+	if phpPath, err = findPHP(); err != nil {
+		return err
+	}
 	if chromiumPath = os.Getenv("CHROMIUM"); chromiumPath != "" {
 		return nil
 	}
@@ -95,6 +99,19 @@ func setup() error {
 		}
 	}
 	return errors.New("no Chromium (run integration/setup.sh)")
+}
+
+// findPHP finds PHP-FPM, whose name has a version in it on Debian.
+func findPHP() (string, error) {
+	if path, err := exec.LookPath("php-fpm"); err == nil {
+		return path, nil
+	}
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin") {
+		if found, err := filepath.Glob(filepath.Join(dir, "php-fpm[0-9]*")); err == nil && len(found) > 0 {
+			return found[len(found)-1], nil
+		}
+	}
+	return "", errors.New("no PHP-FPM (run integration/setup.sh)")
 }
 
 func build(dir, pkg, out string, flags ...string) error {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests need besides Go: the node packages of package-lock.json (a current Node is one of
-# them), npm to install them with, Chromium, ip, and nginx. As root on Debian what is missing comes from apt-get; elsewhere
+# them), npm to install them with, Chromium, ip, nginx, PHP-FPM, Python and curl. As root on Debian what is missing comes from apt-get; elsewhere
 # it is named, and this fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -27,6 +27,9 @@ if [[ ! ${CHROMIUM:-} ]]; then
 fi
 need iproute2 ip
 need nginx nginx /usr/sbin/nginx
+need php-fpm php-fpm php-fpm8.2 php-fpm8.3 php-fpm8.4 /usr/sbin/php-fpm8.2 /usr/sbin/php-fpm8.4
+need python3 python3
+need curl curl
 # Only when the lock file has changed since.
 if ! cmp -s package-lock.json node_modules/.installed; then
 	need npm npm
