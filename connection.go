@@ -334,7 +334,7 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 // over tells that the response has ended. The connection counts as gone when
 // its access-log entry was written: the process may exit then.
 func (c *connection) over(reason endReason) {
-	theMetrics.connectionSubscribers.Dec()
-	theMetrics.ended.WithLabelValues(string(reason)).Inc()
+	theDelivered.onConnections.Dec()
+	theDelivered.ended.With(string(reason)).Inc()
 	c.log.write(c.bytes, c.sub.accessFields(reason), c.writer.set.gone)
 }

@@ -183,7 +183,7 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 		sub:    &subscriber{origin: new(stream)},
 		log:    &accessRecord{loggers: []*zap.Logger{zap.New(core)}, complete: true},
 	}
-	theMetrics.connectionSubscribers.Inc()
+	theDelivered.onConnections.Inc()
 	c.over(endStopping)
 	<-core.entered
 	live := func() int {

@@ -122,7 +122,7 @@ func (st *spliceState) skip() {
 
 // logSkipped counts and logs that the upstream did not go on after an ID.
 func (s *stream) logSkipped(after, next string, missed int64) {
-	theMetrics.gaps.WithLabelValues(gapUpstream).Inc()
+	theCounts.gaps.With(gapUpstream).Inc()
 	s.options.lines.skipped.Log(func(suppressed int) {
 		s.log().Warn("possible gap: the upstream did not go on after the last event ID that it was asked with",
 			zap.String("last_event_id", shownID(after)), zap.String("id", shownID(next)),

@@ -145,7 +145,7 @@ func (o *responseStream) writeBytes(p []byte) error {
 	o.last = time.Now()
 	o.vanished.wrote(o.last)
 	o.sent += len(p)
-	theMetrics.bytes[out].Add(float64(len(p)))
+	theDelivered.bytes.Add(len(p))
 	return nil
 }
 
@@ -194,7 +194,7 @@ func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
 	if o.midBlock {
 		return o.settings.heartbeat, nil // sooner than that after the next bytes it is not due
 	}
-	theMetrics.heartbeats.Inc()
+	theDelivered.heartbeats.Inc()
 	return o.settings.heartbeat, o.write(o.settings.heartbeatBytes)
 }
 
@@ -296,9 +296,9 @@ func (d *delivery) send(waits bool) error {
 
 // count tells the metrics what was sent.
 func (d *delivery) count() {
-	theMetrics.blocks[out].Add(float64(d.sub.taken))
+	theDelivered.blocks.Add(d.sub.taken)
 	if !d.sub.takenAt.IsZero() {
-		theMetrics.lag.Observe(d.to.last.Sub(d.sub.takenAt).Seconds())
+		theDelivered.lag.Observe(d.to.last.Sub(d.sub.takenAt).Seconds())
 	}
 }
 
@@ -349,7 +349,7 @@ func (d *delivery) takeOver() bool {
 	c.last = theWriters().moment(d.to.last)
 	c.log = d.h.newAccessRecord(d.w, d.r, d.to.sent)
 	d.sub.writing.Store(0)
-	theMetrics.connectionSubscribers.Inc()
+	theDelivered.onConnections.Inc()
 	d.sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)
 	return true

@@ -70,7 +70,7 @@ func (s *stream) logGap(gap gapNote) { gap.tell(s.options.lines, s.log) }
 
 // tell counts and logs that a client was told of a gap.
 func (gap gapNote) tell(lines *handlerLines, log func() *zap.Logger) {
-	theMetrics.gaps.WithLabelValues(gap.reason).Inc()
+	theCounts.gaps.With(gap.reason).Inc()
 	lines.gap.Log(func(suppressed int) {
 		log().Info("gap told", zap.String("reason", gap.reason), zap.String("last_event_id", shownID(gap.after)),
 			zap.Int64("missed", gap.missed), zap.Int("suppressed", suppressed))

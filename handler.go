@@ -420,7 +420,7 @@ func subscribersBy(r *http.Request) prometheus.Gauge {
 // tellEnd tells what became of a response, to the metrics, the access log and the
 // placeholders.
 func tellEnd(r *http.Request, f accessFields) {
-	theMetrics.ended.WithLabelValues(string(f.end)).Inc()
+	theDelivered.ended.With(string(f.end)).Inc()
 	tellAccessLog(r, f)
 }
 

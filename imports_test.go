@@ -33,6 +33,7 @@ var walls = map[string]wall{
 	"eventstream":     {},
 	"internal/logs":   {zap: true},
 	"internal/replay": {imports: []string{"eventstream"}},
+	"internal/meter":  {},
 	"internal/doctor": {imports: []string{"eventstream"}, http: true},
 }
 

@@ -122,8 +122,8 @@ func (h *hub) evict(now time.Time) (enough bool) {
 	held := h.holdings(now)
 	streams := endLingering(held, target)
 	blocks, enough := evictLargest(held, target, now)
-	theMetrics.evictions.WithLabelValues(evictedStream).Add(float64(streams))
-	theMetrics.evictions.WithLabelValues(evictedBlock).Add(float64(blocks))
+	theCounts.evictions.With(evictedStream).Add(streams)
+	theCounts.evictions.With(evictedBlock).Add(blocks)
 	if len(held) > 0 {
 		log := slices.MaxFunc(held, func(a, b holding) int { return cmp.Compare(a.size, b.size) }).stream.log()
 		m.line.Log(func(suppressed int) {

@@ -172,7 +172,7 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 	s.readTo = min(s.readTo, to)
 	after, _ := s.buffer.EventsAfter(to) // known: to is in the buffer
 	st.events = s.buffer.Events - after
-	theMetrics.splices.WithLabelValues(spliceMerged).Inc()
+	theCounts.splices.With(spliceMerged).Inc()
 	s.learned.unmerged = 0
 	if st.answer != nil {
 		st.answer.of = s

@@ -3,30 +3,23 @@ package caddysse
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
 
 // metrics are the process's, like the hub: they go on over reloads, and each
 // configuration's registry is given the same collector.
 type metrics struct {
-	blocks                [2]prometheus.Counter // by direction
-	bytes                 [2]prometheus.Counter
-	heartbeats            prometheus.Counter
-	subscribers           *prometheus.GaugeVec
-	connectionSubscribers prometheus.Gauge // those with a connection of their own that was taken over
-	connections           *prometheus.CounterVec
-	resumes               *prometheus.CounterVec
-	splices               *prometheus.CounterVec
-	ended                 *prometheus.CounterVec
-	gaps                  *prometheus.CounterVec
-	turnedAway            *prometheus.CounterVec
-	evictions             *prometheus.CounterVec
-	lag                   prometheus.Histogram
+	subscribers *prometheus.GaugeVec
+	resumes     *prometheus.CounterVec
+	turnedAway  *prometheus.CounterVec
+	lag         histogram
 
 	streams     *prometheus.Desc
 	upstreams   *prometheus.Desc
@@ -34,11 +27,36 @@ type metrics struct {
 	all         []prometheus.Collector
 }
 
-// Indices of what is counted by direction.
-const (
-	in = iota
-	out
-)
+// counters show counts by one label.
+type counters struct {
+	desc *prometheus.Desc
+	all  iter.Seq2[string, float64]
+}
+
+// Describe implements prometheus.Collector.
+func (c counters) Describe(to chan<- *prometheus.Desc) { to <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c counters) Collect(to chan<- prometheus.Metric) {
+	for label, n := range c.all {
+		to <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, n, label)
+	}
+}
+
+// histogram shows a histogram.
+type histogram struct {
+	desc *prometheus.Desc
+	of   *meter.Histogram
+}
+
+// Describe implements prometheus.Collector.
+func (h histogram) Describe(to chan<- *prometheus.Desc) { to <- h.desc }
+
+// Collect implements prometheus.Collector.
+func (h histogram) Collect(to chan<- prometheus.Metric) {
+	count, sum, upTo := h.of.Snapshot()
+	to <- prometheus.MustNewConstHistogram(h.desc, count, sum, upTo)
+}
 
 // theMetrics are shared by all handlers of all configurations of the process.
 var theMetrics = newMetrics()
@@ -98,11 +116,6 @@ const metricsNamespace = "caddy_sse_"
 
 func newMetrics() *metrics {
 	m := new(metrics)
-	counter := func(name, help string) prometheus.Counter {
-		c := prometheus.NewCounter(prometheus.CounterOpts{Name: metricsNamespace + name, Help: help})
-		m.all = append(m.all, c)
-		return c
-	}
 	// The series are there from the beginning, so that a rate sees the first one.
 	vector := func(name, help, label string, values ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsNamespace + name, Help: help}, []string{label})
@@ -112,32 +125,34 @@ func newMetrics() *metrics {
 		}
 		return c
 	}
-	directed := func(name, help string) (both [2]prometheus.Counter) {
-		v := vector(name, help, "direction")
-		both[in], both[out] = v.WithLabelValues("in"), v.WithLabelValues("out")
-		return both
+	labelled := func(name, help, label string, of *meter.Labelled) {
+		m.all = append(m.all, counters{prometheus.NewDesc(metricsNamespace+name, help, []string{label}, nil), of.All()})
 	}
-	m.blocks = directed("blocks_total", "Blocks (events, comments, and what only sets an id or a reconnection time) that came from upstreams and went to clients.")
-	m.bytes = directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.")
-	m.heartbeats = counter("heartbeats_total", "Heartbeats sent to clients.")
-	m.connections = vector("upstream_connections_total", "Upstream connections that ended.", "result",
-		resultClean, resultBroken, resultStalled, resultOversized, resultRefused, resultFailed, resultCancelled)
+	directed := func(name, help string, in, out *meter.Counter) {
+		m.all = append(m.all, counters{prometheus.NewDesc(metricsNamespace+name, help, []string{"direction"}, nil),
+			func(yield func(string, float64) bool) { _ = yield("in", in.Value()) && yield("out", out.Value()) }})
+	}
+	directed("blocks_total", "Blocks (events, comments, and what only sets an id or a reconnection time) that came from upstreams and went to clients.",
+		&theCounts.blocks, &theDelivered.blocks)
+	directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.",
+		&theCounts.bytes, &theDelivered.bytes)
+	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: metricsNamespace + "heartbeats_total", Help: "Heartbeats sent to clients.",
+	}, theDelivered.heartbeats.Value))
+	labelled("upstream_connections_total", "Upstream connections that ended.", "result", theCounts.connections)
 	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
 		resumeLive, resumeReplayed, resumeGap, resumeSpliced)
-	m.splices = vector("splices_total", "Splices that ended.", "end", spliceMerged, splicePrivate)
-	m.ended = vector("subscribers_ended_total", "Subscribers whose response ended.", "reason", endReasons...)
-	m.gaps = vector("gaps_total", "Gaps that were told.", "reason", gapEvicted, gapEpoch, gapLag, gapUpstream)
+	labelled("splices_total", "Splices that ended.", "end", theCounts.splices)
+	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", theDelivered.ended)
+	labelled("gaps_total", "Gaps that were told.", "reason", theCounts.gaps)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
-	m.evictions = vector("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", evictedStream, evictedBlock)
+	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", theCounts.evictions)
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",
 	}, []string{"protocol", "delivery"})
-	m.connectionSubscribers = m.subscribers.WithLabelValues("1.1", deliveryConnection)
-	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    metricsNamespace + "delivery_lag_seconds",
-		Help:    "Time from when a block was complete until it was written to a client; of blocks that are written together, of the first. Replays are not in it.",
-		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-	})
+	m.lag = histogram{prometheus.NewDesc(metricsNamespace+"delivery_lag_seconds",
+		"Time from when a block was complete until it was written to a client; of blocks that are written together, of the first. Replays are not in it.",
+		nil, nil), theDelivered.lag}
 	m.all = append(m.all, m.subscribers, m.lag)
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
@@ -157,6 +172,7 @@ func (m *metrics) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(to chan<- prometheus.Metric) {
+	m.subscribers.WithLabelValues("1.1", deliveryConnection).Set(theDelivered.onConnections.Value())
 	for _, c := range m.all {
 		c.Collect(to)
 	}

@@ -324,7 +324,7 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	if p.err != nil {
 		return 0, p.err
 	}
-	theMetrics.bytes[in].Add(float64(len(b)))
+	theCounts.bytes.Add(len(b))
 	var passing privateCount
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
 		passing.add(blk)
@@ -348,7 +348,7 @@ func (w eventWriter) Write(b []byte) (int, error) {
 // send sends what comes in a Write, with which blocks become whole.
 func (w eventWriter) send(b []byte, passing privateCount) {
 	p := w.p
-	theMetrics.blocks[in].Add(float64(passing.blocks))
+	theCounts.blocks.Add(passing.blocks)
 	p.seen.sending(passing, len(b))
 	if !p.out.began {
 		p.mark.past = true // it is at the very start: the client drops it
@@ -357,7 +357,7 @@ func (w eventWriter) send(b []byte, passing privateCount) {
 		p.err = p.out.writeBytes(b)
 	}
 	if p.err == nil {
-		theMetrics.blocks[out].Add(float64(passing.blocks))
+		theDelivered.blocks.Add(passing.blocks)
 	} else {
 		p.end = clientEnd(p.request, p.err)
 	}

@@ -120,7 +120,7 @@ func (s *probeStream) idle() {
 		if err := s.out.write(s.out.settings.heartbeatBytes); err != nil {
 			return
 		}
-		theMetrics.heartbeats.Inc()
+		theDelivered.heartbeats.Inc()
 	}
 	if interval > 0 {
 		left = min(left, interval/2)

@@ -190,7 +190,7 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 	s.mu.Unlock()
 
 	end = conn.run(connCtx, lastEventID)
-	theMetrics.connections.WithLabelValues(resultOf(ctx, end)).Inc()
+	theCounts.connections.With(resultOf(ctx, end)).Inc()
 	if end.events && end.clean {
 		end.tail = conn.decoder.Rest()
 	}

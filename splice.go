@@ -521,7 +521,7 @@ func (s *stream) spliceFailed(end ending) {
 	if c := s.log().Check(zap.DebugLevel, "splice refused"); c != nil {
 		c.Write(zap.Int("status", end.status), zap.Duration("after", now.Sub(s.splice.opened)), zap.Bool("joins", joins), zap.Bool("alone", alone))
 	}
-	theMetrics.splices.WithLabelValues(splicePrivate).Inc()
+	theCounts.splices.With(splicePrivate).Inc()
 	parent.closeSplice(s)
 	if alone && !joins {
 		parent.closed.Store(true)
@@ -572,7 +572,7 @@ func (sub *subscriber) merge() bool {
 // privatize leaves a splice to its subscribers: it is not going to be merged.
 // It ends with the last of them.
 func (s *stream) privatize(sp *stream) {
-	theMetrics.splices.WithLabelValues(splicePrivate).Inc()
+	theCounts.splices.With(splicePrivate).Inc()
 	s.closeSplice(sp)
 	sp.splice = nil
 	sp.private, sp.draining = true, true

@@ -187,7 +187,7 @@ func (c *upstreamConn) tellGap() {
 		s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from",
 			zap.Int("suppressed", suppressed))
 	})
-	theMetrics.gaps.WithLabelValues(gapUpstream).Inc()
+	theCounts.gaps.With(gapUpstream).Inc()
 	c.appendGap(s.gapEvent(gapUpstream, s.newestID(), -1))
 }
 
@@ -211,7 +211,7 @@ func (c *upstreamConn) appendGap(wire []byte) {
 
 // Write takes bytes of the upstream's body.
 func (c *upstreamConn) Write(p []byte) (int, error) {
-	theMetrics.bytes[in].Add(float64(len(p)))
+	theCounts.bytes.Add(len(p))
 	if err := c.decoder.Write(p, c.block); err != nil {
 		return 0, err
 	}
@@ -288,7 +288,7 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	if s.succeeds() {
 		c.hold(b, lines)
 	} else {
-		theMetrics.blocks[in].Inc()
+		theCounts.blocks.Inc()
 		if b.Dispatches() || b.HasID {
 			s.proveAgain(c, continues)
 		}

@@ -258,9 +258,9 @@ func (w *writer) tell() {
 	if w.counted == (counts{}) {
 		return
 	}
-	theMetrics.bytes[out].Add(float64(w.counted.bytes))
-	theMetrics.blocks[out].Add(float64(w.counted.blocks))
-	theMetrics.heartbeats.Add(float64(w.counted.heartbeats))
+	theDelivered.bytes.Add(w.counted.bytes)
+	theDelivered.blocks.Add(w.counted.blocks)
+	theDelivered.heartbeats.Add(w.counted.heartbeats)
 	w.counted = counts{}
 }
 
@@ -339,7 +339,7 @@ func (w *writer) count(c *connection, batch writtenBatch) {
 	w.counted.bytes += batch.bytes
 	c.bytes += batch.bytes
 	if batch.at != 0 {
-		theMetrics.lag.Observe(max(0, time.Duration(w.tick-batch.at).Seconds()))
+		theDelivered.lag.Observe(max(0, time.Duration(w.tick-batch.at).Seconds()))
 	}
 }
 

@@ -1,0 +1,15 @@
+package caddysse
+
+import "github.com/caddy-sse/caddy-sse/internal/meter"
+
+// theDelivered are what clients of the process were sent, for metrics.
+var theDelivered = struct {
+	blocks, bytes meter.Counter
+	heartbeats    meter.Counter
+	ended         *meter.Labelled  // responses, by reason
+	onConnections meter.Gauge      // clients whose connection was taken over
+	lag           *meter.Histogram // seconds from when a block was complete until it was written
+}{
+	ended: meter.NewLabelled(endReasons...),
+	lag:   meter.NewHistogram(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10),
+}
