@@ -41,10 +41,11 @@ const (
 	// defaultMaxEventSize bounds one block of the upstream.
 	defaultMaxEventSize = 16 << 20
 
-	// primeAfter is how long a client that comes before a stream's first block
-	// is sent nothing: some clients of the older MCP transport take any block
-	// for the event of type endpoint, which comes at once.
-	primeAfter = time.Second
+	// primeAfter is how long after the head of an upstream connection its
+	// clients are sent nothing before its first event: some clients of the older
+	// MCP transport take any block for the event of type endpoint, which comes as
+	// soon as there is a session. Who is cut meanwhile has no ID to resume from.
+	primeAfter = 5 * time.Second
 
 	// defaultDrain is the time over which clients' responses end when the
 	// process stops.

@@ -145,7 +145,7 @@ func (s *stream) joinAt(sub *subscriber, position uint64) {
 	sub.cursor, sub.live = position, s.buffer.Newest
 	s.recount(sub)
 	if position == s.buffer.Newest {
-		sub.pending = s.appendPrime(sub.pending, s.newestID())
+		sub.prime(s.newestID())
 	}
 }
 
@@ -558,9 +558,9 @@ func (sub *subscriber) merge() bool {
 	sub.pending = slices.Clone(sp.splice.gap)
 	switch {
 	case !s.upstreamIDs && s.options.ids != idsUpstream:
-		sub.pending = s.appendPrime(sub.pending, string(replay.AppendID(nil, s.epoch, to)))
+		sub.prime(string(replay.AppendID(nil, s.epoch, to)))
 	case to == s.buffer.Newest:
-		sub.pending = s.appendPrime(sub.pending, s.newestID())
+		sub.prime(s.newestID())
 	}
 	if s.phase == phaseEnded || s.phase == phaseGone {
 		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail // while it was on its way

@@ -481,6 +481,70 @@ func TestNothingBeforeFirstBlock(t *testing.T) {
 			b.expect("data: for b\n\n")
 		})
 	})
+	// What counts is the time since the head.
+	t.Run("endpoint after a slow head", func(t *testing.T) {
+		inBubble(t, set, func(st *streamTest) {
+			a := st.join("")
+			up := st.source.accept()
+			time.Sleep(2 * primeAfter)
+			up.open()
+			a.expect()
+			time.Sleep(primeAfter - time.Millisecond)
+			a.expect()
+			up.sendAll("event: endpoint\ndata: /session\n\n")
+			a.expect("event: endpoint\ndata: /session\n\n")
+		})
+	})
+	t.Run("long after the head", func(t *testing.T) {
+		inBubble(t, set, func(st *streamTest) {
+			a, up := st.start()
+			up.sendAll("retry: 3000\n\n")
+			time.Sleep(primeAfter)
+			a.expect("retry: 3000\n\n", "id: sse1.E.1\n\n")
+			b := st.join("")
+			b.expect("retry: 3000\nid: sse1.E.1\n\n") // there will be no endpoint any more
+		})
+	})
+	// Also for who has the stream's connection after one of its own.
+	merged := func(st *streamTest) (a, b *reader, up *fakeConn) {
+		a, up = st.start()
+		up.sendAll("id: 1\n\n") // who comes now needs a splice
+		a.expect("id: 1\n\n")
+		b = st.join("")
+		b.expect()
+		splice := st.source.acceptOpen()
+		splice.sendAll("id: 1\n\n")
+		b.expect("id: 1\n\n")
+		time.Sleep(splicePause + time.Millisecond)
+		b.expect()
+		splice.expectGone(true)
+		return a, b, up
+	}
+	t.Run("endpoint after a merge", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { set(o); o.join = joinAuto }, func(st *streamTest) {
+			a, b, up := merged(st)
+			up.sendAll("event: endpoint\ndata: /a\n\n")
+			b.expectEnd(endPerClient)
+			a.expect("event: endpoint\ndata: /a\n\n")
+		})
+	})
+	t.Run("no event after a merge", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { set(o); o.join = joinAuto }, func(st *streamTest) {
+			_, b, _ := merged(st)
+			time.Sleep(primeAfter)
+			b.expect("retry: 2000\nid: 1\n\n")
+		})
+	})
+	t.Run("endpoint for another key of the path", func(t *testing.T) {
+		inBubble(t, func(o *streamOptions) { set(o); o.vouched = false }, func(st *streamTest) {
+			_, up := st.start()
+			up.sendAll("event: endpoint\ndata: /a\n\n")
+			st.key = streamKey{1}
+			if _, err := st.tryJoin(""); !errors.Is(err, errUnshareable) {
+				st.t.Errorf("another key: %v", err)
+			}
+		})
+	})
 	t.Run("no event", func(t *testing.T) {
 		inBubble(t, set, func(st *streamTest) {
 			a, up := st.start()

@@ -100,14 +100,16 @@ type subscriber struct {
 	client  clientInfo
 
 	// Guarded by mu.
-	home     *stream   // counts it among its subscribers
-	stream   *stream   // whose buffer it reads
-	own      bool      // its stream's connection is its own, as far as is known; see sharing.go
-	waiting  bool      // for a place in a splice, or for a verdict
-	released bool      // was sent its head while it waits
-	start    uint64    // the stream's position then
-	pending  []byte    // goes out before anything else
-	primeAt  time.Time // when the prelude is due; zero: it was given
+	home     *stream // counts it among its subscribers
+	stream   *stream // whose buffer it reads
+	own      bool    // its stream's connection is its own, as far as is known; see sharing.go
+	waiting  bool    // for a place in a splice, or for a verdict
+	released bool    // was sent its head while it waits
+	start    uint64  // the stream's position then
+	pending  []byte  // goes out before anything else
+	unprimed bool    // it was not given the prelude; see preludeAt
+	untimed  bool    // nor a reconnection time
+	hadRetry bool    // the upstream had sent one before it came
 	greeted  []*replay.Block
 	cursor   uint64    // position of the last block given
 	events   uint64    // the stream's count of events there
@@ -212,7 +214,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 		prime = s.newestID()
 	}
 	if !s.settled && !known && gap == "" && s.options.primeAfter > 0 {
-		sub.primeAt = sub.joined.Add(s.options.primeAfter) // the first event may have to be the first of all
+		sub.unprimed, sub.untimed, sub.hadRetry = true, true, s.hasRetry
 	} else {
 		sub.pending = s.appendPrelude(sub.pending, prime)
 	}
@@ -389,12 +391,9 @@ func (sub *subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 		}
 		return dst, time.Time{}, sub.leaveFor
 	}
-	if !sub.primeAt.IsZero() && !now.Before(sub.primeAt) {
-		sub.givePrelude()
-	}
 	dst, end = sub.read(dst)
-	if !sub.primeAt.IsZero() && sub.events > 0 {
-		sub.givePrelude()
+	if sub.givePrelude(now) && len(dst) == 0 && end == "" {
+		dst, end = sub.read(dst)
 	}
 	sub.given(false)
 	if len(dst) == 0 && end == "" && sub.merge() {
@@ -420,7 +419,7 @@ func (sub *subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 // lookAt is when something is due without anything new in the stream; zero:
 // never.
 func (sub *subscriber) lookAt() (at time.Time) {
-	for _, due := range []time.Time{sub.leaveAt, sub.primeAt, sub.finishFrom} {
+	for _, due := range []time.Time{sub.leaveAt, sub.preludeAt(), sub.finishFrom} {
 		if !due.IsZero() && (at.IsZero() || due.Before(at)) {
 			at = due
 		}
@@ -483,23 +482,53 @@ func (sub *subscriber) settled(now time.Time) (ok bool, at time.Time) {
 	return !now.Before(at), at
 }
 
-// givePrelude gives what a client that came before the first block was not
-// given then. With an event it has an ID already.
-func (sub *subscriber) givePrelude() {
+// preludeAt is when the prelude is due that a client was not given, because the
+// first event may have to be the first of all; zero: nothing is due, or not before
+// an event. An upstream that hands out sessions does so when its connection opens.
+func (sub *subscriber) preludeAt() time.Time {
 	s := sub.stream
-	sub.primeAt = time.Time{}
-	if s.only != nil {
+	if !sub.unprimed || sub.waiting || s.headAt.IsZero() {
+		return time.Time{}
+	}
+	return s.headAt.Add(s.options.primeAfter)
+}
+
+// prime gives a client an ID to resume from. Before the stream's first event that
+// is left for the prelude.
+func (sub *subscriber) prime(id string) {
+	s := sub.stream
+	if !s.settled && s.options.primeAfter > 0 {
+		sub.unprimed = true
 		return
+	}
+	sub.pending = s.appendPrime(sub.pending, id)
+}
+
+// givePrelude gives what a client that came before the first event was not
+// given then, if it is due: an ID only if it has no event, which has one.
+func (sub *subscriber) givePrelude(now time.Time) bool {
+	s := sub.stream
+	at := sub.preludeAt()
+	due := !at.IsZero() && !now.Before(at) && sub.cursor == s.buffer.Newest
+	if !sub.unprimed || (sub.events == 0 && !due) {
+		return false
+	}
+	sub.unprimed = false
+	if s.only != nil {
+		return false
 	}
 	prime := ""
-	if sub.events == 0 && sub.cursor == s.buffer.Newest && !sub.waiting {
+	if sub.events == 0 {
 		prime = s.newestID()
 	}
-	if s.hasRetry { // which it has seen
+	seen := s.hasRetry && !sub.hadRetry
+	if !sub.untimed || seen {
 		sub.pending = s.appendPrime(sub.pending, prime)
-		return
+		return true
 	}
+	sub.untimed = false
 	sub.pending = s.appendPrelude(sub.pending, prime)
+	return true
 }
 
 // read appends what is after the cursor.

@@ -353,6 +353,7 @@ func withoutIDs(lines []byte) []byte {
 func (s *stream) makeExclusive() bool {
 	s.hub.remove(s)
 	s.hub.markUnshareable(s.key, unshareableForever)
+	s.hub.facts.noteOwn(s.key, s.path, ownEvent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
