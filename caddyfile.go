@@ -57,6 +57,8 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"detach_headers":      parseDetachHeaders,
 	"max_request_body":    parseSize(func(h *Handler) *int64 { return &h.MaxRequestBody }, "1MiB"),
 	"probe":               parseProbe,
+	"early":               parseEarly,
+	"early_error":         parseText(func(h *Handler) *string { return &h.EarlyError }, "openai, anthropic or sse"),
 }
 
 // UnmarshalCaddyfile implements caddyfile.Unmarshaler. Syntax:
@@ -83,6 +85,9 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		detach           <duration>
 //		detach_headers   <names...>
 //		max_request_body <size>
+//
+//		early       <duration>
+//		early_error openai|anthropic|sse
 //
 //		heartbeat         <interval> [event <type> [<data>]]
 //		heartbeat         off
@@ -457,6 +462,13 @@ func parseDetachHeaders(h *Handler, d *caddyfile.Dispenser) error {
 		return d.Err("detach_headers: expected the names of header fields")
 	}
 	return nil
+}
+
+func parseEarly(h *Handler, d *caddyfile.Dispenser) (err error) {
+	if h.Early, err = durationArg(d); err == nil && h.Early == 0 {
+		return d.Err("early: expected a duration above 0")
+	}
+	return err
 }
 
 // Interface guards.

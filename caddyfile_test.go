@@ -283,6 +283,20 @@ var optionTests = map[string][]struct{ options, want string }{
 		{"detach 1m\nids upstream", `!not with ids upstream`},
 		{"ids upstream\ndetach 1m", `!not with ids upstream`},
 	},
+	"early": {
+		{`early 2s`, `{"early":2000000000}`},
+		{`early`, `!expected a duration, such as 15s`},
+		{`early soon`, `!expected a duration, such as 15s, not "soon"`},
+		{`early 0s`, `!expected a duration above 0`},
+		{`early 1s 2s`, `!unexpected argument "2s"`},
+	},
+	"early_error": {
+		{`early_error openai`, `{"early_error":"openai"}`},
+		{`early_error anthropic`, `{"early_error":"anthropic"}`},
+		{`early_error sse`, `{"early_error":"sse"}`},
+		{`early_error`, `!expected openai, anthropic or sse`},
+		{`early_error json`, `!early_error: expected openai, anthropic, sse, not "json"`},
+	},
 	"detach_headers": {
 		{`detach_headers X-Session X-Tenant`, `{"detach_headers":["X-Session","X-Tenant"]}`},
 		{`detach_headers`, `!expected the names of header fields`},
@@ -541,6 +555,8 @@ func TestWrongJSON(t *testing.T) {
 		{`{"detach":-1}`, "detach: expected"},
 		{`{"detach":"1m","ids":"upstream"}`, "detach: not with ids upstream"},
 		{`{"detach_headers":[""]}`, "detach_headers: expected"},
+		{`{"early":-1}`, "early: expected"},
+		{`{"early_error":"x"}`, "early_error: expected"},
 		{`{"max_request_body":-1}`, "max_request_body: expected"},
 		{`{"max_request_body":2147483648}`, "max_request_body: expected"},
 	} {

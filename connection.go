@@ -278,6 +278,7 @@ func flushedAfterwards(r *http.Request) bool {
 // known to leave the body as it is, once the head is sent; nil if there is
 // another one.
 func innermost(w http.ResponseWriter) http.Hijacker {
+	w = withoutEarly(w)
 	for {
 		t := reflect.TypeOf(w)
 		if t.Kind() != reflect.Pointer {

@@ -63,6 +63,9 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 		began:    began,
 		last:     time.Now(),
 	}
+	if last, begun := hasBegun(w); begun {
+		o.began, o.last = true, last
+	}
 	if r.ProtoMajor > 1 {
 		o.piece = multiplexedPiece
 	}
@@ -211,7 +214,7 @@ func (o *responseStream) startHeartbeats(mu *sync.Mutex, failed func(err error))
 	if first == noTimeout {
 		return
 	}
-	o.beat = time.AfterFunc(first, func() {
+	o.beat = time.AfterFunc(first-time.Since(o.last), func() {
 		mu.Lock()
 		defer mu.Unlock()
 		if o.closed {

@@ -42,9 +42,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
-	d, err := h.serve(w, r, next)
-	if d != nil {
-		err = d.run()
+	var err error
+	if e := h.newEarlyWriter(w, r); e != nil {
+		err = e.serve(next)
+	} else {
+		var d *delivery
+		if d, err = h.serve(w, r, next); d != nil {
+			err = d.run()
+		}
 	}
 	if errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // the response is not complete: the client has to see it

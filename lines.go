@@ -35,4 +35,5 @@ type handlerLines struct {
 	brokeOff    logs.Throttle
 	oversized   logs.Throttle
 	notDetached logs.Throttle
+	late        logs.Throttle
 }

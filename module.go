@@ -264,6 +264,25 @@ type Handler struct {
 	// without detach. Default: 1 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 
+	// How long the upstream may be silent, from when it has the whole request,
+	// until a client that has asked for an event stream is sent the head of one
+	// and a heartbeat, and heartbeats from then on: a language model may think for
+	// longer than proxies on the way wait. A client asks for an event stream with
+	// Accept, or with "stream": true in a JSON body, of which the first 64 KiB are
+	// looked at as they pass. An answer that comes before that passes as it is. Of
+	// one that comes later and is no event stream the status is lost: it is told in
+	// the stream; see early_error. Requests of MCP are excepted. 0 (the default)
+	// turns it off.
+	Early caddy.Duration `json:"early,omitempty"`
+
+	// With early: how an answer that is no event stream is told in one. "openai":
+	// an event with an object that has error. "anthropic": an event of type error
+	// with Anthropic's object. "sse": an event of type error with status, headers
+	// and the first 4 KiB of the body; the response breaks off then. Default: by
+	// the end of the path: /v1/messages is Anthropic's; /v1/chat/completions,
+	// /v1/completions and /v1/responses are OpenAI's; others are sse.
+	EarlyError string `json:"early_error,omitempty"`
+
 	// Whether the gateway itself answers requests for an event stream that have
 	// the header field SSE-Probe: with a short one that says nothing of the
 	// application, so that the command sse-doctor can see what is done to event

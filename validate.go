@@ -15,7 +15,7 @@ import (
 
 // Validate implements caddy.Validator.
 func (h *Handler) Validate() error {
-	return errors.Join(h.validateKey(), h.validateStream(), h.validateDetach(), h.validateDelivery())
+	return errors.Join(h.validateKey(), h.validateStream(), h.validateDetach(), h.validateEarly(), h.validateDelivery())
 }
 
 func (h *Handler) validateKey() error {
@@ -110,6 +110,13 @@ func (h *Handler) validateDetach() error {
 		return fmt.Errorf("max_request_body: expected 1 to %d bytes, not %d", math.MaxInt32, h.MaxRequestBody)
 	}
 	return nil
+}
+
+func (h *Handler) validateEarly() error {
+	if h.Early < 0 {
+		return fmt.Errorf("early: expected a duration above 0, not %v", time.Duration(h.Early))
+	}
+	return oneOf("early_error", h.EarlyError, earlyErrorOpenAI, earlyErrorAnthropic, earlyErrorSSE)
 }
 
 func (h *Handler) validateDelivery() error {

@@ -178,10 +178,17 @@ const plain = {
   thinking() {}, // never answers
 };
 
+// A name like "40s text" is that of a model that thinks before it answers.
+const thoughts = (name) => {
+  const [, seconds, model] = /^(\d+)s (.*)/.exec(name) ?? [, 0, name];
+  return [seconds * 1000, model];
+};
+
 http.createServer(async (req, res) => {
   const api = apis[req.url];
   const body = await readBody(req);
-  const {model} = JSON.parse(body);
+  const [wait, model] = thoughts(JSON.parse(body).model);
+  await setTimeout(wait);
   if (plain[model]) {
     plain[model](api, res, body);
     return;
