@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,18 +24,10 @@ func startDemo(t *testing.T) (p *process, ports [len(demoAddresses)]string) {
 		t.Fatal(err)
 	}
 	config := string(text)
-	var listeners []net.Listener // all at once, so that no two are the same
+	free := freePorts(t, demoAddresses[:]...)
 	for i, port := range demoAddresses {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		listeners = append(listeners, listener)
-		ports[i] = strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-		config = strings.ReplaceAll(config, ":"+port, ":"+ports[i])
-	}
-	for _, listener := range listeners {
-		_ = listener.Close()
+		ports[i] = free[port]
+		config = strings.ReplaceAll(config, ":"+port, ":"+free[port])
 	}
 
 	dir := t.TempDir()

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,20 +95,7 @@ type example struct {
 // copyExamples copies all examples, as some use others, with free ports in place of theirs.
 func copyExamples(t *testing.T, name string) *example {
 	t.Helper()
-	e := &example{t: t, port: map[string]string{}}
-	var listeners []net.Listener // all at once, so that no two are the same
-	for _, port := range examplePorts {
-		listener, err := net.Listen("tcp", "localhost:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		listeners = append(listeners, listener)
-		e.port[port] = strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	}
-	for _, listener := range listeners {
-		_ = listener.Close()
-	}
-
+	e := &example{t: t, port: freePorts(t, examplePorts...)}
 	root := t.TempDir()
 	ports := regexp.MustCompile(`\b(` + strings.Join(examplePorts, "|") + `)\b`)
 	source := os.DirFS("../examples")

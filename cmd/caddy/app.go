@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -42,20 +43,24 @@ func init() {
 		CobraFunc: func(cmd *cobra.Command) {
 			listen := cmd.Flags().String("listen", "127.0.0.1:8081", "where to listen")
 			count := cmd.Flags().String("count", "", "the file in which to keep the number of the newest event, over restarts")
-			service := cmd.Flags().Bool("service", false, "do not end with the standard input")
+			service := cmd.Flags().Bool("service", false, "end at a signal, not with the standard input")
 			cmd.RunE = func(*cobra.Command, []string) error { return runApp(*listen, *count, *service) }
 		},
 	})
 }
 
-// runApp runs the application until its standard input ends, or until it is told to exit.
+// runApp runs the application until its standard input ends (as a service: until a signal), or until it is told to exit.
 func runApp(address, countFile string, service bool) error {
-	exit := make(chan struct{}, 1)
-	if !service {
+	ctx, exit := context.WithCancel(context.Background())
+	defer exit()
+	if service {
+		ctx, exit = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer exit()
+	} else {
 		signal.Ignore(os.Interrupt) // which a terminal sends to Caddy as well
 		go func() {
 			_, _ = io.Copy(io.Discard, os.Stdin)
-			exit <- struct{}{}
+			exit()
 		}()
 	}
 	fmt.Println("ready")
@@ -66,10 +71,10 @@ func runApp(address, countFile string, service bool) error {
 	fmt.Println("listening")
 
 	a := newApp(countFile)
-	a.exit = func() { exit <- struct{}{} }
+	a.exit = exit
 	server := &http.Server{Handler: a.mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }() // ends with the process
-	<-exit
+	<-ctx.Done()
 	a.stop()
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -70,7 +71,8 @@ func get(t *testing.T, a *app, target, lastEventID string) *client {
 		defer close(c.done)
 		defer func() {
 			if cause := recover(); cause != nil {
-				c.cut = cause == http.ErrAbortHandler
+				err, ok := cause.(error)
+				c.cut = ok && errors.Is(err, http.ErrAbortHandler)
 			}
 		}()
 		a.mux.ServeHTTP(c, r)

@@ -34,7 +34,7 @@ func main() {
 		}
 	})
 	http.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, open.Load())
+		_, _ = fmt.Fprintln(w, open.Load())
 	})
 	server := &http.Server{Addr: "localhost:3000", ReadHeaderTimeout: 10 * time.Second}
 	log.Fatal(server.ListenAndServe())
