@@ -51,7 +51,7 @@ for page in "${pages[@]}"; do
 			answers "${how##* }" || { cat "$fence.log"; exit 1; }
 			;;
 		*)
-			timeout 600 bash -eu -o pipefail "$fence.sh" || { echo "failed: exit code $?" >&2; exit 1; }
+			timeout 600 bash -eu "$fence.sh" || { echo "failed: exit code $?" >&2; exit 1; }
 			;;
 		esac
 	done
