@@ -69,16 +69,58 @@ const (
 	shareOff     = "off"
 )
 
-// Handler is a middleware for Server-Sent Events (HTML standard, 9.2). It
-// stands in front of the handler that leads to the upstream, normally
-// reverse_proxy. GET requests whose Accept names text/event-stream and that
-// ask for the same thing share one upstream connection; a replay buffer lets
-// clients that come back with a last event ID go on where they were; quiet
-// connections are kept alive with heartbeats; nothing is buffered on the way.
+// Handler is a middleware that stands in front of an application which sends
+// Server-Sent Events, and makes its streams shared, resumable and kept alive,
+// without any change to the application. It stands before the handler that
+// leads to the application, normally reverse_proxy or php_fastcgi.
 //
-// Every other request passes to the next handler unchanged. An event stream
-// with which it is answered is private to its client; it is sent byte for byte
-// as it comes, and kept alive too.
+// Clients that ask for the same event stream share one connection to the
+// application. A replay buffer lets clients that return with a last event ID
+// continue where they were; what they can no longer be given is told. Quiet
+// connections get heartbeats. When the application restarts, or Caddy's
+// configuration is reloaded, clients stay connected. Events go out at once.
+//
+// Every other request passes through untouched. If such a request (a POST to a
+// language model, say) is answered with an event stream, that is private to its
+// client: its bytes pass as they come, with heartbeats between events.
+//
+// In a Caddyfile the directive is sse. It covers what stands in the same block:
+//
+//	example.com {
+//		sse
+//		reverse_proxy localhost:3000
+//	}
+//
+// The options that change most say who may share a stream:
+//
+//	sse /ticker {
+//		share public
+//	}
+//	sse /notifications {
+//		share cookies session
+//		gap_event gap
+//	}
+//
+// In JSON it stands before the other handler of its route:
+//
+//	"handle": [
+//		{"handler": "sse", "share": "public", "buffer": {"events": 1000, "age": "10m"}},
+//		{"handler": "reverse_proxy", "upstreams": [{"dial": "localhost:3000"}]}
+//	]
+//
+// These placeholders exist for handlers before it, in log_append for example:
+//
+// Placeholder | Description
+// ------------|------------
+// `{http.sse.stream}` | The hash of the stream's key, or the name of a private stream
+// `{http.sse.resume}` | live, replayed, gap, spliced or private
+// `{http.sse.events}` | How many events the client was sent, at the end
+// `{http.sse.end_reason}` | Why the response ended, at the end
+//
+// The access log has the same in the object sse of the entry for each stream.
+// Metrics are caddy_sse_*. Caddy's admin endpoint has an API and a live page at
+// /sse/. The command sse-doctor looks for what holds events back on the way.
+// All of the documentation: https://github.com/caddy-sse/caddy-sse/tree/main/docs
 type Handler struct {
 	// The name of this handler among those of the same server. It tells its
 	// streams from theirs, and lets the handler of that name take them over
