@@ -2,7 +2,7 @@
 
 FUZZTIME ?= 30s
 
-.PHONY: help run test lint fuzz bench ci
+.PHONY: help run test lint fuzz bench ci release
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -24,3 +24,6 @@ bench: ## the Go benchmarks
 
 ci: ## everything that CI runs
 	@.ci/run
+
+release: ## binaries for each system, checksums and SBOMs, into dist/: make release VERSION=v0.1.0
+	@go -C tools run ./release $(VERSION)

@@ -336,3 +336,106 @@ func TestDockerfileHasTheCaddyOfTheModule(t *testing.T) {
 		}
 	}
 }
+
+// The forms for issues are read as GitHub does, by the fields that it documents; and a report of a fault brings the doctor's.
+func TestIssueForms(t *testing.T) {
+	type form struct {
+		Name        string   `json:"name"`
+		Description string   `json:"description"`
+		Labels      []string `json:"labels"`
+		Body        []struct {
+			Type       string `json:"type"`
+			ID         string `json:"id"`
+			Attributes struct {
+				Label       string `json:"label"`
+				Value       string `json:"value"`
+				Description string `json:"description"`
+				Placeholder string `json:"placeholder"`
+				Render      string `json:"render"`
+			} `json:"attributes"`
+			Validations struct {
+				Required bool `json:"required"`
+			} `json:"validations"`
+		} `json:"body"`
+	}
+	files, err := filepath.Glob("../.github/ISSUE_TEMPLATE/*.yml")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	for _, file := range files {
+		if filepath.Base(file) == "config.yml" {
+			continue
+		}
+		var f form
+		if err := yaml.UnmarshalStrict([]byte(readFile(t, file)), &f); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		ids := map[string]bool{}
+		doctor := false
+		for _, field := range f.Body {
+			switch field.Type {
+			case "markdown":
+				if field.Attributes.Value == "" {
+					t.Errorf("%s: a text without a value", file)
+				}
+			case "textarea", "input":
+				if field.ID == "" || ids[field.ID] || field.Attributes.Label == "" {
+					t.Errorf("%s: the field %q has no id of its own, or no label", file, field.ID)
+				}
+				ids[field.ID] = true
+				doctor = doctor || strings.Contains(field.Attributes.Description, "caddy sse-doctor ")
+			default:
+				t.Errorf("%s: %q is no type of a field", file, field.Type)
+			}
+		}
+		if f.Name == "" || f.Description == "" || !doctor {
+			t.Errorf("%s: name %q, description %q, asks for the doctor's report: %t", file, f.Name, f.Description, doctor)
+		}
+	}
+}
+
+// The workflows are well formed; what they run is held by TestContributorsCommandsAreTrue.
+func TestWorkflowsAreWellFormed(t *testing.T) {
+	for _, name := range []string{"test", "release"} {
+		var workflow struct {
+			Name        string                     `json:"name"`
+			On          map[string]json.RawMessage `json:"on"`
+			Permissions map[string]string          `json:"permissions"`
+			Concurrency map[string]json.RawMessage `json:"concurrency"`
+			Jobs        map[string]struct {
+				RunsOn      string                     `json:"runs-on"`
+				Uses        string                     `json:"uses"`
+				Needs       string                     `json:"needs"`
+				Timeout     int                        `json:"timeout-minutes"`
+				Container   map[string]string          `json:"container"`
+				Strategy    map[string]json.RawMessage `json:"strategy"`
+				Permissions map[string]string          `json:"permissions"`
+				Env         map[string]string          `json:"env"`
+				Steps       []struct {
+					Uses string                     `json:"uses"`
+					Run  string                     `json:"run"`
+					If   string                     `json:"if"`
+					With map[string]json.RawMessage `json:"with"`
+				} `json:"steps"`
+			} `json:"jobs"`
+		}
+		// In YAML 1.1 the key on is a truth value.
+		text := strings.Replace(readFile(t, "../.github/workflows/"+name+".yml"), "\non:\n", "\n\"on\":\n", 1)
+		if err := yaml.UnmarshalStrict([]byte(text), &workflow); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if len(workflow.On) == 0 || workflow.Permissions["contents"] != "read" {
+			t.Errorf("%s: on %v, permissions %v", name, workflow.On, workflow.Permissions)
+		}
+		for id, job := range workflow.Jobs {
+			if job.Needs != "" && workflow.Jobs[job.Needs].RunsOn == "" && workflow.Jobs[job.Needs].Uses == "" {
+				t.Errorf("%s: the job %s needs %s, which there is not", name, id, job.Needs)
+			}
+			for _, step := range job.Steps {
+				if (step.Uses == "") == (step.Run == "") {
+					t.Errorf("%s: a step of %s uses %q and runs %q", name, id, step.Uses, step.Run)
+				}
+			}
+		}
+	}
+}
