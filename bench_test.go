@@ -28,8 +28,7 @@ func (s *benchConn) open(ctx context.Context, _ string, conn *upstreamConn) endi
 	return ending{events: true, err: ctx.Err()}
 }
 
-func (s *benchConn) varies([]string) string { return "" }
-func (s *benchConn) retired() bool          { return false }
+func (s *benchConn) retired() bool { return false }
 
 func (s *benchConn) renew(any, *renewal) bool { return false }
 
@@ -45,7 +44,6 @@ func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {
 		sub, err := h.join(&joinRequest{
 			instance: inst,
 			options:  options,
-			varies:   func([]string) string { return "" },
 			source:   func(bool) source { return src },
 			logger:   zap.NewNop(),
 		})
@@ -99,7 +97,6 @@ func BenchmarkReclaim(b *testing.B) {
 		src := newBenchConn()
 		sub, err := h.join(&joinRequest{
 			key: streamKey{byte(i), byte(i >> 8)}, instance: inst, options: options, logger: zap.NewNop(),
-			varies: func([]string) string { return "" },
 			source: func(bool) source { return src },
 		})
 		if err != nil {
@@ -216,7 +213,6 @@ func BenchmarkJoin(b *testing.B) {
 			key:      hub.keyHash(h.policy.parts(r, h.instance.place)),
 			instance: h.instance,
 			options:  h.options,
-			varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
 			source:   func(bool) source { return src },
 			logger:   zap.NewNop(),
 		})

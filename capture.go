@@ -221,9 +221,7 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 		// on a public stream it would be everybody's.
 		header.Del("Set-Cookie")
 	}
-	names, _ := varyNames(own)
-	theHub.setVary(c.conn.stream.key, names)
-	c.conn.opened(&head{header: header, added: added, vary: names}, shareable)
+	c.conn.opened(&head{header: header, added: added}, shareable)
 }
 
 // pass gives the answer to the client that caused it, and lets those who

@@ -105,8 +105,8 @@ func (h *hub) leaveCrowdLocked(s *stream) {
 
 // loneLocked returns the streams of a path that have one subscriber.
 func (h *hub) loneLocked(path string) (lone []*stream) {
-	for _, v := range h.streams {
-		for _, s := range v.streams {
+	for _, streams := range h.streams {
+		for _, s := range streams {
 			if s.path != path {
 				continue
 			}

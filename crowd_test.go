@@ -26,7 +26,6 @@ func TestCrowdIsToldOnce(t *testing.T) {
 		}
 		sub, err := h.join(&joinRequest{
 			key: h.keyHash(parts), parts: parts, instance: inst, options: options, logger: zap.New(core),
-			varies: func([]string) string { return "" },
 			source: func(bool) source { return simSource{u: newSim()} },
 		})
 		if err != nil {

@@ -398,7 +398,6 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 		instance:    w.inst,
 		lastEventID: id,
 		options:     w.options,
-		varies:      func([]string) string { return "" },
 		source:      func(waits bool) source { opener = waits; return &earnedSource{w, c} },
 		client:      clientInfo{remote: c.address()},
 		logger:      w.logger(),

@@ -557,8 +557,7 @@ type earnedSource struct {
 	tab *tab
 }
 
-func (s *earnedSource) varies([]string) string { return "" }
-func (s *earnedSource) retired() bool          { return false }
+func (s *earnedSource) retired() bool { return false }
 
 func (s *earnedSource) renew(any, *renewal) bool { return false }
 

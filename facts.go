@@ -39,9 +39,7 @@ type facts struct {
 
 type sharedFact struct {
 	until    time.Time
-	vary     []string // the request header fields that the head depended on
-	values   string   // and their values
-	snapshot bool     // greetings differ over time, not by connection
+	snapshot bool // greetings differ over time, not by connection
 }
 
 type ownFact struct {
@@ -68,9 +66,8 @@ func (f *facts) noteShared(key streamKey, fact sharedFact) {
 	}
 }
 
-// sharedBy returns what is known of a key whose request has the header fields
-// that varies returns the values of.
-func (f *facts) sharedBy(key streamKey, varies func([]string) string) (fact sharedFact, ok bool) {
+// sharedBy returns what is known of a key.
+func (f *facts) sharedBy(key streamKey) (fact sharedFact, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fact, ok = f.shared[key]
@@ -81,7 +78,7 @@ func (f *facts) sharedBy(key streamKey, varies func([]string) string) (fact shar
 		delete(f.shared, key)
 		return sharedFact{}, false
 	}
-	return fact, varies(fact.vary) == fact.values
+	return fact, true
 }
 
 // forget takes note that it is not known any more whether a key is shared.

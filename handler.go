@@ -181,7 +181,6 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		instance: h.instance,
 		options:  h.options,
 		client:   clientOf(r),
-		varies:   func(names []string) string { return h.policy.varies(r.Header, names) },
 		logger:   h.logger,
 		source: func(waits bool) source {
 			u := h.newUpstreamRequest(w, r, next)
@@ -371,9 +370,6 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 			return nil, false, wait.err
 		}
 		return nil, false, h.serveUnjoined(w, r, next, req, err)
-	}
-	if wait == nil && !s.detached && s.varies(head.vary) != req.varies(head.vary) {
-		return nil, true, nil
 	}
 	switch sub.turnedAway() {
 	case endPerClient, endRefused:

@@ -73,7 +73,7 @@ type hub struct {
 	facts  facts        // what applications have shown
 
 	mu          sync.Mutex
-	streams     map[streamKey]*variants // those that may be joined
+	streams     map[streamKey][]*stream // those that may be joined
 	unshareable map[streamKey]time.Time // until when
 	instances   []*instance
 	sequence    uint64             // of instances
@@ -88,12 +88,6 @@ type hub struct {
 	all     map[*stream]struct{}      // those in streams, and those that still have subscribers
 	private map[*passThrough]struct{} // private streams
 	ending  bool                      // private streams are to end
-}
-
-// variants are the streams of one key, told apart by Vary (RFC 9111, 4.1).
-type variants struct {
-	vary    []string // of the newest head with this key; nil: none, or none known
-	streams []*stream
 }
 
 // instance is one provisioned handler.
@@ -115,7 +109,7 @@ var theHub = func() *hub {
 
 func newHub() *hub {
 	h := &hub{
-		streams:     make(map[streamKey]*variants),
+		streams:     make(map[streamKey][]*stream),
 		all:         make(map[*stream]struct{}),
 		private:     make(map[*passThrough]struct{}),
 		unshareable: make(map[streamKey]time.Time),
@@ -179,10 +173,6 @@ type joinRequest struct {
 	options     *streamOptions
 	client      clientInfo
 
-	// varies returns the values of the named request headers, as they would
-	// be sent upstream, in one string.
-	varies func(names []string) string
-
 	// source returns what opens upstream connections for this request. It is
 	// called only if the request opens a stream or brings a newer
 	// configuration to it. waits tells that the request is to be given the
@@ -239,12 +229,7 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	}
 	s := newStream(h, req, head)
 	s.adoptable = h.aloneLocked(req.instance)
-	v := h.streams[req.key]
-	if v == nil {
-		v = new(variants)
-		h.streams[req.key] = v
-	}
-	v.streams = append(v.streams, s)
+	h.streams[req.key] = append(h.streams[req.key], s)
 	h.track(s)
 	h.count[place]++
 	h.joinCrowdLocked(s)
@@ -266,8 +251,8 @@ func (h *hub) makePlaceLocked(place string) bool {
 			oldest, since = s, alone
 		}
 	}
-	for _, v := range h.streams {
-		for _, s := range v.streams {
+	for _, streams := range h.streams {
+		for _, s := range streams {
 			look(s)
 		}
 	}
@@ -286,19 +271,10 @@ func (h *hub) makePlaceLocked(place string) bool {
 // lookupLocked returns the stream that the request may join, nil if there is
 // none. Of several it is the one that gave the request's last event ID.
 func (h *hub) lookupLocked(req *joinRequest) (found *stream) {
-	v := h.streams[req.key]
-	if v == nil {
-		return nil
-	}
 	epoch, _, _ := replay.ParseID(req.lastEventID)
 	best := -1
-	for _, s := range v.streams {
+	for _, s := range h.streams[req.key] {
 		if s.closed.Load() || !h.entitledLocked(s, req.instance) {
-			continue
-		}
-		// A head that is still to come is taken to vary as the last one did;
-		// whoever waited for it looks again when it is known.
-		if !s.isVariant(req, v.vary) {
 			continue
 		}
 		if s.epoch == epoch {
@@ -334,12 +310,14 @@ func (h *hub) removeLocked(s *stream) {
 		h.removeDetachedLocked(s)
 		return
 	}
-	v := h.streams[s.key]
-	if v == nil || !slices.Contains(v.streams, s) {
+	streams := h.streams[s.key]
+	i := slices.Index(streams, s)
+	if i < 0 {
 		return
 	}
-	v.streams = slices.DeleteFunc(v.streams, func(o *stream) bool { return o == s })
-	if len(v.streams) == 0 {
+	if streams = slices.Delete(streams, i, i+1); len(streams) > 0 {
+		h.streams[s.key] = streams
+	} else {
 		delete(h.streams, s.key)
 	}
 	h.leaveCrowdLocked(s)
@@ -359,15 +337,6 @@ func (h *hub) keeps(key streamKey) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.streams[key] != nil
-}
-
-// setVary notes by which request headers the answers to a key differ.
-func (h *hub) setVary(key streamKey, vary []string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if v := h.streams[key]; v != nil {
-		v.vary = vary
-	}
 }
 
 // markUnshareable sends requests with this key upstream on their own.

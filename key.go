@@ -395,20 +395,6 @@ func (p *keyPolicy) withoutID(raw string) string {
 	return (&keyPolicy{idParameters: p.idParameters}).filterQuery(raw)
 }
 
-// varies returns what the named header fields of a request are when it is sent
-// upstream, in one string.
-func (p *keyPolicy) varies(header http.Header, names []string) string {
-	var values strings.Builder
-	for _, name := range names {
-		for _, value := range p.lines(name, header[name], "") {
-			values.WriteString(strings.TrimSpace(value))
-			values.WriteByte(0)
-		}
-		values.WriteByte('\n')
-	}
-	return values.String()
-}
-
 // mayVary reports whether an answer that depends on a request header field may
 // be shared: the field is in the key, or the same in every request that opens a
 // shared stream, or the operator has said that it does not matter. What is only

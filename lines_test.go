@@ -222,7 +222,7 @@ func TestStuckLogHoldsNothingUp(t *testing.T) {
 			src := &fakeSource{t: t, conns: make(chan *fakeConn, 1)}
 			sub, err := h.join(&joinRequest{
 				key: streamKey{byte(i)}, instance: inst, lastEventID: "sse1.0123456789abcdef0123456789abcdef.7", options: options,
-				varies: func([]string) string { return "" }, source: func(bool) source { return src }, logger: logger,
+				source: func(bool) source { return src }, logger: logger,
 			})
 			if err != nil {
 				t.Fatal(err)

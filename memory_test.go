@@ -582,7 +582,6 @@ func TestMemoryConcurrent(t *testing.T) {
 		src := newBenchConn()
 		sub, err := h.join(&joinRequest{
 			key: streamKey{i, life}, instance: inst, options: options, logger: zap.NewNop(),
-			varies: func([]string) string { return "" },
 			source: func(bool) source { return src },
 		})
 		if err != nil {

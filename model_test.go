@@ -274,8 +274,7 @@ func (w *modelWorld) logf(format string, args ...any) {
 	w.log = append(w.log, fmt.Sprintf("%d: ", w.step)+fmt.Sprintf(format, args...))
 }
 
-func (w *modelWorld) varies([]string) string { return "" }
-func (w *modelWorld) retired() bool          { return false }
+func (w *modelWorld) retired() bool { return false }
 
 func (w *modelWorld) renew(any, *renewal) bool { return false }
 
@@ -901,7 +900,6 @@ func (w *modelWorld) cleanEnd() {
 func (w *modelWorld) join(c *modelClient, id string) {
 	sub, err := w.hub.join(&joinRequest{
 		instance: w.inst, lastEventID: id, options: w.options, logger: zap.NewNop(),
-		varies: func([]string) string { return "" },
 		source: func(bool) source { return w },
 	})
 	if errors.Is(err, errUnshareable) {

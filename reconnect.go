@@ -508,7 +508,7 @@ func (s *stream) finishNow(reason endReason, tail []byte) (forget bool) {
 	s.reopening = false
 	s.dropSuccessor()
 	if s.detached {
-		s.source, s.sent = nil, nil // with the client's credentials
+		s.source = nil // with the client's credentials
 	}
 	s.endResponses(reason)
 	if s.only != nil || s.draining || s.splice != nil {

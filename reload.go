@@ -434,7 +434,7 @@ func (s *stream) succeed(sp *stream) *upstreamConn {
 	s.conn = c
 	c.stream, c.first, c.start = s, false, s.buffer.Newest
 	s.phase = phaseLive
-	s.head, s.sent = sp.head, c.source
+	s.head = sp.head
 	s.headAt, s.begun, s.fresh = sp.headAt, true, false
 	s.gaveID = s.gaveID || sp.gaveID
 	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs

@@ -27,12 +27,8 @@ const maxEnded = 8
 // dropEnded makes room for another stream of a key: the oldest ended ones go. The
 // hub's lock is held.
 func (h *hub) dropEnded(key streamKey) {
-	v := h.streams[key]
-	if v == nil {
-		return
-	}
 	kept := 0
-	for _, s := range slices.Backward(slices.Clone(v.streams)) {
+	for _, s := range slices.Backward(slices.Clone(h.streams[key])) {
 		s.mu.Lock()
 		if s.phase == phaseEnded && len(s.subs) == 0 {
 			if kept++; kept > maxEnded {

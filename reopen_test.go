@@ -168,7 +168,7 @@ func TestEndedStreamsOfAKeyAreFew(t *testing.T) {
 		}
 		synctest.Wait()
 		st.hub.mu.Lock()
-		if n := len(st.hub.streams[st.key].streams); n > maxEnded+1 {
+		if n := len(st.hub.streams[st.key]); n > maxEnded+1 {
 			t.Errorf("%d streams of one key", n)
 		}
 		st.hub.mu.Unlock()

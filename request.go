@@ -240,12 +240,6 @@ func addQuery(u *url.URL, name, value string) {
 	u.RawQuery = pair
 }
 
-// varies returns the values of the named header fields as they are sent
-// upstream.
-func (u *upstreamRequest) varies(names []string) string {
-	return u.policy.varies(u.request.Header, names)
-}
-
 // retired reports whether the configuration of the request was cleaned up.
 func (u *upstreamRequest) retired() bool { return u.handler.instance.retired.Load() }
 

@@ -35,7 +35,7 @@ func TestRevAdoptableAfterRetire(t *testing.T) {
 		src := &fakeSource{t: t, conns: make(chan *fakeConn, 10)}
 		join := func(i *instance) *subscriber {
 			sub, err := h.join(&joinRequest{instance: i, options: new(Handler).streamOptions(), logger: zap.NewNop(),
-				varies: func([]string) string { return "" }, source: func(bool) source { return src }})
+				source: func(bool) source { return src }})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -53,53 +53,10 @@ func TestRevAdoptableAfterRetire(t *testing.T) {
 	})
 }
 
-// varySource is a source whose request has a User-Agent.
-type varySource struct {
-	*fakeSource
-	ua string
-}
-
-func (v varySource) varies(names []string) string { return v.ua }
-
-// A reload while the stream is opening: the newer request's own fields are
-// compared with themselves.
-func TestRevVaryAfterReload(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHub()
-		src := &fakeSource{t: t, conns: make(chan *fakeConn, 10)}
-		x, y := h.register("p", "old"), h.register("p", "new")
-		join := func(i *instance, ua string) (*subscriber, *joinRequest) {
-			req := &joinRequest{instance: i, options: new(Handler).streamOptions(), logger: zap.NewNop(),
-				varies: func([]string) string { return ua }, source: func(bool) source { return varySource{src, ua} }}
-			sub, err := h.join(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return sub, req
-		}
-		a, _ := join(x, "a")
-		up := src.accept() // opened with User-Agent: a
-		h.retire(x)
-		b, req := join(y, "b")
-		h.setVary(streamKey{}, []string{"User-Agent"})
-		up.run(func() { up.conn.opened(&head{header: http.Header{}, vary: []string{"User-Agent"}}, true) })
-		// what serveSubscriber does
-		hd, _ := b.origin.verdict()
-		if a.origin == b.origin && b.origin.varies(hd.vary) == req.varies(hd.vary) {
-			t.Error("b is given what the upstream told to User-Agent a")
-		}
-		a.detach()
-		b.detach()
-		h.endAll()
-		h.running.Wait()
-	})
-}
-
 // deafSource opens with a head although the context is done by then.
 type deafSource struct{ release chan struct{} }
 
-func (deafSource) varies([]string) string { return "" }
-func (deafSource) retired() bool          { return false }
+func (deafSource) retired() bool { return false }
 
 func (deafSource) renew(any, *renewal) bool { return false }
 func (d deafSource) open(ctx context.Context, _ string, conn *upstreamConn) ending {
@@ -203,7 +160,7 @@ func TestRevOpenerReplaced(t *testing.T) {
 		got := make(chan string, 1)
 		mk := func(i *instance, name string) *joinRequest {
 			return &joinRequest{instance: i, options: new(Handler).streamOptions(), logger: zap.NewNop(),
-				varies: func([]string) string { return "" }, source: func(bool) source { return nameSource{name, got} }}
+				source: func(bool) source { return nameSource{name, got} }}
 		}
 		a, _ := h.join(mk(x, "opener"))
 		b, _ := h.join(mk(y, "other"))
@@ -224,8 +181,7 @@ type nameSource struct {
 	got  chan string
 }
 
-func (nameSource) varies([]string) string { return "" }
-func (nameSource) retired() bool          { return false }
+func (nameSource) retired() bool { return false }
 
 func (nameSource) renew(any, *renewal) bool { return false }
 func (d nameSource) open(ctx context.Context, _ string, conn *upstreamConn) ending {

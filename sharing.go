@@ -187,9 +187,7 @@ func (s *stream) noteShared() {
 	if s.head == nil || s.closed.Load() {
 		return
 	}
-	s.hub.facts.noteShared(s.key, sharedFact{
-		vary: s.head.vary, values: s.sent.varies(s.head.vary), snapshot: s.sharing.snapshot,
-	})
+	s.hub.facts.noteShared(s.key, sharedFact{snapshot: s.sharing.snapshot})
 }
 
 // unprove takes note that the stream has a new connection, which may greet it

@@ -279,7 +279,6 @@ func (s *stream) newSplice(id, param string) *stream {
 		mu:             s.mu,
 		options:        s.options,
 		source:         s.source,
-		sent:           s.source,
 		phase:          phaseBroken,
 		head:           s.head,
 		subs:           make(map[*subscriber]struct{}),

@@ -114,8 +114,7 @@ type simSource struct {
 	delay time.Duration // until the head
 }
 
-func (s simSource) varies([]string) string { return "" }
-func (s simSource) retired() bool          { return false }
+func (s simSource) retired() bool { return false }
 
 func (s simSource) renew(any, *renewal) bool { return false }
 
@@ -181,7 +180,6 @@ func (g *simGateway) join(id string) *simClient {
 	g.t.Helper()
 	sub, err := g.hub.join(&joinRequest{
 		instance: g.inst, lastEventID: id, options: g.options, logger: zap.NewNop(),
-		varies: func([]string) string { return "" },
 		source: func(bool) source { return g.source },
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -30,7 +30,6 @@ const (
 type head struct {
 	header http.Header     // the upstream's, less what is not for subscribers
 	added  map[string]bool // fields that the upstream's values are added to, not put in place of
-	vary   []string        // the request header fields that it depends on
 }
 
 // streamOptions are the handler's settings that a stream follows; see Handler.
@@ -66,10 +65,6 @@ type source interface {
 	// open runs one upstream connection until its end: it feeds conn, and
 	// returns how it ended. It returns soon after ctx is done.
 	open(ctx context.Context, lastEventID string, conn *upstreamConn) ending
-
-	// varies returns the values of the named request header fields, as they
-	// are sent upstream, in one string.
-	varies(names []string) string
 
 	// retired reports whether the configuration was cleaned up, so that no
 	// new connection may be opened with it.
@@ -117,7 +112,6 @@ type stream struct {
 	mu       *sync.Mutex // a splice has that of its stream
 	options  *streamOptions
 	source   source // of the next connection
-	sent     source // of the connection that the head is, or is to be, of
 	phase    phase
 	head     *head
 	refused  bool // the first answer was not an event stream to share
@@ -235,11 +229,10 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 
 		headTime: max(openingPatience, req.headTime),
 	}
-	s.sent = s.source
 	s.shownHost, s.shownPath = shownOf(req.parts)
 	s.setLogger(req.logger)
 	s.buffer.Limits = req.options.buffer
-	if fact, ok := h.facts.sharedBy(req.key, req.varies); ok && s.compares() {
+	if fact, ok := h.facts.sharedBy(req.key); ok && s.compares() {
 		s.sharing.proven, s.sharing.snapshot = true, fact.snapshot
 	}
 	if head != nil {
@@ -504,24 +497,4 @@ func (s *stream) verdict() (*head, error) {
 		return nil, errUnshareable
 	}
 	return s.head, nil
-}
-
-// varies returns the values of the named request header fields with which the
-// upstream connection is opened, in one string.
-func (s *stream) varies(names []string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sent.varies(names)
-}
-
-// isVariant reports whether req is answered with the stream, by the request
-// fields that its head depends on; expected are those if it has none yet.
-func (s *stream) isVariant(req *joinRequest, expected []string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	names := expected
-	if s.head != nil {
-		names = s.head.vary
-	}
-	return len(names) == 0 || s.sent.varies(names) == req.varies(names)
 }

@@ -68,8 +68,6 @@ func (f *fakeSource) open(ctx context.Context, lastEventID string, conn *upstrea
 	}
 }
 
-func (f *fakeSource) varies([]string) string { return "" }
-
 func (f *fakeSource) retired() bool { return f.retire.Load() }
 
 func (f *fakeSource) renew(_ any, q *renewal) bool { return f.renewed != nil && f.renewed(q) }
@@ -281,7 +279,6 @@ func (st *streamTest) tryJoin(id string) (*reader, error) {
 		instance:    st.instance,
 		lastEventID: id,
 		options:     st.options,
-		varies:      func([]string) string { return "" },
 		source:      func(bool) source { return st.source },
 		logger:      zap.New(core),
 	})

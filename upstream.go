@@ -109,7 +109,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	c.resumed = c.asked && s.gave()
 	now := time.Now()
 	s.backoff.reached(now)
-	s.head, s.sent = h, c.source
+	s.head = h
 	s.phase = phaseLive
 	s.greeting.last = now
 	s.headAt, s.begun = s.greeting.last, false
