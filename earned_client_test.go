@@ -46,6 +46,7 @@ type earnedWorld struct {
 	made    []made
 	ticks   int
 	state   map[int]int
+	empty   time.Time // when it was last empty, if it is not
 	outages []*outage
 	tabs    []*tab
 }
@@ -598,9 +599,17 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 	}
 	c.known = id != ""
 	c.greeted = c.greeted && c.known
+	if anew && w.app.kind == tellsStateIfAny && w.wasEmpty(c.asked.Add(-w.app.headAfter)) {
+		c.greeted = false // what it has may be old: the application had nothing to tell it
+	}
 	if outcome == resumeGap || (c.known && w.app.kind == countsForEach) {
 		c.tell() // or the ID says nothing
 	}
+}
+
+// wasEmpty reports whether there was nothing to greet with at a time since then.
+func (w *earnedWorld) wasEmpty(since time.Time) bool {
+	return len(w.state) == 0 || !w.empty.Before(since)
 }
 
 // tell takes note that the client is told of a gap.

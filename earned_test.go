@@ -106,6 +106,9 @@ func TestSharingIsEarned(t *testing.T) {
 		rare.tell(t)
 	} else {
 		t.Logf("in %d of %d scenarios what may happen rarely", n, runs)
+		if *earnedAll {
+			rare.log(t.Logf)
+		}
 	}
 }
 
@@ -147,8 +150,12 @@ func (f earnedFailures) note(sc *earnedScenario, text string) {
 
 func (f earnedFailures) tell(t *testing.T) {
 	t.Helper()
+	f.log(t.Errorf)
+}
+
+func (f earnedFailures) log(logf func(format string, args ...any)) {
 	for _, what := range slices.Sorted(maps.Keys(f)) {
-		t.Errorf("%d times %s: scenarios %v", len(f[what]), what, f[what][:min(len(f[what]), 5)])
+		logf("%d times %s: scenarios %v", len(f[what]), what, f[what][:min(len(f[what]), 5)])
 	}
 }
 

@@ -471,6 +471,9 @@ func (w *earnedWorld) publishAll() {
 	if w.rnd.IntN(2) == 0 {
 		op = "unset"
 	}
+	if len(w.state) == 0 {
+		w.empty = time.Now()
+	}
 	w.apply(w.state, n, key, op)
 	w.made = append(w.made, made{at: time.Now(), text: fmt.Sprintf("data: b %d %d %s\n\n", n, key, op)})
 	for _, c := range w.conns {

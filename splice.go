@@ -132,7 +132,9 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 		s.joinAt(sub, s.buffer.Newest)
 		return
 	}
-	if sp := s.spliceFor(sub, now); sp != nil {
+	if s.hasMissed(sub) {
+		sub.finish, sub.finishAt = endBroken, sub.cursor
+	} else if sp := s.spliceFor(sub, now); sp != nil {
 		s.move(sub, sp)
 	} else if s.isSilent(sub, now) && !sub.released {
 		sub.release()
@@ -185,6 +187,21 @@ func (s *stream) isSilent(sub *subscriber, now time.Time) bool {
 // now.
 func (sub *subscriber) release() {
 	sub.released, sub.start = true, sub.home.buffer.Newest
+}
+
+// hasMissed reports whether a subscriber with a head waits for nothing: what has
+// come since it was released may have been for it, but no connection is left that
+// could show that. It comes back, and is greeted.
+func (s *stream) hasMissed(sub *subscriber) bool {
+	if !sub.released || sub.id != "" || s.shares() || s.sharing.barrier > 0 {
+		return false
+	}
+	for sp := range s.splices {
+		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) {
+			return false
+		}
+	}
+	return slices.ContainsFunc(s.buffer.after(sub.start), func(b *block) bool { return b.told || b.says() })
 }
 
 // spliceFor returns the splice that a waiting subscriber is to read, nil if it

@@ -32,7 +32,8 @@ func (s *stream) endProbe(sp *stream) {
 	s.hub.untrack(sp)
 }
 
-// endTrial gives the trial up, and the probes that were opened for it.
+// endTrial gives the trial up, and the probes that were opened for it. The splices
+// that have waited for what it shows go on.
 func (s *stream) endTrial() {
 	t := s.sharing.trial
 	s.sharing.trial = nil
@@ -43,6 +44,9 @@ func (s *stream) endTrial() {
 		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && sp.phase != phaseGone {
 			s.endProbe(sp)
 		}
+	}
+	for sp := range s.splices {
+		sp.splice.timer.Reset(0)
 	}
 }
 
@@ -117,7 +121,7 @@ func (s *stream) judgeTrial(now time.Time, again *time.Time) ownReason {
 	case x.unknown, y.unknown:
 		s.trialFailed(now)
 	case field == "" && slices.Equal(x.own, y.own):
-		s.sharing.snapshot = true
+		s.sharing.snapshot = true // before those who wait look
 		s.endTrial()
 	case s.cameBetween(t), field == "" && begins(x.own, y.own):
 		s.trialFailed(now) // the one that has brought less may not be at the end of its greeting
