@@ -57,7 +57,7 @@ func TestSharingIsEarned(t *testing.T) {
 	runs := uint64(max(*earnedRuns, 0))
 	var found sync.Once
 	var total earnedCounts
-	failures, oddities, rare := make(earnedFailures), make(earnedFailures), make(earnedFailures)
+	failures, rare := make(earnedFailures), make(earnedFailures)
 	var mu sync.Mutex
 	t.Run("all", func(t *testing.T) {
 		for range runtime.GOMAXPROCS(0) {
@@ -74,12 +74,6 @@ func TestSharingIsEarned(t *testing.T) {
 						mu.Unlock()
 					}
 					if len(w.wrong) == 0 {
-						continue
-					}
-					if !w.leaks() && !*earnedAll {
-						mu.Lock()
-						oddities.note(sc, w.wrong[0])
-						mu.Unlock()
 						continue
 					}
 					if *earnedAll {
@@ -99,9 +93,6 @@ func TestSharingIsEarned(t *testing.T) {
 	})
 	t.Logf("%+v", total)
 	failures.tell(t)
-	if n := oddities.count(); n > max(1, int(runs/maxOddly)) { //nolint:gosec // G115: a number of runs
-		oddities.tell(t)
-	}
 	if n := rare.count(); n > max(3, int(runs/maxRarely)) { //nolint:gosec // G115: a number of runs
 		rare.tell(t)
 	} else {
@@ -112,22 +103,14 @@ func TestSharingIsEarned(t *testing.T) {
 	}
 }
 
-// maxOddly: in one of so many scenarios may something be wrong that is no leak. It is,
-// in some three of 90,000, and the causes are not known yet: -earned.all tells of all.
-const maxOddly = 10_000
-
-// leaks reports whether somebody was given what is another's.
-func (w *earnedWorld) leaks() bool {
-	return slices.ContainsFunc(w.wrong, func(text string) bool { return strings.Contains(text, "LEAK") })
-}
-
-// maxRarely: in one of so many scenarios may that happen which costs something, or
-// is told to a client that has asked for it, and gives nobody what is another's and
-// loses nothing: more upstream connections than expected when an application was
-// slow, broken or busy while it was compared; no snapshot for who came while the
-// upstream was away and resumed by an ID; an event that a client had before, where
-// ids are counted for each connection or the upstream repeats more than is kept.
-const maxRarely = 100
+// maxRarely: in one of so many scenarios may that happen which gives nobody what is
+// another's, and loses nothing where the application's ids mean something: more
+// upstream connections than expected, when an application was quiet, broken or busy
+// for as long as it was compared; an event for all that is missed beside events of
+// its own, or by an ID that is counted for each connection; an event that a client
+// had before, where the upstream repeats more than is kept. It does in one of a
+// thousand.
+const maxRarely = 300
 
 func (f earnedFailures) count() (n int) {
 	for _, scenarios := range f {

@@ -596,9 +596,11 @@ func (p *gatewayPeer) take(text string) error {
 var errNobody = errors.New("the client has left")
 
 // excused reports whether an event for all may have been missed, because a
-// stream had no connection then and the application does not tell it later.
-func (w *earnedWorld) excused(n int) bool {
-	if w.app.resumes {
+// stream had no connection then and the application does not tell it later: it
+// does not go on after ids, or the client has brought none of its own.
+func (c *tab) excused(n int) bool {
+	w := c.w
+	if w.app.resumes && !c.stranger {
 		return false
 	}
 	at := w.made[n].at
@@ -607,7 +609,7 @@ func (w *earnedWorld) excused(n int) bool {
 		if to.IsZero() {
 			to = w.began.Add(w.sc.calm + 31*time.Second)
 		}
-		if !at.Before(o.from) && at.Before(cmp.Or(to, time.Now())) {
+		if !at.Before(o.from) && !at.After(cmp.Or(to, time.Now())) {
 			return true
 		}
 	}

@@ -40,6 +40,7 @@ type facts struct {
 type sharedFact struct {
 	until    time.Time
 	snapshot bool // greetings differ over time, not by connection
+	greets   bool // connections are greeted
 }
 
 type ownFact struct {

@@ -322,6 +322,7 @@ func (d *delivery) leave() {
 // end does what is left when the response has ended.
 func (d *delivery) end(end endReason) error {
 	tellEnd(d.r, d.sub.accessFields(end))
+	missed := d.sub.hasMissed()
 	d.leave()
 	s := d.sub.origin
 	// Where a write fails the server gives the connection up: nothing is to be
@@ -333,7 +334,9 @@ func (d *delivery) end(end endReason) error {
 	case s.detached && end != endUpstream && end != endClient:
 		return http.ErrAbortHandler // it is not whole
 	case end == endPerClient:
-		return d.h.serveAlone(newPassThrough(d.h, d.w, d.r, true), d.next, d.req)
+		p := newPassThrough(d.h, d.w, d.r, true)
+		p.missed = missed
+		return d.h.serveAlone(p, d.next, d.req)
 	}
 	return nil
 }

@@ -1335,6 +1335,10 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				c.skips = false
 				return nil
 			}
+			if begins := c.begins; begins >= 0 && c.at.isSplice && len(w.records[c.sub.origin].entries) > begins {
+				c.begins = -1 // it had its head then, and its splice none
+				return nil
+			}
 			serial = toldSerial
 		case gapLag:
 			if c.seq.fits(c.next, w.options.buffer) || w.neverLags(c) {

@@ -27,6 +27,7 @@ type passThrough struct {
 	headSent   bool        // the client has the head of an event stream already
 	unsent     http.Header // with headSent: that of the answer, which the client does not see
 
+	missed  bool   // it may miss what came since it was sent its head
 	lostID  string // the gateway's ID that the client came with, and cannot be resumed from
 	askedID string // one that is sent upstream: another gateway may know it, and says so
 
@@ -219,11 +220,15 @@ func (p *passThrough) resume() string {
 
 // countGap tells the log and the metrics, if the client has a gap, and returns it.
 func (p *passThrough) countGap() (gap gapNote, ok bool) {
-	if p.lostID == "" {
+	switch {
+	case p.lostID != "":
+		theMetrics.resumes.WithLabelValues(resumeGap).Inc()
+		gap = gapNote{gapEpoch, p.lostID, -1}
+	case p.missed:
+		gap = gapNote{gapUpstream, "", -1}
+	default:
 		return gapNote{}, false
 	}
-	theMetrics.resumes.WithLabelValues(resumeGap).Inc()
-	gap = gapNote{gapEpoch, p.lostID, -1}
 	gap.tell(p.handler.lines, p.log)
 	return gap, true
 }

@@ -187,7 +187,7 @@ func (s *stream) noteShared() {
 	if s.head == nil || s.closed.Load() {
 		return
 	}
-	s.hub.facts.noteShared(s.key, sharedFact{snapshot: s.sharing.snapshot})
+	s.hub.facts.noteShared(s.key, sharedFact{snapshot: s.sharing.snapshot, greets: s.greets})
 }
 
 // unprove takes note that the stream has a new connection, which may greet it
@@ -410,6 +410,13 @@ func (s *stream) gotNear(p pendingBlock) bool {
 	return false
 }
 
+// toldTogether reports whether stream and splice were told a block at the same
+// moment, which is not when each is greeted.
+func (s *stream) toldTogether(sp *stream, p pendingBlock) bool {
+	_, k := s.buffer.Twins(p.hash)
+	return s.conn != nil && k.At.Sub(p.at).Abs() <= sp.conn.began.Sub(s.conn.began).Abs()/2
+}
+
 // compareSplice goes on comparing what a stream and a splice have brought. It
 // returns why each is told its own, "" if nothing shows that. The lock is held.
 func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownReason {
@@ -419,12 +426,12 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 	}
 	for len(st.brought) > 0 {
 		p := st.brought[0]
-		if s.gotNear(p) {
-			if _, k := s.buffer.Twins(p.hash); s.conn != nil && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash &&
-				k.At.Sub(p.at).Abs() <= sp.conn.began.Sub(s.conn.began).Abs()/2 {
-				s.ownFirst = 0 // both were told at the same moment: that was no greeting
-			}
-		} else if !p.greeting || !s.knows(p.hash) {
+		near := s.gotNear(p)
+		together := near && s.toldTogether(sp, p)
+		if together && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash {
+			s.ownFirst = 0 // that was no greeting
+		}
+		if !near && (!p.greeting || !s.knows(p.hash)) {
 			if due := p.at.Add(twinWindow); !now.After(due) {
 				earliest(again, due.Add(time.Millisecond))
 				break
@@ -444,6 +451,7 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				}
 			}
 		}
+		s.greets = s.greets || (p.greeting && !together)
 		st.brought = st.brought[1:]
 	}
 	for len(st.missed) > 0 {

@@ -122,24 +122,27 @@ func (s *stream) admit(sub *subscriber, now time.Time) {
 		return
 	case s.phase != phaseLive:
 		return
-	case s.waitedEnough(sub, now):
-		sub.finish = endPerClient
-		return
-	case s.shares() && sub.released && sub.id == "":
+	case s.shares() && sub.released && sub.id == "" && !s.greetsOthers():
 		s.joinAt(sub, max(sub.start, s.buffer.Lost))
 		return
 	case s.shares() && sub.id == "" && s.fresh:
 		s.joinAt(sub, s.buffer.Newest)
 		return
+	case s.waitedEnough(sub, now):
+		sub.finish = endPerClient
+		return
 	}
-	if s.hasMissed(sub) {
-		sub.finish, sub.finishAt = endBroken, sub.cursor
-	} else if sp := s.spliceFor(sub, now); sp != nil {
+	if sp := s.spliceFor(sub, now); sp != nil {
 		s.move(sub, sp)
 	} else if s.isSilent(sub, now) && !sub.released {
 		sub.release()
 	}
 }
+
+// greetsOthers reports whether the upstream greets connections, but not the newest
+// of the stream, which goes on after an ID: who came without one, while the
+// upstream was away, is greeted by a splice.
+func (s *stream) greetsOthers() bool { return s.greets && s.conn != nil && s.conn.resumed }
 
 // joinAt lets a waiting subscriber read the stream after position.
 func (s *stream) joinAt(sub *subscriber, position uint64) {
@@ -189,19 +192,30 @@ func (sub *subscriber) release() {
 	sub.released, sub.start = true, sub.home.buffer.Newest
 }
 
-// hasMissed reports whether a subscriber with a head waits for nothing: what has
-// come since it was released may have been for it, but no connection is left that
-// could show that. It comes back, and is greeted.
-func (s *stream) hasMissed(sub *subscriber) bool {
-	if !sub.released || sub.id != "" || s.shares() || s.sharing.barrier > 0 {
-		return false
+// saidAfter reports whether a stream has had something after a position that may
+// have been for somebody else, too.
+func (s *stream) saidAfter(position uint64) bool {
+	return position < s.buffer.Lost || slices.ContainsFunc(s.buffer.After(position), func(b *replay.Block) bool { return b.Told || b.Says() })
+}
+
+// tellMissed tells a subscriber that is given a splice, and had its head before,
+// that it may have missed something meanwhile.
+func (s *stream) tellMissed(sub *subscriber) {
+	if !sub.released || sub.id != "" || !s.saidAfter(sub.start) {
+		return
 	}
-	for sp := range s.splices {
-		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) {
-			return false
-		}
-	}
-	return slices.ContainsFunc(s.buffer.after(sub.start), func(b *block) bool { return b.told || b.says() })
+	gap := gapNote{gapUpstream, "", -1}
+	s.logGap(gap)
+	sub.pending = append(sub.pending, gap.event(s.options.gapEvent)...)
+}
+
+// hasMissed reports whether a subscriber, which is sent to the upstream on its own
+// after its head, may miss something: who has waited with a head, until it has a
+// connection, and who was not given what came.
+func (sub *subscriber) hasMissed() bool {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return sub.id == "" && sub.home.settled && (sub.released || sub.stream.saidAfter(sub.cursor))
 }
 
 // spliceFor returns the splice that a waiting subscriber is to read, nil if it
@@ -343,6 +357,9 @@ func (s *stream) addSplice(id, param string) *stream {
 // its ID.
 func (s *stream) move(sub *subscriber, sp *stream) {
 	sub.waiting = false
+	if !sp.headAt.IsZero() { // else when the head comes
+		s.tellMissed(sub)
+	}
 	sub.stream = sp
 	sub.cursor, sub.events, sub.live = 0, 0, 0
 	switch position, ok := sp.buffer.Find(sub.id); {
@@ -708,11 +725,10 @@ func (sub *subscriber) lookAgain() time.Time {
 }
 
 // waitEnd is when a subscriber has waited for a splice long enough, while the
-// upstream could be reached.
+// upstream could be reached. After an outage there is another chance, but one only.
 func (sub *subscriber) waitEnd() time.Time {
-	since := sub.joined
-	if at := sub.home.headAt; at.After(since) {
-		since = at
-	}
-	return since.Add(sub.home.options.spliceTimeout)
+	timeout := sub.home.options.spliceTimeout
+	end := later(sub.joined, sub.home.headAt).Add(timeout)
+	earliest(&end, sub.joined.Add(2*timeout))
+	return end
 }

@@ -134,6 +134,7 @@ type stream struct {
 	newestAt  time.Time     // when the newest block came that is not comment-only
 	ownFirst  time.Duration // that of its connection, unless that was no greeting
 	firstTime time.Duration // the longest from a head to the first block
+	greets    bool          // splices of it were told something that it was not told at that time
 	over      endReason     // why it ended, with phaseEnded and phaseGone
 	overTail  []byte
 	splices   map[*stream]struct{}
@@ -233,7 +234,7 @@ func newStream(h *hub, req *joinRequest, head *head) *stream {
 	s.setLogger(req.logger)
 	s.buffer.Limits = req.options.buffer
 	if fact, ok := h.facts.sharedBy(req.key); ok && s.compares() {
-		s.sharing.proven, s.sharing.snapshot = true, fact.snapshot
+		s.sharing.proven, s.sharing.snapshot, s.greets = true, fact.snapshot, fact.greets
 	}
 	if head != nil {
 		close(s.ready)

@@ -117,6 +117,11 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	if st := s.splice; st != nil {
 		st.likeness = likeness{}
 		st.parent.spliced = st.parent.spliced || !st.probe
+		if c.first {
+			for sub := range s.subs {
+				st.parent.tellMissed(sub)
+			}
+		}
 	} else if !opening {
 		s.unprove()
 	}
