@@ -154,7 +154,7 @@ func TestHostileLastEventID(t *testing.T) {
 	}
 	// Of the lines within a second after one the newest is written.
 	check("the last one", hostileIDs["garbage"], "/", "Last-Event-ID: "+hostileIDs["garbage"])
-	g.expectLine("gap told", "drop table")
+	g.expectLine("client missed events", "drop table")
 	if got := len(g.lines()); got > 3*(2*len(hostileIDs)+len(hostileInQuery)+5) {
 		t.Errorf("%d log lines", got)
 	}

@@ -400,11 +400,11 @@ func (p *keyPolicy) decidesHeader(field string) bool {
 func (h *Handler) readBehind(ctx caddy.Context, server *caddyhttp.Server) {
 	added, withheld := h.policy.answer(findBehind(ctx, server))
 	if len(added) > 0 {
-		h.logger.Warn("a matcher behind sse asks for what would not separate clients: it does now; move the matcher before sse to let them share",
+		h.logger.Warn("matcher behind sse uses something outside the key: it separates clients now (move the matcher before sse to let them share)",
 			zap.Strings("key_add", added))
 	}
 	if len(withheld) > 0 {
-		h.logger.Warn("handlers behind sse use what does not separate clients: in requests that they share it is withheld; key_add gives it to each and separates them",
+		h.logger.Warn("handlers behind sse use something outside the key: it is withheld from shared requests (key_add passes it on and separates clients)",
 			zap.Strings("withheld", withheld))
 	}
 }

@@ -16,15 +16,17 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "sse-doctor",
 		Usage: "<url> [--json] [--timeout <duration>] [--late <duration>] [--header <field>] [--insecure]",
-		Short: "Says what becomes of an event stream on its way to clients",
+		Short: "Diagnoses buffering, dropped connections and lost events on an event stream",
 		Long: `
-Connects to an event stream as a browser's EventSource does, watches it, comes
-back with its last event ID, and says what would hold events back, cut the
-stream, or lose events: what was seen, why it matters, and what to change.
+Finds what holds events back, cuts the stream, or loses events on the way to
+clients, and says what to change. Run it where the clients are.
 
-Where the gateway's option probe is on, it also asks for the gateway's own probe
-streams. They tell something that holds events back from an application that has
-nothing to say.
+It connects as a browser's EventSource does, watches the stream, goes away, and
+returns with a last event ID. It opens up to six connections, three at a time.
+
+A silent stream has two possible causes: something buffers it, or the
+application sends nothing. To tell them apart, turn on the option probe of sse
+while you look.
 
 Exit codes: 0 healthy; 1 there are problems; 2 there was no answer, or the
 command was not understood.`,
@@ -44,11 +46,11 @@ func doctorCommand(cmd *cobra.Command) {
 	var fields []string
 	var asJSON bool
 	flags := cmd.Flags()
-	flags.BoolVar(&asJSON, "json", false, "Print a JSON object")
+	flags.BoolVar(&asJSON, "json", false, "Print the report as JSON")
 	flags.DurationVar(&o.Timeout, "timeout", doctor.DefaultTimeout, "How long to watch the stream")
-	flags.DurationVar(&o.Late, "late", doctor.DefaultLate, "How much later than others an event may come")
-	flags.StringArrayVarP(&fields, "header", "H", nil, "A request header field, 'Name: value'; may be repeated, and is never printed")
-	flags.BoolVarP(&o.Insecure, "insecure", "k", false, "Take any certificate")
+	flags.DurationVar(&o.Late, "late", doctor.DefaultLate, "How much later than the fastest an event of the probe may come")
+	flags.StringArrayVarP(&fields, "header", "H", nil, "A request header, 'Name: value'; may be repeated, is never printed")
+	flags.BoolVarP(&o.Insecure, "insecure", "k", false, "Accept any certificate")
 	// Cobra's own messages may quote a credential that stands in the wrong place.
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, _ error) error {
 		return failed(cmd, errors.New("unknown option, or a wrong value of one: see caddy help sse-doctor"))

@@ -124,7 +124,7 @@ func (st *spliceState) skip() {
 func (s *stream) logSkipped(after, next string, missed int64) {
 	theCounts.gaps.With(gapUpstream).Inc()
 	s.options.lines.skipped.Log(func(suppressed int) {
-		s.log().Warn("possible gap: the upstream did not go on after the last event ID that it was asked with",
+		s.log().Warn("possible gap: upstream did not continue after the last event ID",
 			zap.String("last_event_id", shownID(after)), zap.String("id", shownID(next)),
 			zap.Int64("missed", missed), zap.Int("suppressed", suppressed))
 	})

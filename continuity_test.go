@@ -10,7 +10,7 @@ import (
 
 func withGaps(o *streamOptions) { o.gapEvent = "gap" }
 
-const skippedLine = "possible gap: the upstream did not go on after the last event ID that it was asked with"
+const skippedLine = "possible gap: upstream did not continue after the last event ID"
 
 // What the first IDs of a connection show that was opened after one broke.
 func TestReconnectContinuity(t *testing.T) {

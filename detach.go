@@ -174,7 +174,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 	if !copyBody(r, h.detached.maxBody) {
 		length := r.ContentLength
 		h.lines.notDetached.Log(func(suppressed int) {
-			h.logger.Info("request body over max_request_body, or broken off: served without detach",
+			h.logger.Info("request body over max_request_body, or incomplete: served without detach",
 				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
 		})
 		p := newPassThrough(h, w, r, false)

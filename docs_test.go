@@ -505,6 +505,27 @@ func TestPagesAreLinked(t *testing.T) {
 	}
 }
 
+// A log line that another page quotes is in the list of all lines.
+func TestQuotedLogLinesAreThere(t *testing.T) {
+	all := readPage(t, "docs/reference/log-lines.md")
+	quote := regexp.MustCompile("(?i)(access )?(?:log says|log lines?|log:) `([^`]+)`")
+	quotes := 0
+	for _, name := range docPages(t) {
+		for _, match := range quote.FindAllStringSubmatch(readPage(t, name), -1) {
+			if match[1] != "" {
+				continue
+			}
+			quotes++
+			if !strings.Contains(all, "| `"+match[2]) {
+				t.Errorf("%s quotes the log line %q, which there is not", name, match[2])
+			}
+		}
+	}
+	if quotes < 8 {
+		t.Errorf("%d quotes", quotes)
+	}
+}
+
 // The README is read in a minute or two.
 func TestREADMEIsShort(t *testing.T) {
 	if n := len(strings.Fields(readPage(t, "README.md"))); n > 900 {

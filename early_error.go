@@ -228,7 +228,7 @@ func (e *earlyWriter) log() *zap.Logger {
 func (e *earlyWriter) logLate() {
 	status, contentType, fields := e.late.status, clipText(e.late.contentType), e.late.fields
 	e.handler.lines.late.Log(func(suppressed int) {
-		e.log().Warn("the answer is no event stream, and its client was sent the head of one: told in it",
+		e.log().Warn("late answer is not an event stream: client was told in its stream",
 			zap.Int("status", status), zap.String("content_type", contentType), zap.Any("headers", fields), zap.Int("suppressed", suppressed))
 	})
 }

@@ -72,7 +72,7 @@ func (s *stream) logGap(gap gapNote) { gap.tell(s.options.lines, s.log) }
 func (gap gapNote) tell(lines *handlerLines, log func() *zap.Logger) {
 	theCounts.gaps.With(gap.reason).Inc()
 	lines.gap.Log(func(suppressed int) {
-		log().Info("gap told", zap.String("reason", gap.reason), zap.String("last_event_id", shownID(gap.after)),
+		log().Info("client missed events", zap.String("reason", gap.reason), zap.String("last_event_id", shownID(gap.after)),
 			zap.Int64("missed", gap.missed), zap.Int("suppressed", suppressed))
 	})
 }

@@ -40,7 +40,7 @@ func TestGapLinesAreThrottled(t *testing.T) {
 		for range 100 {
 			st.join("sse1.0123456789abcdef0123456789abcdef.7").leave()
 		}
-		expectLines(st.t, st.logs, "gap told", 2, 100)
+		expectLines(st.t, st.logs, "client missed events", 2, 100)
 	})
 }
 
@@ -54,7 +54,7 @@ func TestLagLinesAreThrottled(t *testing.T) {
 			up.event(strconv.Itoa(i), "next")
 			a.read()
 		}
-		expectLines(st.t, st.logs, "gap told", 2, 50)
+		expectLines(st.t, st.logs, "client missed events", 2, 50)
 	})
 }
 
@@ -70,7 +70,7 @@ func TestUpstreamLinesAreThrottled(t *testing.T) {
 		}
 		for _, message := range []string{
 			"upstream lost: trying again", "upstream recovered",
-			"possible gap: the upstream connection was renewed and the upstream gives no ids to go on from",
+			"possible gap: reconnected to an upstream that gives no event IDs",
 		} {
 			expectLines(st.t, st.logs, message, 2, 100)
 		}
@@ -135,7 +135,7 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 		expectLines(t, logs, "client turned away", 2, 20)
 		expectLines(t, logs, "private stream broke off", 2, 20)
 		expectLines(t, logs, "upstream event over max_event_size", 2, 20)
-		expectLines(t, logs, "request body over max_request_body, or broken off: served without detach", 2, 20)
+		expectLines(t, logs, "request body over max_request_body, or incomplete: served without detach", 2, 20)
 		if served != 20 {
 			t.Errorf("%d requests served", served)
 		}

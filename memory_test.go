@@ -259,7 +259,7 @@ func TestMemoryTold(t *testing.T) {
 			known := mt.join(quick.id(2))
 			known.expectOutcome("replayed; events=3")
 			known.expect(given("3", "3"), given("4", "4"), given("5", "5"))
-			if mt.logged("gap told") == 0 {
+			if mt.logged("client missed events") == 0 {
 				t.Error("the gap is not in the log")
 			}
 		})

@@ -194,8 +194,8 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 func (s *stream) giveUpSplice(sp *stream, why string) {
 	s.learned.unmerged++
 	if s.learned.unmerged == enoughSplices {
-		s.log().Warn("the upstream seems to tell each connection its own: newcomers get upstream connections of their own; "+
-			"join live shares regardless, share off says that this is right", zap.String("reason", why))
+		s.log().Warn("upstream seems to send each connection something different: new clients get connections of their own "+
+			"(override with join live, confirm with share off)", zap.String("reason", why))
 	} else {
 		s.options.lines.notMerged.Log(func(suppressed int) {
 			s.log().Info("splice not merged: it is private now", zap.String("reason", why), zap.Int("suppressed", suppressed))

@@ -66,7 +66,7 @@ func TestLinesOfClientsDoNotFlood(t *testing.T) {
 		c.close()
 	}
 	most := 2 + int(time.Since(began)/logs.Interval)
-	for _, line := range []string{"gap told", "a session of its own"} {
+	for _, line := range []string{"client missed events", "a session for each connection"} {
 		if n := countLines(t, path, line); n == 0 || n > most {
 			t.Errorf("%q: %d lines, at most %d were due", line, n, most)
 		}
@@ -84,7 +84,7 @@ func TestLogKeepsEpochs(t *testing.T) {
 		time.Sleep(logs.Interval)
 		slow.read()
 		time.Sleep(logs.Interval)
-		lines := st.logs.FilterMessage("gap told").All()
+		lines := st.logs.FilterMessage("client missed events").All()
 		if len(lines) != 2 {
 			st.t.Errorf("%d lines", len(lines))
 		}

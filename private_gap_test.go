@@ -69,7 +69,7 @@ func TestGapOfPrivateStreams(t *testing.T) {
 				}
 			}
 			if test.counted > 0 {
-				g.expectLine("gap told", "epoch")
+				g.expectLine("client missed events", "epoch")
 			}
 			now := gather(t).since(before)
 			if now["gaps_total reason=epoch"] != test.counted || now["resumes_total outcome=gap"] != test.counted {

@@ -415,7 +415,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 		s.leave(endOversized)
 	case refused:
 		s.throttles().final.Log(func(suppressed int) {
-			log.Warn("upstream does not go on with the stream", zap.Int("suppressed", suppressed))
+			log.Warn("upstream does not continue the stream", zap.Int("suppressed", suppressed))
 		})
 		if !s.isSplice { // whose answer is one to its ID
 			// Who comes now is to see the upstream's own answer.

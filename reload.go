@@ -146,7 +146,7 @@ func (h *hub) renew(s *stream) {
 			refused = server // but there may be a newer one by now, or a client
 		}
 	}
-	s.log().Warn("no sse handler of the new configuration takes the stream over: its clients are asked to come back")
+	s.log().Warn("no sse handler of the new configuration takes the stream over: disconnecting its clients")
 	s.drain(s.drainTime(), endReload)
 }
 
@@ -460,7 +460,7 @@ func (s *stream) successorEnded(end ending) (delay time.Duration, again bool) {
 		parent.dropSuccessor()
 		return 0, false
 	case !end.retriable():
-		log.Warn("upstream of the new configuration does not go on with the stream")
+		log.Warn("upstream of the new configuration does not continue the stream")
 		parent.dropSuccessor()
 		s.hub.running.Go(func() { // it needs the hub's lock, which comes first
 			s.hub.remove(parent)
@@ -494,7 +494,7 @@ func (u *upstreamRequest) renew(server any, q *renewal) bool {
 		return through(s, w, r)
 	}), &discardWriter{header: make(http.Header), cancel: cancel}, r)
 	if _, panicked := errors.AsType[panicError](err); panicked {
-		u.handler.logger.Error("a request that was run again after a reload failed", zap.NamedError("reason", err))
+		u.handler.logger.Error("request that was run again after a reload failed", zap.NamedError("reason", err))
 		return false
 	}
 	return q.source != nil

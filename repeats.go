@@ -110,7 +110,7 @@ func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 		if k.HasID && k.ID == string(b.ID) && !k.Same(b, lines) {
 			id := shownID(k.ID)
 			s.throttles().anew.Log(func(suppressed int) {
-				s.log().Warn("possible gap: the upstream gives ids anew that it gave to other events before",
+				s.log().Warn("possible gap: upstream reused event IDs (did its counter restart?)",
 					zap.String("id", id), zap.Int("suppressed", suppressed))
 			})
 			s.buffer.ForgetIDs(c.start)

@@ -521,7 +521,7 @@ func (s *stream) perConnection(why ownReason) {
 	s.closed.Store(true)
 	subscribers := len(s.subs)
 	s.options.lines.perClient.Log(func(suppressed int) {
-		s.log().Info("the upstream tells each connection its own: this path is not shared; join live or share public shares it regardless",
+		s.log().Info("upstream sends each connection something different: path is not shared (override with join live or share public)",
 			zap.String("reason", string(why)), zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})
 	s.dropSuccessor()

@@ -1148,7 +1148,7 @@ func TestSpliceOfItsOwn(t *testing.T) {
 			sp.expectGone(false)
 			r.expect(plain("count " + strconv.Itoa(i)))
 		}
-		if n := st.logs.FilterMessageSnippet("the upstream seems to tell each connection its own").Len(); n != 1 {
+		if n := st.logs.FilterMessageSnippet("upstream seems to send each connection something different").Len(); n != 1 {
 			t.Errorf("warned %d times", n)
 		}
 		b := st.join("")

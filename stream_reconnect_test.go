@@ -351,7 +351,7 @@ func TestReconnectRefused(t *testing.T) {
 			a.expect(newcomer, given("1", "1"))
 			time.Sleep(defaultDrain) // spread: their next requests go upstream on their own
 			a.expectEnd(endRefused)
-			if st.logged("upstream does not go on with the stream") != 1 {
+			if st.logged("upstream does not continue the stream") != 1 {
 				t.Errorf("%d: log %v", status, st.logs.All())
 			}
 			if _, err := st.tryJoin(a.id(1)); !errors.Is(err, errUnshareable) {
@@ -423,7 +423,7 @@ func TestReconnectRepeats(t *testing.T) {
 				if n := st.logged("upstream repeated events after the reconnect"); n != bit(test.dropped) {
 					t.Errorf("repeats logged %d times", n)
 				}
-				const renumbered = "possible gap: the upstream gives ids anew that it gave to other events before"
+				const renumbered = "possible gap: upstream reused event IDs (did its counter restart?)"
 				if n := st.logged(renumbered); n != bit(test.renumber) {
 					t.Errorf("new ids logged %d times", n)
 				}
@@ -488,7 +488,7 @@ func TestReconnectWithinSharedID(t *testing.T) {
 
 // What an upstream without ids sent while it was lost, nobody knows: it is told.
 func TestPossibleGap(t *testing.T) {
-	const message = "possible gap: the upstream connection was renewed and the upstream gives no ids to go on from"
+	const message = "possible gap: reconnected to an upstream that gives no event IDs"
 	gapEvent := func(o *streamOptions) { o.gapEvent = "gap" }
 	t.Run("without ids", func(t *testing.T) {
 		inBubble(t, gapEvent, func(st *streamTest) {

@@ -189,7 +189,7 @@ func (c *upstreamConn) refused(failed bool) { c.stream.refuse(failed) }
 func (c *upstreamConn) tellGap() {
 	s := c.stream
 	s.throttles().possible.Log(func(suppressed int) {
-		s.log().Warn("possible gap: the upstream connection was renewed and the upstream gives no ids to go on from",
+		s.log().Warn("possible gap: reconnected to an upstream that gives no event IDs",
 			zap.Int("suppressed", suppressed))
 	})
 	theCounts.gaps.With(gapUpstream).Inc()
@@ -377,7 +377,7 @@ func (s *stream) makeExclusive() bool {
 	s.dropSuccessor()
 	subscribers := len(s.subs)
 	s.options.lines.perClient.Log(func(suppressed int) {
-		s.log().Info("the upstream gives each connection a session of its own: this path is not shared",
+		s.log().Info("upstream opens a session for each connection: path is not shared",
 			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})
 	if s.only == nil {

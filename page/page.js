@@ -413,16 +413,16 @@
   byId('drain').addEventListener('click', () => {
     const id = current;
     ask(`Drain ${byId('detail-title').textContent}?`,
-      alone ? 'Its client’s response is cut after the time of the option drain, if it has not ended by then, and its upstream connection is closed.' :
-        'Its clients’ responses end, each at a random moment within the time of the option drain. EventSource comes back by itself, to a new stream.',
+      alone ? 'Cuts its client’s response after the time of the option drain, if it has not ended by then, and closes its upstream connection.' :
+        'Disconnects its clients one by one, over the time of the option drain. Browsers reconnect automatically, to a new stream.',
       'Drain', () => change('POST', `streams/${encodeURIComponent(id)}/drain`,
         (a) => `draining ${plural(a.subscribers, 'subscriber', 'subscribers')} over ${span(a.window_seconds)}`));
   });
   byId('end').addEventListener('click', () => {
     const id = current;
     ask(`End ${byId('detail-title').textContent}?`,
-      alone ? 'Its client’s response is cut at once, and its upstream connection is closed.' :
-        'Its clients’ responses end at once, and its upstream connection is closed. EventSource comes back by itself, to a new stream.',
+      alone ? 'Cuts its client’s response at once, and closes its upstream connection.' :
+        'Disconnects its clients at once, and closes its upstream connection. Browsers reconnect automatically, to a new stream.',
       'End', () => change('DELETE', `streams/${encodeURIComponent(id)}`,
         (a) => `ended for ${plural(a.subscribers, 'subscriber', 'subscribers')}`));
   });
