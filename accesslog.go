@@ -25,7 +25,8 @@ type accessFields struct {
 	events uint64
 	end    endReason
 
-	duration time.Duration // since the request came
+	firstEvent time.Duration // from the request to it; 0: there was none
+	duration   time.Duration // since the request came
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
@@ -34,13 +35,14 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("resume", f.resume)
 	enc.AddUint64("events", f.events)
 	enc.AddString("end_reason", string(f.end))
+	enc.AddDuration("first_event", f.firstEvent)
 	enc.AddDuration("duration", f.duration)
 	return nil
 }
 
 // accessFields are those of a subscriber whose response ended.
 func (sub *subscriber) accessFields(end endReason) accessFields {
-	return accessFields{stream: sub.origin.key.String(), resume: sub.outcome, events: sub.sent, end: end}
+	return accessFields{stream: sub.origin.key.String(), resume: sub.outcome, events: sub.sent, firstEvent: sub.firstEvent, end: end}
 }
 
 // startOf is when a request came.

@@ -61,6 +61,10 @@ func TestAccessLogTellsOfStreams(t *testing.T) {
 		if stream := sse["stream"].(string); len(stream) != 16 {
 			t.Errorf("stream %q", stream)
 		}
+		if first, _ := sse["first_event"].(float64); first <= 0 || first > sse["duration"].(float64) {
+			t.Errorf("first_event %v of %v", sse["first_event"], sse["duration"])
+		}
+		delete(sse, "first_event")
 		delete(sse, "stream")
 		delete(sse, "duration")
 		if !maps.Equal(sse, want) {
@@ -101,6 +105,10 @@ func TestAccessLogOfPrivateStreams(t *testing.T) {
 				if took, _ := sse["duration"].(float64); took <= 0 {
 					t.Errorf("duration %v", sse["duration"])
 				}
+				if first, _ := sse["first_event"].(float64); first <= 0 {
+					t.Errorf("first_event %v", sse["first_event"])
+				}
+				delete(sse, "first_event")
 				delete(sse, "stream") // another one each time
 				delete(sse, "duration")
 				if !maps.Equal(sse, want) {

@@ -90,6 +90,10 @@ func TestAccessLogOfBothDeliveries(t *testing.T) {
 			t.Errorf("duration %v", entry["sse"])
 		}
 		delete(entry["sse"].(map[string]any), "duration")
+		if first, _ := entry["sse"].(map[string]any)["first_event"].(float64); first <= 0 {
+			t.Errorf("first_event %v", entry["sse"])
+		}
+		delete(entry["sse"].(map[string]any), "first_event")
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if !reflect.DeepEqual(want[name], got[name]) {

@@ -229,6 +229,7 @@ func (h *Handler) dropID(r *http.Request) {
 func (h *hub) openDetached(req *joinRequest) (*subscriber, error) {
 	s := newStream(h, req, nil)
 	s.detached = true
+	s.answer = newAnswerClock()
 	s.greeting.ended = true // nobody is greeted with it
 	return s.attach(req)
 }

@@ -226,6 +226,7 @@ func (e *earlyWriter) log() *zap.Logger {
 
 // logLate logs the answer that came too late.
 func (e *earlyWriter) logLate() {
+	theAnswers.ended.With(resultRefused).Inc()
 	status, contentType, fields := e.late.status, clipText(e.late.contentType), e.late.fields
 	e.handler.lines.late.Log(func(suppressed int) {
 		e.log().Warn("late answer is not an event stream: client was told in its stream",

@@ -60,9 +60,12 @@ func describedMetrics(t *testing.T) map[string][]string {
 	descriptions := make(chan *prometheus.Desc, 100)
 	theMetrics.Describe(descriptions)
 	close(descriptions)
-	lag := make(chan *prometheus.Desc, 1)
-	theMetrics.lag.Describe(lag)
-	histogram := <-lag
+	histograms := make(map[*prometheus.Desc]bool)
+	for _, c := range theMetrics.all {
+		if h, ok := c.(histogram); ok {
+			histograms[h.desc] = true
+		}
+	}
 	all := make(map[string][]string)
 	format := regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
 	for d := range descriptions {
@@ -74,7 +77,7 @@ func describedMetrics(t *testing.T) map[string][]string {
 		if found[2] != "" {
 			labels = strings.Split(found[2], ",")
 		}
-		if d == histogram {
+		if histograms[d] {
 			all[found[1]+"_bucket"] = append(slices.Clone(labels), "le")
 			all[found[1]+"_sum"], all[found[1]+"_count"] = labels, labels
 			continue

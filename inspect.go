@@ -165,6 +165,7 @@ type streamInfo struct {
 	BytesReceived  int64        `json:"bytes_received"`
 	EventsSent     uint64       `json:"events_sent"`
 	BytesSent      uint64       `json:"bytes_sent"`
+	FirstEvent     float64      `json:"first_event_seconds"`
 	Lag            lagInfo      `json:"lag"`
 	Upstream       upstreamInfo `json:"upstream"`
 	Buffer         bufferInfo   `json:"buffer"`

@@ -154,6 +154,13 @@ func newMetrics() *metrics {
 		"Time from when a block was complete until it was written to a client; of blocks that are written together, of the first. Replays are not in it.",
 		nil, nil), theDelivered.lag}
 	m.all = append(m.all, m.subscribers, m.lag)
+	seconds := func(name, help string, of *meter.Histogram) {
+		m.all = append(m.all, histogram{prometheus.NewDesc(metricsNamespace+name, help, nil, nil), of})
+	}
+	seconds("answer_head_seconds", "Time from a request to the head of the event stream that answers it, private or detached.", theAnswers.head)
+	seconds("answer_first_event_seconds", "Time from a request to the first event of the private or detached stream that answers it.", theAnswers.first)
+	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", theAnswers.between)
+	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", theAnswers.ended)
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers.", nil, nil)

@@ -139,6 +139,8 @@ func TestMetrics(t *testing.T) {
 	want["resumes_total outcome=gap"]++
 	want["gaps_total reason=epoch"]++
 	want["streams kind=private"]++
+	want["answer_head_seconds"]++
+	want["answer_first_event_seconds"]++
 	want[privateSubscribers]++
 	want["blocks_total direction=in"]++
 	want["blocks_total direction=out"] += 5 + events + 1
@@ -163,6 +165,7 @@ func TestMetrics(t *testing.T) {
 		delete(want, name)
 	}
 	want["subscribers_ended_total reason=client"] = clients + 3
+	want["answers_ended_total result=cancelled"] = 1
 	want["upstream_connections_total result=cancelled"] = 1
 	expectMetrics(t, before, want)
 }

@@ -48,6 +48,7 @@ type passThrough struct {
 	err     error     // sticky
 	end     endReason // as soon as it is decided
 	told    bool      // what became of the stream
+	clock   *answerClock
 }
 
 func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
@@ -59,6 +60,7 @@ func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent
 		path:                  r.URL.EscapedPath(),
 		headSent:              headSent,
 		unsent:                make(http.Header),
+		clock:                 newAnswerClock(),
 	}
 }
 
@@ -263,6 +265,7 @@ func (p *passThrough) begin() {
 		repl.Set("http.sse.resume", p.resume())
 	}
 	subscribersBy(p.request).Inc()
+	p.clock.headed()
 	if age := p.handler.options.randomAge(); age > 0 {
 		p.leaveAfter(age, endMaxAge)
 	}
@@ -354,7 +357,8 @@ func (w eventWriter) Write(b []byte) (int, error) {
 func (w eventWriter) send(b []byte, passing privateCount) {
 	p := w.p
 	theCounts.blocks.Add(passing.blocks)
-	p.seen.sending(passing, len(b))
+	p.clock.events(passing.events)
+	p.seen.sending(passing, len(b), p.clock.first)
 	if !p.out.began {
 		p.mark.past = true // it is at the very start: the client drops it
 	}
@@ -435,8 +439,9 @@ func (p *passThrough) tell() {
 		p.logBroken()
 	}
 	p.seen.close()
+	answerEnded(p.end)
 	subscribersBy(p.request).Dec()
-	tellEnd(p.request, accessFields{stream: p.id(), resume: p.resume(), events: p.seen.events.Load(), end: p.end})
+	tellEnd(p.request, accessFields{stream: p.id(), resume: p.resume(), events: p.seen.events.Load(), firstEvent: p.clock.first, end: p.end})
 }
 
 // errIncomplete is why a stream broke off whose handlers do not say.

@@ -27,6 +27,7 @@ type privateView struct {
 	client clientInfo
 
 	events   atomic.Uint64
+	first    atomic.Int64 // from the request to the first event; 0: there was none
 	received atomic.Int64 // bytes
 	given    atomic.Int64 // bytes to the client
 	waiting  atomic.Int64 // how many blocks are being written; part of one counts as one
@@ -64,9 +65,10 @@ func (c *privateCount) add(b eventstream.Block) {
 // sending notes that bytes are being written to the client, with which blocks
 // become whole; sent that they were, and how many bytes the client was given in
 // all.
-func (v *privateView) sending(c privateCount, bytes int) {
+func (v *privateView) sending(c privateCount, bytes int, first time.Duration) {
 	v.events.Add(uint64(c.events)) //nolint:gosec // counts are not negative
 	v.received.Add(int64(bytes))
+	v.first.Store(int64(first))
 	v.waiting.Store(int64(max(1, c.blocks)))
 	v.since.Store(time.Now().UnixNano())
 }
@@ -157,6 +159,7 @@ func (p *passThrough) inspect() (streamInfo, bool) {
 		EventsSent: events, BytesSent: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 		Upstream: upstreamInfo{State: stateOpen, Since: v.born, Connections: 1},
 	}
+	info.FirstEvent = time.Duration(v.first.Load()).Seconds()
 	info.Listen, info.Handler = placeOf(p.handler.instance.place)
 	v.mu.Lock()
 	defer v.mu.Unlock()

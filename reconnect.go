@@ -191,6 +191,9 @@ func (s *stream) connect(ctx context.Context, src source, lastEventID string) (c
 
 	end = conn.run(connCtx, lastEventID)
 	theCounts.connections.With(resultOf(ctx, end)).Inc()
+	if s.detached && end.events {
+		theAnswers.ended.With(resultOf(ctx, end)).Inc()
+	}
 	if end.events && end.clean {
 		end.tail = conn.decoder.Rest()
 	}

@@ -95,6 +95,7 @@ type stream struct {
 	idParam              string // the query parameter that brought it, if not the header field
 	isSplice             bool
 	detached             bool          // see detach.go
+	answer               *answerClock  // of a detached stream; guarded by mu
 	headTime             time.Duration // how long others than its first client wait for its head
 	hurry                chan struct{} // tells run not to wait until the next attempt
 

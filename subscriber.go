@@ -100,33 +100,34 @@ type subscriber struct {
 	client  clientInfo
 
 	// Guarded by mu.
-	home     *stream // counts it among its subscribers
-	stream   *stream // whose buffer it reads
-	own      bool    // its stream's connection is its own, as far as is known; see sharing.go
-	waiting  bool    // for a place in a splice, or for a verdict
-	released bool    // was sent its head while it waits
-	start    uint64  // the stream's position then
-	pending  []byte  // goes out before anything else
-	unprimed bool    // it was not given the prelude; see preludeAt
-	untimed  bool    // nor a reconnection time
-	hadRetry bool    // the upstream had sent one before it came
-	greeted  []*replay.Block
-	cursor   uint64    // position of the last block given
-	events   uint64    // the stream's count of events there
-	live     uint64    // comments up to this position are not given
-	finish   endReason // ends the response when everything was given
-	finishAt uint64    // up to this position
-	tail     []byte    // what the upstream sent after its last blank line
-	leaveAt  time.Time // ends the response then; zero: never
-	leaveFor endReason // why
-	sent     uint64    // how many events it was given
-	bytes    uint64    // and bytes
-	counted  uint64    // of the events, those in the stream's tally
-	delivery string    // how its client is written to
-	taken    int       // how many blocks of the stream the last call of next gave
-	takenAt  time.Time // when the first of them that is no replay was complete; zero: none is
-	awaits   *room     // that a stream waits for with it; nil: none does
-	late     bool      // is not waited for before it was given everything
+	home       *stream // counts it among its subscribers
+	stream     *stream // whose buffer it reads
+	own        bool    // its stream's connection is its own, as far as is known; see sharing.go
+	waiting    bool    // for a place in a splice, or for a verdict
+	released   bool    // was sent its head while it waits
+	start      uint64  // the stream's position then
+	pending    []byte  // goes out before anything else
+	unprimed   bool    // it was not given the prelude; see preludeAt
+	untimed    bool    // nor a reconnection time
+	hadRetry   bool    // the upstream had sent one before it came
+	greeted    []*replay.Block
+	cursor     uint64        // position of the last block given
+	events     uint64        // the stream's count of events there
+	live       uint64        // comments up to this position are not given
+	finish     endReason     // ends the response when everything was given
+	finishAt   uint64        // up to this position
+	tail       []byte        // what the upstream sent after its last blank line
+	leaveAt    time.Time     // ends the response then; zero: never
+	leaveFor   endReason     // why
+	sent       uint64        // how many events it was given
+	firstEvent time.Duration // from when it came to the first of them
+	bytes      uint64        // and bytes
+	counted    uint64        // of the events, those in the stream's tally
+	delivery   string        // how its client is written to
+	taken      int           // how many blocks of the stream the last call of next gave
+	takenAt    time.Time     // when the first of them that is no replay was complete; zero: none is
+	awaits     *room         // that a stream waits for with it; nil: none does
+	late       bool          // is not waited for before it was given everything
 
 	writing atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
 
@@ -531,6 +532,13 @@ func (sub *subscriber) givePrelude(now time.Time) bool {
 	return true
 }
 
+// sends counts an event that the client is sent.
+func (sub *subscriber) sends() {
+	if sub.sent++; sub.sent == 1 {
+		sub.firstEvent = max(1, time.Since(sub.joined))
+	}
+}
+
 // read appends what is after the cursor.
 func (sub *subscriber) read(dst []*replay.Block) ([]*replay.Block, endReason) {
 	s := sub.stream
@@ -542,7 +550,7 @@ func (sub *subscriber) read(dst []*replay.Block) ([]*replay.Block, endReason) {
 	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].Wire) <= maxWrite) {
 		sub.taken++
 		if sub.greeted[0].Dispatches {
-			sub.sent++
+			sub.sends()
 		}
 		dst = append(dst, sub.greeted[0])
 		size += len(sub.greeted[0].Wire)
@@ -570,7 +578,7 @@ func (sub *subscriber) read(dst []*replay.Block) ([]*replay.Block, endReason) {
 			continue
 		}
 		if b.Dispatches {
-			sub.sent++
+			sub.sends()
 		}
 		if sub.taken++; sub.takenAt.IsZero() && !b.At.Before(sub.joined) {
 			sub.takenAt = b.At

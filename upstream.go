@@ -105,6 +105,7 @@ func (c *upstreamConn) opened(h *head, shareable bool) {
 	c.headed = true
 	s.slowestHead = max(s.slowestHead, time.Since(c.began))
 	opening := s.head == nil
+	s.answer.headed()
 	s.reopening = false
 	c.resumed = c.asked && s.gave()
 	now := time.Now()
@@ -277,6 +278,7 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 	s.backoff.heard()
 	if b.Dispatches() {
 		s.backoff.reset()
+		s.answer.events(1)
 		s.oversized = 0
 	}
 	if b.HasID {

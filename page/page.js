@@ -310,6 +310,7 @@
       fact('Last event IDs', ...(s.last_ids.upstream ? ['upstream ', make('code', '', s.last_ids.upstream), ' '] : []),
         ...(s.last_ids.gateway ? ['gateway ', make('code', '', s.last_ids.gateway)] : []),
         s.last_ids.upstream || s.last_ids.gateway ? '' : 'none')]),
+      ...(s.first_event_seconds === 0 ? [] : [fact('First event', `${span(s.first_event_seconds)} after the request`)]),
       fact('Traffic', `${bytes(s.bytes_received)} in, ${bytes(s.bytes_sent)} out`),
       fact('Separated by', alone ? 'everything: it is one client’s' : s.separated_by.length ? s.separated_by.join(', ') : 'nothing but the path'),
       fact('In the log', make('code', '', s.stream), ...(s.epoch ? [', epoch ', make('code', '', s.epoch)] : [])),
