@@ -41,6 +41,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"ids":                 parseText(func(h *Handler) *string { return &h.IDs }, "auto, upstream or gateway"),
 	"gap_event":           parseText(func(h *Handler) *string { return &h.GapEvent }, "an event type"),
 	"prime":               parsePrime,
+	"empty_blocks":        parseEmptyBlocks,
 	"lag":                 parseText(func(h *Handler) *string { return &h.Lag }, "disconnect or skip"),
 	"delivery":            parseText(func(h *Handler) *string { return &h.Delivery }, "connection or handler"),
 	"write_timeout":       parseDuration(func(h *Handler) **caddy.Duration { return &h.WriteTimeout }),
@@ -78,6 +79,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		splice_timeout <duration>
 //		ids        auto|upstream|gateway
 //		prime      on|off
+//		empty_blocks   on|off
 //		gap_event  <type>
 //		lag        disconnect|skip
 //		last_event_id_query <names...>|off
@@ -393,6 +395,12 @@ func parseJoin(h *Handler, d *caddyfile.Dispenser) error {
 func parsePrime(h *Handler, d *caddyfile.Dispenser) error {
 	on, err := parseSwitch(d)
 	h.Prime = &on
+	return err
+}
+
+func parseEmptyBlocks(h *Handler, d *caddyfile.Dispenser) error {
+	on, err := parseSwitch(d)
+	h.EmptyBlocks = &on
 	return err
 }
 

@@ -183,6 +183,12 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`prime yes`, `!expected on or off, not "yes"`},
 		{`prime on off`, `!unexpected argument "off"`},
 	},
+	"empty_blocks": {
+		{`empty_blocks on`, `{"empty_blocks":true}`},
+		{`empty_blocks off`, `{"empty_blocks":false}`},
+		{`empty_blocks`, `!expected on or off`},
+		{`empty_blocks none`, `!expected on or off, not "none"`},
+	},
 	"probe": {
 		{`probe on`, `{"probe":true}`},
 		{`probe off`, `{}`},

@@ -220,6 +220,13 @@ type Handler struct {
 	// cut before its first event. Default: true.
 	Prime *bool `json:"prime,omitempty"`
 
+	// Whether the gateway may send blocks that are no events: the one of prime,
+	// and the blank lines that end heartbeats, reconnection times and comments.
+	// Off for clients that take each blank line for an event as soon as they have
+	// seen an ID. Clients that look for blank lines only, and at how what is
+	// between them begins, then miss the event after a heartbeat. Default: true.
+	EmptyBlocks *bool `json:"empty_blocks,omitempty"`
+
 	// What happens to a client that is so slow that events it has not been
 	// given leave the replay buffer. "disconnect" (the default): its response
 	// ends; when it comes back it is told. "skip": it is told with a gap event

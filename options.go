@@ -17,7 +17,8 @@ func (h *Handler) streamOptions() *streamOptions {
 		linger:         defaultLinger,
 		joinReplay:     -1,
 		gapEvent:       h.GapEvent,
-		prime:          h.Prime == nil || *h.Prime,
+		prime:          (h.Prime == nil || *h.Prime) && h.sendsEmptyBlocks(),
+		emptyBlocks:    h.sendsEmptyBlocks(),
 		primeAfter:     primeAfter,
 		lagSkip:        h.Lag == "skip",
 		maxEventSize:   defaultMaxEventSize,
@@ -100,18 +101,25 @@ func (h *Handler) deliverySettings() (*deliverySettings, error) {
 	if b.Interval != nil {
 		s.heartbeat = time.Duration(*b.Interval)
 	}
-	bytes, err := heartbeatBytes(b)
+	bytes, err := heartbeatBytes(b, h.sendsEmptyBlocks())
 	s.heartbeatBytes, s.heartbeatChunk = bytes, replay.AppendChunk(nil, bytes)
 	return s, err
 }
 
 // emptyComment is the shortest heartbeat. Its blank line keeps comments from
-// piling up in clients that look for blank lines only.
+// piling up in clients that look for blank lines only, and from hiding how the
+// next event begins.
 const emptyComment = ":\n\n"
 
+// sendsEmptyBlocks tells whether the gateway may send blocks that are no events.
+func (h *Handler) sendsEmptyBlocks() bool { return h.EmptyBlocks == nil || *h.EmptyBlocks }
+
 // heartbeatBytes are what a heartbeat sends: padding is a comment before it.
-func heartbeatBytes(b *Heartbeat) ([]byte, error) {
+func heartbeatBytes(b *Heartbeat, emptyBlocks bool) ([]byte, error) {
 	beat := []byte(emptyComment)
+	if !emptyBlocks {
+		beat = beat[:len(":\n")]
+	}
 	if b.Event != "" {
 		var err error
 		beat, err = eventstream.AppendEvent(nil, eventstream.Event{Type: b.Event, Data: b.Data})

@@ -118,8 +118,8 @@ func (p *passThrough) leave(reason endReason) {
 	if p.err != nil || p.end != "" {
 		return
 	}
-	if o := p.handler.options; o.retryMin > 0 && !p.out.midBlock {
-		_ = p.out.write(append(eventstream.AppendRetry(nil, o.randomRetry()), '\n')) // the client may be gone
+	if retry := p.handler.options.lastRetry(); retry != nil && !p.out.midBlock {
+		_ = p.out.write(retry) // the client may be gone
 	}
 	p.err, p.end = errLeft, reason
 	p.cancel()

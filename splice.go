@@ -376,9 +376,10 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 	if sub.outcome == resumeLive && !s.settled {
 		return // it has no ID, and the first event may have to be the first of all
 	}
-	if s.options.ids == idsGateway || (s.options.ids == idsAuto && !s.upstreamIDs) {
+	if s.options.emptyBlocks && (s.options.ids == idsGateway || (s.options.ids == idsAuto && !s.upstreamIDs)) {
 		// What comes has no ids of the gateway: who is cut meanwhile has to
-		// come back as one without an ID.
+		// come back as one without an ID. (Without empty_blocks it may come with
+		// the one that it had: it is told again.)
 		sub.pending = append(sub.pending, "id\n\n"...)
 	}
 }

@@ -42,6 +42,7 @@ type streamOptions struct {
 	ids            idsMode
 	gapEvent       string
 	prime          bool
+	emptyBlocks    bool
 	primeAfter     time.Duration // how long who comes before the first block waits for a prelude
 	lagSkip        bool
 	maxEventSize   int

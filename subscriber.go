@@ -296,7 +296,7 @@ func (s *stream) appendPrelude(dst []byte, prime string) []byte {
 	}
 	m := len(dst)
 	dst = s.appendPrime(dst, prime)
-	if len(dst) == m && m > n {
+	if len(dst) == m && m > n && s.options.emptyBlocks {
 		dst = append(dst, '\n')
 	}
 	return dst
@@ -308,6 +308,19 @@ func (s *stream) appendPrime(dst []byte, id string) []byte {
 		return dst
 	}
 	return append(append(append(dst, "id: "...), id...), "\n\n"...)
+}
+
+// lastRetry is a reconnection time to send before a response is ended, so that
+// clients do not come back together; nil: there is none.
+func (o *streamOptions) lastRetry() []byte {
+	if o.retryMin == 0 {
+		return nil
+	}
+	retry := eventstream.AppendRetry(nil, o.randomRetry())
+	if o.emptyBlocks { // clients take it with its line
+		retry = append(retry, '\n')
+	}
+	return retry
 }
 
 // randomRetry is a reconnection time of the configured range.
@@ -387,8 +400,8 @@ func (sub *subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 		return dst, time.Time{}, sub.finish
 	}
 	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
-		if s := sub.stream; s.options.retryMin > 0 {
-			dst = append(dst, &replay.Block{Wire: append(eventstream.AppendRetry(nil, s.options.randomRetry()), '\n')})
+		if retry := sub.stream.options.lastRetry(); retry != nil {
+			dst = append(dst, &replay.Block{Wire: retry})
 		}
 		return dst, time.Time{}, sub.leaveFor
 	}

@@ -311,7 +311,11 @@ func (c *upstreamConn) wireBlock(lines []byte, b eventstream.Block) *replay.Bloc
 	if b.Dispatches() && !s.upstreamIDs && c.options.ids != idsUpstream && s.only == nil && !s.isSplice {
 		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
 	}
-	return replay.NewBlock(b, lines, id, time.Now())
+	blk := replay.NewBlock(b, lines, id, time.Now())
+	if !c.options.emptyBlocks {
+		blk.OpenComment()
+	}
+	return blk
 }
 
 // append adds a block to the stream and wakes its subscribers. The stream's

@@ -77,6 +77,15 @@ func NewBlock(b eventstream.Block, lines, id []byte, at time.Time) *Block {
 	return k
 }
 
+// OpenComment takes the blank line away from a block that is one comment: it
+// becomes part of the next block, where it says nothing either.
+func (k *Block) OpenComment() {
+	lines := k.Wire[:k.Lines]
+	if bytes.HasPrefix(lines, []byte{':'}) && bytes.IndexByte(lines, '\n') == len(lines)-1 {
+		k.Wire, k.Chunk = lines, nil
+	}
+}
+
 var blockSeed = maphash.MakeSeed()
 
 // HashBlock hashes what Equal compares.
