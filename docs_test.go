@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -502,6 +503,23 @@ func TestPagesAreLinked(t *testing.T) {
 		if strings.HasPrefix(name, "docs/") && !strings.HasPrefix(name, "docs/adr/") && !reached[name] {
 			t.Errorf("no link leads to %s", name)
 		}
+	}
+}
+
+// The probes of Kubernetes are answered by the gateway, in the manifest and in
+// the page about it: they have to be right also while the application is away.
+func TestHealthIsTheGateways(t *testing.T) {
+	for _, name := range []string{"packaging/kubernetes/gateway.yaml", "docs/deploy/kubernetes.md"} {
+		t.Run(path.Base(name), func(t *testing.T) {
+			site := regexp.MustCompile(`(?ms)^( *)http://:8080 \{\n(.*?)^( *)\}$`).FindStringSubmatch(readPage(t, name))
+			if site == nil || site[1] != site[3] {
+				t.Fatal("no site http://:8080")
+			}
+			g := startGateway(t, "http:// {\nbind {socket}\n"+site[2]+"}\n")
+			if resp := g.get("/healthz"); resp.StatusCode != http.StatusOK {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		})
 	}
 }
 
