@@ -58,6 +58,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"detach_headers":      parseDetachHeaders,
 	"max_request_body":    parseSize(func(h *Handler) *int64 { return &h.MaxRequestBody }, "1MiB"),
 	"probe":               parseProbe,
+	"resume_upstream":     parseText(func(h *Handler) *string { return &h.ResumeUpstream }, "last_event_id or openai_responses"),
 	"early":               parseEarly,
 	"early_error":         parseText(func(h *Handler) *string { return &h.EarlyError }, "openai, anthropic or sse"),
 }
@@ -87,6 +88,8 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		detach           <duration>
 //		detach_headers   <names...>
 //		max_request_body <size>
+//
+//		resume_upstream last_event_id|openai_responses
 //
 //		early       <duration>
 //		early_error openai|anthropic|sse

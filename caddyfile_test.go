@@ -289,6 +289,13 @@ var optionTests = map[string][]struct{ options, want string }{
 		{"detach 1m\nids upstream", `!not with ids upstream`},
 		{"ids upstream\ndetach 1m", `!not with ids upstream`},
 	},
+	"resume_upstream": {
+		{`resume_upstream last_event_id`, `{"resume_upstream":"last_event_id"}`},
+		{`resume_upstream openai_responses`, `{"resume_upstream":"openai_responses"}`},
+		{`resume_upstream`, `!expected last_event_id or openai_responses`},
+		{`resume_upstream always`, `!resume_upstream: expected last_event_id, openai_responses, not "always"`},
+		{`resume_upstream last_event_id openai_responses`, `!unexpected argument "openai_responses"`},
+	},
 	"early": {
 		{`early 2s`, `{"early":2000000000}`},
 		{`early`, `!expected a duration, such as 15s`},
@@ -562,6 +569,7 @@ func TestWrongJSON(t *testing.T) {
 		{`{"detach":"1m","ids":"upstream"}`, "detach: not with ids upstream"},
 		{`{"detach_headers":[""]}`, "detach_headers: expected"},
 		{`{"early":-1}`, "early: expected"},
+		{`{"resume_upstream":"x"}`, "resume_upstream: expected"},
 		{`{"early_error":"x"}`, "early_error: expected"},
 		{`{"max_request_body":-1}`, "max_request_body: expected"},
 		{`{"max_request_body":2147483648}`, "max_request_body: expected"},

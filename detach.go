@@ -192,7 +192,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		client:      clientOf(r),
 		logger:      h.logger,
 		source: func(bool) source {
-			u := h.copyRequest(w, r, next, h.detached.policy)
+			u := h.copyRequest(w, r, h.resuming(r, next), h.detached.policy)
 			if u.orig.URL != nil && own {
 				u.filterOriginal()
 			}

@@ -36,4 +36,6 @@ type handlerLines struct {
 	oversized   logs.Throttle
 	notDetached logs.Throttle
 	late        logs.Throttle
+	resumed     logs.Throttle
+	notResumed  logs.Throttle
 }

@@ -160,6 +160,7 @@ func newMetrics() *metrics {
 	seconds("answer_head_seconds", "Time from a request to the head of the event stream that answers it, private or detached.", theAnswers.head)
 	seconds("answer_first_event_seconds", "Time from a request to the first event of the private or detached stream that answers it.", theAnswers.first)
 	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", theAnswers.between)
+	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", theAnswers.ended)
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)

@@ -313,6 +313,16 @@ type Handler struct {
 	// without detach. Default: 1 MiB.
 	MaxRequestBody int64 `json:"max_request_body,omitempty"`
 
+	// How the rest of an answer, a private stream, is asked for when its upstream
+	// connection breaks, never when it ends as HTTP says. "last_event_id": with a GET
+	// for the same URL and Last-Event-ID, of applications that give ids.
+	// "openai_responses": with GET /v1/responses/{id}?stream=true&starting_after=N,
+	// of answers with "background": true; OpenAI and vLLM have it. The client sees one
+	// answer. It is asked for up to five times, in up to 30 s; a POST is never
+	// repeated. What cannot be gone on with breaks off. Default: empty, each break is
+	// the client's.
+	ResumeUpstream string `json:"resume_upstream,omitempty"`
+
 	// How long the upstream may be silent, from when it has the whole request,
 	// until a client that has asked for an event stream is sent the head of one
 	// and a heartbeat, and heartbeats from then on: a language model may think for

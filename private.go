@@ -75,6 +75,7 @@ func (p *passThrough) Header() http.Header {
 // servePrivate gives the client an upstream connection of its own.
 func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) (err error) {
 	p.makeCancellable()
+	next = h.resuming(p.request, next)
 	returned := false
 	defer func() {
 		if returned {

@@ -3,6 +3,7 @@ package caddysse
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -113,6 +114,9 @@ func (h *Handler) validateDetach() error {
 }
 
 func (h *Handler) validateEarly() error {
+	if err := oneOf("resume_upstream", h.ResumeUpstream, slices.Sorted(maps.Keys(resumeDialects))...); err != nil {
+		return err
+	}
 	if h.Early < 0 {
 		return fmt.Errorf("early: expected a duration above 0, not %v", time.Duration(h.Early))
 	}
