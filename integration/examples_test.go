@@ -79,6 +79,9 @@ func TestExamples(t *testing.T) {
 				e.run(line)
 			}
 			e.look(wants)
+			if made := e.strangers(); len(made) > 0 {
+				t.Errorf("examples/.gitignore does not know %q", made)
+			}
 		})
 	}
 }
@@ -96,10 +99,13 @@ type example struct {
 func copyExamples(t *testing.T, name string) *example {
 	t.Helper()
 	e := &example{t: t, port: freePorts(t, examplePorts...)}
-	root := t.TempDir()
+	root, home := t.TempDir(), t.TempDir()
 	ports := regexp.MustCompile(`\b(` + strings.Join(examplePorts, "|") + `)\b`)
 	source := os.DirFS("../examples")
 	err := fs.WalkDir(source, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Name() == "node_modules" { // somebody has run it
+			return fs.SkipDir
+		}
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -124,12 +130,12 @@ func copyExamples(t *testing.T, name string) *example {
 	}
 	e.page = string(text)
 	// Under the name that the page calls it by.
-	if err := os.Symlink(phpPath, filepath.Join(root, "php-fpm")); err != nil {
+	if err := os.Symlink(phpPath, filepath.Join(home, "php-fpm")); err != nil {
 		t.Fatal(err)
 	}
-	path := strings.Join([]string{root, workDir, filepath.Dir(nodePath), filepath.Dir(nginxPath), os.Getenv("PATH")}, ":")
+	path := strings.Join([]string{home, workDir, filepath.Dir(nodePath), filepath.Dir(nginxPath), os.Getenv("PATH")}, ":")
 	e.env = append(os.Environ(), "PATH="+path, "CADDY_ADMIN=localhost:"+e.port["2019"],
-		"XDG_DATA_HOME="+root, "XDG_CONFIG_HOME="+root, "GORACE=atexit_sleep_ms=0")
+		"XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home, "GORACE=atexit_sleep_ms=0")
 	return e
 }
 
@@ -185,6 +191,23 @@ func (e *example) run(line string) {
 		e.t.Cleanup(p.crash) // with what it has started
 		e.awaitPort("3000")
 	}
+}
+
+// strangers returns the files that the commands have made and Git would take for ours.
+func (e *example) strangers() (made []string) {
+	e.t.Helper()
+	cmd := e.command("cd .. && git init -q && git status --porcelain --untracked-files=all")
+	out, err := cmd.Output()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		path := strings.TrimSpace(strings.TrimPrefix(line, "??"))
+		if _, err := os.Stat(filepath.Join("../examples", path)); err != nil {
+			made = append(made, path)
+		}
+	}
+	return made
 }
 
 func (e *example) command(script string) *exec.Cmd {
