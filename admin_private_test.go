@@ -144,7 +144,9 @@ func TestAdminDrainsPrivateStreamsOnce(t *testing.T) {
 func TestAdminTailOfPrivateStream(t *testing.T) {
 	_, a, c, up, id := startPrivate(t, "")
 	first := a.view("/sse/streams/" + id + "/tail?last=100")
-	eventually(t, "somebody looks", func() bool { return theHub.find(id).(*passThrough).seen.tail.Load() != nil })
+	if theHub.find(id).(*passThrough).seen.tail.Load() == nil {
+		t.Error("a viewer that has its head is not shown what comes")
+	}
 	up.write(": note\n\nid: 7\ndata: 2\n\n")
 	c.expect("2")
 	var got []string

@@ -155,13 +155,14 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 	if err != nil {
 		return err
 	}
+	// Before the head is sent: who has that is shown all that comes from then on.
+	t := newTail(s.watch(), last, r.Header.Get("Last-Event-ID"))
+	defer t.close()
 	v, err := openView(w, r)
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	t := newTail(s.watch(), last, r.Header.Get("Last-Event-ID"))
-	defer t.close()
 	for {
 		blocks, missed, wake, over := t.next()
 		if wake != nil {
