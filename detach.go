@@ -117,11 +117,16 @@ func (h *Handler) detachedParts(r *http.Request) []keyPart {
 func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *delivery, served bool, err error) {
 	id, _ := h.policy.lastEventID(r)
 	epoch, _, own := replay.ParseID(id)
-	if !own {
+	var parts []keyPart
+	if own {
+		parts = h.detachedParts(r)
+	} else if id, parts = h.restOfResponse(r); id != "" {
+		epoch, _, _ = replay.ParseID(id)
+	} else {
 		return nil, false, nil
 	}
 	req := &joinRequest{
-		key:         theHub.keyHash(h.detachedParts(r)),
+		key:         theHub.keyHash(parts),
 		instance:    h.instance,
 		lastEventID: id,
 		options:     h.detached.options,
@@ -230,6 +235,7 @@ func (h *hub) openDetached(req *joinRequest) (*subscriber, error) {
 	s := newStream(h, req, nil)
 	s.detached = true
 	s.answer = newAnswerClock()
+	s.responses = newResponsesLog(req.parts)
 	s.greeting.ended = true // nobody is greeted with it
 	return s.attach(req)
 }

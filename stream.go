@@ -97,6 +97,7 @@ type stream struct {
 	isSplice             bool
 	detached             bool          // see detach.go
 	answer               *answerClock  // of a detached stream; guarded by mu
+	responses            *responsesLog // of one that may be of the Responses API; see detach_responses.go
 	headTime             time.Duration // how long others than its first client wait for its head
 	hurry                chan struct{} // tells run not to wait until the next attempt
 

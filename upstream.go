@@ -301,6 +301,7 @@ func (c *upstreamConn) take(b eventstream.Block, lines []byte) error {
 		}
 	}
 	c.append(c.wireBlock(lines, b))
+	s.responses.add(b, &s.buffer)
 	return nil
 }
 
