@@ -60,6 +60,10 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 		}
 		i := slices.IndexFunc(s.buffer.Blocks, func(k *replay.Block) bool { return k.Same(b, lines) })
 		if i >= 0 && s.buffer.Blocks[i].Position <= c.start {
+			if c.repeatsUpTo(s.buffer.Blocks[i].Position) {
+				c.dropping = repeatOver
+				break
+			}
 			c.dropping = repeatRunning
 			c.repeated = s.buffer.Blocks[i].Position
 			return true
@@ -96,6 +100,24 @@ func (c *upstreamConn) isRepeat(b eventstream.Block, lines []byte) bool {
 	return false
 }
 
+// repeatsUpTo reports whether the newest blocks of the connection, which have no id,
+// are those that came before the position and after the ID that it was asked with:
+// that is the ID of several events, and the upstream goes on after the first of them.
+// Without an id none of them is known for a repeat. What comes after them has to come
+// again, too: else the older ones would have the last word.
+func (c *upstreamConn) repeatsUpTo(position uint64) bool {
+	f := &c.stream.buffer
+	asked, ok := f.Find(c.openID)
+	if !ok || c.blocks == 0 {
+		return false
+	}
+	isNone := func(b *replay.Block) bool { return b.CommentOnly || b.Told }
+	brought := slices.DeleteFunc(slices.Clone(f.After(c.start)), isNone)
+	kept := slices.DeleteFunc(slices.Clone(f.After(asked)), func(b *replay.Block) bool { return isNone(b) || b.Position >= position })
+	rest := len(brought) - len(kept)
+	return len(kept) > 0 && rest >= 0 && slices.EqualFunc(brought[rest:], kept, (*replay.Block).Equal)
+}
+
 // checkRenumbered makes blocks of earlier connections unreachable by id when
 // the upstream gives one of their ids to another block: it has begun anew.
 func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
@@ -103,18 +125,24 @@ func (c *upstreamConn) checkRenumbered(b eventstream.Block, lines []byte) {
 	if len(b.ID) == 0 || string(b.ID) == s.lastUpstreamID {
 		return // several events may share an ID: this one goes on with the last
 	}
+	var other *replay.Block // with that id
 	for _, k := range s.buffer.Blocks {
 		if k.Position > c.start {
+			break
+		}
+		if k.Same(b, lines) {
 			return
 		}
-		if k.HasID && k.ID == string(b.ID) && !k.Same(b, lines) {
-			id := shownID(k.ID)
-			s.throttles().anew.Log(func(suppressed int) {
-				s.log().Warn("possible gap: upstream reused event IDs (did its counter restart?)",
-					zap.String("id", id), zap.Int("suppressed", suppressed))
-			})
-			s.buffer.ForgetIDs(c.start)
-			return
+		if k.HasID && k.ID == string(b.ID) {
+			other = k
 		}
 	}
+	if other == nil {
+		return
+	}
+	s.throttles().anew.Log(func(suppressed int) {
+		s.log().Warn("possible gap: upstream reused event IDs (did its counter restart?)",
+			zap.String("id", shownID(other.ID)), zap.Int("suppressed", suppressed))
+	})
+	s.buffer.ForgetIDs(c.start)
 }

@@ -486,6 +486,34 @@ func TestReconnectWithinSharedID(t *testing.T) {
 	})
 }
 
+// Several events share an ID, and the upstream goes on after the first of them. Those
+// without an id are not known for repeats; then what came after them comes again, too,
+// so that nobody is left with an older one for the newest. What each connection is
+// greeted with is no such event.
+func TestReconnectAfterFirstOfSharedID(t *testing.T) {
+	const hello, first, second, third, fourth = "data: hello\n\n", "id: 1\ndata: a\n\n", "data: b\n\n", "id: 1\ndata: c\n\n", "id: 2\ndata: d\n\n"
+	for _, test := range []struct{ name, before, again, given string }{
+		{"all but the first", first + second + third, second + third + fourth, second + third + fourth},
+		{"after a greeting", hello + first + second + third, hello + second + third + fourth, hello + second + third + fourth},
+		{"all", first + second + third, first + second + third + fourth, fourth},
+		{"all, after a greeting", hello + first + second + third, hello + first + second + third + fourth, hello + fourth},
+		{"only those with an id", first + second + third, third + fourth, fourth},
+		{"a ping", first + second + third, "data: ping\n\n" + third + fourth, "data: ping\n\n" + fourth},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, func(o *streamOptions) { o.ids = idsUpstream }, func(st *streamTest) {
+				a, up := st.start()
+				up.sendAll(test.before)
+				a.expect(test.before)
+				up.breakOff()
+				up = st.source.acceptOpen()
+				up.sendAll(test.again)
+				a.expect(test.given)
+			})
+		})
+	}
+}
+
 // What an upstream without ids sent while it was lost, nobody knows: it is told.
 func TestPossibleGap(t *testing.T) {
 	const message = "possible gap: reconnected to an upstream that gives no event IDs"
