@@ -359,7 +359,8 @@ func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
 	if sp.full || s.full || s.said != sp.splice.said {
 		return false // the next block of the splice is there already, or the stream's
 	}
-	last := later(later(sp.headAt, sp.newestAt), later(s.headAt, sp.heldAt)) // a new connection may still bring what was missed
+	last := later(later(sp.headAt, sp.newestAt), s.headAt) // a new connection may still bring what was missed
+	last = later(last, later(sp.heldAt, s.heldAt))         // and so may one that was not read
 	pause := splicePause
 	if sp.openID != "" {
 		pause = resumePause

@@ -836,6 +836,36 @@ func TestSpliceQuiet(t *testing.T) {
 	})
 }
 
+// A stream that has waited for a client that does not read was not quiet meanwhile: what
+// its splice has got already comes to it yet.
+func TestSpliceNotQuietWhileHeldUp(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.events = 3 }), func(st *streamTest) {
+		_, up := st.start() // its client reads nothing
+		up.event("1", "2", "3")
+		time.Sleep(time.Minute)
+		b := st.join("")
+		sp := st.source.acceptOpen()
+		go up.sendAll("retry: 5\n\n")
+		synctest.Wait()
+		sp.event("4")
+		got := b.read()
+		time.Sleep(turnPatience + splicePause/2)
+		up.event("4")
+		for _, data := range []string{"5", "6", "7"} {
+			time.Sleep(200 * time.Millisecond)
+			sp.event(data)
+			up.event(data)
+		}
+		got += b.read()
+		sp.expectGone(true)
+		for _, data := range []string{"4", "5", "6", "7"} {
+			if n := strings.Count(got, "data: "+data); n != 1 {
+				st.t.Errorf("given event %s %d times: %q", data, n, got)
+			}
+		}
+	})
+}
+
 // With ids, the event that both have is the point.
 func TestSpliceByID(t *testing.T) {
 	inBubble(t, auto(), func(st *streamTest) {
