@@ -131,38 +131,83 @@ func (s *stream) logSkipped(after, next string, missed int64) {
 }
 
 // skips reports whether a splice that was opened with an ID shows, now that it is
-// to be merged, that the upstream did not go on after that; next is the ID that it
-// went on with instead. The lock is held.
+// to be merged at a position of the stream, that the upstream did not go on after
+// that ID; next is the one that it went on with instead. The lock is held.
 //
-// The ID is not among those kept, and all that the splice was sent is what each
-// connection is greeted with, and what came to the stream too since the splice has
-// its head. Anything else is from before, which speaks for the upstream: a history
-// or a snapshot. And the stream has an event from before that the splice was not sent.
-func (s *stream) skips(sp *stream) (next string, skips bool) {
-	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || sp.buffer.Lost > 0 {
+// Nothing that it brought speaks for the upstream; see isPast. And the stream has an
+// event up to that position, after the ID if that is known, which the splice
+// was not sent.
+func (s *stream) skips(sp *stream, to uint64) (next string, skips bool) {
+	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || s.hasPast(sp) {
 		return "", false
-	}
-	if _, ok := s.buffer.Find(sp.openID); ok {
-		return "", false // all that came after it is kept
 	}
 	if n, ok := number(sp.openID); ok && s.sequence.counts() && n >= s.sequence.last {
 		return "", false // the client is ahead
 	}
-	kept, brought, greeted := fromUpstream(&s.buffer), fromUpstream(&sp.buffer), false
-	for _, b := range brought {
-		switch k := s.twin(b); {
-		case s.greetsWith(b):
-			greeted = true
-		case !b.HasID && slices.ContainsFunc(kept, b.Equal): // a ping, say
-		case k == nil || !sp.isLive(k):
-			return "", false
-		case next == "":
-			next = b.ID
+	brought := fromUpstream(&sp.buffer)
+	i := slices.IndexFunc(brought, func(b *replay.Block) bool { return b.HasID && !s.greetsWith(b) })
+	if i >= 0 {
+		next = brought[i].ID
+	}
+	greeted := slices.ContainsFunc(brought, s.greetsWith)
+	after, known := s.locate(sp.openID)
+	if !known && s.buffer.Lost > 0 {
+		return next, true
+	}
+	return next, slices.ContainsFunc(fromUpstream(&s.buffer), func(k *replay.Block) bool {
+		switch {
+		case k.Position > to, known && k.Position <= after, greeted && s.greetsWith(k), slices.ContainsFunc(brought, k.Equal):
+			return false
+		}
+		return sp.buffer.Lost == 0 || (k.HasID && !sp.isLive(k)) // it may have been brought, and be evicted
+	})
+}
+
+// tellBeforeEnd appends the gap event that a subscriber would be told when its splice
+// is merged: its response ends before, and when it comes back its ID is a newer one.
+func (sub *subscriber) tellBeforeEnd(dst []*replay.Block) []*replay.Block {
+	sp, s := sub.stream, sub.home
+	if sp.splice == nil || sp.headAt.IsZero() {
+		return dst
+	}
+	gap := sp.splice.gap
+	if !sp.splice.merged {
+		to := uint64(0) // what came since may be on its way to the splice
+		for _, k := range slices.Backward(s.buffer.Blocks) {
+			if !sp.isLive(k) {
+				to = k.Position
+				break
+			}
+		}
+		if next, skips := s.skips(sp, to); skips {
+			s.logSkipped(sp.openID, next, -1)
+			gap = s.gapEvent(gapUpstream, sp.openID, -1)
 		}
 	}
-	return next, s.buffer.Lost > 0 || slices.ContainsFunc(kept, func(k *replay.Block) bool {
-		return !sp.isLive(k) && (!greeted || !s.greetsWith(k)) && !slices.ContainsFunc(brought, k.Equal)
-	})
+	if len(gap) == 0 {
+		return dst
+	}
+	return append(dst, &replay.Block{Wire: gap})
+}
+
+// isPast reports whether a block that a splice has brought can only be from before
+// the splice was opened: a history or a snapshot, which speaks for the upstream. What
+// each connection is greeted with is none, nor what came to the stream at the same
+// time, as its block k, nor an event without an id that the stream has had before (a
+// ping).
+func (s *stream) isPast(sp *stream, p pendingBlock, k *replay.Block) bool {
+	switch {
+	case !p.event:
+		return false
+	case k != nil:
+		return p.hasID && !sp.isLive(k)
+	}
+	return p.hasID || !s.knows(p.hash)
+}
+
+// hasPast reports whether a splice has brought such a block.
+func (s *stream) hasPast(sp *stream) bool {
+	return sp.splice.past || slices.ContainsFunc(sp.splice.brought, func(p pendingBlock) bool { return s.isPast(sp, p, s.gotNear(p)) })
 }
 
 // maxGreeted bounds how many blocks count as what the upstream greets with.

@@ -236,6 +236,133 @@ func TestGapOfForgottenID(t *testing.T) {
 	}
 }
 
+// The ID is kept, but the client has an upstream connection of its own, since nothing
+// shows yet that both are told the same. When they are merged it is told what it has missed.
+func TestGapOfKeptID(t *testing.T) {
+	const hello = "event: hello\ndata: {}\n\n"
+	stream := strings.Fields("a b c d e")
+	for _, test := range []struct {
+		name   string
+		greets string
+		answer []string // to the ID b
+		live   string   // what both bring then
+		want   string
+		told   bool
+	}{
+		{"the upstream goes on", "", stream[2:], "f", numbered("c", "d", "e", "f"), false},
+		{"the upstream does not", "", nil, "f", numbered("f") + toldGap("upstream", "b", "null") + "\n", true},
+		{"the upstream goes on, after a greeting", hello, stream[2:], "f", hello + numbered("c", "d", "e", "f"), false},
+		{"the upstream does not, after a greeting", hello, nil, "f", hello + numbered("f") + toldGap("upstream", "b", "null") + "\n", true},
+		{"the upstream does not, and is quiet after a greeting", hello, nil, "", hello + toldGap("upstream", "b", "null") + "\n", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.vouched = false }), func(st *streamTest) {
+				greet := func(c *fakeConn) {
+					if err := c.send(test.greets); err != nil {
+						st.t.Fatal(err)
+					}
+				}
+				_, up := st.start()
+				greet(up)
+				time.Sleep(time.Minute)
+				up.numbered(stream...)
+				time.Sleep(time.Minute)
+				before := gather(st.t)
+				b := st.join("b")
+				sp := st.source.acceptOpen()
+				if sp.lastEventID != "b" {
+					st.t.Errorf("opened with %q", sp.lastEventID)
+				}
+				greet(sp)
+				sp.numbered(test.answer...)
+				given := b.read()
+				time.Sleep(4 * time.Second)
+				if test.live != "" {
+					sp.numbered(test.live)
+					up.numbered(test.live)
+				}
+				time.Sleep(time.Minute)
+				given += b.read()
+				sp.expectGone(true)
+				if given = strings.NewReplacer(primed("f"), "", primed("e"), "").Replace(given); given != test.want {
+					st.t.Errorf("given %q\nexpected %q", given, test.want)
+				}
+				n := gather(st.t).since(before)["gaps_total reason=upstream"]
+				if want := map[bool]int{true: 1}[test.told]; n != float64(want) || st.logged(skippedLine) != want {
+					st.t.Errorf("%v gaps counted, %d logged, expected %d", n, st.logged(skippedLine), want)
+				}
+			})
+		})
+	}
+}
+
+// A gap shows also where the replay buffers keep little of what both have brought.
+func TestGapOfForgottenIDInSmallBuffers(t *testing.T) {
+	for name, goesOn := range map[string]bool{"the upstream goes on": true, "the upstream does not": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events = 3 }), func(st *streamTest) {
+				letters := strings.Fields("a b c d e f g h i j k l m n o p q r s t")
+				a, up := st.start()
+				up.numbered(letters[:10]...)
+				time.Sleep(time.Minute)
+				b := st.join("a")
+				sp := st.source.acceptOpen()
+				var given strings.Builder
+				if goesOn {
+					for _, id := range letters[1:10] {
+						sp.numbered(id)
+						given.WriteString(b.read())
+					}
+				}
+				for _, id := range letters[10:] { // in their greetings' time
+					up.numbered(id)
+					a.read()
+					if sp.ctx.Err() == nil {
+						sp.numbered(id)
+					}
+					given.WriteString(b.read())
+				}
+				time.Sleep(time.Minute)
+				given.WriteString(b.read())
+				sp.expectGone(true)
+				if told := strings.Contains(given.String(), "event: gap"); told == goesOn {
+					st.t.Errorf("told a gap: %v", told)
+				}
+			})
+		})
+	}
+}
+
+// A response that the gateway ends before the client's connection was merged tells what
+// the merge would have told: the client comes back with a newer ID.
+func TestGapBeforeMaxAge(t *testing.T) {
+	for name, goesOn := range map[string]bool{"the upstream goes on": true, "the upstream does not": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events, o.maxAge = 5, 3*time.Second }), func(st *streamTest) {
+				letters := strings.Fields("a b c d e f g h i j")
+				_, up := st.start()
+				up.numbered(letters...)
+				time.Sleep(time.Minute)
+				b := st.join("a")
+				sp := st.source.acceptOpen()
+				var given strings.Builder
+				if goesOn {
+					for _, id := range letters[1:] {
+						sp.numbered(id)
+						given.WriteString(b.read())
+					}
+				}
+				time.Sleep(3 * time.Second)
+				given.WriteString(b.read())
+				told := strings.Contains(given.String(), strings.TrimSuffix(toldGap("upstream", "a", "null"), "\n"))
+				if told == goesOn || b.end != endMaxAge {
+					st.t.Errorf("told a gap: %v, end %q: %q", told, b.end, given.String())
+				}
+			})
+		})
+	}
+}
+
 // A greeting that each connection is sent is no event that the upstream left out.
 func TestSpliceContinuityOfGreetings(t *testing.T) {
 	inBubble(t, auto(func(o *streamOptions) { withGaps(o); o.buffer.Events = 12 }), func(st *streamTest) {

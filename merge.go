@@ -178,7 +178,7 @@ func (s *stream) mergeSplice(sp *stream, to uint64) {
 		st.answer.of = s
 	}
 	s.prove()
-	if next, skips := s.skips(sp); skips {
+	if next, skips := s.skips(sp, to); skips {
 		st.skip()
 		st.gap = s.gapEvent(gapUpstream, sp.openID, -1)
 		s.logSkipped(sp.openID, next, -1)
@@ -371,20 +371,6 @@ func (s *stream) quiet(sp *stream, now time.Time, again *time.Time) bool {
 		return false
 	}
 	return true
-}
-
-// twin returns the stream's block that is equal to one of a splice and came at
-// about the same time, nil if there is none.
-func (s *stream) twin(b *replay.Block) *replay.Block {
-	for _, k := range slices.Backward(s.buffer.Blocks) {
-		if b.At.Sub(k.At) > twinWindow {
-			return nil
-		}
-		if apart(k, b) <= twinWindow && k.Equal(b) {
-			return k
-		}
-	}
-	return nil
 }
 
 // isLive reports whether a block came to the stream after the splice had its

@@ -114,6 +114,8 @@ type pendingBlock struct {
 	hash     uint64
 	at       time.Time
 	greeting bool // it came before the first pause of its connection
+	event    bool // and none of those with which the stream's connection was greeted, too
+	hasID    bool
 }
 
 // likeness is how far a splice was compared with its stream.
@@ -337,7 +339,9 @@ func (s *stream) brings(b *replay.Block) {
 			return
 		}
 		st.acts(b.At)
-		st.brought = addPending(st.brought, pendingBlock{b.Hash, b.At, !s.conn.paused}, &st.unknown)
+		st.brought = addPending(st.brought, pendingBlock{
+			hash: b.Hash, at: b.At, greeting: !s.conn.paused, event: b.Dispatches && !st.parent.greetsWith(b), hasID: b.HasID,
+		}, &st.unknown)
 		if !s.conn.paused {
 			st.greetedLast = b.At
 		}
@@ -347,7 +351,7 @@ func (s *stream) brings(b *replay.Block) {
 	for sp := range s.splices {
 		sp.splice.acts(b.At)
 		if greeted && !sp.headAt.IsZero() && b.At.Sub(sp.headAt) >= s.greetingTime() {
-			sp.splice.missed = addPending(sp.splice.missed, pendingBlock{b.Hash, b.At, false}, &sp.splice.unknown)
+			sp.splice.missed = addPending(sp.splice.missed, pendingBlock{hash: b.Hash, at: b.At}, &sp.splice.unknown)
 		}
 	}
 }
@@ -387,27 +391,27 @@ func (s *stream) knows(hash uint64) bool {
 	return n > 0 || (s.conn != nil && slices.Contains(s.conn.greeting, hash))
 }
 
-// gotNear reports whether a block with these bytes was got at about the same time.
-func (s *stream) gotNear(p pendingBlock) bool {
+// gotNear returns the block with these bytes that was got at about the same time,
+// nil if there is none.
+func (s *stream) gotNear(p pendingBlock) *replay.Block {
 	n, k := s.buffer.Twins(p.hash)
-	if n == 0 {
-		return false
-	}
-	if k.At.Sub(p.at).Abs() <= twinWindow {
-		return true
-	}
-	if n == 1 || k.At.Before(p.at) {
-		return false
+	switch {
+	case n == 0:
+		return nil
+	case k.At.Sub(p.at).Abs() <= twinWindow:
+		return k
+	case n == 1, k.At.Before(p.at):
+		return nil
 	}
 	for _, o := range slices.Backward(s.buffer.Blocks) {
 		if p.at.Sub(o.At) > twinWindow {
-			return false
+			return nil
 		}
 		if o.Hash == p.hash && o.At.Sub(p.at).Abs() <= twinWindow {
-			return true
+			return o
 		}
 	}
-	return false
+	return nil
 }
 
 // toldTogether reports whether stream and splice were told a block at the same
@@ -427,17 +431,19 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 	for len(st.brought) > 0 {
 		p := st.brought[0]
 		near := s.gotNear(p)
-		together := near && s.toldTogether(sp, p)
+		together := near != nil && s.toldTogether(sp, p)
 		if together && len(s.conn.greeting) > 0 && s.conn.greeting[0] == p.hash {
 			s.ownFirst = 0 // that was no greeting
 		}
-		if !near && (!p.greeting || !s.knows(p.hash)) {
+		past := s.isPast(sp, p, near)
+		if near == nil && (!p.greeting || !s.knows(p.hash)) {
 			if due := p.at.Add(twinWindow); !now.After(due) {
 				earliest(again, due.Add(time.Millisecond))
 				break
 			}
 			switch unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.Reaches(p.at.Add(-twinWindow)); {
-			case unsure && !p.greeting: // the stream may have missed it
+			case unsure && !p.greeting:
+				past = false // the stream may have missed it
 			case unsure:
 				st.unknown = true
 			case !p.greeting:
@@ -451,12 +457,13 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				}
 			}
 		}
+		st.past = st.past || past
 		s.greets = s.greets || (p.greeting && !together)
 		st.brought = st.brought[1:]
 	}
 	for len(st.missed) > 0 {
 		p := st.missed[0]
-		if !sp.gotNear(p) {
+		if sp.gotNear(p) == nil {
 			if due := p.at.Add(twinWindow); !now.After(due) {
 				earliest(again, due.Add(time.Millisecond))
 				break
@@ -592,7 +599,7 @@ func (s *stream) readers() []*subscriber {
 func (s *stream) endBarred() {
 	s.closed.Store(true)
 	for sub := range s.subs {
-		if sub.stream == s && sub.barred() && !sub.waiting && sub.finish == "" {
+		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish == "" {
 			sub.finish, sub.finishAt = endBroken, sub.cursor
 		}
 	}

@@ -91,6 +91,7 @@ type spliceState struct {
 	events uint64 // the stream's count of events at to
 
 	answer  *firstAnswer // to the ID; see late.go
+	past    bool         // it has brought something from before it was opened; see isPast
 	skipped bool         // it is told that the upstream did not go on after the ID
 	gap     []byte       // the event that tells so at the merge; nil: nothing is told then
 }

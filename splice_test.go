@@ -839,7 +839,7 @@ func TestSpliceQuiet(t *testing.T) {
 // A stream that has waited for a client that does not read was not quiet meanwhile: what
 // its splice has got already comes to it yet.
 func TestSpliceNotQuietWhileHeldUp(t *testing.T) {
-	inBubble(t, auto(func(o *streamOptions) { o.buffer.events = 3 }), func(st *streamTest) {
+	inBubble(t, auto(func(o *streamOptions) { o.buffer.Events = 3 }), func(st *streamTest) {
 		_, up := st.start() // its client reads nothing
 		up.event("1", "2", "3")
 		time.Sleep(time.Minute)

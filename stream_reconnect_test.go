@@ -707,3 +707,41 @@ func TestCancelledAttempt(t *testing.T) {
 		a.expect(newcomer, numbered("1", "2"))
 	})
 }
+
+// Who has a head and waits until it is known whether a new connection is shared is let
+// go when that does not come to be known: it is not left waiting.
+func TestWaitingEndsWithTheProbe(t *testing.T) {
+	inBubble(t, auto(func(o *streamOptions) { o.vouched = false }), func(st *streamTest) {
+		a, up := st.start()
+		time.Sleep(proofDelay)
+		b := st.join("")
+		sp := st.source.acceptOpen()
+		time.Sleep(2 * time.Second)
+		up.numbered("x")
+		sp.numbered("x")
+		b.read()
+		sp.expectGone(true) // they share
+		up.breakOff()
+		c := st.join("")
+		if !c.hasHead() {
+			st.t.Fatal("a client has to wait for its head while the stream is broken")
+		}
+		up = st.source.acceptOpen()
+		up.numbered("y")
+		probe := st.source.acceptOpen()
+		a.read()
+		b.read()
+		c.read()
+		probe.breakOff()
+		for name, r := range map[string]*reader{"merged": b, "waiting": c} {
+			r.read()
+			if r.end != endBroken {
+				st.t.Errorf("the response of the client that is %s ended: %q, expected %q", name, r.end, endBroken)
+			}
+		}
+		up.numbered("z")
+		if got := a.read(); !strings.Contains(got, "data: z") || a.end != "" {
+			st.t.Errorf("the stream's own client read %q, end %q", got, a.end)
+		}
+	})
+}

@@ -400,6 +400,7 @@ func (sub *subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 		return dst, time.Time{}, sub.finish
 	}
 	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
+		dst = sub.tellBeforeEnd(dst)
 		if retry := sub.stream.options.lastRetry(); retry != nil {
 			dst = append(dst, &replay.Block{Wire: retry})
 		}
@@ -418,6 +419,7 @@ func (sub *subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 	case end != "", len(dst) > 0:
 		return dst, sub.lookAt(), end
 	case sub.finish != "" && !now.Before(sub.finishFrom):
+		dst = sub.tellBeforeEnd(dst)
 		if len(sub.tail) > 0 {
 			dst = append(dst, &replay.Block{Wire: sub.tail})
 			sub.tail = nil
