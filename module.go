@@ -122,21 +122,21 @@ const (
 // /sse/. The command sse-doctor looks for what holds events back on the way.
 // All of the documentation: https://github.com/caddy-sse/caddy-sse/tree/main/docs
 type Handler struct {
-	// The name of this handler among those of the same server. It tells its
-	// streams from theirs, and lets the handler of that name take them over
-	// as soon as the configuration is reloaded; without, that takes a moment.
-	// A server with several sse handlers should name each. Default: empty.
+	// The name of this handler, to tell its streams from those of other sse
+	// handlers of the same server. After a reload the handler of the same name
+	// takes the streams over at once; without a name that takes a moment.
+	// Name each if a server has several. Default: empty.
 	Name string `json:"name,omitempty"`
 
-	// Which requests share a stream. Empty (the default): those that are equal
-	// but for header fields known not to matter, so that Authorization,
-	// Cookie, Origin and all unknown fields separate clients, and only when two
-	// connections were seen to be told the same. "public":
-	// whatever their header fields, except Origin, X-Forwarded-Host and
-	// X-Forwarded-Proto. "cookies": as public, but the cookies of
-	// share_cookies count too. "off": none; each client has an upstream
-	// connection of its own. What does not count is not sent upstream, the
-	// client's address included: see key_add.
+	// Which requests share a stream. Empty (the default): requests that are
+	// equal but for header fields known not to matter. Authorization, Cookie,
+	// Origin and all unknown fields separate clients, and clients share only
+	// after two connections were seen to be told the same. "public": all
+	// requests for a URL; only Origin, X-Forwarded-Host and X-Forwarded-Proto
+	// separate clients. "cookies": as public, and the cookies of share_cookies
+	// separate clients too. "off": none; each client has an upstream connection
+	// of its own. Anything that does not separate clients is removed from the
+	// upstream request, the client's address included: see key_add.
 	Share string `json:"share,omitempty"`
 
 	// With share "cookies": the names of the cookies that separate clients.
@@ -179,13 +179,13 @@ type Handler struct {
 	Memory int64 `json:"memory,omitempty"`
 
 	// How long a stream without subscribers keeps its upstream connection and
-	// replay buffer. Who comes back within that time has missed nothing. A
-	// stream that has had no event and one subscriber stays no longer than that
-	// was there. 0 ends it at once. Default: 30 s.
+	// replay buffer, so that clients that return meanwhile miss nothing. A
+	// stream that has had no event and only one subscriber stays no longer than
+	// that subscriber was there. 0 ends it at once. Default: 30 s.
 	Linger *caddy.Duration `json:"linger,omitempty"`
 
-	// Where a client without a last event ID begins that comes to a stream
-	// after its first event. "auto" (the default): it gets an upstream
+	// Where a client without a last event ID begins, if it comes after a
+	// stream's first event. "auto" (the default): it gets an upstream
 	// connection of its own, and with it whatever the upstream sends to
 	// newcomers, until that connection is seen to bring what the stream
 	// brings; then it shares the stream. "live": at the newest event.
