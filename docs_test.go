@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -35,7 +36,7 @@ const (
 // readPage returns the text of a page of the docs.
 func readPage(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(name)
+	text, err := fs.ReadFile(os.DirFS("."), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,12 +62,12 @@ func docPages(t *testing.T) []string {
 // section is the text of a page below a heading, down to the next of its level
 // or a higher one; "" if there is no such heading.
 func section(page, heading string) string {
-	level := heading[:strings.Index(heading, " ")]
+	level, _, _ := strings.Cut(heading, " ")
 	_, text, ok := strings.Cut(page, "\n"+heading+"\n")
 	if !ok {
 		return ""
 	}
-	end := regexp.MustCompile(`(?m)^#{1,` + string(rune('0'+len(level))) + `} `).FindStringIndex(outsideFences(text))
+	end := regexp.MustCompile(fmt.Sprintf(`(?m)^#{1,%d} `, len(level))).FindStringIndex(outsideFences(text))
 	if end != nil {
 		text = text[:end[0]]
 	}
@@ -420,7 +421,7 @@ func TestCommandsAreGood(t *testing.T) {
 					t.Errorf("%s: %q: the Makefile has no such target", name, line)
 				}
 				if packages, ok := strings.CutPrefix(line, "go run ./"); ok {
-					if _, err := os.Stat(strings.Fields(packages)[0]); err != nil {
+					if _, err := fs.Stat(os.DirFS("."), strings.Fields(packages)[0]); err != nil {
 						t.Errorf("%s: %q: %v", name, line, err)
 					}
 				}
