@@ -40,8 +40,8 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// accessFields are those of a subscriber whose response ended.
-func (sub *subscriber) accessFields(end endReason) accessFields {
+// accessFieldsOf are those of a subscriber whose response ended.
+func accessFieldsOf(sub *subscriber, end endReason) accessFields {
 	return accessFields{stream: sub.origin.key.String(), resume: sub.outcome, events: sub.sent, firstEvent: sub.firstEvent, end: end}
 }
 

@@ -1,5 +1,18 @@
 package caddysse
 
+// waiter is a connection that waits for something new, without a goroutine.
+type waiter interface {
+	slot() *bellEntry // its place in a bell
+	waker() waker     // who looks at it then; always the same
+}
+
+// waker looks at connections. Both methods are called under a stream's lock: they
+// must not wait.
+type waker interface {
+	wake(all []waiter) // looks at all of them, soon; the list is its own then
+	spare() []waiter   // an empty list, with room if there is one
+}
+
 // bell wakes those who wait for something new in a stream: goroutines, by a
 // channel, and connections, by their writers. The stream's lock guards it.
 type bell struct {
@@ -8,10 +21,10 @@ type bell struct {
 	rung    uint64 // how often
 }
 
-// bellList is the connections of one writer that wait.
+// bellList is the connections that wait of one writer.
 type bellList struct {
-	writer  *writer
-	waiting []*connection
+	waker   waker
+	waiting []waiter
 }
 
 // bellEntry is a connection's place in a bell. The stream's lock guards it.
@@ -31,42 +44,44 @@ func (b *bell) wait() <-chan struct{} {
 
 // add lets a connection be looked at by its writer when the bell is rung. It is
 // for the writer.
-func (b *bell) add(c *connection) {
-	if c.entry.bell == b && c.entry.rung == b.rung {
+func (b *bell) add(c waiter) {
+	entry := c.slot()
+	if entry.bell == b && entry.rung == b.rung {
 		return
 	}
-	c.entry.remove(c)
-	l := b.list(c.writer)
+	entry.remove(c)
+	by := c.waker()
+	l := b.list(by)
 	if l.waiting == nil {
-		l.waiting = c.writer.spareList()
+		l.waiting = by.spare()
 	}
-	c.entry = bellEntry{bell: b, rung: b.rung, index: len(l.waiting)}
+	*entry = bellEntry{bell: b, rung: b.rung, index: len(l.waiting)}
 	l.waiting = append(l.waiting, c)
 }
 
 // list returns a writer's list.
-func (b *bell) list(w *writer) *bellList {
+func (b *bell) list(w waker) *bellList {
 	for i := range b.lists {
-		if b.lists[i].writer == w {
+		if b.lists[i].waker == w {
 			return &b.lists[i]
 		}
 	}
-	b.lists = append(b.lists, bellList{writer: w})
+	b.lists = append(b.lists, bellList{waker: w})
 	return &b.lists[len(b.lists)-1]
 }
 
 // remove takes a connection out of the bell that it waits for.
-func (e *bellEntry) remove(c *connection) {
+func (e *bellEntry) remove(c waiter) {
 	b := e.bell
 	e.bell = nil
 	if b == nil || e.rung != b.rung {
 		return // its writer has the list
 	}
-	l := b.list(c.writer)
+	l := b.list(c.waker())
 	last := len(l.waiting) - 1
 	moved := l.waiting[last]
 	l.waiting[e.index] = moved
-	moved.entry.index = e.index
+	moved.slot().index = e.index
 	l.waiting[last] = nil
 	l.waiting = l.waiting[:last]
 }
@@ -82,7 +97,7 @@ func (b *bell) ring() {
 		l := &b.lists[i]
 		if len(l.waiting) > 0 {
 			waits = true
-			l.writer.lookAt(l.waiting)
+			l.waker.wake(l.waiting)
 			l.waiting = nil
 		}
 	}

@@ -109,10 +109,6 @@ func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, can
 	return c
 }
 
-// errStalled ends an upstream connection on which nothing came for
-// upstream_timeout.
-var errStalled = errors.New("nothing came for upstream_timeout")
-
 // listen begins to wait for the upstream's next bytes; hush ends that.
 func (c *capture) listen() {
 	if c.silence != nil && !c.stalled.Load() {
@@ -364,6 +360,7 @@ func (c *capture) finish(err error) ending {
 	if c.err != nil {
 		end.err = c.err
 	}
+	end.err = causeOf(end.err)
 	end.clean = end.err == nil
 	if end.status == 0 && !c.stalled.Load() {
 		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
@@ -413,6 +410,17 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 		return max(0, at.Sub(now))
 	}
 	return 0
+}
+
+// causeOf is what went wrong, less where in Caddy it was noticed.
+func causeOf(err error) error {
+	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.Err != nil {
+		return handlerErr.Err
+	}
+	if errors.Is(err, http.ErrAbortHandler) {
+		return errIncomplete // what reverse_proxy says of a body that broke off
+	}
+	return err
 }
 
 // Interface guards.

@@ -44,6 +44,10 @@ type connection struct {
 	closed  bool
 }
 
+// slot and waker implement waiter.
+func (c *connection) slot() *bellEntry { return &c.entry }
+func (c *connection) waker() waker     { return c.writer }
+
 // signal is news for a connection's writer.
 type signal uint32
 
@@ -337,5 +341,5 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 func (c *connection) over(reason endReason) {
 	theDelivered.onConnections.Dec()
 	theDelivered.ended.With(string(reason)).Inc()
-	c.log.write(c.bytes, c.sub.accessFields(reason), c.writer.set.gone)
+	c.log.write(c.bytes, accessFieldsOf(c.sub, reason), c.writer.set.gone)
 }

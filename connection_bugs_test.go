@@ -135,9 +135,9 @@ func TestWriterDoesNotWaitForLastAlert(t *testing.T) {
 	stuck.stuck.Store(true)
 
 	s := newSocket(conn, time.Minute, nil)
-	c := &connection{writer: &writer{wake: make(chan struct{}, 1)}, socket: s}
+	c := &connection{writer: &writer{news: make(chan struct{}, 1)}, socket: s}
 	s.await(c, []byte("data: 1\n\n"))
-	<-c.writer.wake
+	<-c.writer.news
 	if _, err := s.resume([]byte("data: 1\n\n")); err == nil {
 		t.Fatal("nothing timed out")
 	}

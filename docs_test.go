@@ -273,7 +273,7 @@ func TestDefaultsAreAsDocumented(t *testing.T) {
 func settingsOf(t *testing.T, h *Handler) (settings []any) {
 	t.Helper()
 	streams := h.streamOptions()
-	streams.lines = nil // has an identity, and no setting
+	streams.lines, streams.insignificant = nil, nil // have an identity, and are no settings
 	delivery, err := h.deliverySettings()
 	if err != nil {
 		t.Fatal(err)

@@ -196,7 +196,7 @@ func (l *look) totals() feedTotals {
 
 // tellRates tells about the stream that the sample is of, with its rates; false if
 // it is over.
-func (s *sample) tellRates() (feedStream, bool) {
+func tellRates(s *sample) (feedStream, bool) {
 	info, ok := s.tell()
 	return feedStream{streamInfo: info, ReceivedRate: s.receivedRate, SentRate: s.sentRate}, ok
 }
@@ -246,7 +246,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 func addStreams(v *view, l *look, page paging[sample]) error {
 	e := streamsEvent{At: l.at, Totals: l.totals(), Streams: []feedStream{}}
 	for _, s := range page.of(l.samples, streamOrders["began"]) {
-		if told, ok := s.tellRates(); ok {
+		if told, ok := tellRates(&s); ok {
 			e.Streams = append(e.Streams, told)
 		}
 	}
@@ -260,7 +260,7 @@ func addStream(v *view, l *look, s observed) (more bool, err error) {
 		if l.samples[i].of != s {
 			continue
 		}
-		told, ok := l.samples[i].tellRates()
+		told, ok := tellRates(&l.samples[i])
 		if !ok {
 			break
 		}

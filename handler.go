@@ -34,7 +34,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		inside = new(atomic.Bool)
 		caddyhttp.SetVar(r.Context(), insideVar, inside)
 	}
-	if q, ok := r.Context().Value(renewalCtxKey{}).(*renewal); ok && q.source == nil {
+	if q, ok := r.Context().Value(renewalCtxKey{}).(*renewedRequest); ok && q.source == nil {
 		h.takeRenewal(w, r, next, q)
 		return nil
 	}
@@ -321,7 +321,7 @@ func (d *delivery) leave() {
 
 // end does what is left when the response has ended.
 func (d *delivery) end(end endReason) error {
-	tellEnd(d.r, d.sub.accessFields(end))
+	tellEnd(d.r, accessFieldsOf(d.sub, end))
 	missed := d.sub.hasMissed()
 	d.leave()
 	s := d.sub.origin
@@ -346,19 +346,20 @@ func (d *delivery) end(end endReason) error {
 // has to look for a stream again.
 func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener, detach func()) (_ *head, again bool, err error) {
 	s := sub.origin
-	again, left := awaitOpening(r, req, s, wait)
+	again, left := s.awaitOpening(r.Context(), req, wait != nil)
 	if again {
 		return nil, true, nil
 	}
+	left = left && (wait == nil || wait.leave())
 	if !left {
 		wait, left = awaitReopening(r, sub, wait)
 	}
 	if left {
-		tellAccessLog(r, sub.accessFields(endClient))
+		tellAccessLog(r, accessFieldsOf(sub, endClient))
 		return nil, false, nil
 	}
 	if !sub.waitForHead(r.Context()) {
-		tellAccessLog(r, sub.accessFields(endClient))
+		tellAccessLog(r, accessFieldsOf(sub, endClient))
 		return nil, false, nil
 	}
 	head, err := sub.head()
@@ -386,6 +387,17 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil, false, h.turnAway(w, req.key, errNoSecond)
 	}
 	return head, false, nil
+}
+
+// awaitReopening waits for a stream that is being opened again. It returns the
+// opener if that is given the application's answer, and whether the client has
+// left.
+func awaitReopening(r *http.Request, sub *subscriber, wait *opener) (_ *opener, left bool) {
+	waited, left := sub.awaitReopening(r.Context())
+	if waited && wait != nil && !sub.origin.wasRefused() && wait.leave() {
+		wait = nil // what comes of its request is nothing to it
+	}
+	return wait, left && wait == nil
 }
 
 // begin writes the response head, and tells of the subscriber. late tells that

@@ -64,7 +64,7 @@ type hub struct {
 	secret [32]byte // of the keyed hashes; fixed after construction
 
 	// Reports whether a server is one of the running configuration, not of one
-	// that is being loaded. nil: all are. Fixed after construction.
+	// that is being loaded. nil: all are. Set before anything else is done.
 	serves func(server any) bool
 
 	running sync.WaitGroup // the goroutines that own upstream connections
@@ -85,9 +85,9 @@ type hub struct {
 	stopped     time.Time // when that began
 
 	allMu   sync.Mutex
-	all     map[*stream]struct{}      // those in streams, and those that still have subscribers
-	private map[*passThrough]struct{} // private streams
-	ending  bool                      // private streams are to end
+	all     map[*stream]struct{} // those in streams, and those that still have subscribers
+	private map[privateStream]struct{}
+	ending  bool // private streams are to end
 }
 
 // instance is one provisioned handler.
@@ -101,17 +101,13 @@ type instance struct {
 }
 
 // theHub is shared by all handlers of all configurations of the process.
-var theHub = func() *hub {
-	h := newHub()
-	h.serves = serves
-	return h
-}()
+var theHub = newHub()
 
 func newHub() *hub {
 	h := &hub{
 		streams:     make(map[streamKey][]*stream),
 		all:         make(map[*stream]struct{}),
-		private:     make(map[*passThrough]struct{}),
+		private:     make(map[privateStream]struct{}),
 		unshareable: make(map[streamKey]time.Time),
 		count:       make(map[string]int),
 		detached:    make(map[string]*stream),
@@ -423,8 +419,16 @@ func (h *hub) stop() (began time.Time) {
 	return began
 }
 
+// privateStream is a stream of one client that the hub knows, and does not run.
+type privateStream interface {
+	observed
+
+	// leaveAfter ends it in a while, unless it ends before.
+	leaveAfter(d time.Duration, reason endReason)
+}
+
 // trackPrivate takes note of a private stream.
-func (h *hub) trackPrivate(p *passThrough) {
+func (h *hub) trackPrivate(p privateStream) {
 	h.allMu.Lock()
 	defer h.allMu.Unlock()
 	h.private[p] = struct{}{}
@@ -433,8 +437,19 @@ func (h *hub) trackPrivate(p *passThrough) {
 	}
 }
 
-func (h *hub) forgetPrivate(p *passThrough) {
+func (h *hub) forgetPrivate(p privateStream) {
 	h.allMu.Lock()
 	defer h.allMu.Unlock()
 	delete(h.private, p)
 }
+
+// isStopping reports whether the process is about to exit, and ends all streams.
+func (h *hub) isStopping() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stopping
+}
+
+// keyPart is one part of a key: what it is called, for the operator, and its
+// value.
+type keyPart struct{ name, value string }

@@ -2,17 +2,13 @@ package caddysse
 
 import (
 	"cmp"
-	"errors"
-	"maps"
 	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
@@ -61,19 +57,6 @@ type clientInfo struct {
 // connection.
 func (c clientInfo) address() string { return cmp.Or(c.ip, hostOf(c.remote)) }
 
-// clientOf tells which client a request is of.
-func clientOf(r *http.Request) clientInfo {
-	c := clientInfo{remote: r.RemoteAddr, protocol: protocolOf(r)}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != host {
-		c.ip = ip
-	}
-	return c
-}
-
 // deliveredBy notes how the subscriber's client is written to.
 func (sub *subscriber) deliveredBy(delivery string) {
 	sub.mu.Lock()
@@ -97,22 +80,11 @@ func (e ending) text() string {
 	case e.clean && e.events:
 		return ""
 	case e.err != nil:
-		return clipText(e.cause().Error())
+		return clipText(e.err.Error())
 	case e.status != 0:
 		return "status " + strconv.Itoa(e.status)
 	}
 	return "no answer"
-}
-
-// cause is what went wrong, less where in Caddy it was noticed.
-func (e ending) cause() error {
-	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](e.err); ok && handlerErr.Err != nil {
-		return handlerErr.Err
-	}
-	if errors.Is(e.err, http.ErrAbortHandler) {
-		return errIncomplete // what reverse_proxy says of a body that broke off
-	}
-	return e.err
 }
 
 // clipText shortens a text that comes from outside.
@@ -211,20 +183,6 @@ type bufferInfo struct {
 type lastIDs struct {
 	Upstream string `json:"upstream"`
 	Gateway  string `json:"gateway"`
-}
-
-// subscriberInfo is what is told of a subscriber.
-type subscriberInfo struct {
-	Address  string    `json:"address"`
-	ClientIP string    `json:"client_ip"`
-	Protocol string    `json:"protocol"`
-	Delivery string    `json:"delivery"`
-	JoinedAt time.Time `json:"joined_at"`
-	Resume   string    `json:"resume"`
-	Spliced  bool      `json:"spliced"`
-	Lag      lagInfo   `json:"lag"`
-	Events   uint64    `json:"events_sent"`
-	Bytes    uint64    `json:"bytes_sent"`
 }
 
 // id names the stream to operators, as nothing else in the process.
@@ -372,28 +330,6 @@ func (s *stream) sampleSubscribers(now time.Time) []subscriberSample {
 	return all
 }
 
-// tell tells about a subscriber.
-func (s *subscriberSample) tell() subscriberInfo {
-	resume, _, _ := strings.Cut(s.outcome, ";")
-	return subscriberInfo{
-		Address: s.client.remote, ClientIP: s.client.address(), Protocol: s.client.protocol, Delivery: s.delivery,
-		JoinedAt: s.joined, Resume: resume, Spliced: s.spliced, Lag: s.lag, Events: s.events, Bytes: s.bytes,
-	}
-}
-
-// tellSubscribers tells about the part of a stream's subscribers that is asked
-// for.
-func tellSubscribers(o observed, now time.Time, page paging[subscriberSample]) []subscriberInfo {
-	part := page.of(o.sampleSubscribers(now), func(a, b *subscriberSample) int {
-		return cmp.Or(a.joined.Compare(b.joined), cmp.Compare(a.client.remote, b.client.remote))
-	})
-	all := make([]subscriberInfo, 0, len(part))
-	for i := range part {
-		all = append(all, part[i].tell())
-	}
-	return all
-}
-
 // hostOf is the host of an address.
 func hostOf(address string) string {
 	host, _, err := net.SplitHostPort(address)
@@ -486,16 +422,6 @@ func (h *hub) samples(now time.Time) []sample {
 	return all
 }
 
-// countPrivate counts those of private streams.
-func countPrivate(all []sample) (n int) {
-	for i := range all {
-		if all[i].private {
-			n++
-		}
-	}
-	return n
-}
-
 // find returns the stream that an ID of the admin API names, nil if there is
 // none.
 func (h *hub) find(id string) observed {
@@ -513,34 +439,4 @@ func (h *hub) find(id string) observed {
 		}
 	}
 	return nil
-}
-
-// streamOrders compare streams by what they can be sorted by.
-var streamOrders = map[string]func(a, b *sample) int{
-	"began":       func(a, b *sample) int { return cmp.Compare(a.number, b.number) },
-	"path":        func(a, b *sample) int { return cmp.Compare(a.path, b.path) },
-	"subscribers": func(a, b *sample) int { return cmp.Compare(a.subscribers, b.subscribers) },
-	"received":    func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
-	"sent":        func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },
-	"bytes":       func(a, b *sample) int { return cmp.Compare(a.bytes, b.bytes) },
-	"lag":         func(a, b *sample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
-	"state":       func(a, b *sample) int { return cmp.Compare(a.state, b.state) },
-	"reconnects":  func(a, b *sample) int { return cmp.Compare(a.reconnects, b.reconnects) },
-}
-
-// feedOrders are those of feeds, which know rates.
-var feedOrders = func() map[string]func(a, b *sample) int {
-	orders := maps.Clone(streamOrders)
-	orders["received_rate"] = func(a, b *sample) int { return cmp.Compare(a.receivedRate, b.receivedRate) }
-	orders["sent_rate"] = func(a, b *sample) int { return cmp.Compare(a.sentRate, b.sentRate) }
-	return orders
-}()
-
-// subscriberOrders compare subscribers by what they can be sorted by.
-var subscriberOrders = map[string]func(a, b *subscriberSample) int{
-	"joined":  func(a, b *subscriberSample) int { return a.joined.Compare(b.joined) },
-	"address": func(a, b *subscriberSample) int { return cmp.Compare(a.client.remote, b.client.remote) },
-	"lag":     func(a, b *subscriberSample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
-	"events":  func(a, b *subscriberSample) int { return cmp.Compare(a.events, b.events) },
-	"bytes":   func(a, b *subscriberSample) int { return cmp.Compare(a.bytes, b.bytes) },
 }

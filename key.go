@@ -226,10 +226,6 @@ func (p *keyPolicy) filterQuery(raw string) string {
 	return strings.Join(kept, "&")
 }
 
-// keyPart is one part of a key: what it is called, for the operator, and its
-// value.
-type keyPart struct{ name, value string }
-
 // parts lists what makes a request the same as another.
 func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)

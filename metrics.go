@@ -1,15 +1,11 @@
 package caddysse
 
 import (
-	"context"
 	"errors"
 	"iter"
-	"net/http"
-	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
 
@@ -61,54 +57,10 @@ func (h histogram) Collect(to chan<- prometheus.Metric) {
 // theMetrics are shared by all handlers of all configurations of the process.
 var theMetrics = newMetrics()
 
-// How a splice ended, as a label.
-const (
-	spliceMerged  = "merged"
-	splicePrivate = "private"
-)
-
 // What a client was turned away by, as a label.
 const (
 	limitStreams     = "max_streams"
 	limitSubscribers = "max_subscribers"
-)
-
-// endReasons are all reasons for which responses end.
-var endReasons = []string{
-	string(endClient), string(endWrite), string(endUpstream), string(endGaveUp), string(endRefused), string(endOversized),
-	string(endReload), string(endStopping), string(endMaxAge), string(endLag), string(endBroken), string(endAdmin), string(endPerClient),
-}
-
-// How an upstream connection ended, as a label.
-const (
-	resultClean     = "clean"     // as HTTP says
-	resultBroken    = "broken"    // reset, or an unexpected end
-	resultStalled   = "stalled"   // upstream_timeout, or an attempt that took too long
-	resultOversized = "oversized" // a block over max_event_size
-	resultRefused   = "refused"   // the answer was no event stream
-	resultFailed    = "failed"    // there was no answer
-	resultCancelled = "cancelled" // by the gateway: nobody needs it any more
-)
-
-// Kinds of streams, as a label.
-const (
-	kindShared  = "shared"
-	kindSplice  = "splice"
-	kindPrivate = "private"
-
-	// kindDetached is a private stream that may outlive its client.
-	kindDetached = "detached"
-)
-
-// States of the upstream connections of shared streams, as a label.
-const (
-	stateOpening = "opening" // the first one, no head came yet
-	stateOpen    = "open"
-	stateWaiting = "waiting" // lost, and not reached again yet
-
-	// stateEnded is no label: the upstream, or the gateway, has ended the
-	// stream, and there is no connection.
-	stateEnded = "ended"
 )
 
 // metricsNamespace begins the names of all metrics.
@@ -202,91 +154,4 @@ func (m *metrics) register(registry *prometheus.Registry) error {
 		return nil
 	}
 	return err
-}
-
-// census is what there is at a moment.
-type census struct {
-	kinds  map[string]int
-	states map[string]int
-}
-
-// census counts streams and upstream connections.
-func (h *hub) census() census {
-	c := census{
-		kinds:  map[string]int{kindShared: 0, kindSplice: 0, kindPrivate: 0, kindDetached: 0},
-		states: map[string]int{stateOpening: 0, stateOpen: 0, stateWaiting: 0},
-	}
-	for _, s := range h.every() {
-		s.countIn(&c)
-	}
-	h.allMu.Lock()
-	defer h.allMu.Unlock()
-	c.kinds[kindPrivate] = len(h.private)
-	return c
-}
-
-// countIn adds a stream to a census.
-func (s *stream) countIn(c *census) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.kinds[s.kind()]++
-	if state := s.upstreamState(); state != stateEnded {
-		c.states[state]++
-	}
-}
-
-// kind tells streams apart, as a label.
-func (s *stream) kind() string {
-	switch {
-	case s.isSplice:
-		return kindSplice
-	case s.detached:
-		return kindDetached
-	}
-	return kindShared
-}
-
-// upstreamState is that of the stream's upstream connection. The stream's lock
-// is held.
-func (s *stream) upstreamState() string {
-	switch {
-	case s.phase == phaseLive:
-		return stateOpen
-	case s.phase == phaseOpening, s.phase == phaseBroken && s.headAt.IsZero() && s.conn != nil && !s.conn.ended:
-		return stateOpening
-	case s.phase == phaseBroken:
-		return stateWaiting
-	}
-	return stateEnded
-}
-
-// protocolOf is the protocol of a request, as a label.
-func protocolOf(r *http.Request) string {
-	switch {
-	case r.ProtoMajor > 1:
-		return strconv.Itoa(r.ProtoMajor)
-	case r.ProtoMinor == 0:
-		return "1.0"
-	}
-	return "1.1"
-}
-
-// resultOf tells how an upstream connection ended, as a label. ctx is that of
-// the stream's interest in it.
-func resultOf(ctx context.Context, end ending) string {
-	switch {
-	case end.events && end.clean:
-		return resultClean
-	case ctx.Err() != nil:
-		return resultCancelled
-	case errors.Is(end.err, errStalled), errors.Is(end.err, errNoAnswer):
-		return resultStalled
-	case errors.Is(end.err, eventstream.ErrBlockTooLarge):
-		return resultOversized
-	case end.events:
-		return resultBroken
-	case end.answered:
-		return resultRefused
-	}
-	return resultFailed
 }

@@ -17,6 +17,7 @@ import (
 )
 
 func init() {
+	theHub.serves = serves
 	caddy.RegisterModule((*Handler)(nil))
 	httpcaddyfile.RegisterHandlerDirective("sse", parseCaddyfile)
 	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
@@ -28,28 +29,8 @@ const (
 	// proxies on the way (30 s).
 	defaultHeartbeat = 15 * time.Second
 
-	// defaultLinger is well above the 3 to 5 s after which EventSource
-	// reconnects.
-	defaultLinger = 30 * time.Second
-
-	// leastLinger is how long a stream stays whose client has left at once.
-	leastLinger = time.Second
-
 	// defaultWriteTimeout is how long a write to a client may make no progress.
 	defaultWriteTimeout = 10 * time.Second
-
-	// defaultMaxEventSize bounds one block of the upstream.
-	defaultMaxEventSize = 16 << 20
-
-	// primeAfter is how long after the head of an upstream connection its
-	// clients are sent nothing before its first event: some clients of the older
-	// MCP transport take any block for the event of type endpoint, which comes as
-	// soon as there is a session. Who is cut meanwhile has no ID to resume from.
-	primeAfter = 5 * time.Second
-
-	// defaultDrain is the time over which clients' responses end when the
-	// process stops.
-	defaultDrain = 3 * time.Second
 
 	// maxHeartbeatPadding bounds what is sent to each quiet client again and
 	// again. Middleboxes are known to hold back up to 4 KiB.

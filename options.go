@@ -12,27 +12,19 @@ import (
 
 // streamOptions are the settings that streams follow, defaults filled in.
 func (h *Handler) streamOptions() *streamOptions {
-	o := &streamOptions{
-		buffer:         h.Buffer.limits(),
-		linger:         defaultLinger,
-		joinReplay:     -1,
-		gapEvent:       h.GapEvent,
-		prime:          (h.Prime == nil || *h.Prime) && h.sendsEmptyBlocks(),
-		emptyBlocks:    h.sendsEmptyBlocks(),
-		primeAfter:     primeAfter,
-		lagSkip:        h.Lag == "skip",
-		maxEventSize:   defaultMaxEventSize,
-		maxStreams:     h.MaxStreams,
-		maxSubscribers: h.MaxSubscribers,
-		maxAge:         time.Duration(h.MaxAge),
-		timeout:        time.Duration(h.UpstreamTimeout),
-		giveUp:         cmp.Or(time.Duration(h.GiveUp), defaultGiveUp),
-		drain:          defaultDrain,
-		spliceLimit:    defaultSpliceLimit,
-		spliceTimeout:  defaultSpliceTimeout,
-		vouched:        h.vouches(),
-		lines:          new(handlerLines),
-	}
+	o := defaultOptions()
+	o.buffer = h.Buffer.limits()
+	o.gapEvent = h.GapEvent
+	o.prime = (h.Prime == nil || *h.Prime) && h.sendsEmptyBlocks()
+	o.emptyBlocks = h.sendsEmptyBlocks()
+	o.lagSkip = h.Lag == "skip"
+	o.maxStreams = h.MaxStreams
+	o.maxSubscribers = h.MaxSubscribers
+	o.maxAge = time.Duration(h.MaxAge)
+	o.timeout = time.Duration(h.UpstreamTimeout)
+	o.giveUp = cmp.Or(time.Duration(h.GiveUp), o.giveUp)
+	o.vouched = h.vouches()
+	o.insignificant = insignificant
 	switch h.Reconnect {
 	case "always":
 		o.reconnect = reconnectAlways

@@ -481,7 +481,7 @@ func (p *passThrough) finish(err error) error {
 		p.end = endUpstream
 		return nil
 	}
-	p.err = ending{err: err}.cause()
+	p.err = causeOf(err)
 	return http.ErrAbortHandler
 }
 

@@ -246,4 +246,4 @@ func (p *passThrough) watch() tailSource {
 }
 
 // Interface guards.
-var _ observed = (*passThrough)(nil)
+var _ privateStream = (*passThrough)(nil)

@@ -116,13 +116,6 @@ func (s *writeWatch) progressed() bool {
 	}
 }
 
-// isStopping reports whether the process is about to exit, and ends all streams.
-func (h *hub) isStopping() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.stopping
-}
-
 // isOverdue reports whether the response was to end so long ago that the rest of
 // an event is not waited for.
 func (s *writeWatch) isOverdue() bool {

@@ -46,6 +46,10 @@ const (
 // errNoAnswer ends an attempt to reach an upstream again.
 var errNoAnswer = errors.New("no answer came in time")
 
+// errStalled ends an upstream connection on which nothing came for
+// upstream_timeout.
+var errStalled = errors.New("nothing came for upstream_timeout")
+
 // statusCancelled is what reverse_proxy says for the upstream when a connection
 // to it is given up on this side: also when a reload has closed its transport.
 const statusCancelled = 499
@@ -58,7 +62,7 @@ type ending struct {
 	answered   bool          // the upstream has
 	retryAfter time.Duration // what the answer asked for
 	tail       []byte        // with a clean end: what came after the last blank line
-	err        error         // what went wrong, if known
+	err        error         // what went wrong, if known; less where in the host it was noticed
 }
 
 // retriable reports whether another attempt may succeed: there was no answer,
@@ -355,7 +359,7 @@ func (s *stream) after(conn *upstreamConn, end ending) (delay time.Duration, aga
 			}
 		}
 	}
-	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.cause()))
+	log := s.log().With(zap.Int("status", end.status), zap.NamedError("reason", end.err))
 	verdict, options, subscribers := s.judge(end), s.options, len(s.subs)
 	switch verdict {
 	case succeeded:

@@ -1,7 +1,7 @@
 package caddysse
 
 import (
-	"net/http"
+	"context"
 	"slices"
 	"time"
 )
@@ -44,11 +44,11 @@ func (h *hub) dropEnded(key streamKey) {
 // first client may hang where another one is answered at once. Then again tells
 // it to look for another stream, and the first of those opens it, for which the
 // others wait twice as long: an application that is slow is not to be asked by
-// each of them. The first client is left alone with its own. left tells that the
-// client has.
-func awaitOpening(r *http.Request, req *joinRequest, s *stream, wait *opener) (again, left bool) {
+// each of them. The first client is left alone with its own. left tells that ctx
+// is done.
+func (s *stream) awaitOpening(ctx context.Context, req *joinRequest, isFirst bool) (again, left bool) {
 	var tired <-chan time.Time
-	if wait == nil && !s.detached {
+	if !isFirst && !s.detached {
 		timer := time.NewTimer(time.Until(s.born.Add(s.headTime)))
 		defer timer.Stop()
 		tired = timer.C
@@ -64,8 +64,8 @@ func awaitOpening(r *http.Request, req *joinRequest, s *stream, wait *opener) (a
 		s.hub.remove(s)
 		req.headTime = 2 * s.headTime
 		return true, false
-	case <-r.Context().Done():
-		return false, wait == nil || wait.leave()
+	case <-ctx.Done():
+		return false, true
 	}
 	return false, false
 }
@@ -132,27 +132,24 @@ func (s *stream) wasRefused() bool {
 }
 
 // awaitReopening waits until it is known whether a stream goes on that is being
-// opened again, but not for long. It returns the opener if that is given the
-// application's answer, and whether the client has left.
-func awaitReopening(r *http.Request, sub *subscriber, wait *opener) (_ *opener, left bool) {
+// opened again, but not for long. waited tells that there was something to wait
+// for, left that ctx is done.
+func (sub *subscriber) awaitReopening(ctx context.Context) (waited, left bool) {
 	answer := sub.reopening()
 	if answer == nil {
-		return wait, false
+		return false, false
 	}
 	patience := time.NewTimer(openingPatience)
 	defer patience.Stop()
-	for waiting := true; waiting && answer != nil; {
+	for answer != nil {
 		select {
 		case <-answer:
 			answer = sub.reopening()
 		case <-patience.C:
-			waiting = false
-		case <-r.Context().Done():
-			waiting, left = false, true
+			return true, false
+		case <-ctx.Done():
+			return true, true
 		}
 	}
-	if wait != nil && !sub.origin.wasRefused() && wait.leave() {
-		wait = nil // what comes of its request is nothing to it
-	}
-	return wait, left && wait == nil
+	return true, false
 }

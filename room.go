@@ -98,13 +98,16 @@ func (s *stream) waitForRoom(size int64, c *upstreamConn) {
 	}
 }
 
+// noLimit stands for no time limit where one must be given.
+const noLimit = 100 * 365 * 24 * time.Hour
+
 // patienceFor returns for how long a stream that began to wait at a time may
 // wait for those who are left now. Then it looks again: a write to somebody whose
 // turn has come may have begun.
 func (s *stream) patienceFor(wait *room, began, now time.Time) time.Duration {
 	switch {
 	case s.isSplice, s.detached:
-		return noTimeout
+		return noLimit
 	case wait.writes:
 		return s.patience.left(now)
 	}

@@ -73,13 +73,13 @@ var responseFields = headerSet(
 
 // differingField returns the name of a field in which two heads differ, unless
 // it is known to be of one response; "" if there is none.
-func differingField(a, b *head) string {
+func differingField(a, b *head, insignificant func(name string) bool) string {
 	if a == nil || b == nil {
 		return ""
 	}
 	for _, pair := range [][2]http.Header{{a.header, b.header}, {b.header, a.header}} {
 		for name, values := range pair[0] {
-			if _, known := responseFields[name]; known || insignificant(name) {
+			if _, known := responseFields[name]; known || (insignificant != nil && insignificant(name)) {
 				continue
 			}
 			if !slices.Equal(values, pair[1][name]) {
@@ -426,7 +426,7 @@ func (s *stream) toldTogether(sp *stream, p pendingBlock) bool {
 func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownReason {
 	st := sp.splice
 	if s.conn != nil && st.field == "" {
-		st.field = differingField(s.head, sp.head)
+		st.field = differingField(s.head, sp.head, s.options.insignificant)
 	}
 	for len(st.brought) > 0 {
 		p := st.brought[0]

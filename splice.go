@@ -180,7 +180,7 @@ func (s *stream) isSilent(sub *subscriber, now time.Time) bool {
 	for sp := range s.splices {
 		at := sp.greetedAt()
 		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) && !at.IsZero() && !now.Before(at) && sp.newestAt.IsZero() &&
-			s.said == sp.splice.said && differingField(s.head, sp.head) == "" {
+			s.said == sp.splice.said && differingField(s.head, sp.head, s.options.insignificant) == "" {
 			return true
 		}
 	}
@@ -734,3 +734,9 @@ func (sub *subscriber) waitEnd() time.Time {
 	earliest(&end, sub.joined.Add(2*timeout))
 	return end
 }
+
+// How a splice ended, as a label.
+const (
+	spliceMerged  = "merged"
+	splicePrivate = "private"
+)

@@ -69,10 +69,10 @@ func TestStopWithinAnEvent(t *testing.T) {
 
 // privateBytes is how many bytes the client of the one private stream was given.
 func privateBytes() (bytes int) {
-	theHub.allMu.Lock()
-	defer theHub.allMu.Unlock()
-	for p := range theHub.private {
-		bytes += int(p.seen.given.Load())
+	for _, s := range theHub.samples(time.Now()) {
+		if s.private {
+			bytes += int(s.bytes)
+		}
 	}
 	return bytes
 }

@@ -32,34 +32,6 @@ type head struct {
 	added  map[string]bool // fields that the upstream's values are added to, not put in place of
 }
 
-// streamOptions are the handler's settings that a stream follows; see Handler.
-type streamOptions struct {
-	buffer         replay.Limits
-	linger         time.Duration
-	vouched        bool // the operator says that the upstream tells all connections of a key the same
-	join           joinMode
-	joinReplay     int // with joinReplay: how many events; negative: all
-	ids            idsMode
-	gapEvent       string
-	prime          bool
-	emptyBlocks    bool
-	primeAfter     time.Duration // how long who comes before the first block waits for a prelude
-	lagSkip        bool
-	maxEventSize   int
-	maxStreams     int
-	maxSubscribers int
-	maxAge         time.Duration
-	spliceLimit    int
-	spliceTimeout  time.Duration
-	retryMin       time.Duration
-	retryMax       time.Duration
-	reconnect      reconnectMode
-	timeout        time.Duration // upstream_timeout; 0: none
-	giveUp         time.Duration
-	drain          time.Duration
-	lines          *handlerLines
-}
-
 // source opens upstream connections for a stream, with a request of a client
 // that is entitled to it and the handlers of one configuration.
 type source interface {

@@ -33,6 +33,12 @@ const (
 	endPerClient endReason = "per_client"
 )
 
+// endReasons are all reasons for which responses end.
+var endReasons = []string{
+	string(endClient), string(endWrite), string(endUpstream), string(endGaveUp), string(endRefused), string(endOversized),
+	string(endReload), string(endStopping), string(endMaxAge), string(endLag), string(endBroken), string(endAdmin), string(endPerClient),
+}
+
 // Nor are these, which are for who was sent no head yet: its request looks for a
 // stream again, or is told that the application does not take a second connection.
 const (
@@ -446,7 +452,7 @@ func (sub *subscriber) lookAt() (at time.Time) {
 // nextOf is next for a connection, by its writer. waits tells that the
 // connection has been given everything and will be looked at when there is
 // something new.
-func (sub *subscriber) nextOf(c *connection, dst []*replay.Block, now time.Time) (out []*replay.Block, waits bool, leaveAt time.Time, end endReason) {
+func (sub *subscriber) nextOf(c waiter, dst []*replay.Block, now time.Time) (out []*replay.Block, waits bool, leaveAt time.Time, end endReason) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
@@ -473,10 +479,10 @@ func (sub *subscriber) leaves() time.Time {
 }
 
 // leaveBell lets a connection wait for nothing any more.
-func (sub *subscriber) leaveBell(c *connection) {
+func (sub *subscriber) leaveBell(c waiter) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	c.entry.remove(c)
+	c.slot().remove(c)
 }
 
 // settled reports whether nothing but the stream's blocks is to come to the

@@ -116,7 +116,7 @@ func (s *stream) judgeTrial(now time.Time, again *time.Time) ownReason {
 		}
 	}
 	x, y := t.x.splice, t.y.splice
-	field := differingField(t.x.head, t.y.head)
+	field := differingField(t.x.head, t.y.head, s.options.insignificant)
 	switch {
 	case x.unknown, y.unknown:
 		s.trialFailed(now)

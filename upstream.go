@@ -411,3 +411,34 @@ func (s *stream) onlyFirst(others endReason) {
 	}
 	s.wakeLocked()
 }
+
+// resultOf tells how an upstream connection ended, as a label. ctx is that of
+// the stream's interest in it.
+func resultOf(ctx context.Context, end ending) string {
+	switch {
+	case end.events && end.clean:
+		return resultClean
+	case ctx.Err() != nil:
+		return resultCancelled
+	case errors.Is(end.err, errStalled), errors.Is(end.err, errNoAnswer):
+		return resultStalled
+	case errors.Is(end.err, eventstream.ErrBlockTooLarge):
+		return resultOversized
+	case end.events:
+		return resultBroken
+	case end.answered:
+		return resultRefused
+	}
+	return resultFailed
+}
+
+// How an upstream connection ended, as a label.
+const (
+	resultClean     = "clean"     // as HTTP says
+	resultBroken    = "broken"    // reset, or an unexpected end
+	resultStalled   = "stalled"   // upstream_timeout, or an attempt that took too long
+	resultOversized = "oversized" // a block over max_event_size
+	resultRefused   = "refused"   // the answer was no event stream
+	resultFailed    = "failed"    // there was no answer
+	resultCancelled = "cancelled" // by the gateway: nobody needs it any more
+)

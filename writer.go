@@ -57,7 +57,7 @@ type writers struct {
 func newWriters(n int) *writers {
 	ws := &writers{began: time.Now().Add(-1), all: make([]*writer, n), poller: newPoller()}
 	for i := range ws.all {
-		ws.all[i] = &writer{set: ws, wake: make(chan struct{}, 1)}
+		ws.all[i] = &writer{set: ws, news: make(chan struct{}, 1)}
 		go ws.all[i].run()
 	}
 	return ws
@@ -105,11 +105,11 @@ func (ws *writers) waitEmpty(then time.Time) {
 // sockets. What is without a lock is for its goroutine only.
 type writer struct {
 	set  *writers
-	wake chan struct{}
+	news chan struct{}
 
 	mu      sync.Mutex
-	lists   [][]*connection // to be looked at
-	singles []*connection
+	lists   [][]waiter // to be looked at
+	singles []waiter
 
 	now     time.Time // about
 	tick    moment    // the same
@@ -118,21 +118,21 @@ type writer struct {
 	due     dueHeap
 	blocks  []*replay.Block
 	batch   batch
-	spare   []*connection
+	room    []waiter // an empty list
 	counted counts
 }
 
 // workList is a list of connections of which the first ones have been served.
 type workList struct {
-	list []*connection
+	list []waiter
 	done int
 }
 
 // counts is what a writer has not told the metrics yet.
 type counts struct{ blocks, bytes, heartbeats int }
 
-// lookAt hands a list of connections to the writer.
-func (w *writer) lookAt(list []*connection) {
+// wake hands a list of connections to the writer.
+func (w *writer) wake(list []waiter) {
 	w.mu.Lock()
 	w.lists = append(w.lists, list)
 	w.mu.Unlock()
@@ -148,15 +148,15 @@ func (w *writer) lookAtOne(c *connection) {
 
 func (w *writer) rouse() {
 	select {
-	case w.wake <- struct{}{}:
+	case w.news <- struct{}{}:
 	default: // it has been
 	}
 }
 
-// spareList returns an empty list, with room if there is one.
-func (w *writer) spareList() []*connection {
-	list := w.spare
-	w.spare = nil
+// spare returns an empty list, with room if there is one.
+func (w *writer) spare() []waiter {
+	list := w.room
+	w.room = nil
 	return list
 }
 
@@ -176,7 +176,7 @@ func (w *writer) run() {
 			}
 			timer.Reset(wait)
 			select {
-			case <-w.wake:
+			case <-w.news:
 			case <-timer.C:
 			}
 			continue
@@ -230,9 +230,9 @@ func (w *writer) round() {
 		switch done := w.turn(&l); {
 		case !done:
 			left = append(left, l)
-		case cap(l.list) > cap(w.spare):
+		case cap(l.list) > cap(w.room):
 			clear(l.list)
-			w.spare = l.list[:0]
+			w.room = l.list[:0]
 		}
 	}
 	clear(w.work[len(left):])
@@ -247,7 +247,7 @@ func (w *writer) turn(l *workList) (done bool) {
 		if i%perClock == 0 {
 			w.look()
 		}
-		w.serve(c)
+		w.serve(c.(*connection))
 	}
 	l.done += n
 	return l.done == len(l.list)
