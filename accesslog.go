@@ -42,7 +42,7 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 // accessFieldsOf are those of a subscriber whose response ended.
 func accessFieldsOf(sub *subscriber, end endReason) accessFields {
-	return accessFields{stream: sub.origin.key.String(), resume: sub.outcome, events: sub.sent, firstEvent: sub.firstEvent, end: end}
+	return accessFields{stream: sub.key().String(), resume: sub.outcome, events: sub.sent, firstEvent: sub.firstEvent, end: end}
 }
 
 // startOf is when a request came.

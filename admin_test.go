@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -283,59 +284,23 @@ func TestAdminTellsFailedAttempts(t *testing.T) {
 	}
 }
 
-func TestAdminTellsLag(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
-		t := st.t
-		slow, up := st.start()
-		fast := st.join("")
-		up.event("1")
-		time.Sleep(3 * time.Second)
-		up.event("2")
-		time.Sleep(2 * time.Second)
-		fast.read()
-		s := slow.sub.home
-		now := time.Now()
-		seen, ok := s.sample(now)
-		if want := (lagInfo{Blocks: 2, Seconds: 5}); !ok || seen.lag != want {
-			t.Errorf("lag of the stream %+v", seen.lag)
-		}
-		lags := map[lagInfo]int{}
-		for _, c := range s.sampleSubscribers(now) {
-			lags[c.lag]++
-		}
-		if len(lags) != 2 || lags[lagInfo{}] != 1 {
-			t.Errorf("lags %v", lags)
-		}
-		slow.read()
-		if seen, _ := s.sample(now); seen.lag != (lagInfo{}) || seen.sent != 4 {
-			t.Errorf("after both have read: %+v", seen)
-		}
-	})
-}
-
 // manyStreams puts streams into the hub that have no upstream.
 func manyStreams(t testing.TB, n int) {
 	t.Helper()
 	inst := theHub.register("many\x00", "server")
-	options := new(Handler).streamOptions()
-	var all []*stream
-	for i := range n {
-		s := newStream(theHub, &joinRequest{
+	options := testSettings()
+	remove := theHub.fill(n, func(i int) (*joinRequest, uint64) {
+		return &joinRequest{
 			key: streamKey{byte(i >> 8), byte(i)}, instance: inst, options: options, logger: zap.NewNop(),
-			parts:  []keyPart{{"place", "many\x00"}, {"host", "many.test"}, {"path", fmt.Sprintf("/%05d", (i*7919)%n)}},
+			parts: []keyPart{
+				{name: "place", value: "many\x00"}, {name: "host", value: "many.test"}, {name: "path", value: fmt.Sprintf("/%05d", (i*7919)%n)},
+			},
 			source: func(bool) source { return nil },
-		}, nil)
-		s.buffer.Events = uint64(i % 17)
-		theHub.track(s)
-		all = append(all, s)
-	}
+		}, uint64(i % 17)
+	})
 	t.Cleanup(func() {
-		for _, s := range all {
-			theHub.untrack(s)
-		}
-		theHub.mu.Lock()
-		defer theHub.mu.Unlock()
-		theHub.instances = slices.DeleteFunc(theHub.instances, func(i *instance) bool { return i == inst })
+		remove()
+		theHub.retire(inst)
 	})
 }
 
@@ -620,15 +585,11 @@ func TestAdminTellsSplices(t *testing.T) {
 	if spliced != 1 {
 		t.Errorf("%d of the subscribers are spliced", spliced)
 	}
-	for _, s := range theHub.every() {
-		if id := s.id(); s.isSplice {
-			a.json(http.StatusNotFound, http.MethodGet, "/sse/streams/"+id, "", nil)
-			s.mu.Lock()
-			l.Streams[0].ID = id
-			s.splice.parent.privatize(s)
-			s.mu.Unlock()
-		}
+	for _, id := range theHub.spliceIDs() {
+		a.json(http.StatusNotFound, http.MethodGet, "/sse/streams/"+id, "", nil)
+		l.Streams[0].ID = id
 	}
+	theHub.giveUpSplices()
 	if d := a.detail(l.Streams[0].ID); d.Kind != kindSplice || d.Path != "/" || d.Host != "gateway.test" || d.Subscribers != 1 || d.List[0].Spliced || d.Draining {
 		t.Errorf("on its own: %+v", d)
 	}
@@ -771,48 +732,6 @@ func TestAdminTail(t *testing.T) {
 	}
 }
 
-// A tail that is too slow is told what it missed; the stream does not wait.
-func TestTailMisses(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.Events = 3 }, func(st *streamTest) {
-		t := st.t
-		r, up := st.start()
-		s := r.sub.home
-		slow := newTail(s.watch(), 10, "")
-		up.event(numbers(1, 10)...)
-		blocks, missed, wake, over := slow.next()
-		if len(blocks) != 3 || missed == nil || *missed != (missedEvent{From: 1, To: 7}) || wake != nil || over {
-			t.Errorf("%d blocks, missed %v", len(blocks), missed)
-		}
-		if resumed := newTail(s.watch(), 10, fmt.Sprintf("%d.8", s.number)); resumed.cursor != 8 {
-			t.Errorf("goes on after %d", resumed.cursor)
-		}
-		for _, id := range []string{fmt.Sprintf("%d.11", s.number), fmt.Sprintf("%d.8", s.number+1), "8", ".", "x.8"} {
-			if fresh := newTail(s.watch(), 1, id); fresh.cursor != 9 {
-				t.Errorf("with the ID %q it goes on after %d", id, fresh.cursor)
-			}
-		}
-	})
-}
-
-// The tail of a stream that never came about ends.
-func TestTailOfRefused(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
-		t := st.t
-		s := st.join("").sub.home
-		up := st.source.accept()
-		early := newTail(s.watch(), 10, "")
-		_, _, wake, over := early.next()
-		if over {
-			t.Fatal("over before there is an answer")
-		}
-		up.answer(http.StatusNotFound, 0)
-		<-wake
-		if _, _, _, over = early.next(); !over {
-			t.Error("not over")
-		}
-	})
-}
-
 // serveAdmin serves the admin API as Caddy's admin endpoint does.
 func serveAdmin(t *testing.T) string {
 	t.Helper()
@@ -916,17 +835,15 @@ func (q *quietView) Flush()                      {}
 
 // The tail of a quiet stream has heartbeats.
 func TestTailHeartbeats(t *testing.T) {
-	inBubble(t, nil, func(st *streamTest) {
-		t := st.t
-		r, _ := st.start()
+	synctest.Test(t, func(t *testing.T) {
+		quiet := make(chan struct{})
 		gone := make(chan struct{})
 		q := &quietView{header: make(http.Header), writes: make(chan string)}
 		v := &view{w: q, rc: http.NewResponseController(q), gone: gone, check: time.NewTicker(viewCheck), last: time.Now()}
 		defer v.check.Stop()
 		var done sync.WaitGroup
 		done.Go(func() {
-			_, _, wake, _ := newTail(r.sub.home.watch(), 0, "").next()
-			if v.wait(wake) {
+			if v.wait(quiet) {
 				t.Error("something came")
 			}
 		})

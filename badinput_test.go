@@ -415,9 +415,8 @@ func TestPanicInNext(t *testing.T) {
 // TestGapEventIsOneLine: what is synthesised of outside text goes on the
 // wire as one line.
 func TestGapEventIsOneLine(t *testing.T) {
-	s := &stream{options: &streamOptions{gapEvent: "missed"}}
 	for _, id := range []string{"a\nb", "a\rb", "\x00", "\u2028\u2029", `"`, "\xff", strings.Repeat("\n", 2000)} {
-		wire := s.gapEvent(gapEvicted, id, -1)
+		wire := gapNote{reason: gapEvicted, after: id, missed: -1}.event("missed")
 		events := 0
 		for m, err := range eventstream.NewReader(strings.NewReader(string(wire))).Messages() {
 			if err != nil {

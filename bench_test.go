@@ -9,125 +9,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
-
-// benchConn is a source whose one connection is used by the benchmark itself.
-type benchConn struct{ conns chan *upstreamConn }
-
-func newBenchConn() *benchConn { return &benchConn{make(chan *upstreamConn, 1)} }
-
-func (s *benchConn) open(ctx context.Context, _ string, conn *upstreamConn) ending {
-	conn.opened(&head{header: http.Header{"Content-Type": {eventStreamType}}}, true)
-	s.conns <- conn
-	<-ctx.Done()
-	return ending{events: true, err: ctx.Err()}
-}
-
-func (s *benchConn) retired() bool { return false }
-
-func (s *benchConn) renew(any, *renewal) bool { return false }
-
-// benchStream returns a function that joins a stream, and its upstream
-// connection.
-func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {
-	b.Helper()
-	options := new(Handler).streamOptions()
-	options.join, options.linger = joinLive, 0
-	src := newBenchConn()
-	inst := h.register("place", "server")
-	join := func() *subscriber {
-		sub, err := h.join(&joinRequest{
-			instance: inst,
-			options:  options,
-			source:   func(bool) source { return src },
-			logger:   zap.NewNop(),
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		return sub
-	}
-	first := join()
-	conn := <-src.conns
-	b.Cleanup(func() {
-		first.detach()
-		h.running.Wait()
-	})
-	return join, conn
-}
-
-// benchEvent is an event of n bytes, without an id.
-func benchEvent(n int) []byte {
-	return []byte("event: price\ndata: " + strings.Repeat("x", n-len("event: price\ndata: \n\n")) + "\n\n")
-}
-
-// BenchmarkAppend decodes events and appends them to a stream.
-func BenchmarkAppend(b *testing.B) {
-	for _, size := range []int{200, 10 << 10} {
-		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
-			_, conn := benchStream(b, newHub())
-			event := benchEvent(size)
-			b.SetBytes(int64(len(event)))
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := conn.Write(event); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
-		})
-	}
-}
-
-// BenchmarkReclaim makes room once in the replay buffers of 10,000 streams, an
-// eighth of what they have.
-func BenchmarkReclaim(b *testing.B) {
-	const streams = 10_000
-	h := newHub()
-	inst := h.register("place", "server")
-	options := new(Handler).streamOptions()
-	options.join, options.linger = joinLive, 0
-	subs, conns := make([]*subscriber, streams), make([]*upstreamConn, streams)
-	for i := range streams {
-		src := newBenchConn()
-		sub, err := h.join(&joinRequest{
-			key: streamKey{byte(i), byte(i >> 8)}, instance: inst, options: options, logger: zap.NewNop(),
-			source: func(bool) source { return src },
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		subs[i], conns[i] = sub, <-src.conns
-	}
-	event := benchEvent(200)
-	fill := func(events int) {
-		h.memory.limit.Store(1 << 40)
-		for _, conn := range conns {
-			for range events {
-				if _, err := conn.Write(event); err != nil {
-					b.Fatal(err)
-				}
-			}
-		}
-		h.memory.limit.Store(h.memory.used.Load())
-	}
-	fill(100 - 100/memoryMargin)
-	for b.Loop() {
-		b.StopTimer()
-		fill(100 / memoryMargin)
-		b.StartTimer()
-		h.evict(time.Now())
-	}
-	for _, sub := range subs {
-		sub.detach()
-	}
-	h.running.Wait()
-}
 
 // discard is a client that reads everything at once.
 type discard struct {
@@ -231,5 +117,55 @@ func BenchmarkJoin(b *testing.B) {
 		join().detach()
 	}
 	stays.detach()
-	hub.running.Wait()
+	hub.wait()
+}
+
+// benchConn is a source whose one connection is used by the benchmark itself.
+type benchConn struct{ conns chan *upstreamConn }
+
+func newBenchConn() *benchConn { return &benchConn{make(chan *upstreamConn, 1)} }
+
+func (s *benchConn) open(ctx context.Context, _ string, conn *upstreamConn) ending {
+	conn.opened(&head{header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
+	s.conns <- conn
+	<-ctx.Done()
+	return ending{events: true, err: ctx.Err()}
+}
+
+func (s *benchConn) retired() bool { return false }
+
+func (s *benchConn) renew(any, *renewal) bool { return false }
+
+// benchStream returns a function that joins a stream, and its upstream
+// connection.
+func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {
+	b.Helper()
+	options := testSettings()
+	options.join, options.linger = joinLive, 0
+	src := newBenchConn()
+	inst := h.register("place", "server")
+	join := func() *subscriber {
+		sub, err := h.join(&joinRequest{
+			instance: inst,
+			options:  options,
+			source:   func(bool) source { return src },
+			logger:   zap.NewNop(),
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return sub
+	}
+	first := join()
+	conn := <-src.conns
+	b.Cleanup(func() {
+		first.detach()
+		h.wait()
+	})
+	return join, conn
+}
+
+// benchEvent is an event of n bytes, without an id.
+func benchEvent(n int) []byte {
+	return []byte("event: price\ndata: " + strings.Repeat("x", n-len("event: price\ndata: \n\n")) + "\n\n")
 }

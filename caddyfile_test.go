@@ -603,8 +603,34 @@ func parseConfig(t *testing.T, text string) *caddy.Config {
 }
 
 // instances counts the handlers that the hub knows.
-func instances() int {
-	theHub.mu.Lock()
-	defer theHub.mu.Unlock()
-	return len(theHub.instances)
+func instances() int { return theHub.handlers() }
+
+// The option, in a server: a value that is stated counts until its handler is
+// gone.
+func TestMemoryOption(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("memory 20kB\njoin live", u))
+	a := g.subscribe("/")
+	up := u.accept()
+	text := strings.Repeat("x", 1000)
+	up.event(text)
+	first := a.expect(text).LastEventID
+	for range 100 {
+		up.event(text)
+		a.expect(text)
+	}
+	eventually(t, "room is made", func() bool { _, over := theHub.memoryLimit(); return !over })
+	b := g.subscribe("/", "Last-Event-ID: "+first)
+	if got := b.outcome(); got != resumeGap {
+		t.Errorf("SSE-Resume: %s, expected a gap", got)
+	}
+	if n, _ := theHub.memoryLimit(); n != 20_000 {
+		t.Errorf("limit %d", n)
+	}
+	a.close()
+	b.close()
+	g.reload(proxied("memory 1MB\njoin live", u))
+	eventually(t, "the new value counts", func() bool { limit, _ := theHub.memoryLimit(); return limit == 1_000_000 })
+	g.reload(proxied("join live", u))
+	eventually(t, "the default counts", func() bool { limit, _ := theHub.memoryLimit(); return limit == defaultMemory })
 }

@@ -46,17 +46,7 @@ func TestRecordedResponseIsNotTakenOver(t *testing.T) {
 }
 
 // delivered reports whether all subscribers were given the blocks up to position.
-func delivered(position uint64) bool {
-	for _, s := range theHub.every() {
-		s.mu.Lock()
-		unread := s.buffer.Newest < position || s.makeRoomUntil(position, time.Now()) != nil
-		s.mu.Unlock()
-		if unread {
-			return false
-		}
-	}
-	return true
-}
+func delivered(position uint64) bool { return theHub.delivered(position) }
 
 // With `timeouts write` Caddy flushes the response when the handlers have
 // returned.
@@ -180,7 +170,7 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 	core := blockingCore{zapcore.NewNopCore(), make(chan struct{}), make(chan struct{})}
 	c := &connection{
 		writer: &writer{set: ws},
-		sub:    &subscriber{origin: new(stream)},
+		sub:    new(subscriber),
 		log:    &accessRecord{loggers: []*zap.Logger{zap.New(core)}, complete: true},
 	}
 	theDelivered.onConnections.Inc()

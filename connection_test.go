@@ -237,14 +237,7 @@ func TestStuckClients(t *testing.T) {
 }
 
 // attached counts the subscribers of all streams.
-func attached() (n int) {
-	for _, s := range theHub.every() {
-		s.mu.Lock()
-		n += len(s.subs)
-		s.mu.Unlock()
-	}
-	return n
-}
+func attached() int { return theHub.subscribers() }
 
 // subscribeRaw is subscribe for a client that has to be served.
 func subscribeRaw(t *testing.T, tr transport, target string) *rawSubscriber {

@@ -20,20 +20,20 @@ func TestReconnectContinuity(t *testing.T) {
 		again  []string // what the next connection brings
 		gap    string   // what is told before the first of these, or behind it; "": nothing
 	}{
-		{"goes on", numbers(1, 20), numbers(21, 22), ""},
-		{"repeats", numbers(1, 20), numbers(19, 22), ""},
-		{"the last one again", numbers(1, 20), numbers(20, 22), ""},
-		{"has skipped some", numbers(1, 20), numbers(25, 26), toldGap("upstream", "20", "4") + "\n"},
-		{"began anew", numbers(101, 120), numbers(6, 7), "behind " + toldGap("upstream", "6", "null") + "\n"},
-		{"greets each connection", append([]string{"0"}, numbers(1, 20)...), []string{"0", "21", "22"}, ""},
-		{"greets each connection, and has skipped some", numbers(101, 120), []string{"3", "125", "126"}, ""},
-		{"numbers that do not ascend", append(numbers(101, 120), "7", "90"), []string{"35", "36"}, ""},
-		{"counts at times", append(strings.Fields("1 4 9 20 33"), numbers(50, 60)...), numbers(63, 64), ""},
-		{"too few to tell", numbers(1, 5), numbers(9, 10), ""},
+		{"goes on", counting(1, 20), counting(21, 22), ""},
+		{"repeats", counting(1, 20), counting(19, 22), ""},
+		{"the last one again", counting(1, 20), counting(20, 22), ""},
+		{"has skipped some", counting(1, 20), counting(25, 26), toldGap("upstream", "20", "4") + "\n"},
+		{"began anew", counting(101, 120), counting(6, 7), "behind " + toldGap("upstream", "6", "null") + "\n"},
+		{"greets each connection", append([]string{"0"}, counting(1, 20)...), []string{"0", "21", "22"}, ""},
+		{"greets each connection, and has skipped some", counting(101, 120), []string{"3", "125", "126"}, ""},
+		{"numbers that do not ascend", append(counting(101, 120), "7", "90"), []string{"35", "36"}, ""},
+		{"counts at times", append(strings.Fields("1 4 9 20 33"), counting(50, 60)...), counting(63, 64), ""},
+		{"too few to tell", counting(1, 5), counting(9, 10), ""},
 		{"does not count by one", strings.Fields("10 20 30 40 50 60 70 80 90 100"), strings.Fields("120 130"), ""},
 		{"other ids", strings.Fields("a b c d e f g h i j k"), strings.Fields("x y"), ""},
 		{"leading zeros", strings.Fields("01 02 03 04 05 06 07 08 09 10 11"), strings.Fields("09x 00"), ""},
-		{"no ids then", numbers(1, 20), nil, ""},
+		{"no ids then", counting(1, 20), nil, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, func(o *streamOptions) { withGaps(o); o.buffer.Events = 8 }, func(st *streamTest) {
@@ -42,7 +42,7 @@ func TestReconnectContinuity(t *testing.T) {
 					up.numbered(id)
 					a.read()
 				}
-				before := gather(st.t)
+				before := countsNow()
 				up.breakOff()
 				up = st.source.acceptOpen()
 				if want := test.before[len(test.before)-1]; up.lastEventID != want {
@@ -62,7 +62,7 @@ func TestReconnectContinuity(t *testing.T) {
 				if test.gap != "" {
 					gaps, lines = 1, 1
 				}
-				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != float64(gaps) || st.logged(skippedLine) != lines {
+				if n := countsNow().since(before)["gaps_total reason=upstream"]; n != float64(gaps) || st.logged(skippedLine) != lines {
 					st.t.Errorf("%v gaps counted, %d logged", n, st.logged(skippedLine))
 				}
 				if len(fresh) > 1 {
@@ -86,9 +86,9 @@ func TestSpliceContinuity(t *testing.T) {
 		live   string   // what both bring then
 		want   string   // what the client is given
 	}{
-		{"the upstream goes on", numbers(1, 30), "20", numbers(21, 30), "31", numbered(numbers(21, 31)...)},
-		{"the upstream does not", numbers(1, 30), "20", nil, "31", toldGap("upstream", "20", "10") + "\n" + numbered("31")},
-		{"the upstream has less", numbers(1, 30), "10", numbers(21, 30), "31", toldGap("upstream", "10", "10") + "\n" + numbered(numbers(21, 31)...)},
+		{"the upstream goes on", counting(1, 30), "20", counting(21, 30), "31", numbered(counting(21, 31)...)},
+		{"the upstream does not", counting(1, 30), "20", nil, "31", toldGap("upstream", "20", "10") + "\n" + numbered("31")},
+		{"the upstream has less", counting(1, 30), "10", counting(21, 30), "31", toldGap("upstream", "10", "10") + "\n" + numbered(counting(21, 31)...)},
 		{"ids that are not numbers: it goes on", letters[:20], "ai", letters[9:20], "au", numbered(letters[9:21]...)},
 		{"ids that are not numbers: it does not", letters[:20], "ai", nil, "au", numbered("au") + toldGap("upstream", "ai", "null") + "\n"},
 	} {
@@ -97,7 +97,7 @@ func TestSpliceContinuity(t *testing.T) {
 				_, up := st.start()
 				up.numbered(test.stream...)
 				time.Sleep(time.Minute)
-				before := gather(st.t)
+				before := countsNow()
 				b := st.join(test.id)
 				b.expectOutcome(resumeSpliced)
 				var given strings.Builder
@@ -123,7 +123,7 @@ func TestSpliceContinuity(t *testing.T) {
 					st.t.Errorf("given %q\nexpected %q", got, test.want)
 				}
 				told := strings.Count(test.want, "event: gap")
-				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != float64(told) || st.logged(skippedLine) != told {
+				if n := countsNow().since(before)["gaps_total reason=upstream"]; n != float64(told) || st.logged(skippedLine) != told {
 					st.t.Errorf("%v gaps counted, %d logged, expected %d", n, st.logged(skippedLine), told)
 				}
 			})
@@ -140,8 +140,8 @@ func TestQuietSpliceContinuity(t *testing.T) {
 		id     string
 		want   string
 	}{
-		{"lost", numbers(1, 30), "20", toldGap("upstream", "20", "null") + "\n" + primed("30")},
-		{"newer than the stream", numbers(1, 30), "35", primed("30")},
+		{"lost", counting(1, 30), "20", toldGap("upstream", "20", "null") + "\n" + primed("30")},
+		{"newer than the stream", counting(1, 30), "35", primed("30")},
 		{"ids that do not count", strings.Fields("1000 1060 1090 1130 1150 1190 1230 1270 1310"), "1020",
 			toldGap("upstream", "1020", "null") + "\n" + primed("1310")},
 	} {
@@ -208,7 +208,7 @@ func TestGapOfForgottenID(t *testing.T) {
 						time.Sleep(100 * time.Millisecond)
 					}
 					time.Sleep(time.Minute)
-					before := gather(st.t)
+					before := countsNow()
 					b := st.join("a")
 					b.expectOutcome(resumeSpliced)
 					var given strings.Builder
@@ -226,7 +226,7 @@ func TestGapOfForgottenID(t *testing.T) {
 					given.WriteString(b.read())
 					sp.expectGone(true)
 					told := strings.Count(given.String(), strings.TrimSuffix(toldGap("upstream", "a", "null"), "\n"))
-					n := gather(st.t).since(before)["gaps_total reason=upstream"]
+					n := countsNow().since(before)["gaps_total reason=upstream"]
 					if want := map[bool]int{true: 1}[test.told]; told != want || n != float64(want) || st.logged(skippedLine) != want {
 						st.t.Errorf("told %d times, %v counted, %d logged, expected %d: %q", told, n, st.logged(skippedLine), want, given.String())
 					}
@@ -267,7 +267,7 @@ func TestGapOfKeptID(t *testing.T) {
 				time.Sleep(time.Minute)
 				up.numbered(stream...)
 				time.Sleep(time.Minute)
-				before := gather(st.t)
+				before := countsNow()
 				b := st.join("b")
 				sp := st.source.acceptOpen()
 				if sp.lastEventID != "b" {
@@ -287,7 +287,7 @@ func TestGapOfKeptID(t *testing.T) {
 				if given = strings.NewReplacer(primed("f"), "", primed("e"), "").Replace(given); given != test.want {
 					st.t.Errorf("given %q\nexpected %q", given, test.want)
 				}
-				n := gather(st.t).since(before)["gaps_total reason=upstream"]
+				n := countsNow().since(before)["gaps_total reason=upstream"]
 				if want := map[bool]int{true: 1}[test.told]; n != float64(want) || st.logged(skippedLine) != want {
 					st.t.Errorf("%v gaps counted, %d logged, expected %d", n, st.logged(skippedLine), want)
 				}
@@ -449,12 +449,12 @@ func TestForeignIDResumesNothing(t *testing.T) {
 				up := st.source.acceptOpen()
 				up.event("1")
 				a.expect(gives("1", "1", mode))
-				before := gather(st.t)
+				before := countsNow()
 				up.breakOff()
 				up = st.source.acceptOpen()
 				up.event("2")
 				a.expect(told("2", mode), gives("3", "2", mode))
-				if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != 1 {
+				if n := countsNow().since(before)["gaps_total reason=upstream"]; n != 1 {
 					st.t.Errorf("%v gaps counted", n)
 				}
 				entries := st.logs.FilterMessage("upstream recovered").All()
@@ -524,8 +524,8 @@ func TestGapShowsLater(t *testing.T) {
 		conns := []*fakeConn{up, st.source.acceptOpen(), st.source.acceptOpen()}
 		nobody := st.join("")
 		conns = append(conns, st.source.acceptOpen())
-		before := gather(st.t)
-		send(conns, time.Second, numbers(61, 68)...)
+		before := countsNow()
+		send(conns, time.Second, counting(61, 68)...)
 		for _, r := range []*reader{opener, same, late, fresh, nobody} {
 			if got := r.read(); strings.Contains(got, "event: gap") || !strings.Contains(got, "data: 68") {
 				st.t.Errorf("given %q", got)
@@ -540,15 +540,15 @@ func TestGapShowsLater(t *testing.T) {
 		fresh.expect(numbered("69"))
 		nobody.expect(numbered("69"))
 		gone.expect(numbered("69"))
-		if n := gather(st.t).since(before)["gaps_total reason=upstream"]; n != 2 || st.logged(skippedLine) != 2 {
+		if n := countsNow().since(before)["gaps_total reason=upstream"]; n != 2 || st.logged(skippedLine) != 2 {
 			st.t.Errorf("%v gaps counted, %d logged", n, st.logged(skippedLine))
 		}
 		again := st.join("50") // what is kept is not all
 		again.expectOutcome(resumeGap)
-		again.expect(told("50", "null"), primed("50"), numbered(numbers(61, 69)...))
-		send(conns, time.Second, numbers(70, 80)...)
+		again.expect(told("50", "null"), primed("50"), numbered(counting(61, 69)...))
+		send(conns, time.Second, counting(70, 80)...)
 		for _, r := range []*reader{opener, same, late, fresh, nobody, gone, again} {
-			r.expect(numbered(numbers(70, 80)...))
+			r.expect(numbered(counting(70, 80)...))
 		}
 	})
 
@@ -561,7 +561,7 @@ func TestGapShowsLater(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.read()
 		sp.expectGone(true)
-		up.numbered(numbers(61, 69)...)
+		up.numbered(counting(61, 69)...)
 		if got := b.read(); strings.Count(got, told("45", "15")) != 1 {
 			st.t.Errorf("given %q", got)
 		}
@@ -573,12 +573,12 @@ func TestGapShowsLater(t *testing.T) {
 		ids   []string
 		want  string
 	}{
-		{"it goes on", 0, numbers(51, 70), ""},
-		{"all of its history", 0, numbers(1, 70), ""},
-		{"the last one again", time.Second, numbers(50, 70), ""},
-		{"it began anew", time.Second, numbers(1, 20), told("50", "null")},
+		{"it goes on", 0, counting(51, 70), ""},
+		{"all of its history", 0, counting(1, 70), ""},
+		{"the last one again", time.Second, counting(50, 70), ""},
+		{"it began anew", time.Second, counting(1, 20), told("50", "null")},
 		{"it does not count", time.Second, strings.Fields("61 65 70 77 80 91 93 94 99 103 120 124"), ""},
-		{"a few of its events have no number", time.Second, append(append(numbers(61, 64), "x"), numbers(65, 80)...), ""},
+		{"a few of its events have no number", time.Second, append(append(counting(61, 64), "x"), counting(65, 80)...), ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, auto(withGaps), func(st *streamTest) {

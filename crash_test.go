@@ -61,7 +61,7 @@ func (j *journal) newest() int {
 
 // crash runs an upstream that publishes every interval, with a gateway in front
 // of it, until the gateway has died. It returns another gateway.
-func crash(t *testing.T, j *journal, interval time.Duration, configure func(h *Handler)) (g *simGateway, lastIDs []string, stop func()) {
+func crash(t *testing.T, j *journal, interval time.Duration, configure func(o *streamOptions)) (g *simGateway, lastIDs []string, stop func()) {
 	t.Helper()
 	done := make(chan struct{})
 	for range crashBefore {
@@ -135,7 +135,7 @@ func testCrash(t *testing.T, interval time.Duration) {
 		outcome, _, _ := strings.Cut(c.sub.outcome, ";")
 		outcomes[outcome]++
 		got, lastID := c.events()
-		if want := numbers(from[i]+1, j.newest()); !slices.Equal(got, want) {
+		if want := counting(from[i]+1, j.newest()); !slices.Equal(got, want) {
 			t.Fatalf("client %d (%s) came with %d and got %q", i, c.sub.outcome, from[i], got)
 		}
 		if lastID != strconv.Itoa(j.newest()) {
@@ -155,7 +155,7 @@ func testCrash(t *testing.T, interval time.Duration) {
 func TestCrashWithoutIDs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newJournal(false)
-		g, lastIDs, stop := crash(t, j, 100*time.Millisecond, func(h *Handler) { h.GapEvent = "gap" })
+		g, lastIDs, stop := crash(t, j, 100*time.Millisecond, func(o *streamOptions) { o.gapEvent = "gap" })
 		for _, id := range lastIDs {
 			if _, _, ok := replay.ParseID(id); !ok {
 				t.Fatalf("last event ID %q", id)
@@ -196,7 +196,7 @@ func TestCrashWithoutIDs(t *testing.T) {
 				t.Fatalf("client %d got nothing", i)
 			}
 			begin, _ := strconv.Atoi(got[0])
-			if !slices.Equal(got, numbers(begin, j.newest())) || begin > first[i]+40 {
+			if !slices.Equal(got, counting(begin, j.newest())) || begin > first[i]+40 {
 				t.Fatalf("client %d, of event %d, got %q", i, first[i], got)
 			}
 			if _, _, ok := replay.ParseID(lastID); !ok || slices.Contains(lastIDs, lastID) {

@@ -13,7 +13,7 @@ func TestCrowdIsToldOnce(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	h := newHub()
 	inst := h.register("test", t)
-	options := new(Handler).streamOptions()
+	options := testOptions()
 	var subs []*subscriber
 	for i := range 3 * crowdSize {
 		parts := []keyPart{

@@ -168,7 +168,7 @@ func TestDetachedEnd(t *testing.T) {
 		end.expectOutcome("replayed; events=0")
 		end.expectEnd(endUpstream, "data: tail")
 		end.leave()
-		time.Sleep(defaultBufferAge - 2*time.Minute - time.Second)
+		time.Sleep(testBufferAge - 2*time.Minute - time.Second)
 		old := dt.comeBack(0) // what is older than the buffer's age is gone
 		old.expectOutcome(resumeGap)
 		old.expectEnd(endUpstream, given("2", "2"), "data: tail")
@@ -187,13 +187,13 @@ func TestDetachedEndWithClient(t *testing.T) {
 		up.event("1")
 		up.close()
 		a.expectEnd(endUpstream, newcomer, given("1", "1"))
-		time.Sleep(2 * defaultBufferAge) // it reads slowly
+		time.Sleep(2 * testBufferAge) // it reads slowly
 		a.leave()
 		time.Sleep(time.Millisecond)
 		dt.expectStreams(0)
 
 		a, up = dt.start()
-		time.Sleep(defaultBufferAge)
+		time.Sleep(testBufferAge)
 		up.close() // without a block
 		a.expectEnd(endUpstream, newcomer)
 		a.leave()
@@ -216,7 +216,7 @@ func TestDetachedBreaks(t *testing.T) {
 		b.expectEnd(endBroken, given("2", "2"))
 		b.leave()
 		dt.source.expectNone()
-		time.Sleep(defaultBufferAge)
+		time.Sleep(testBufferAge)
 		dt.expectStreams(0)
 		dt.source.expectNone()
 	})
@@ -361,7 +361,7 @@ func TestDetachedGap(t *testing.T) {
 		a, up := dt.start()
 		up.event("1")
 		a.leave()
-		up.event(numbers(2, 6)...) // nobody is waited for
+		up.event(counting(2, 6)...) // nobody is waited for
 		b := dt.comeBack(1)
 		b.expectOutcome(resumeGap)
 		b.expect(toldGap(gapEvicted, "sse1.E.1", "5")+"\n", given("4", "4"), given("5", "5"), given("6", "6"))
@@ -379,7 +379,7 @@ func TestDetachedWaitsForClient(t *testing.T) {
 		a, up := dt.start()
 		sent := make(chan struct{})
 		go func() {
-			up.event(numbers(1, 20)...)
+			up.event(counting(1, 20)...)
 			close(sent)
 		}()
 		var want strings.Builder
@@ -395,7 +395,7 @@ func TestDetachedWaitsForClient(t *testing.T) {
 			t.Errorf("read %q", got.String())
 		}
 		<-sent
-		go up.event(numbers(21, 40)...)
+		go up.event(counting(21, 40)...)
 		a.read()
 		synctest.Wait()
 		a.leave() // while the upstream waits for it

@@ -58,7 +58,7 @@ func newEarnedWorld(t *testing.T, sc *earnedScenario, tells bool) *earnedWorld {
 		hub: newHub(), tells: tells, began: time.Now(), calmed: make(chan struct{}), state: make(map[int]int),
 	}
 	w.inst = w.hub.register("place", "server")
-	w.options = new(Handler).streamOptions()
+	w.options = testOptions()
 	sc.options(w.options)
 	return w
 }
@@ -474,7 +474,7 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 
 // read takes what there is until the response ends.
 func (c *tab) read(ctx context.Context, sub *subscriber) endReason {
-	timer := time.NewTimer(noTimeout)
+	timer := time.NewTimer(noLimit)
 	defer timer.Stop()
 	var blocks []*replay.Block
 	for {
@@ -495,7 +495,7 @@ func (c *tab) read(ctx context.Context, sub *subscriber) endReason {
 			continue
 		}
 		sub.settled(time.Now())
-		wait := noTimeout
+		wait := noLimit
 		if !at.IsZero() {
 			wait = time.Until(at)
 		}

@@ -230,7 +230,7 @@ func (c *appConn) run(ctx context.Context, lastID string, f fate, head time.Dura
 	w.mu.Lock()
 	c.accept(lastID)
 	w.mu.Unlock()
-	header := http.Header{"Content-Type": {eventStreamType}}
+	header := http.Header{"Content-Type": {"text/event-stream"}}
 	if w.sc.app.kind == sessionInHead {
 		header.Set("X-Session", c.name())
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -424,22 +425,8 @@ func eventually(t testing.TB, what string, condition func() bool) {
 // left, and makes a new hub for the next test.
 func assertHubEmpty(t testing.TB) {
 	t.Helper()
-	eventually(t, "all streams have no subscribers", func() bool {
-		for _, s := range theHub.every() {
-			s.mu.Lock()
-			n := len(s.subs)
-			s.mu.Unlock()
-			if n > 0 {
-				return false
-			}
-		}
-		return true
-	})
-	eventually(t, "there is no private stream", func() bool {
-		theHub.allMu.Lock()
-		defer theHub.allMu.Unlock()
-		return len(theHub.private) == 0
-	})
+	eventually(t, "all streams have no subscribers", func() bool { return theHub.subscribers() == 0 })
+	eventually(t, "there is no private stream", func() bool { return theHub.census().kinds[kindPrivate] == 0 })
 	eventually(t, "no connection is a writer's", func() bool {
 		ws := theWriters()
 		ws.mu.Lock()
@@ -448,41 +435,21 @@ func assertHubEmpty(t testing.TB) {
 	})
 	theHub.endAll()
 	done := make(chan struct{})
-	go func() { theHub.running.Wait(); close(done) }()
+	go func() { theHub.wait(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(testTimeout):
 		buf := make([]byte, 1<<20)
 		t.Errorf("upstream connections are left:\n%s", buf[:runtime.Stack(buf, true)])
 	}
-	every := theHub.every()
-	theHub.mu.Lock()
-	defer theHub.mu.Unlock()
-	if len(theHub.streams) > 0 || len(every) > 0 || len(theHub.count) > 0 || len(theHub.detached) > 0 {
-		t.Errorf("left in the hub: %d keys, %d streams, %d places, %d detached streams",
-			len(theHub.streams), len(every), len(theHub.count), len(theHub.detached))
+	if left := theHub.leftovers(); left != "" {
+		t.Errorf("left in the hub: %s", left)
 	}
-	if n := theHub.memory.used.Load(); n != 0 {
-		t.Errorf("%d bytes are counted in no replay buffer", n)
-	}
-	theHub.stopping = false
-	theHub.allMu.Lock()
-	defer theHub.allMu.Unlock()
-	theHub.ending = false
-	clear(theHub.unshareable)
+	theHub.restart()
 }
 
-// endAll ends all streams that only linger.
-func (h *hub) endAll() {
-	for _, s := range h.every() {
-		s.mu.Lock()
-		if len(s.subs) == 0 {
-			s.endLocked()
-		}
-		s.mu.Unlock()
-		h.forget(s)
-	}
-}
+// errBreak stands for whatever a connection breaks with.
+var errBreak = errors.New("connection reset")
 
 // body reads an answer to its end.
 func body(t testing.TB, resp *http.Response) string {
@@ -516,3 +483,6 @@ func adapt(t testing.TB, caddyfile string) (string, error) {
 	}
 	return compact.String(), nil
 }
+
+// testSettings are those of streams without any option.
+func testSettings() *streamOptions { return new(Handler).streamOptions() }

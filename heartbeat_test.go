@@ -92,12 +92,12 @@ func serveInBubble(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) *bubble
 		s.served.Wait()
 		s.handling.Wait()
 		time.Sleep(defaultLinger) // in fake time: what lingers ends
-		theHub.running.Wait()
+		theHub.wait()
 		cancel()
 		if err := h.Cleanup(); err != nil {
 			t.Error(err)
 		}
-		theHub.running.Wait()
+		theHub.wait()
 		theHub = before
 	})
 	return s
@@ -348,7 +348,7 @@ func TestHeartbeatsWhileBroken(t *testing.T) {
 		s := serveInBubble(t, h, func(w http.ResponseWriter, _ *http.Request) error {
 			connections.Add(1)
 			if connections.Load() > 1 {
-				return caddyhttp.Error(http.StatusBadGateway, errReset)
+				return caddyhttp.Error(http.StatusBadGateway, errBreak)
 			}
 			w.Header().Set("Content-Type", "text/event-stream")
 			w.WriteHeader(http.StatusOK)

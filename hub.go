@@ -453,3 +453,16 @@ func (h *hub) isStopping() bool {
 // keyPart is one part of a key: what it is called, for the operator, and its
 // value.
 type keyPart struct{ name, value string }
+
+// endAll ends all streams that only linger: for who begins anew in the same process,
+// as tests do.
+func (h *hub) endAll() {
+	for _, s := range h.every() {
+		s.mu.Lock()
+		if len(s.subs) == 0 {
+			s.endLocked()
+		}
+		s.mu.Unlock()
+		h.forget(s)
+	}
+}

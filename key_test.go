@@ -653,18 +653,7 @@ func TestVaryOfWaitingClients(t *testing.T) {
 }
 
 // subscribers counts those of all streams that may be joined.
-func subscribers() (n int) {
-	theHub.mu.Lock()
-	defer theHub.mu.Unlock()
-	for _, streams := range theHub.streams {
-		for _, s := range streams {
-			s.mu.Lock()
-			n += len(s.subs)
-			s.mu.Unlock()
-		}
-	}
-	return n
-}
+func subscribers() int { return theHub.joinable() }
 
 // TestSetCookieOfEachClient: on a path whose answers set cookies, each client
 // gets its own, on time.
@@ -1248,28 +1237,6 @@ func replacer(r *http.Request) *caddy.Replacer {
 
 func original(r *http.Request) *url.URL {
 	return r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request).URL
-}
-
-// FuzzKeyHash checks that different parts never have the same key.
-func FuzzKeyHash(f *testing.F) {
-	f.Add("header A", "1", "header B", "2", "header A", "1header B2", "", "")
-	f.Add("a", "", "", "", "", "a", "", "")
-	f.Add("a", "b", "c", "d", "ab", "", "c", "d")
-	f.Add("a", "\x01\x00\x00\x00\x00\x00\x00\x00b", "c", "", "a", "", "b", "c")
-	h := newHub()
-	f.Fuzz(func(t *testing.T, n1, v1, n2, v2, n3, v3, n4, v4 string) {
-		all := []keyPart{{n1, v1}, {n2, v2}, {n3, v3}, {n4, v4}}
-		for i := range len(all) + 1 {
-			for j := range len(all) + 1 {
-				for _, two := range [][2][]keyPart{{all[:i], all[:j]}, {all[:i], all[j:]}, {all[i:], all[j:]}} {
-					same := h.keyHash(two[0]) == h.keyHash(two[1])
-					if same != slices.Equal(two[0], two[1]) {
-						t.Errorf("same key: %v of %q and %q", same, two[0], two[1])
-					}
-				}
-			}
-		}
-	})
 }
 
 // FuzzKeyOfRequests checks the principle: requests with the same key are the

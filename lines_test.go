@@ -2,14 +2,11 @@ package caddysse
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -98,50 +95,6 @@ func TestSpliceLinesAreThrottled(t *testing.T) {
 	})
 }
 
-// Clients over a limit, and other lines of a handler.
-func TestHandlerLinesAreThrottled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := &Handler{Detach: 1, MaxRequestBody: 1}
-		s := serveInBubble(t, h, noUpstream(t))
-		served := 0
-		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { served++; return nil })
-		defer s.listener.Close()
-		core, logs := observer.New(zap.InfoLevel)
-		h.logger = zap.New(core)
-		for range 20 {
-			r := httptest.NewRequest(http.MethodGet, "/", nil)
-			if h.turnAway(httptest.NewRecorder(), streamKey{}, errTooManySubscribers) == nil {
-				t.Error("not turned away")
-			}
-			open := func() *passThrough {
-				p := newPassThrough(h, httptest.NewRecorder(), r, false)
-				p.Header().Set("Content-Type", eventStreamType)
-				p.WriteHeader(http.StatusOK)
-				return p
-			}
-			if open().finish(errReset) == nil {
-				t.Error("ended well")
-			}
-			large := open()
-			large.decoder.MaxBlockSize = 1
-			if _, err := large.Write([]byte("data: x")); err == nil || large.finish(nil) == nil {
-				t.Error("taken")
-			}
-			post := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("large"))
-			if _, err := h.serveDetached(httptest.NewRecorder(), post, next); err != nil {
-				t.Error(err)
-			}
-		}
-		expectLines(t, logs, "client turned away", 2, 20)
-		expectLines(t, logs, "private stream broke off", 2, 20)
-		expectLines(t, logs, "upstream event over max_event_size", 2, 20)
-		expectLines(t, logs, "request body over max_request_body, or incomplete: served without detach", 2, 20)
-		if served != 20 {
-			t.Errorf("%d requests served", served)
-		}
-	})
-}
-
 // How long the upstream was lost and what was missed is told when it is back.
 func TestRecoveredLine(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
@@ -217,7 +170,7 @@ func TestStuckLogHoldsNothingUp(t *testing.T) {
 		logger := logs.Queued(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), sink, zapcore.InfoLevel)))
 		h := newHub()
 		inst := h.register("place", "server")
-		options := new(Handler).streamOptions()
+		options := testOptions()
 		for i := range 3 {
 			src := &fakeSource{t: t, conns: make(chan *fakeConn, 1)}
 			sub, err := h.join(&joinRequest{

@@ -5,11 +5,21 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
 // logLine is a log line in the code or in the docs.
@@ -198,5 +208,64 @@ func TestLogLinesAreDocumented(t *testing.T) {
 	}
 	for message := range documented {
 		t.Errorf("docs/reference/log-lines.md has %q, which there is not", message)
+	}
+}
+
+// Clients over a limit, and other lines of a handler.
+func TestHandlerLinesAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{Detach: 1, MaxRequestBody: 1}
+		s := serveInBubble(t, h, noUpstream(t))
+		served := 0
+		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { served++; return nil })
+		defer s.listener.Close()
+		core, logs := observer.New(zap.InfoLevel)
+		h.logger = zap.New(core)
+		for range 20 {
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			if h.turnAway(httptest.NewRecorder(), streamKey{}, errTooManySubscribers) == nil {
+				t.Error("not turned away")
+			}
+			open := func() *passThrough {
+				p := newPassThrough(h, httptest.NewRecorder(), r, false)
+				p.Header().Set("Content-Type", eventStreamType)
+				p.WriteHeader(http.StatusOK)
+				return p
+			}
+			if open().finish(errBreak) == nil {
+				t.Error("ended well")
+			}
+			large := open()
+			large.decoder.MaxBlockSize = 1
+			if _, err := large.Write([]byte("data: x")); err == nil || large.finish(nil) == nil {
+				t.Error("taken")
+			}
+			post := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("large"))
+			if _, err := h.serveDetached(httptest.NewRecorder(), post, next); err != nil {
+				t.Error(err)
+			}
+		}
+		expectThrottled(t, logs, "client turned away", 2, 20)
+		expectThrottled(t, logs, "private stream broke off", 2, 20)
+		expectThrottled(t, logs, "upstream event over max_event_size", 2, 20)
+		expectThrottled(t, logs, "request body over max_request_body, or incomplete: served without detach", 2, 20)
+		if served != 20 {
+			t.Errorf("%d requests served", served)
+		}
+	})
+}
+
+// expectThrottled checks how often a line was written, and how often it was caused.
+func expectThrottled(t *testing.T, observed *observer.ObservedLogs, message string, lines, all int) {
+	t.Helper()
+	time.Sleep(logs.Interval)
+	synctest.Wait()
+	entries := observed.FilterMessage(message).All()
+	caused := 0
+	for _, entry := range entries {
+		caused += 1 + int(entry.ContextMap()["suppressed"].(int64))
+	}
+	if len(entries) != lines || caused != all {
+		t.Errorf("%q: %d lines for %d, expected %d for %d", message, len(entries), caused, lines, all)
 	}
 }

@@ -229,7 +229,7 @@ func newModelWorld(t *testing.T, rnd *rand.Rand) *modelWorld {
 	t.Helper()
 	w := &modelWorld{t: t, rnd: rnd, hub: newHub(), records: make(map[*stream]*record), truths: make([]truth, 1)}
 	w.inst = w.hub.register("place", "server")
-	o := new(Handler).streamOptions()
+	o := testOptions()
 	o.vouched = true // see TestSharingIsEarned for the others
 	o.primeAfter = time.Duration(rnd.IntN(2)) * primeAfter
 	o.ids = []idsMode{idsAuto, idsAuto, idsUpstream, idsGateway}[rnd.IntN(4)]
@@ -1447,7 +1447,7 @@ func (w *modelWorld) checkID(c *modelClient, onSplice bool) {
 
 // neverLags reports whether a client reads a splice that waits for it.
 func (w *modelWorld) neverLags(c *modelClient) bool {
-	return c.sub.stream.isSplice && c.next >= c.seq.cut && w.options.buffer.Age == defaultBufferAge
+	return c.sub.stream.isSplice && c.next >= c.seq.cut && w.options.buffer.Age == testBufferAge
 }
 
 // ended checks how a client's response ends.

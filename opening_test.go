@@ -2,89 +2,9 @@ package caddysse
 
 import (
 	"errors"
-	"io"
-	"net/http"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
-
-// One request that hangs in the application does not hold up others who ask for
-// the same.
-func TestOpeningThatHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		heartbeat, prime := caddy.Duration(0), false
-		h := &Handler{Join: "live", Prime: &prime, Heartbeat: &Heartbeat{Interval: &heartbeat}}
-		var asked atomic.Int64
-		s := serveInBubble(t, h, func(w http.ResponseWriter, r *http.Request) error {
-			if asked.Add(1) > 1 {
-				w.Header().Set("Content-Type", eventStreamType)
-				_ = http.NewResponseController(w).Flush()
-				time.Sleep(time.Second) // when all are there
-				_, _ = io.WriteString(w, "data: hello\nid: 1\n\n")
-			}
-			<-r.Context().Done()
-			return r.Context().Err()
-		})
-		var clients sync.WaitGroup
-		clients.Go(func() {
-			conn := s.listener.dial()
-			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n")
-			time.Sleep(time.Minute)
-			_ = conn.Close()
-		})
-		synctest.Wait()
-		for i := range 10 {
-			clients.Go(func() {
-				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
-				got := s.listen(eventStreamType, 20*time.Second)
-				if len(got) != 1 || got[0].text != "data: hello\nid: 1\n\n" || got[0].at > openingPatience+time.Second {
-					t.Errorf("client %d was given %v", i, got)
-				}
-			})
-		}
-		time.Sleep(10 * time.Second)
-		if n := asked.Load(); n != 2 {
-			t.Errorf("the application was asked %d times", n)
-		}
-		clients.Wait()
-	})
-}
-
-// While an application is slow to answer, it is asked by few of those who wait.
-func TestSlowOpeningIsNotAskedByAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		heartbeat, prime := caddy.Duration(0), false
-		h := &Handler{Join: "live", Prime: &prime, Heartbeat: &Heartbeat{Interval: &heartbeat}}
-		var asked atomic.Int64
-		s := serveInBubble(t, h, func(w http.ResponseWriter, r *http.Request) error {
-			asked.Add(1)
-			time.Sleep(8 * time.Second)
-			w.Header().Set("Content-Type", eventStreamType)
-			_ = http.NewResponseController(w).Flush()
-			time.Sleep(time.Second) // when all are there
-			_, _ = io.WriteString(w, "data: hello\nid: 1\n\n")
-			<-r.Context().Done()
-			return r.Context().Err()
-		})
-		var clients sync.WaitGroup
-		for i := range 50 {
-			clients.Go(func() {
-				if got := s.listen(eventStreamType, 30*time.Second); len(got) != 1 {
-					t.Errorf("client %d was given %v", i, got)
-				}
-			})
-		}
-		clients.Wait()
-		if n := asked.Load(); n != 2 {
-			t.Errorf("the application was asked %d times", n)
-		}
-	})
-}
 
 // A stream without a head and without anybody who waits for it ends at once.
 func TestOpeningWithoutClients(t *testing.T) {

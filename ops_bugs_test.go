@@ -73,29 +73,6 @@ func TestLinesOfClientsDoNotFlood(t *testing.T) {
 	}
 }
 
-// An ID of the gateway proves that its owner was a client: the log has not all of
-// it.
-func TestLogKeepsEpochs(t *testing.T) {
-	inBubble(t, func(o *streamOptions) { o.buffer.Events, o.lagSkip, o.gapEvent = 2, true, "gap" }, func(st *streamTest) {
-		slow, up := st.start()
-		up.event("1", "2", "3", "4", "5")
-		s := slow.sub.home
-		st.join("sse1." + s.epoch + ".1")
-		time.Sleep(logs.Interval)
-		slow.read()
-		time.Sleep(logs.Interval)
-		lines := st.logs.FilterMessage("client missed events").All()
-		if len(lines) != 2 {
-			st.t.Errorf("%d lines", len(lines))
-		}
-		for _, line := range lines {
-			if id := fmt.Sprint(line.ContextMap()["last_event_id"]); !strings.HasPrefix(id, "sse1."+s.epoch[:8]+"….") {
-				st.t.Errorf("last_event_id %q", id)
-			}
-		}
-	})
-}
-
 // A token alone in the query is not taken for a name because of its padding.
 func TestAdminKeepsBareTokens(t *testing.T) {
 	u := startUpstream(t, nil)
@@ -282,14 +259,8 @@ func TestFailureKeepsNobodyFromSharing(t *testing.T) {
 	}
 	down.Store(false)
 	eventually(t, "a moment is over, not a minute", func() bool {
-		theHub.mu.Lock()
-		defer theHub.mu.Unlock()
-		for _, until := range theHub.unshareable {
-			if time.Now().Before(until) {
-				return false
-			}
-		}
-		return true
+		_, inForce := theHub.remembered()
+		return inForce == 0
 	})
 	a, b := g.subscribe("/"), g.subscribe("/")
 	conn := u.accept()

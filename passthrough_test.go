@@ -335,7 +335,7 @@ func testOtherRequestsPass(t *testing.T, sse string) {
 			}
 		})
 	}
-	if n := len(theHub.streams); n > 0 {
+	if n := len(theHub.every()); n > 0 {
 		t.Errorf("%d streams", n)
 	}
 }

@@ -235,17 +235,7 @@ func TestSlowWriteDoesNotHoldTheExit(t *testing.T) {
 	u.accept().event(strings.Repeat("x", 12<<20))
 	go func() { _, _ = io.Copy(io.Discard, &slowReader{from: body, until: time.Now().Add(2 * testTimeout)}) }()
 	eventually(t, "it is being written to", func() bool {
-		for _, s := range theHub.every() {
-			s.mu.Lock()
-			for sub := range s.subs {
-				if sub.cursor == 1 && sub.writing.Load() != 0 {
-					s.mu.Unlock()
-					return true
-				}
-			}
-			s.mu.Unlock()
-		}
-		return false
+		return theHub.writesAt(1)
 	})
 	theHub.stop()
 	eventually(t, "it ends", func() bool { return gather(t).since(before)["subscribers_ended_total reason=write"] == 1 })

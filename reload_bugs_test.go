@@ -1,7 +1,6 @@
 package caddysse
 
 import (
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -212,20 +211,6 @@ func TestReloadWakesWaiting(t *testing.T) {
 			st.t.Errorf("%d connections, expected a successor and a splice", n)
 		}
 	})
-}
-
-// Early hints of a forward_auth are no answer.
-func TestRenewalInformational(t *testing.T) {
-	cancelled := false
-	w := &discardWriter{header: make(http.Header), cancel: func() { cancelled = true }}
-	w.WriteHeader(http.StatusEarlyHints)
-	if cancelled {
-		t.Error("the renewal was given up")
-	}
-	w.WriteHeader(http.StatusForbidden)
-	if !cancelled {
-		t.Error("the renewal was not given up")
-	}
 }
 
 // whether it might join that. Each client that comes back finds its own.

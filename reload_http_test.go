@@ -2,13 +2,18 @@ package caddysse
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"weak"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -146,4 +151,79 @@ func (slowHandler) Provision(caddy.Context) error {
 
 func (slowHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	return next.ServeHTTP(w, r)
+}
+
+// Early hints of a forward_auth are no answer.
+func TestRenewalInformational(t *testing.T) {
+	cancelled := false
+	w := &discardWriter{header: make(http.Header), cancel: func() { cancelled = true }}
+	w.WriteHeader(http.StatusEarlyHints)
+	if cancelled {
+		t.Error("the renewal was given up")
+	}
+	w.WriteHeader(http.StatusForbidden)
+	if !cancelled {
+		t.Error("the renewal was not given up")
+	}
+}
+
+// askOverReload asks until it is answered: the server before a reload may still
+// take a connection, and closes those without a request.
+func (g *gateway) askOverReload(method, target string, fields ...string) *http.Response {
+	g.t.Helper()
+	for {
+		resp, err := g.client.Do(g.request(method, target, fields...))
+		if err == nil {
+			return resp
+		}
+		if !errors.Is(err, io.EOF) {
+			g.t.Fatal(err)
+		}
+	}
+}
+
+// reloadInto reloads, sends the event id over the old and the new upstream
+// connection, and returns the new one when the stream has moved to it.
+func (g *gateway) reloadInto(caddyfile string, u *upstream, old *upstreamClient, client *testClient, id string) *upstreamClient {
+	g.t.Helper()
+	g.reload(caddyfile)
+	next := u.accept()
+	old.last(id)
+	next.numbered(id)
+	client.expect(id)
+	old.expectGone()
+	return next
+}
+
+// Nothing keeps a configuration that no client came through, though its streams
+// live on.
+func TestReloadReleasesConfigurations(t *testing.T) {
+	u := startUpstream(t, nil)
+	config := func(n int) string {
+		return proxied("heartbeat "+strconv.Itoa(10+n)+"s\nids auto", u)
+	}
+	g := startGateway(t, config(0))
+	a := g.subscribe("/")
+	up := u.accept()
+	up.numbered("0")
+	a.expect("0")
+	var kept []weak.Pointer[instance]
+	for i := range 5 {
+		up = g.reloadInto(config(i+1), u, up, a, strconv.Itoa(i+1))
+		kept = append(kept, weak.Make(theHub.newestInstance()))
+	}
+	eventually(t, "old configurations are released", func() bool {
+		runtime.GC()
+		n := 0
+		for _, p := range kept[:len(kept)-1] {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		return n == 0
+	})
+	if kept[len(kept)-1].Value() == nil {
+		t.Error("the newest is gone too")
+	}
+	a.close()
 }

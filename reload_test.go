@@ -1,18 +1,14 @@
 package caddysse
 
 import (
-	"errors"
-	"io"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-	"weak"
 )
 
 func gapEvent(o *streamOptions) { o.gapEvent = "gap" }
@@ -253,7 +249,7 @@ func TestReloadDoublesNothing(t *testing.T) {
 				a.read()
 				st.reload()
 				next := st.source.acceptOpen()
-				for _, id := range numbers(2, 12) {
+				for _, id := range counting(2, 12) {
 					up.numbered(id)
 					a.expect(numbered(id))
 				}
@@ -267,7 +263,7 @@ func TestReloadDoublesNothing(t *testing.T) {
 				if behind != "its buffer is full" {
 					next.numbered("4", "5", "6")
 				}
-				next.numbered(numbers(7, 13)...)
+				next.numbered(counting(7, 13)...)
 				a.expect("data: hello\n\n", numbered("13"))
 			})
 		})
@@ -735,67 +731,4 @@ func (w *reloadWorld) check() {
 	if open != 1 {
 		w.t.Errorf("%d upstream connections", open)
 	}
-}
-
-// askOverReload asks until it is answered: the server before a reload may still
-// take a connection, and closes those without a request.
-func (g *gateway) askOverReload(method, target string, fields ...string) *http.Response {
-	g.t.Helper()
-	for {
-		resp, err := g.client.Do(g.request(method, target, fields...))
-		if err == nil {
-			return resp
-		}
-		if !errors.Is(err, io.EOF) {
-			g.t.Fatal(err)
-		}
-	}
-}
-
-// reloadInto reloads, sends the event id over the old and the new upstream
-// connection, and returns the new one when the stream has moved to it.
-func (g *gateway) reloadInto(caddyfile string, u *upstream, old *upstreamClient, client *testClient, id string) *upstreamClient {
-	g.t.Helper()
-	g.reload(caddyfile)
-	next := u.accept()
-	old.last(id)
-	next.numbered(id)
-	client.expect(id)
-	old.expectGone()
-	return next
-}
-
-// Nothing keeps a configuration that no client came through, though its streams
-// live on.
-func TestReloadReleasesConfigurations(t *testing.T) {
-	u := startUpstream(t, nil)
-	config := func(n int) string {
-		return proxied("heartbeat "+strconv.Itoa(10+n)+"s\nids auto", u)
-	}
-	g := startGateway(t, config(0))
-	a := g.subscribe("/")
-	up := u.accept()
-	up.numbered("0")
-	a.expect("0")
-	var kept []weak.Pointer[instance]
-	for i := range 5 {
-		up = g.reloadInto(config(i+1), u, up, a, strconv.Itoa(i+1))
-		theHub.mu.Lock()
-		kept = append(kept, weak.Make(theHub.instances[len(theHub.instances)-1]))
-		theHub.mu.Unlock()
-	}
-	eventually(t, "old configurations are released", func() bool {
-		runtime.GC()
-		n := 0
-		for _, p := range kept[:len(kept)-1] {
-			if p.Value() != nil {
-				n++
-			}
-		}
-		return n == 0
-	})
-	if kept[len(kept)-1].Value() == nil {
-		t.Error("the newest is gone too")
-	}
-	a.close()
 }

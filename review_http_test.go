@@ -111,9 +111,7 @@ func TestRevVaryLoop(t *testing.T) {
 		s := string(buf[:runtime.Stack(buf, true)])
 		t.Errorf("no answer; serveSubscriber/join on %d stacks", strings.Count(s, "serveShared"))
 		// let it go: end the streams
-		theHub.mu.Lock()
-		theHub.stopping = true
-		theHub.mu.Unlock()
+		theHub.stop()
 		<-done
 	}
 }

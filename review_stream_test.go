@@ -34,7 +34,7 @@ func TestRevAdoptableAfterRetire(t *testing.T) {
 		h.retire(x2)
 		src := &fakeSource{t: t, conns: make(chan *fakeConn, 10)}
 		join := func(i *instance) *subscriber {
-			sub, err := h.join(&joinRequest{instance: i, options: new(Handler).streamOptions(), logger: zap.NewNop(),
+			sub, err := h.join(&joinRequest{instance: i, options: testOptions(), logger: zap.NewNop(),
 				source: func(bool) source { return src }})
 			if err != nil {
 				t.Fatal(err)
@@ -159,7 +159,7 @@ func TestRevOpenerReplaced(t *testing.T) {
 		x, y := h.register("p", "old"), h.register("p", "new")
 		got := make(chan string, 1)
 		mk := func(i *instance, name string) *joinRequest {
-			return &joinRequest{instance: i, options: new(Handler).streamOptions(), logger: zap.NewNop(),
+			return &joinRequest{instance: i, options: testOptions(), logger: zap.NewNop(),
 				source: func(bool) source { return nameSource{name, got} }}
 		}
 		a, _ := h.join(mk(x, "opener"))

@@ -58,7 +58,7 @@ const (
 // responseFields are the header fields of responses that say nothing of what is
 // told, and may differ from one to the next. Those that are of requests too are
 // in insignificantHeaders.
-var responseFields = headerSet(
+var responseFields = fieldSet(
 	"Age", "Alt-Svc", "Content-Security-Policy", "Content-Security-Policy-Report-Only", "Date", "ETag", "Expires",
 	"Last-Modified", "NEL", "Ratelimit", "Ratelimit-Limit", "Ratelimit-Policy", "Ratelimit-Remaining", "Ratelimit-Reset",
 	"Report-To", "Reporting-Endpoints", "Retry-After", "Server", "Server-Timing", "Set-Cookie", "X-Runtime",
@@ -70,6 +70,15 @@ var responseFields = headerSet(
 	"X-Kong-Request-Id", "X-Debug-Token", "X-Debug-Token-Link", "X-Trace-Id", "X-Correlation-Id", "X-Transaction-Id",
 	"Request-Id", "X-Fastly-Request-Id", "Fly-Request-Id",
 )
+
+// fieldSet is a set of header field names.
+func fieldSet(names ...string) map[string]struct{} {
+	set := make(map[string]struct{}, len(names))
+	for _, name := range names {
+		set[http.CanonicalHeaderKey(name)] = struct{}{}
+	}
+	return set
+}
 
 // differingField returns the name of a field in which two heads differ, unless
 // it is known to be of one response; "" if there is none.

@@ -152,15 +152,15 @@ type simGateway struct {
 	clients sync.WaitGroup
 }
 
-func newSimGateway(t *testing.T, u *sim, delay time.Duration, configure func(h *Handler)) *simGateway {
+func newSimGateway(t *testing.T, u *sim, delay time.Duration, configure func(o *streamOptions)) *simGateway {
 	t.Helper()
-	h := new(Handler)
+	options := testOptions()
 	if configure != nil {
-		configure(h)
+		configure(options)
 	}
 	hub := newHub()
 	return &simGateway{
-		t: t, hub: hub, inst: hub.register("test", t), options: h.streamOptions(),
+		t: t, hub: hub, inst: hub.register("test", t), options: options,
 		source: simSource{u: u, delay: delay},
 	}
 }
@@ -1052,7 +1052,7 @@ func TestSpliceOfIDAfterBreak(t *testing.T) {
 			st.t.Errorf("opened with %q", sp.lastEventID)
 		}
 		again.numbered("6")
-		for _, id := range numbers(2, 6) {
+		for _, id := range counting(2, 6) {
 			sp.numbered(id)
 			b.expect(numbered(id))
 		}

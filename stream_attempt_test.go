@@ -2,14 +2,10 @@ package caddysse
 
 import (
 	"errors"
-	"io"
 	"net/http"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // An upstream that was lost and does not answer, one of several that is frozen,
@@ -20,7 +16,7 @@ func TestAttemptThatHangs(t *testing.T) {
 		a, up := st.start()
 		up.numbered("1")
 		up.breakOff()
-		before := gather(t)
+		before := countsNow()
 		hung := st.source.accept()
 		synctest.Wait()
 		if states := st.hub.census().states; states[stateWaiting] != 1 || states[stateOpening] != 0 {
@@ -33,7 +29,7 @@ func TestAttemptThatHangs(t *testing.T) {
 		}
 		next.numbered("2")
 		a.expect(newcomer, numbered("1", "2"))
-		if n := gather(t).since(before)["upstream_connections_total result=stalled"]; n != 1 {
+		if n := countsNow().since(before)["upstream_connections_total result=stalled"]; n != 1 {
 			t.Errorf("%v connections counted as stalled", n)
 		}
 		// Once there is a head, it may say nothing for as long as it likes.
@@ -183,48 +179,6 @@ func TestLateEndpointOfHandlersThatDoNotReturn(t *testing.T) {
 		b.expect(newcomer, numbered("1"))
 		for _, c := range []*fakeConn{old, next} {
 			c.finish(ending{events: true, err: errReset})
-		}
-	})
-}
-
-// The same with handlers as those of FastCGI: they notice nothing until the
-// application says something.
-func TestUpstreamTimeoutWithoutHandlersReturn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		heartbeat, prime := caddy.Duration(0), false
-		h := &Handler{
-			UpstreamTimeout: caddy.Duration(time.Minute), Join: "live", Prime: &prime,
-			Heartbeat: &Heartbeat{Interval: &heartbeat},
-		}
-		var n int
-		talk := make(chan struct{})
-		var left error
-		s := serveInBubble(t, h, func(w http.ResponseWriter, _ *http.Request) error {
-			n++
-			first := n == 1
-			w.Header().Set("Content-Type", "text/event-stream")
-			if !first {
-				_, _ = io.WriteString(w, "id: 2\ndata: 2\n\n")
-				return nil
-			}
-			_, _ = io.WriteString(w, "id: 1\ndata: 1\n\n")
-			_ = http.NewResponseController(w).Flush()
-			<-talk
-			_, left = io.WriteString(w, "id: x\ndata: x\n\n")
-			close(talk)
-			return left
-		})
-		var text strings.Builder
-		for _, a := range s.listen("text/event-stream", time.Hour) {
-			text.WriteString(a.text)
-		}
-		if text.String() != "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n" {
-			t.Errorf("given %q", text.String())
-		}
-		talk <- struct{}{}
-		<-talk
-		if left == nil {
-			t.Error("a late write was taken")
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -120,7 +122,7 @@ func (c *fakeConn) open() {
 		if err := c.conn.keep(); err != nil {
 			c.t.Error(err)
 		}
-		c.conn.opened(&head{header: http.Header{"Content-Type": {eventStreamType}}}, true)
+		c.conn.opened(&head{header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
 	})
 }
 
@@ -227,9 +229,19 @@ func inBubble(t *testing.T, set func(o *streamOptions), test func(st *streamTest
 	})
 }
 
+// testBufferAge is how long the replay buffers of tests keep a block.
+const testBufferAge = 5 * time.Minute
+
+// testOptions are the settings without any option.
+func testOptions() *streamOptions {
+	o := defaultOptions()
+	o.buffer = replay.Limits{Events: 16384, Size: 4 << 20, Age: testBufferAge}
+	return o
+}
+
 func newStreamTest(t *testing.T, set func(o *streamOptions)) *streamTest {
 	t.Helper()
-	st := &streamTest{t: t, hub: newHub(), options: new(Handler).streamOptions()}
+	st := &streamTest{t: t, hub: newHub(), options: testOptions()}
 	st.options.join, st.options.vouched = joinLive, true
 	st.options.primeAfter = 0
 	if set != nil {
@@ -428,3 +440,39 @@ func toldGap(reason, id, missed string) string {
 }
 
 const newcomer = "id: sse1.E.0\n\n" // what the first client of a stream gets
+
+// countsOf are what streams have done, by the names and labels of the metrics.
+type countsOf map[string]float64
+
+// countsNow are all counts.
+func countsNow() countsOf {
+	all := make(countsOf)
+	for name, l := range map[string]*meter.Labelled{
+		"upstream_connections_total result": theCounts.connections, "splices_total end": theCounts.splices,
+		"gaps_total reason": theCounts.gaps, "memory_evictions_total evicted": theCounts.evictions,
+	} {
+		for label, n := range l.All() {
+			all[name+"="+label] = n
+		}
+	}
+	return all
+}
+
+// since returns what has been counted since before, and nothing that has not.
+func (c countsOf) since(before countsOf) countsOf {
+	changed := make(countsOf)
+	for name, value := range c {
+		if d := value - before[name]; d != 0 {
+			changed[name] = d
+		}
+	}
+	return changed
+}
+
+// counting returns "from" to "to", as texts.
+func counting(from, to int) (texts []string) {
+	for i := from; i <= to; i++ {
+		texts = append(texts, strconv.Itoa(i))
+	}
+	return texts
+}

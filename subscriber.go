@@ -449,6 +449,14 @@ func (sub *subscriber) lookAt() (at time.Time) {
 	return at
 }
 
+// key is that of the stream that the subscriber came to.
+func (sub *subscriber) key() streamKey {
+	if sub.origin == nil {
+		return streamKey{}
+	}
+	return sub.origin.key
+}
+
 // nextOf is next for a connection, by its writer. waits tells that the
 // connection has been given everything and will be looked at when there is
 // something new.

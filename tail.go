@@ -85,14 +85,14 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 			}
 			continue
 		}
-		if err := t.add(v, blocks, missed, over); err != nil || v.flush() != nil || over || !v.stays() {
+		if err := addBlocks(t, v, blocks, missed, over); err != nil || v.flush() != nil || over || !v.stays() {
 			return nil // the viewer is gone, or gets no more
 		}
 	}
 }
 
-// add adds what next has returned.
-func (t *tail) add(v *view, blocks []*replay.Block, missed *missedEvent, over bool) error {
+// addBlocks adds what next has returned.
+func addBlocks(t *tail, v *view, blocks []*replay.Block, missed *missedEvent, over bool) error {
 	if missed != nil {
 		if err := v.add("missed", t.id(), missed); err != nil {
 			return err
