@@ -74,8 +74,9 @@ func release(version string) error {
 		if t.os == "windows" {
 			binary += ".exe"
 		}
+		// The tag, or the commit, is stamped into the binary: caddy build-info tells it.
 		if err := run([]string{"CGO_ENABLED=0", "GOOS=" + t.os, "GOARCH=" + t.arch},
-			"go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "./cmd/caddy"); err != nil {
+			"go", "build", "-trimpath", "-buildvcs=true", "-ldflags=-s -w", "-o", binary, "./cmd/caddy"); err != nil {
 			return err
 		}
 		if err := run(nil, "go", "tool", "-modfile=tools/go.mod", "cyclonedx-gomod", "bin", "-json", "-noserial",
