@@ -822,7 +822,18 @@ func TestDetachedMaxStreams(t *testing.T) {
 
 // A response that ends before the answer does is not whole, and breaks off.
 func TestDetachedMaxAge(t *testing.T) {
-	g, u, c, up, id := startPrompt(t, "detach 1m\nmax_age 200ms", "1")
+	g, u, c, up, id := startPrompt(t, "detach 1m\nmax_age 1h", "1")
+	for _, s := range theHub.every() {
+		s.mu.Lock()
+		for sub := range s.subs {
+			if time.Until(sub.leaveAt) > time.Hour || sub.leaveFor != endMaxAge {
+				t.Errorf("the response ends at %v, for %q", sub.leaveAt, sub.leaveFor)
+			}
+			sub.leaveAt = time.Now() // the hour is over
+		}
+		s.wakeLocked()
+		s.mu.Unlock()
+	}
 	c.expectBroken()
 	up.event("2")
 	up.end()

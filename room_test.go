@@ -91,6 +91,72 @@ func TestBurstIsGivenWhole(t *testing.T) {
 	}
 }
 
+// What an upstream keeps for those who come, or come back, is a burst too: a
+// history larger than the replay buffer, and what an application has for the
+// gateway after an outage.
+func TestBacklogsAreGivenWhole(t *testing.T) {
+	const events = 5000
+	small := func(o *streamOptions) { o.buffer.Events = 100 }
+	numberedBurst := func(from, to int) string { return numbered(numbers(from, to)...) }
+	t.Run("a greeting", func(t *testing.T) {
+		inBubble(t, small, func(st *streamTest) {
+			r := st.join("")
+			f := r.follow(nil)
+			up := st.source.acceptOpen()
+			if err := up.send(burst(1, events)); err != nil {
+				t.Fatal(err)
+			}
+			f.expectAll(events)
+			up.close()
+			<-f.over
+		})
+	})
+	t.Run("the greeting of a splice", func(t *testing.T) {
+		inBubble(t, auto(small), func(st *streamTest) {
+			first, up := st.start()
+			a := first.follow(nil)
+			if err := up.send(numberedBurst(1, events)); err != nil {
+				t.Fatal(err)
+			}
+			b := st.join("").follow(nil)
+			sp := st.source.acceptOpen()
+			if err := sp.send(numberedBurst(1, events)); err != nil {
+				t.Fatal(err)
+			}
+			b.expectAll(events)
+			time.Sleep(2 * splicePause)
+			up.sendAll(numberedBurst(events+1, events+1))
+			a.expectAll(events + 1)
+			b.expectAll(events + 1)
+			up.close()
+			<-a.over
+			<-b.over
+		})
+	})
+	t.Run("after an outage", func(t *testing.T) {
+		inBubble(t, small, func(st *streamTest) {
+			first, up := st.start()
+			followers := []*follower{first.follow(nil), st.join("").follow(nil), st.join("").follow(nil)}
+			up.sendAll(numberedBurst(1, 1))
+			up.breakOff()
+			up = st.source.acceptOpen()
+			if up.lastEventID != "1" {
+				t.Fatalf("asked to go on after %q", up.lastEventID)
+			}
+			if err := up.send(numberedBurst(2, events)); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range followers {
+				f.expectAll(events)
+			}
+			up.close()
+			for _, f := range followers {
+				<-f.over
+			}
+		})
+	})
+}
+
 // An event that is larger than the whole buffer is kept until those who keep up
 // have it.
 func TestLargeEventsAreGivenWhole(t *testing.T) {
