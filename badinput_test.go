@@ -393,7 +393,7 @@ func TestPanicInNext(t *testing.T) {
 	}
 	before := len(g.lines())
 	resp := g.read(http.MethodGet, "/before", "", "Accept: text/event-stream")
-	if strings.HasPrefix(resp.status, "HTTP/1.1 2") {
+	if strings.Contains(resp.status, " 2") {
 		t.Errorf("answered with %s", resp.short())
 	}
 	eventually(t, "a log line more about a panic", func() bool {
@@ -442,7 +442,7 @@ func TestUpstreamIsNoHTTP(t *testing.T) {
 	})
 	g := startGateway(t, site("sse\nreverse_proxy "+address))
 	for range 2 {
-		if got := g.read(http.MethodGet, "/", "", "Accept: text/event-stream"); got.status != "HTTP/1.1 502 Bad Gateway" {
+		if got := g.read(http.MethodGet, "/", "", "Accept: text/event-stream"); !strings.HasSuffix(got.status, " 502 Bad Gateway") {
 			t.Errorf("answered with %s", got.short())
 		}
 	}

@@ -174,6 +174,7 @@ func TestAddressIsWithheld(t *testing.T) {
 // the application if it is trusted, by the server or by reverse_proxy, though
 // its address does not.
 func TestTrustInAProxyIsKept(t *testing.T) {
+	overHTTP1(t) // where a stranger that says https does not say what is so
 	u := startUpstream(t, nil)
 	fields := []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: example.com"}
 	g := startGateway(t, proxied("", u))

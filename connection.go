@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
 
 // connection is a client's connection that was taken over from the server: its
@@ -20,6 +22,7 @@ type connection struct {
 	writer   *writer
 	socket   socket
 	log      *accessRecord // nil: not logged
+	counted  *meter.Gauge
 
 	signals atomic.Uint32 // signal: what the writer has not seen yet
 
@@ -252,22 +255,30 @@ func (s *asyncSocket) close() {
 
 // takeOver is a way to take over a request's connection.
 type takeOver struct {
-	server http.Hijacker // net/http's ResponseWriter
+	server http.Hijacker // net/http's ResponseWriter; nil: over HTTP/2
+	over   *sharedConn   // over HTTP/2
 }
 
 // mayTakeOver returns how to take over a request's connection, nil if its
 // response has to be written by the handlers before this one: because of what
 // the client is, or because one of them may change the body.
 func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver {
-	if h.Delivery == deliveryHandler || !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 1 || !bodyless(r) || flushedAfterwards(r) {
+	if h.Delivery == deliveryHandler || !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 2 || !bodyless(r) {
+		return nil
+	}
+	inner := innermost(w)
+	if inner == nil {
 		return nil
 	}
 	conn, _ := r.Context().Value(connCtxKey).(net.Conn)
-	inner := innermost(w)
-	if !isSocket(conn) || inner == nil {
+	if over, ok := conn.(*sharedConn); ok && r.ProtoMajor == 2 {
+		return &takeOver{over: over}
+	}
+	server, ok := inner.(http.Hijacker)
+	if !ok || r.ProtoMajor > 1 || flushedAfterwards(r) || !isSocket(conn) {
 		return nil
 	}
-	return &takeOver{server: inner}
+	return &takeOver{server: server}
 }
 
 // flushedAfterwards reports whether Caddy may flush a response when its handlers
@@ -278,10 +289,10 @@ func flushedAfterwards(r *http.Request) bool {
 	return ok && server != nil && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
 }
 
-// innermost returns net/http's ResponseWriter behind those of Caddy that are
+// innermost returns the server's ResponseWriter behind those of Caddy that are
 // known to leave the body as it is, once the head is sent; nil if there is
 // another one.
-func innermost(w http.ResponseWriter) http.Hijacker {
+func innermost(w http.ResponseWriter) http.ResponseWriter {
 	w = withoutEarly(w)
 	for {
 		t := reflect.TypeOf(w)
@@ -289,9 +300,8 @@ func innermost(w http.ResponseWriter) http.Hijacker {
 			return nil
 		}
 		switch path := t.Elem().PkgPath(); path {
-		case "net/http":
-			inner, _ := w.(http.Hijacker)
-			return inner
+		case "net/http", "net/http/internal/http2", "golang.org/x/net/http2":
+			return w
 		case pathCaddyHTTP, pathCaddyHTTP + "/headers", pathCaddyHTTP + "/encode", pathCaddyHTTP + "/timeouts":
 		default:
 			return nil
@@ -332,6 +342,7 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 	return &connection{
 		settings: h.settings,
 		sub:      sub,
+		counted:  &theDelivered.onConnections,
 		socket:   newSocket(conn, h.settings.writeTimeout, theWriters().poller),
 	}
 }
@@ -339,7 +350,7 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 // over tells that the response has ended. The connection counts as gone when
 // its access-log entry was written: the process may exit then.
 func (c *connection) over(reason endReason) {
-	theDelivered.onConnections.Dec()
+	c.counted.Dec()
 	theDelivered.ended.With(string(reason)).Inc()
 	c.log.write(c.bytes, accessFieldsOf(c.sub, reason), c.writer.set.gone)
 }

@@ -16,6 +16,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
 
 // A handler that records the whole response says so only when it is given the
@@ -51,6 +53,7 @@ func delivered(position uint64) bool { return theHub.delivered(position) }
 // With `timeouts write` Caddy flushes the response when the handlers have
 // returned.
 func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
+	overHTTP1(t) // over TLS nobody would get through the handshake
 	dir := t.TempDir()
 	u := startUpstream(t, nil)
 	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1ns\n}\n}\nlog stdlib {\noutput file "+filepath.Join(dir, "log")+"\nlevel DEBUG\ninclude http.stdlib\n}",
@@ -172,8 +175,9 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 		writer: &writer{set: ws},
 		sub:    new(subscriber),
 		log:    &accessRecord{loggers: []*zap.Logger{zap.New(core)}, complete: true},
+
+		counted: new(meter.Gauge),
 	}
-	theDelivered.onConnections.Inc()
 	c.over(endStopping)
 	<-core.entered
 	live := func() int {

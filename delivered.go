@@ -8,6 +8,7 @@ var theDelivered = struct {
 	heartbeats    meter.Counter
 	ended         *meter.Labelled  // responses, by reason
 	onConnections meter.Gauge      // clients whose connection was taken over
+	onStreams     meter.Gauge      // and whose stream of HTTP/2 was
 	lag           *meter.Histogram // seconds from when a block was complete until it was written
 }{
 	ended: meter.NewLabelled(endReasons...),

@@ -339,11 +339,11 @@ func (d *delivery) takeOver() bool {
 	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.w) == nil {
 		return false // a handler before this one has made something else of it, or records it, which it has decided with the head
 	}
-	c := d.h.hijack(d.sub, d.by)
+	c := d.take()
 	if c == nil {
 		return false
 	}
-	if d.r.Context().Err() != nil {
+	if d.by.over == nil && d.r.Context().Err() != nil {
 		c.socket.close() // the client hung up before; from now on the context tells that the handlers have returned
 		return false
 	}
@@ -352,10 +352,19 @@ func (d *delivery) takeOver() bool {
 	c.last = theWriters().moment(d.to.last)
 	c.log = d.h.newAccessRecord(d.w, d.r, d.to.sent)
 	d.sub.writing.Store(0)
-	theDelivered.onConnections.Inc()
+	c.counted.Inc()
 	d.sub.deliveredBy(deliveryConnection)
 	theWriters().take(c)
 	return true
+}
+
+// take takes the client's connection, or stream, from the server; nil: that cannot
+// be done.
+func (d *delivery) take() *connection {
+	if d.by.over != nil {
+		return d.claim()
+	}
+	return d.h.hijack(d.sub, d.by)
 }
 
 // clientEnd tells a client that left from one that was cut. The server cancels

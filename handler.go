@@ -411,7 +411,7 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *subscriber,
 	if !s.detached { // whose end is not always the response's
 		by = h.mayTakeOver(w, r)
 	}
-	if by != nil {
+	if by != nil && by.over == nil {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
 	}
 	writeHead(w, head, sub.outcome)

@@ -53,7 +53,7 @@ func startGateway(t testing.TB, caddyfile string) *gateway {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	g := &gateway{t: t, socket: filepath.Join(dir, "s")}
-	g.client = unixClient(g.socket)
+	g.client = gatewayClient(g.socket)
 	g.load(caddyfile)
 	t.Cleanup(func() {
 		g.client.CloseIdleConnections()
@@ -89,6 +89,9 @@ func loadCaddyfile(caddyfile string) error {
 // withDelivery sets the way to write to clients that is tested in an adapted
 // configuration: all tests hold for both.
 func withDelivery(body []byte) []byte {
+	if overHTTP2() {
+		return withHTTP2(body)
+	}
 	if delivery := os.Getenv(deliveryEnv); delivery != "" && !bytes.Contains(body, []byte(`"delivery":`)) {
 		body = bytes.ReplaceAll(body, []byte(`"handler":"sse"`), []byte(`"delivery":"`+delivery+`","handler":"sse"`))
 	}

@@ -133,6 +133,7 @@ func (m *metrics) Describe(to chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	m.subscribers.WithLabelValues("1.1", deliveryConnection).Set(theDelivered.onConnections.Value())
+	m.subscribers.WithLabelValues("2", deliveryConnection).Set(theDelivered.onStreams.Value())
 	for _, c := range m.all {
 		c.Collect(to)
 	}

@@ -457,6 +457,9 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connCtxKey) != nil {
 		return ctx // another sse handler of the server has
 	}
+	if side := sideOf(conn); side != nil {
+		conn = &sharedConn{Side: side}
+	}
 	return context.WithValue(ctx, connCtxKey, conn)
 }
 

@@ -221,7 +221,7 @@ func plainAnd(t *testing.T, sse, directives string) (plain, with *gateway) {
 	with = startGateway(t, "http:// {\nbind {socket}\n"+strings.ReplaceAll(directives, "{sse}", sse)+"\n}\n"+
 		"http:// {\nbind {socket}2\n"+strings.ReplaceAll(directives, "{sse}", "")+"\n}\n")
 	other := *with
-	other.client = unixClient(with.socket + "2")
+	other.client = gatewayClient(with.socket + "2")
 	t.Cleanup(other.client.CloseIdleConnections)
 	return &other, with
 }

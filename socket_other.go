@@ -4,6 +4,7 @@ package caddysse
 
 import (
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -11,6 +12,9 @@ import (
 func newSocket(conn net.Conn, timeout time.Duration, _ *poller) socket {
 	return &asyncSocket{conn: conn, timeout: timeout}
 }
+
+// roomOf tells nothing here: each write is a goroutine's.
+func roomOf(syscall.Conn) func() int { return nil }
 
 // poller does nothing here: that a client has hung up is seen when a heartbeat
 // cannot be sent.

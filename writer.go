@@ -65,12 +65,27 @@ func newWriters(n int) *writers {
 
 // take gives a connection to a writer.
 func (ws *writers) take(c *connection) {
-	ws.mu.Lock()
-	ws.live++
-	ws.mu.Unlock()
-	c.writer = ws.all[int(ws.last.Add(1))%len(ws.all)]
+	ws.hold()
+	c.writer = ws.writerOf(c)
 	c.index = -1
 	c.signal(signalNew)
+}
+
+// writerOf is the writer that a connection belongs to: one for all streams that go
+// over a connection of HTTP/2.
+func (ws *writers) writerOf(c *connection) *writer {
+	next := func() *writer { return ws.all[int(ws.last.Add(1))%len(ws.all)] }
+	if s, ok := c.socket.(*streamSocket); ok {
+		return s.over.writerOf(next)
+	}
+	return next()
+}
+
+// hold lets the process wait for something more before it exits. gone ends that.
+func (ws *writers) hold() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.live++
 }
 
 func (ws *writers) gone() {
@@ -120,6 +135,7 @@ type writer struct {
 	batch   batch
 	room    []waiter // an empty list
 	counted counts
+	shared  []*sharedConn // something waits in their queues
 }
 
 // workList is a list of connections of which the first ones have been served.
@@ -168,6 +184,7 @@ func (w *writer) run() {
 		busy := w.collect()
 		w.look()
 		w.serveDue()
+		w.flush()
 		w.tell()
 		if !busy {
 			wait := noTimeout
@@ -184,6 +201,17 @@ func (w *writer) run() {
 		w.round()
 		runtime.Gosched() // for whoever brings the next events
 	}
+}
+
+// flush writes what was put into the queues of connections of HTTP/2 since the
+// last time: that of all streams of one goes out together.
+func (w *writer) flush() {
+	for i, over := range w.shared {
+		over.queued = false
+		over.Conn().Flush()
+		w.shared[i] = nil
+	}
+	w.shared = w.shared[:0]
 }
 
 // look looks at the clock.
@@ -343,8 +371,8 @@ func (w *writer) count(c *connection, batch writtenBatch) {
 	}
 }
 
-// chunk returns blocks in the chunked transfer coding, and how many bytes they
-// have without it.
+// chunk returns blocks in the chunked transfer coding, where that is needed, and
+// how many bytes they have without it.
 func (w *writer) chunk(c *connection, blocks []*replay.Block) (chunk []byte, size int) {
 	if !c.began {
 		c.began = true
@@ -352,10 +380,19 @@ func (w *writer) chunk(c *connection, blocks []*replay.Block) (chunk []byte, siz
 			blocks = slices.Concat([]*replay.Block{{Wire: []byte(emptyComment)}}, blocks) // see responseStream.write
 		}
 	}
-	if len(blocks) == 1 && blocks[0].Chunk != nil {
+	_, bare := c.socket.(*streamSocket)
+	switch {
+	case len(blocks) == 1 && bare:
+		return blocks[0].Wire, len(blocks[0].Wire)
+	case len(blocks) == 1 && blocks[0].Chunk != nil:
 		return blocks[0].Chunk, len(blocks[0].Wire)
 	}
-	return w.batch.of(blocks)
+	chunk, size = w.batch.of(blocks)
+	if bare && size > 0 {
+		end := len(chunk) - len("\r\n")
+		chunk = chunk[end-size : end]
+	}
+	return chunk, size
 }
 
 // batch is blocks that go out together, as one chunk. Those who are at the same
@@ -457,7 +494,9 @@ func (w *writer) end(c *connection, reason endReason) {
 	if reason.whole() && !c.ended {
 		c.ended = true
 		c.end = reason
-		if !w.send(c, []byte(replay.LastChunk)) {
+		if s, ok := c.socket.(*streamSocket); ok {
+			s.finish()
+		} else if !w.send(c, []byte(replay.LastChunk)) {
 			return
 		}
 	}
@@ -541,6 +580,10 @@ func (w *writer) heartbeat(c *connection) {
 	w.counted.heartbeats++
 	w.counted.bytes += len(c.settings.heartbeatBytes)
 	c.bytes += len(c.settings.heartbeatBytes)
+	if _, bare := c.socket.(*streamSocket); bare {
+		w.send(c, c.settings.heartbeatBytes)
+		return
+	}
 	w.send(c, c.settings.heartbeatChunk)
 }
 

@@ -17,9 +17,11 @@ type clientFrames struct {
 	passes   bool     // what is left of it
 	settings settings // of the frame, if it is one
 	err      error    // for the next time
+	buf      []byte   // for a server that reads less than can be looked at
 }
 
-// smallRead is less than any buffer of a server that reads frames.
+// smallRead is how much a server has to read for its frames to be looked at where it
+// reads them to.
 const smallRead = 64
 
 // read is the server's Read.
@@ -43,7 +45,10 @@ func (c *Conn) read(p []byte) (int, error) {
 		}
 		buf := p
 		if len(p) < smallRead {
-			buf = make([]byte, 8*smallRead)
+			if f.buf == nil {
+				f.buf = make([]byte, 8*smallRead)
+			}
+			buf = f.buf
 		}
 		n, err := c.readFrames(buf)
 		if err != nil {

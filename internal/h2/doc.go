@@ -22,8 +22,6 @@
 // is. So nothing of the server's insides is relied upon. A server that splits the
 // marker sends it, which has to be harmless: it is a comment of an event stream.
 //
-// Nothing uses the package yet.
-//
 // The locks, in this order: rmu or wmu (who reads from, who writes to the
 // transport), then mu (the state). The functions given to Watch and Written are
 // called under mu.

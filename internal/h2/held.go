@@ -36,20 +36,17 @@ func (q *held) add(frame []byte) {
 	q.bytes += len(frame)
 }
 
-// begin begins a frame. CONTINUATION belongs to what was begun before.
-func (q *held) begin(h header, start []byte) {
-	if h.kind != frameContinuation {
-		q.frames = append(q.frames, heldFrame{
-			data: h.kind == frameData && h.length > 0, whole: h.has(flagPadded), ack: h.kind == frameSettings,
-		})
-		if h.kind == frameData {
-			q.data += int64(h.length)
-		}
+// begin begins a frame, or the frames of a header block.
+func (q *held) begin(h header) {
+	q.frames = append(q.frames, heldFrame{
+		data: h.kind == frameData && h.length > 0, whole: h.has(flagPadded), ack: h.kind == frameSettings,
+	})
+	if h.kind == frameData {
+		q.data += int64(h.length)
 	}
-	q.append(start)
 }
 
-// append adds what comes of the newest frame.
+// append adds what comes of that.
 func (q *held) append(p []byte) {
 	newest := &q.frames[len(q.frames)-1]
 	newest.b = append(newest.b, p...)

@@ -215,10 +215,14 @@ func (c *Conn) needOfServer(h header) int {
 // header, and what is needed of its payload. mu is held.
 func (c *Conn) fromServer(h header, start []byte) fate {
 	f := &c.server
+	goesOn := f.block && h.kind == frameContinuation
 	f.fate = c.fateOf(h, start[headerLen:])
 	f.left = headerLen + h.length - len(start)
 	if f.fate == holds {
-		c.held.begin(h, start)
+		if !goesOn {
+			c.held.begin(h)
+		}
+		c.held.append(start)
 	}
 	return f.fate
 }
@@ -249,6 +253,9 @@ func (c *Conn) fateOf(h header, payload []byte) fate {
 		f.block, f.blocks = !h.has(flagEndHeaders), c.passesOrHolds()
 		return f.blocks
 	case frameContinuation:
+		if !f.block { // of no block
+			f.blocks = c.passesOrHolds()
+		}
 		f.block = !h.has(flagEndHeaders)
 		return f.blocks
 	case frameRST:
