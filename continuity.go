@@ -152,7 +152,7 @@ func (s *stream) skips(sp *stream, to uint64) (next string, skips bool) {
 	greeted := slices.ContainsFunc(brought, s.greetsWith)
 	after, known := s.locate(sp.openID)
 	if !known && s.buffer.Lost > 0 {
-		return next, true
+		return next, !sp.splice.current
 	}
 	return next, slices.ContainsFunc(fromUpstream(&s.buffer), func(k *replay.Block) bool {
 		switch {
@@ -188,6 +188,12 @@ func (sub *subscriber) tellBeforeEnd(dst []*replay.Block) []*replay.Block {
 		return dst
 	}
 	return append(dst, &replay.Block{Wire: gap})
+}
+
+// isCurrent reports whether the stream has an ID, and no event after it.
+func (s *stream) isCurrent(id string) bool {
+	position, known := s.locate(id)
+	return known && !slices.ContainsFunc(s.buffer.After(position), func(b *replay.Block) bool { return b.Dispatches && !b.Told })
 }
 
 // isPast reports whether a block that a splice has brought can only be from before

@@ -359,6 +359,7 @@ func (s *stream) brings(b *replay.Block) {
 	greeted := b.At.Sub(s.headAt) >= s.greetingTime()
 	for sp := range s.splices {
 		sp.splice.acts(b.At)
+		sp.splice.current = sp.splice.current || (b.HasID && b.ID == sp.openID) // its client was ahead
 		if greeted && !sp.headAt.IsZero() && b.At.Sub(sp.headAt) >= s.greetingTime() {
 			sp.splice.missed = addPending(sp.splice.missed, pendingBlock{hash: b.Hash, at: b.At}, &sp.splice.unknown)
 		}
@@ -453,8 +454,8 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 			switch unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.Reaches(p.at.Add(-twinWindow)); {
 			case unsure && !p.greeting:
 				past = false // the stream may have missed it
-			case unsure:
-				st.unknown = true
+			case unsure: // it may have come to the stream too, and be evicted
+				st.unknown, past = true, past && s.buffer.Reaches(p.at.Add(-twinWindow))
 			case !p.greeting:
 				return ownEvent
 			case len(st.own) >= maxPending:

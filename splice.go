@@ -92,6 +92,7 @@ type spliceState struct {
 
 	answer  *firstAnswer // to the ID; see late.go
 	past    bool         // it has brought something from before it was opened; see isPast
+	current bool         // the stream had nothing after the ID then
 	skipped bool         // it is told that the upstream did not go on after the ID
 	gap     []byte       // the event that tells so at the merge; nil: nothing is told then
 }
@@ -330,6 +331,7 @@ func (s *stream) newSplice(id, param string) *stream {
 func (s *stream) openSplice(id, param string) *stream {
 	sp := s.addSplice(id, param)
 	sp.splice.answer = s.expect(id, sp)
+	sp.splice.current = s.isCurrent(id)
 	s.hub.track(sp)
 	if id == "" {
 		s.openings = later(s.openings, sp.splice.opened).Add(spliceInterval)
