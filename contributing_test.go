@@ -76,7 +76,7 @@ func assertTestCommand(t *testing.T, guide, command, module string) {
 
 func readText(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(name)
+	text, err := os.ReadFile(name) //nolint:gosec // G304: a file of the repository
 	if err != nil {
 		t.Fatal(err)
 	}

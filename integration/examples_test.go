@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -75,7 +74,7 @@ func TestExamples(t *testing.T) {
 				t.Fatal("there is no check of this example")
 			}
 			e := copyExamples(t, entry.Name())
-			for _, line := range strings.Split(strings.TrimSpace(e.blocks("Run it")), "\n") {
+			for line := range strings.SplitSeq(strings.TrimSpace(e.blocks("Run it")), "\n") {
 				e.run(line)
 			}
 			e.look(wants)
@@ -239,17 +238,17 @@ func (e *example) look(wants []string) {
 	script := e.blocks("What to look at")
 	for began := time.Now(); ; {
 		out, err := e.command(script).Output()
-		missing := ""
+		var missing []string
 		for _, want := range wants {
 			if !regexp.MustCompile(want).Match(out) {
-				missing += fmt.Sprintf("%q\n", want)
+				missing = append(missing, want)
 			}
 		}
-		if missing == "" {
+		if len(missing) == 0 {
 			return
 		}
 		if time.Since(began) > testTimeout/2 {
-			e.t.Fatalf("%v; not shown:\n%s\nbut:\n%s", err, missing, out)
+			e.t.Fatalf("%v; not shown:\n%s\nbut:\n%s", err, strings.Join(missing, "\n"), out)
 		}
 	}
 }

@@ -24,7 +24,7 @@ import (
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(name)
+	text, err := os.ReadFile(name) //nolint:gosec // G304: a file of the repository
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func readManifest(t *testing.T) (m manifest) {
 	kinds := map[string]any{
 		"ConfigMap": &m.config, "Deployment": &m.deployment, "Service": &m.service, "PodDisruptionBudget": &m.disruption,
 	}
-	for _, document := range strings.Split(readFile(t, "../packaging/kubernetes/gateway.yaml"), "\n---\n") {
+	for document := range strings.SplitSeq(readFile(t, "../packaging/kubernetes/gateway.yaml"), "\n---\n") {
 		var head struct{ Kind string }
 		if err := yaml.Unmarshal([]byte(document), &head); err != nil {
 			t.Fatal(err)
@@ -305,7 +305,11 @@ func TestComposeServices(t *testing.T) {
 // get returns the body of a page.
 func get(t *testing.T, url string) string {
 	t.Helper()
-	resp, err := http.Get(url)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
