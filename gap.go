@@ -44,8 +44,12 @@ type gapNote struct {
 
 // gapReason tells why an ID cannot be resumed from.
 func (s *stream) gapReason(id string) string {
-	if epoch, _, ok := replay.ParseID(id); ok && epoch != s.epoch {
+	epoch, position, ok := replay.ParseID(id)
+	switch {
+	case ok && epoch != s.epoch:
 		return gapEpoch
+	case ok && position == nowhere:
+		return gapUpstream
 	}
 	return gapEvicted
 }

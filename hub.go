@@ -215,6 +215,9 @@ func (h *hub) join(req *joinRequest) (sub *subscriber, err error) {
 	case req.lastEventID != "" && kept.isShared():
 		head = kept.retire()
 		h.removeLocked(kept)
+	case kept.ofThisLife(req.lastEventID):
+		head = kept.keptHead() // what is kept itself is not for this client
+		h.dropEnded(req.key)
 	default:
 		h.dropEnded(req.key)
 	}
@@ -267,7 +270,10 @@ func (h *hub) makePlaceLocked(place string) bool {
 // lookupLocked returns the stream that the request may join, nil if there is
 // none. Of several it is the one that gave the request's last event ID.
 func (h *hub) lookupLocked(req *joinRequest) (found *stream) {
-	epoch, _, _ := replay.ParseID(req.lastEventID)
+	epoch, position, _ := replay.ParseID(req.lastEventID)
+	if position == nowhere {
+		epoch = "" // one that goes on is better for this client
+	}
 	best := -1
 	for _, s := range h.streams[req.key] {
 		if s.closed.Load() || !h.entitledLocked(s, req.instance) {

@@ -127,6 +127,11 @@ type pendingBlock struct {
 	hasID    bool
 }
 
+// isLate reports whether a block is looked for later than it should be: one of the
+// two was broken meanwhile, or the machine is so busy that the other connection may
+// not have been read. Then its absence says nothing.
+func (p pendingBlock) isLate(now time.Time) bool { return now.Sub(p.at) > twinWindow+twinWindow/4 }
+
 // likeness is how far a splice was compared with its stream.
 type likeness struct {
 	brought []pendingBlock // by the splice, not yet seen on the stream
@@ -451,7 +456,8 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				earliest(again, due.Add(time.Millisecond))
 				break
 			}
-			switch unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.Reaches(p.at.Add(-twinWindow)); {
+			unsure := s.heldAt.After(p.at) || s.headAt.After(p.at.Add(-maxSettle)) || !s.buffer.Reaches(p.at.Add(-twinWindow))
+			switch unsure = unsure || p.isLate(now); {
 			case unsure && !p.greeting:
 				past = false // the stream may have missed it
 			case unsure: // it may have come to the stream too, and be evicted
@@ -478,7 +484,7 @@ func (s *stream) compareSplice(sp *stream, now time.Time, again *time.Time) ownR
 				earliest(again, due.Add(time.Millisecond))
 				break
 			}
-			held := sp.full || sp.heldAt.After(p.at)
+			held := sp.full || sp.heldAt.After(p.at) || p.isLate(now)
 			if !held && s.phase == phaseLive && sp.buffer.Reaches(p.at.Add(-twinWindow)) && !sp.splice.probe {
 				return ownEvent
 			}

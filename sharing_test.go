@@ -1,6 +1,8 @@
 package caddysse
 
 import (
+	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,4 +156,102 @@ func TestSpliceGoesOnAfterATrial(t *testing.T) {
 		probe.expectGone(true)
 		sp.expectGone(true)
 	})
+}
+
+// lostID is the ID with which the client of a splice of a stream comes back.
+func lostID(r *reader) string { return r.id(nowhere) }
+
+// TestSpliceClientsComeBackWhileTheUpstreamRestarts: an upstream without ids ends all
+// connections and is away for a while. The clients of a splice come back as those
+// of the stream do: they wait with a head, and are told that they may have missed
+// something. One that the stream knows nothing of is given the upstream's answer.
+func TestSpliceClientsComeBackWhileTheUpstreamRestarts(t *testing.T) {
+	for name, set := range map[string]func(o *streamOptions){"proven": auto(func(o *streamOptions) { o.gapEvent = "gap" }), "unproven": unproven()} {
+		for _, first := range []string{"splice", "stream"} {
+			t.Run(name+"/"+first+" first", func(t *testing.T) {
+				inBubble(t, set, func(st *streamTest) {
+					a, up := st.begun()
+					time.Sleep(2 * proofDelay)
+					b, sp := st.spliced("hello")
+					id := lostID(b)
+					sp.close()
+					up.close()
+					b.expectEnd(endUpstream, primed(strings.Replace(id, b.sub.stream.epoch, "E", 1)))
+					a.expectEnd(endUpstream)
+					ids := []string{id, a.id(1)}
+					if first == "stream" {
+						ids[0], ids[1] = ids[1], ids[0]
+					}
+					a.leave()
+					b.leave()
+					x := st.join(ids[0])
+					st.source.accept().answer(http.StatusBadGateway, 0)
+					y := st.join(ids[1])
+					away := []*reader{x, y}
+					for range 3 {
+						st.source.accept().answer(http.StatusBadGateway, 0)
+					}
+					for _, r := range away {
+						if _, err := r.sub.head(); err != nil || r.sub.turnedAway() != "" || r.read() == "refused" || r.end != "" {
+							t.Errorf("not kept: %v, %q, %q", err, r.sub.turnedAway(), r.end)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestHeadOfAnotherIsNotKept: while a stream is not proven, the head that it had is
+// given to the client of a splice only if that had the same.
+func TestHeadOfAnotherIsNotKept(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a := st.join("")
+		openWith := func(c *fakeConn, session string) {
+			c.events, c.headAt = true, time.Now()
+			c.run(func() { c.conn.opened(&head{header: http.Header{"X-Session": {session}}}, true) })
+		}
+		up := st.source.accept()
+		openWith(up, "a")
+		b, sp := st.second()
+		openWith(sp, "b")
+		up.event("1")
+		sp.event("1")
+		a.read()
+		b.read()
+		sp.close()
+		up.close()
+		b.expectEnd(endUpstream)
+	})
+}
+
+// TestEventBeforeABreakIsNoEvidence: an event that only one of two connections had,
+// shortly before the other broke, or while the gateway was too busy to read, does
+// not show that each is told its own.
+func TestEventBeforeABreakIsNoEvidence(t *testing.T) {
+	for name, busy := range map[string]bool{"break": false, "busy": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				_, up := st.start()
+				b, sp := st.second()
+				sp.open()
+				time.Sleep(slowestGreeting + time.Second)
+				up.event("1")
+				if busy {
+					sub := b.sub
+					sub.mu.Lock()
+					sub.home.trySplice(sub.stream, time.Now().Add(2*twinWindow))
+					sub.mu.Unlock()
+				} else {
+					sp.breakOff()
+					st.source.acceptOpen()
+				}
+				time.Sleep(2 * twinWindow)
+				b.read()
+				if st.logged("the upstream tells each connection its own: this path is not shared; join live or share public shares it regardless") > 0 {
+					t.Error("it is taken for evidence")
+				}
+			})
+		})
+	}
 }

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -385,6 +386,26 @@ func (s *stream) move(sub *subscriber, sp *stream) {
 		// the one that it had: it is told again.)
 		sub.pending = append(sub.pending, "id\n\n"...)
 	}
+}
+
+// nowhere is no position of a stream. Who comes back with an ID that names it was a
+// client of a splice: nobody knows what it has missed.
+const nowhere = math.MaxUint64
+
+// comesBack is the ID with which the clients of a splice come back that ends, ""
+// if they need none: where the upstream gives ids, and where it has given nothing
+// yet. They are known by it, so that they wait for an upstream that is away as
+// the stream's own clients do, with the head that these had. So that must not be
+// another's: while the stream is not proven, both are compared.
+func (s *stream) comesBack() string {
+	if s.splice == nil || !s.settled || s.upstreamIDs || s.options.ids == idsUpstream {
+		return ""
+	}
+	p := s.splice.parent
+	if !p.shares() && (s.headAt.IsZero() || p.headAt.IsZero() || differingField(p.head, s.head) != "") {
+		return ""
+	}
+	return string(replay.AppendID(nil, p.epoch, nowhere))
 }
 
 // waitForHead waits until the head of a client may be sent. One that needs a

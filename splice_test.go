@@ -1358,7 +1358,7 @@ func TestSpliceParentEnds(t *testing.T) {
 		sp.event("4")
 		b.expect(plain("4"))
 		sp.close()
-		b.expectEnd(endUpstream)
+		b.expectEnd(endUpstream, primed(strings.Replace(lostID(b), b.sub.stream.epoch, "E", 1)))
 		b.leave()
 		next.event("5")
 		c.expect(given("2", "5"))

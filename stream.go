@@ -257,7 +257,7 @@ func (s *stream) attach(req *joinRequest) (*subscriber, error) {
 	s.buffer.Evict(now)
 	s.charge()
 	if s.phase == phaseEnded && !s.detached {
-		if _, _, ok := s.trusted(nil, req.lastEventID); !ok {
+		if _, _, ok := s.trusted(nil, req.lastEventID); !ok && (!s.shares() || !s.ofThisLife(req.lastEventID)) {
 			return nil, errNewLife
 		}
 	}
@@ -395,6 +395,13 @@ func (s *stream) retire() *head {
 	return s.head
 }
 
+// keptHead is the head of a stream that has ended.
+func (s *stream) keptHead() *head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head
+}
+
 // drain ends all subscribers' responses, each at a random moment within
 // window, and with the last of them the stream.
 func (s *stream) drain(window time.Duration, reason endReason) {
@@ -438,9 +445,11 @@ func randomUpTo(d time.Duration) time.Duration { return time.Duration(rand.Float
 // that is in the buffer.
 func (s *stream) finishLocked(reason endReason) {
 	s.over = reason
+	back := s.comesBack()
 	for sub := range s.subs {
 		if sub.finish == "" && sub.stream == s {
 			sub.finish, sub.finishAt = reason, s.buffer.Newest
+			sub.pending = s.appendPrime(sub.pending, back)
 			if sub.waiting && !sub.released {
 				sub.finish = endAskAgain // it was sent nothing
 			}

@@ -197,7 +197,7 @@ func (s *stream) resume(sub *subscriber, id string) {
 		sub.id = ""
 		sub.outcome = resumeGap
 		gap = s.gapReason(id)
-		if f.Lost > 0 || sub.barred() {
+		if _, position, _ := replay.ParseID(id); f.Lost > 0 || sub.barred() || position == nowhere {
 			s.join(sub)
 		}
 	}
@@ -228,6 +228,12 @@ func (s *stream) resume(sub *subscriber, id string) {
 	if sub.waiting {
 		s.admit(sub, sub.joined)
 	}
+}
+
+// ofThisLife reports whether an ID is one of the gateway's that the stream gave.
+func (s *stream) ofThisLife(id string) bool {
+	epoch, _, ok := replay.ParseID(id)
+	return ok && epoch == s.epoch && s.options.ids != idsUpstream
 }
 
 // trusted is locate for an ID that may be taken for this stream's: not for one
