@@ -94,9 +94,9 @@ func TestSilentNewcomerIsToldWhatItMissed(t *testing.T) {
 		if !c.hasHead() {
 			t.Fatal("the head is held though there is nothing that could be somebody's own")
 		}
-		b.read()
+		sp.close()
+		b.expectEnd(endUpstream)
 		b.leave()
-		sp.breakOff()
 		c.read()
 		sp = st.source.accept()
 		up.event("1")

@@ -402,7 +402,7 @@ func (s *stream) comesBack() string {
 		return ""
 	}
 	p := s.splice.parent
-	if !p.shares() && (s.headAt.IsZero() || p.headAt.IsZero() || differingField(p.head, s.head) != "") {
+	if !p.shares() && (s.headAt.IsZero() || p.headAt.IsZero() || differingField(p.head, s.head, s.options.insignificant) != "") {
 		return ""
 	}
 	return string(replay.AppendID(nil, p.epoch, nowhere))
