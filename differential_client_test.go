@@ -337,20 +337,6 @@ func (a *app) hasCommented(line string) bool {
 	return ok
 }
 
-// What is known to be wrong, and being worked at.
-const (
-	// openWaiting: who has no ID and waits for an upstream connection of its own
-	// has a head, and is not given what the stream gets until it has that.
-	openWaiting = true
-
-	// openJudgement: that an application which counts did not go on after an ID is
-	// not told if fewer than enoughCounting of its ids had been seen by then.
-	openJudgement = true
-)
-
-// tolerances are the faults that are not looked for.
-type tolerances struct{ late, unjudged bool }
-
 // errNotTold is for a gap that may still be told: whether an application goes on
 // after an ID shows when a splice is merged.
 var errNotTold = errors.New("was lost, and no gap was told to the end")
@@ -358,7 +344,6 @@ var errNotTold = errors.New("was lost, and no gap was told to the end")
 // comparison compares what a client saw with what the application sent.
 type comparison struct {
 	app  *app
-	open tolerances
 	have int  // the newest event that it has; -1: any may come next
 	must int  // with have -1: the first that may not be missing
 	told bool // a gap, since that event
@@ -372,10 +357,10 @@ type comparison struct {
 }
 
 // compare returns what is wrong with all that a client saw.
-func (c *diffClient) compare(open tolerances) (k comparison, err error) {
+func (c *diffClient) compare() (k comparison, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k = comparison{app: c.app, have: -1, late: -1, open: open}
+	k = comparison{app: c.app, have: -1, late: -1}
 	for i, n := range c.notes {
 		switch n.kind {
 		case noteHead:
@@ -399,7 +384,7 @@ func (c *diffClient) compare(open tolerances) (k comparison, err error) {
 	if c.fault != "" {
 		return k, fmt.Errorf("client %d: %s", c.number, c.fault)
 	}
-	if k.late >= 0 && !open.unjudged {
+	if k.late >= 0 && c.app.style != diffCounting { // which is judged by its ids alone, and not always
 		return k, fmt.Errorf("client %d: event %d %w", c.number, k.late, errNotTold)
 	}
 	return k, nil
@@ -465,7 +450,7 @@ func (k *comparison) compareFew(b diffBlock) error {
 	if !slices.Equal(k.few, want) {
 		return fmt.Errorf("before event %d came %q, expected %q", b.event, k.few, want)
 	}
-	if first > k.must && !k.told && !k.open.late {
+	if first > k.must && !k.told {
 		return fmt.Errorf("before event %d came %d events, and %d had been sent before the head", b.event, len(k.few), k.must)
 	}
 	k.have = b.event - 1
@@ -486,7 +471,7 @@ func (k *comparison) repeat(n note, b diffBlock) error {
 // next looks whether an event is the one that has to come next.
 func (k *comparison) next(n note, b diffBlock) error {
 	switch {
-	case k.have < 0 && (b.event <= k.must || k.open.late):
+	case k.have < 0 && b.event <= k.must:
 	case k.have >= 0 && b.event == k.have+1:
 	default:
 		first := k.have + 1

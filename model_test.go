@@ -219,6 +219,7 @@ type modelClient struct {
 	gaps   int  // told in band, by the gateway to this client alone
 	asked  int  // the serial of the ID that its splice was asked with; -1: not known
 	skips  bool // it is yet to be told that the upstream did not go on there
+	ending bool // its response does, and what is being taken is the last of it
 	missed *int64
 	skip   bool // after a gap event for lag
 	older  bool // its last event ID is of before that
@@ -769,10 +770,15 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 			return false
 		}
 		for i := lost; i < int(c.start); i++ { //nolint:gosec // G115: small
-			if rec.entries[i].serial == serial {
-				c.state, c.repeat = repeatRunning, i
-				return true
+			if rec.entries[i].serial != serial {
+				continue
 			}
+			if w.repeatsUpTo(c, rec, i) {
+				c.state = repeatOver
+				return false
+			}
+			c.state, c.repeat = repeatRunning, i
+			return true
 		}
 		c.state = repeatOver
 	case repeatRunning:
@@ -793,6 +799,28 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 	case repeatOver:
 	}
 	return false
+}
+
+// repeatsUpTo reports whether the newest entries of a connection are those before
+// an older one that come after the ID that the connection was asked with.
+func (w *modelWorld) repeatsUpTo(c *modelConn, rec *record, i int) bool {
+	s := c.conn.stream
+	s.mu.Lock()
+	from, known := s.buffer.Find(c.lastID)
+	s.mu.Unlock()
+	serials := func(entries []entry) (list []int) {
+		for _, e := range entries {
+			if !e.comment && e.serial != toldSerial {
+				list = append(list, e.serial)
+			}
+		}
+		return list
+	}
+	if !known || int(from) >= i { //nolint:gosec // G115: small
+		return false
+	}
+	kept, brought := serials(rec.entries[from:i]), serials(rec.entries[c.start:])
+	return len(kept) > 0 && len(brought) >= len(kept) && slices.Equal(brought[len(brought)-len(kept):], kept)
 }
 
 // note appends a block to a stream's record.
@@ -940,7 +968,7 @@ func (rec *record) locate(s *stream, mode idsMode, id string) (next int, ok bool
 		}
 	}
 	if id == s.openID && id != "" {
-		next, ok = 0, true
+		next, ok = 0, rec.gave || len(rec.entries) == 0 // else it means nothing to the upstream
 	}
 	current := s.openID
 	for i := range rec.entries {
@@ -1086,6 +1114,11 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	}
 }
 
+// says reports whether an entry says something, which a reconnection time does not.
+func (w *modelWorld) says(e entry) bool {
+	return e.serial < 0 || w.truths[e.serial].dispatches || w.truths[e.serial].hasID
+}
+
 // begin sets where a client without a known ID begins.
 func (w *modelWorld) begin(c *modelClient) {
 	rec, o := c.seq, w.options
@@ -1169,6 +1202,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		}
 		c.lost = int(lost) //nolint:gosec // G115: small
 		onSplice := sub.stream.isSplice
+		c.ending = end != ""
 		sub.mu.Unlock()
 		for _, chunk := range chunks {
 			if err := c.dec.Write(chunk.Wire, func(b eventstream.Block) error { return w.take(c, b) }); err != nil {
@@ -1223,9 +1257,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	default:
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.origin]
-		c.next, c.live = w.records[from].refusedAt, len(c.seq.entries)
-		if c.next == 0 { // it had no answer in time
-			c.next = int(sub.live) //nolint:gosec // G115: small
+		c.next, c.live = int(sub.live), len(c.seq.entries) //nolint:gosec // G115: small
+		if at := w.records[from].refusedAt; at > 0 && c.next > at {
+			w.t.Errorf("client %d begins at %d, its splice was refused at %d", c.number, c.next, at)
 		}
 		c.have, c.seam, c.first, c.idSet = -1, false, false, false
 	}
@@ -1272,26 +1306,36 @@ func (w *modelWorld) merged(c *modelClient, sp *stream) {
 	to := int(sp.splice.to) //nolint:gosec // G115: small
 	w.logf("client %d (have %d) is merged after %d of %d", c.number, c.have, to, len(rec.entries))
 	c.seq, c.next, c.live = rec, to, to
-	c.seam, c.idSet = c.have >= 0, false
+	c.seam, c.idSet = c.have >= 0 && !w.records[sp].unknown, false
 	c.atMost = w.style == mixedIDs
 	c.skip = false
-	if c.skips = sp.splice.gap != nil; c.skips && c.asked >= 0 {
-		first := 0 // event of the splice
-		for _, e := range w.records[sp].entries {
-			if e.serial > 0 && !e.comment {
-				first = e.serial
-				break
-			}
+	if c.skips = sp.splice.gap != nil; c.skips {
+		w.checkSkip(c, sp, to)
+	}
+}
+
+// checkSkip checks that an upstream did not go on after the ID that a splice was opened
+// with, which is told to a client; to is where that goes on in the stream.
+func (w *modelWorld) checkSkip(c *modelClient, sp *stream, to int) {
+	if c.asked < 0 {
+		return
+	}
+	rec := w.records[c.sub.origin]
+	first := 0 // event of the splice
+	for _, e := range w.records[sp].entries {
+		if e.serial > 0 && !e.comment {
+			first = e.serial
+			break
 		}
-		// Else nobody can know that the ID is not older than all there is, or that
-		// what came to both was not new.
-		_, had := rec.locate(c.sub.origin, w.options.ids, c.sub.id)
-		had = had && sp.born.Sub(rec.connected) > 2*twinWindow && !slices.ContainsFunc(rec.entries, func(e entry) bool {
-			return e.serial == first && first > 0 && !e.at.After(sp.headAt)
-		})
-		if missing := w.after(c.asked); had && (missing == first || (first == 0 && rec.newestBefore(to) <= c.asked)) {
-			w.t.Errorf("client %d is told a gap after %d, and the upstream went on with %d", c.number, c.asked, first)
-		}
+	}
+	// Else nobody can know that the ID is not older than all there is, or that
+	// what came to both was not new.
+	_, had := rec.locate(c.sub.origin, w.options.ids, c.sub.id)
+	had = had && sp.born.Sub(rec.connected) > 2*twinWindow && !slices.ContainsFunc(rec.entries, func(e entry) bool {
+		return e.serial == first && first > 0 && !e.at.After(sp.headAt)
+	})
+	if missing := w.after(c.asked); had && (missing == first || (first == 0 && rec.newestBefore(to) <= c.asked)) {
+		w.t.Errorf("client %d is told a gap after %d, and the upstream went on with %d", c.number, c.asked, first)
 	}
 }
 
@@ -1335,9 +1379,13 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				c.skips = false
 				return nil
 			}
-			if begins := c.begins; begins >= 0 && c.at.isSplice && len(w.records[c.sub.origin].entries) > begins {
+			if begins := c.begins; begins >= 0 && c.at.isSplice && slices.ContainsFunc(w.records[c.sub.origin].entries[begins:], w.says) {
 				c.begins = -1 // it had its head then, and its splice none
 				return nil
+			}
+			if c.ending && c.sub.stream.isSplice && c.next == len(c.seq.entries) {
+				w.checkSkip(c, c.sub.stream, len(w.records[c.sub.origin].entries))
+				return nil // before it was merged
 			}
 			serial = toldSerial
 		case gapLag:
