@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // accessFields are what an access-log entry tells of a stream's response, as the
@@ -23,7 +25,7 @@ type accessFields struct {
 	stream string // the key's hash; of a private stream, its ID in the admin API
 	resume string // the outcome; "private": a private stream
 	events uint64
-	end    endReason
+	end    stream.EndReason
 
 	firstEvent time.Duration // from the request to it; 0: there was none
 	duration   time.Duration // since the request came
@@ -41,8 +43,8 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 }
 
 // accessFieldsOf are those of a subscriber whose response ended.
-func accessFieldsOf(sub *subscriber, end endReason) accessFields {
-	return accessFields{stream: sub.key().String(), resume: sub.outcome, events: sub.sent, firstEvent: sub.firstEvent, end: end}
+func accessFieldsOf(sub *stream.Subscriber, end stream.EndReason) accessFields {
+	return accessFields{stream: sub.Key().String(), resume: sub.Outcome, events: sub.Sent, firstEvent: sub.FirstEvent, end: end}
 }
 
 // startOf is when a request came.

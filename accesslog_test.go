@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // accessEntries are the entries of an access log in a file.
@@ -99,7 +101,7 @@ func TestAccessLogOfPrivateStreams(t *testing.T) {
 				eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
 				want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end}
 				sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any)
-				if id, _ := sse["stream"].(string); !strings.HasPrefix(id, kindPrivate+"-") {
+				if id, _ := sse["stream"].(string); !strings.HasPrefix(id, stream.KindPrivate+"-") {
 					t.Errorf("stream %q", id)
 				}
 				if took, _ := sse["duration"].(float64); took <= 0 {

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // What operators see and do, on Caddy's admin endpoint: docs/reference/admin-api.md. Whoever
@@ -81,7 +83,7 @@ var adminRoutes = []adminRoute{
 // Routes implements caddy.AdminRouter.
 func (adminAPI) Routes() []caddy.AdminRoute {
 	routes := []caddy.AdminRoute{{Pattern: "/sse/", Handler: caddy.AdminHandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
-		return adminError(http.StatusNotFound, "there is nothing at %s", clipText(r.URL.Path))
+		return adminError(http.StatusNotFound, "there is nothing at %s", stream.Clip(r.URL.Path))
 	})}}
 	for _, route := range adminRoutes {
 		routes = append(routes, caddy.AdminRoute{Pattern: route.pattern, Handler: caddy.AdminHandlerFunc(route.serve)})
@@ -140,7 +142,7 @@ func unforged(r *http.Request) error {
 func fromHost(r *http.Request) error {
 	for _, origin := range r.Header["Origin"] {
 		if u, err := url.Parse(origin); err != nil || u.Host == "" {
-			return adminError(http.StatusForbidden, "expected an origin with a host, not %q", clipText(origin))
+			return adminError(http.StatusForbidden, "expected an origin with a host, not %q", stream.Clip(origin))
 		}
 	}
 	return nil
@@ -172,9 +174,9 @@ func parseAdminQuery(raw string, known []string) (adminQuery, error) {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		switch {
 		case len(known) == 0:
-			return nil, adminError(http.StatusBadRequest, "%q: no parameter is expected here", clipText(name))
+			return nil, adminError(http.StatusBadRequest, "%q: no parameter is expected here", stream.Clip(name))
 		case !slices.Contains(known, name):
-			return nil, adminError(http.StatusBadRequest, "%q: expected one of the parameters %s", clipText(name), strings.Join(known, ", "))
+			return nil, adminError(http.StatusBadRequest, "%q: expected one of the parameters %s", stream.Clip(name), strings.Join(known, ", "))
 		case len(values[name]) > 1:
 			return nil, adminError(http.StatusBadRequest, "%s: given twice", name)
 		}
@@ -191,7 +193,7 @@ func (q adminQuery) number(name string, byDefault, low, high int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < low || n > high {
-		return 0, adminError(http.StatusBadRequest, "%s: expected a number from %d to %d, not %q", name, low, high, clipText(text))
+		return 0, adminError(http.StatusBadRequest, "%s: expected a number from %d to %d, not %q", name, low, high, stream.Clip(text))
 	}
 	return n, nil
 }
@@ -203,7 +205,7 @@ func (q adminQuery) oneOf(name, byDefault string, words []string) (string, error
 	case !given:
 		return byDefault, nil
 	case !slices.Contains(words, text):
-		return "", adminError(http.StatusBadRequest, "%s: expected one of %s, not %q", name, strings.Join(words, ", "), clipText(text))
+		return "", adminError(http.StatusBadRequest, "%s: expected one of %s, not %q", name, strings.Join(words, ", "), stream.Clip(text))
 	}
 	return text, nil
 }
@@ -270,11 +272,11 @@ func (p paging[T]) of(all []T, tie func(a, b *T) int) []T {
 
 // streamList answers GET /sse/streams.
 type streamList struct {
-	Total   int          `json:"total"`
-	Offset  int          `json:"offset"`
-	Limit   int          `json:"limit"`
-	Private int          `json:"private"`
-	Streams []streamInfo `json:"streams"`
+	Total   int           `json:"total"`
+	Offset  int           `json:"offset"`
+	Limit   int           `json:"limit"`
+	Private int           `json:"private"`
+	Streams []stream.Info `json:"streams"`
 }
 
 // listStreams answers with all streams.
@@ -283,12 +285,12 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query adminQuery) error
 	if err != nil {
 		return err
 	}
-	all := theHub.samples(time.Now())
+	all := stream.Process.Samples(time.Now())
 	list := streamList{
-		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Streams: []streamInfo{},
+		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Streams: []stream.Info{},
 	}
 	for _, sample := range page.of(all, streamOrders["began"]) {
-		if info, ok := sample.tell(); ok {
+		if info, ok := sample.Tell(); ok {
 			list.Streams = append(list.Streams, info)
 		}
 	}
@@ -296,21 +298,21 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query adminQuery) error
 }
 
 // streamOf returns the stream that a request names.
-func streamOf(r *http.Request) (observed, error) {
+func streamOf(r *http.Request) (stream.Observed, error) {
 	id := r.PathValue("id")
-	if s := theHub.find(id); s != nil {
+	if s := stream.Process.Find(id); s != nil {
 		return s, nil
 	}
 	return nil, noSuchStream(id)
 }
 
 func noSuchStream(id string) error {
-	return adminError(http.StatusNotFound, "there is no stream %q (any more)", clipText(id))
+	return adminError(http.StatusNotFound, "there is no stream %q (any more)", stream.Clip(id))
 }
 
 // streamDetail answers GET /sse/streams/{id}.
 type streamDetail struct {
-	streamInfo
+	stream.Info
 
 	Offset int              `json:"offset"`
 	Limit  int              `json:"limit"`
@@ -328,16 +330,16 @@ func showStream(w http.ResponseWriter, r *http.Request, query adminQuery) error 
 		return err
 	}
 	now := time.Now()
-	sample, ok := s.sample(now)
+	sample, ok := s.Sample(now)
 	if !ok {
 		return noSuchStream(r.PathValue("id"))
 	}
-	info, ok := sample.tell()
+	info, ok := sample.Tell()
 	if !ok {
 		return noSuchStream(r.PathValue("id"))
 	}
 	return writeJSON(w, http.StatusOK, streamDetail{
-		streamInfo: info, Offset: page.offset, Limit: page.limit, List: tellSubscribers(s, now, page),
+		Info: info, Offset: page.offset, Limit: page.limit, List: tellSubscribers(s, now, page),
 	})
 }
 
@@ -367,7 +369,7 @@ func drainStream(w http.ResponseWriter, r *http.Request, _ adminQuery) error {
 	if err != nil {
 		return err
 	}
-	window := s.drainTime()
+	window := s.DrainTime()
 	var body drainRequest
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxDrainRequest))
 	decoder.DisallowUnknownFields()
@@ -392,9 +394,9 @@ func endStream(w http.ResponseWriter, r *http.Request, _ adminQuery) error {
 	return letGo(w, s, 0)
 }
 
-// letGo drains a stream and tells how many subscribers it has.
-func letGo(w http.ResponseWriter, s observed, window time.Duration) error {
-	return writeJSON(w, http.StatusAccepted, drainAnswer{ID: s.id(), Subscribers: s.letGo(window), Window: window.Seconds()})
+// LetGo drains a stream and tells how many subscribers it has.
+func letGo(w http.ResponseWriter, s stream.Observed, window time.Duration) error {
+	return writeJSON(w, http.StatusAccepted, drainAnswer{ID: s.ID(), Subscribers: s.LetGo(window), Window: window.Seconds()})
 }
 
 // viewers counts the responses of the admin API that do not end by themselves,

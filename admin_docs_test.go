@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // openAPI is what is looked at of docs/reference/openapi.json.
@@ -58,12 +60,12 @@ const schemaPrefix = "#/components/schemas/"
 
 // schemaTypes are the values that the schemas describe.
 var schemaTypes = map[string]reflect.Type{
-	"Lag":           reflect.TypeFor[lagInfo](),
-	"UpstreamError": reflect.TypeFor[errorInfo](),
-	"Upstream":      reflect.TypeFor[upstreamInfo](),
-	"Buffer":        reflect.TypeFor[bufferInfo](),
-	"LastIDs":       reflect.TypeFor[lastIDs](),
-	"Stream":        reflect.TypeFor[streamInfo](),
+	"Lag":           reflect.TypeFor[stream.LagInfo](),
+	"UpstreamError": reflect.TypeFor[stream.ErrorInfo](),
+	"Upstream":      reflect.TypeFor[stream.UpstreamInfo](),
+	"Buffer":        reflect.TypeFor[stream.BufferInfo](),
+	"LastIDs":       reflect.TypeFor[stream.LastIDs](),
+	"Stream":        reflect.TypeFor[stream.Info](),
 	"Subscriber":    reflect.TypeFor[subscriberInfo](),
 	"StreamList":    reflect.TypeFor[streamList](),
 	"StreamDetail":  reflect.TypeFor[streamDetail](),
@@ -78,7 +80,7 @@ var schemaTypes = map[string]reflect.Type{
 	"StreamEvent":  reflect.TypeFor[streamEvent](),
 	"GoneEvent":    reflect.TypeFor[goneEvent](),
 	"BlockEvent":   reflect.TypeFor[blockEventData](),
-	"MissedEvent":  reflect.TypeFor[missedEvent](),
+	"MissedEvent":  reflect.TypeFor[stream.Missed](),
 }
 
 func readOpenAPI(t *testing.T) (doc openAPI) {
@@ -220,9 +222,9 @@ func TestAdminFieldsAreDocumented(t *testing.T) {
 	}
 	// The words that are not in the types.
 	for field, words := range map[string][]string{
-		"Upstream.state":    {stateOpening, stateOpen, stateWaiting, stateEnded},
-		"Stream.kind":       {kindShared, kindSplice, kindPrivate, kindDetached},
-		"Subscriber.resume": {resumeLive, resumeReplayed, resumeGap, resumeSpliced, resumePrivate},
+		"Upstream.state":    {stream.StateOpening, stream.StateOpen, stream.StateWaiting, stream.StateEnded},
+		"Stream.kind":       {stream.KindShared, stream.KindSplice, stream.KindPrivate, stream.KindDetached},
+		"Subscriber.resume": {stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced, resumePrivate},
 		"BlockEvent.kind":   {blockEvent, blockComment, blockControl, blockGap},
 	} {
 		name, property, _ := strings.Cut(field, ".")

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // post asks for a private stream.
@@ -45,10 +47,10 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 		t.Fatalf("%+v", l)
 	}
 	s, wire := l.Streams[0], len("data: 1\n\n")
-	if !strings.HasPrefix(s.ID, kindPrivate+"-") || s.Kind != kindPrivate || s.Host != "gateway.test" || s.Path != "/chat" || s.Handler != "llm" ||
+	if !strings.HasPrefix(s.ID, stream.KindPrivate+"-") || s.Kind != stream.KindPrivate || s.Host != "gateway.test" || s.Path != "/chat" || s.Handler != "llm" ||
 		!strings.HasPrefix(s.Listen, "unix/") || s.SeparatedBy == nil || s.Subscribers != 1 || s.Draining ||
-		s.EventsReceived != 1 || s.EventsSent != 1 || s.BytesReceived != int64(wire) || s.BytesSent != uint64(wire) || s.Lag != (lagInfo{}) ||
-		s.Upstream.State != stateOpen || s.Upstream.Connections != 1 || time.Since(s.BeganAt) > testTimeout {
+		s.EventsReceived != 1 || s.EventsSent != 1 || s.BytesReceived != int64(wire) || s.BytesSent != uint64(wire) || s.Lag != (stream.LagInfo{}) ||
+		s.Upstream.State != stream.StateOpen || s.Upstream.Connections != 1 || time.Since(s.BeganAt) > testTimeout {
 		t.Errorf("%+v", s)
 	}
 	d := a.detail(id)
@@ -79,7 +81,7 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 
 	// A shared one beside it, and the end of both.
 	shared := g.subscribe("/events")
-	if l := a.list(); l.Total != 2 || l.Private != 1 || l.Streams[1].Kind != kindShared {
+	if l := a.list(); l.Total != 2 || l.Private != 1 || l.Streams[1].Kind != stream.KindShared {
 		t.Errorf("%+v", l)
 	}
 	shared.close()
@@ -144,7 +146,7 @@ func TestAdminDrainsPrivateStreamsOnce(t *testing.T) {
 func TestAdminTailOfPrivateStream(t *testing.T) {
 	_, a, c, up, id := startPrivate(t, "")
 	first := a.view("/sse/streams/" + id + "/tail?last=100")
-	if theHub.find(id).(*passThrough).seen.tail.Load() == nil {
+	if stream.Process.Find(id).(*passThrough).seen.tail.Load() == nil {
 		t.Error("a viewer that has its head is not shown what comes")
 	}
 	up.write(": note\n\nid: 7\ndata: 2\n\n")
@@ -184,7 +186,7 @@ func TestAdminTailOfPrivateStream(t *testing.T) {
 // Nobody looks: nothing is kept.
 func TestPrivateTailIsGivenBack(t *testing.T) {
 	_, a, c, up, id := startPrivate(t, "")
-	p := theHub.find(id).(*passThrough)
+	p := stream.Process.Find(id).(*passThrough)
 	views := []*testClient{a.view("/sse/streams/" + id + "/tail"), a.view("/sse/streams/" + id + "/tail")}
 	eventually(t, "both look", func() bool {
 		p.seen.mu.Lock()
@@ -198,11 +200,11 @@ func TestPrivateTailIsGivenBack(t *testing.T) {
 	eventually(t, "nobody looks", func() bool { return p.seen.tail.Load() == nil })
 	up.end()
 	c.expectEnd()
-	over := newTail(p.watch(), 0, "") // came too late
-	if _, _, _, isOver := over.next(); !isOver {
+	over := stream.NewTail(p.Watch(), 0, "") // came too late
+	if _, _, _, isOver := over.Next(); !isOver {
 		t.Error("a tail of what is over waits")
 	}
-	over.close()
+	over.Close()
 }
 
 // A client that does not read keeps nobody from seeing that, and from ending its
@@ -257,7 +259,7 @@ func TestPlaceholdersOfPrivateStreams(t *testing.T) {
 	up := u.accept()
 	up.numbered("1", "2")
 	c.expect("1", "2")
-	id := theHub.observed()[0].id()
+	id := stream.Process.Observed()[0].ID()
 	up.end()
 	c.expectEnd()
 	eventually(t, "there is an entry", func() bool { return len(accessEntries(t, path)) == 1 })

@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // adminEndpoint is that of a gateway in this process.
@@ -110,7 +111,7 @@ func (a *adminEndpoint) json(status int, method, target, text string, into any) 
 func (a *adminEndpoint) untilWritten() {
 	a.t.Helper()
 	eventually(a.t, "no client is behind", func() bool {
-		return !slices.ContainsFunc(a.list().Streams, func(s streamInfo) bool { return s.Lag.Blocks > 0 })
+		return !slices.ContainsFunc(a.list().Streams, func(s stream.Info) bool { return s.Lag.Blocks > 0 })
 	})
 }
 
@@ -134,7 +135,7 @@ func (a *adminEndpoint) view(target string, fields ...string) *testClient {
 	return newTestClient(a.t, a.do(http.MethodGet, target, "", fields...))
 }
 
-// nextOf waits for the next event of a type.
+// NextOf waits for the next event of a type.
 func nextOf(c *testClient, kind string, into any) eventstream.Message {
 	c.t.Helper()
 	for {
@@ -169,14 +170,14 @@ func TestAdminTellsStreams(t *testing.T) {
 	}
 	s := l.Streams[0]
 	wire := int64(len("id: 1\ndata: 1\n\n") * 2)
-	if s.Kind != kindShared || s.Host != "gateway.test" || s.Path != "/events" || s.Handler != "feed" ||
+	if s.Kind != stream.KindShared || s.Host != "gateway.test" || s.Path != "/events" || s.Handler != "feed" ||
 		s.Subscribers != 1 || s.EventsReceived != 2 || s.BytesReceived != wire || s.EventsSent != 2 || s.BytesSent != uint64(wire) {
 		t.Errorf("%+v", s)
 	}
 	if want := []string{"header Authorization", "header Cookie", "header X-Tenant", "query", "query token"}; !slices.Equal(s.SeparatedBy, want) {
 		t.Errorf("separated by %q", s.SeparatedBy)
 	}
-	if s.Upstream.State != stateOpen || s.Upstream.Connections != 1 || s.Upstream.LastError != nil || s.Draining {
+	if s.Upstream.State != stream.StateOpen || s.Upstream.Connections != 1 || s.Upstream.LastError != nil || s.Draining {
 		t.Errorf("upstream %+v", s.Upstream)
 	}
 	if s.Buffer.Blocks != 2 || s.Buffer.Bytes != wire || s.Buffer.Newest != 2 || s.Buffer.Oldest == nil || s.Buffer.MaxBlocks != defaultBufferEvents {
@@ -194,8 +195,8 @@ func TestAdminTellsStreams(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 	c := d.List[0]
-	if c.Protocol != "1.1" || (c.Delivery != deliveryHandler && c.Delivery != deliveryConnection) || c.Resume != resumeLive || c.Events != 2 || c.Bytes != uint64(wire) || c.Spliced ||
-		time.Since(c.JoinedAt) > testTimeout || c.Lag != (lagInfo{}) {
+	if c.Protocol != "1.1" || (c.Delivery != deliveryHandler && c.Delivery != deliveryConnection) || c.Resume != stream.ResumeLive || c.Events != 2 || c.Bytes != uint64(wire) || c.Spliced ||
+		time.Since(c.JoinedAt) > testTimeout || c.Lag != (stream.LagInfo{}) {
 		t.Errorf("subscriber %+v", c)
 	}
 	for _, target := range []string{"/sse/streams", "/sse/streams/" + s.ID} {
@@ -248,7 +249,7 @@ func TestAdminTellsUpstream(t *testing.T) {
 	u, a, c, up := startAdminStream(t)
 	began := a.list().Streams[0].Upstream.Since
 	up.breakOff()
-	var s streamInfo
+	var s stream.Info
 	eventually(t, "it is told that the connection is lost", func() bool {
 		s = a.list().Streams[0]
 		return s.Upstream.LastError != nil
@@ -260,7 +261,7 @@ func TestAdminTellsUpstream(t *testing.T) {
 	up.numbered("2")
 	c.expect("2")
 	s = a.list().Streams[0]
-	if s.Upstream.State != stateOpen || s.Upstream.Reconnects != 1 || s.Upstream.Connections != 2 || s.Upstream.LastError == nil ||
+	if s.Upstream.State != stream.StateOpen || s.Upstream.Reconnects != 1 || s.Upstream.Connections != 2 || s.Upstream.LastError == nil ||
 		!s.Upstream.Since.After(began) {
 		t.Errorf("after it was opened again: %+v", s.Upstream)
 	}
@@ -274,12 +275,12 @@ func TestAdminTellsFailedAttempts(t *testing.T) {
 	var first time.Time
 	eventually(t, "attempts have failed", func() bool {
 		s := a.list().Streams[0].Upstream
-		if first.IsZero() && s.State != stateOpen {
+		if first.IsZero() && s.State != stream.StateOpen {
 			first = s.Since
 		}
 		return s.Attempts > 1 && s.LastError != nil && strings.HasPrefix(s.LastError.Text, "dial ")
 	})
-	if s := a.list().Streams[0].Upstream; !s.Since.Equal(first) || (s.State != stateWaiting && s.State != stateOpening) || s.Reconnects != 0 {
+	if s := a.list().Streams[0].Upstream; !s.Since.Equal(first) || (s.State != stream.StateWaiting && s.State != stream.StateOpening) || s.Reconnects != 0 {
 		t.Errorf("%+v, lost at %v", s, first)
 	}
 }
@@ -287,20 +288,20 @@ func TestAdminTellsFailedAttempts(t *testing.T) {
 // manyStreams puts streams into the hub that have no upstream.
 func manyStreams(t testing.TB, n int) {
 	t.Helper()
-	inst := theHub.register("many\x00", "server")
+	inst := stream.Process.Register("many\x00", "server")
 	options := testSettings()
-	remove := theHub.fill(n, func(i int) (*joinRequest, uint64) {
-		return &joinRequest{
-			key: streamKey{byte(i >> 8), byte(i)}, instance: inst, options: options, logger: zap.NewNop(),
-			parts: []keyPart{
-				{name: "place", value: "many\x00"}, {name: "host", value: "many.test"}, {name: "path", value: fmt.Sprintf("/%05d", (i*7919)%n)},
+	remove := stream.Process.Fill(n, func(i int) (*stream.Request, uint64) {
+		return &stream.Request{
+			Key: stream.Key{byte(i >> 8), byte(i)}, Instance: inst, Options: options, Logger: zap.NewNop(),
+			Parts: []stream.Part{
+				{Name: "place", Value: "many\x00"}, {Name: "host", Value: "many.test"}, {Name: "path", Value: fmt.Sprintf("/%05d", (i*7919)%n)},
 			},
-			source: func(bool) source { return nil },
+			Source: func(bool) stream.Source { return nil },
 		}, uint64(i % 17)
 	})
 	t.Cleanup(func() {
 		remove()
-		theHub.retire(inst)
+		stream.Process.Retire(inst)
 	})
 }
 
@@ -310,7 +311,7 @@ func TestAdminPages(t *testing.T) {
 	manyStreams(t, streams)
 	for _, query := range []string{"sort=path", "sort=received&order=desc", ""} {
 		seen := map[string]bool{}
-		var all []streamInfo
+		var all []stream.Info
 		for offset := 0; offset < streams; offset += maxPage {
 			var l streamList
 			a.json(http.StatusOK, http.MethodGet, fmt.Sprintf("/sse/streams?%s&limit=%d&offset=%d", query, maxPage, offset), "", &l)
@@ -325,7 +326,7 @@ func TestAdminPages(t *testing.T) {
 		if len(seen) != streams {
 			t.Errorf("%s: %d different streams", query, len(seen))
 		}
-		sorted := slices.IsSortedFunc(all, func(x, y streamInfo) int {
+		sorted := slices.IsSortedFunc(all, func(x, y stream.Info) int {
 			switch query {
 			case "sort=path":
 				return strings.Compare(x.Path, y.Path)
@@ -548,7 +549,7 @@ func TestAdminTellsDetachedStreams(t *testing.T) {
 	u.accept().event("1")
 	c.expect("1")
 	l := a.list()
-	if l.Total != 1 || l.Streams[0].Kind != kindDetached || l.Streams[0].Path != "/chat" || l.Streams[0].Host != "gateway.test" ||
+	if l.Total != 1 || l.Streams[0].Kind != stream.KindDetached || l.Streams[0].Path != "/chat" || l.Streams[0].Host != "gateway.test" ||
 		!slices.Equal(l.Streams[0].SeparatedBy, []string{"header Authorization"}) {
 		t.Errorf("%+v", l)
 	}
@@ -585,15 +586,15 @@ func TestAdminTellsSplices(t *testing.T) {
 	if spliced != 1 {
 		t.Errorf("%d of the subscribers are spliced", spliced)
 	}
-	for _, id := range theHub.spliceIDs() {
+	for _, id := range stream.Process.SpliceIDs() {
 		a.json(http.StatusNotFound, http.MethodGet, "/sse/streams/"+id, "", nil)
 		l.Streams[0].ID = id
 	}
-	theHub.giveUpSplices()
-	if d := a.detail(l.Streams[0].ID); d.Kind != kindSplice || d.Path != "/" || d.Host != "gateway.test" || d.Subscribers != 1 || d.List[0].Spliced || d.Draining {
+	stream.Process.GiveUpSplices()
+	if d := a.detail(l.Streams[0].ID); d.Kind != stream.KindSplice || d.Path != "/" || d.Host != "gateway.test" || d.Subscribers != 1 || d.List[0].Spliced || d.Draining {
 		t.Errorf("on its own: %+v", d)
 	}
-	if l := a.list(); l.Total != 2 || l.Streams[0].Kind != kindShared || l.Streams[0].Subscribers != 1 || l.Streams[0].Splices != 0 {
+	if l := a.list(); l.Total != 2 || l.Streams[0].Kind != stream.KindShared || l.Streams[0].Subscribers != 1 || l.Streams[0].Splices != 0 {
 		t.Errorf("%+v", l)
 	}
 	a.json(http.StatusAccepted, http.MethodDelete, "/sse/streams/"+l.Streams[0].ID, "", nil)
@@ -666,12 +667,12 @@ func TestAdminFeed(t *testing.T) {
 
 // The rates of a look are those of what came since the one before.
 func TestFeedRates(t *testing.T) {
-	a, b, c := new(stream), new(stream), new(stream)
+	a, b, c := new(stream.Stream), new(stream.Stream), new(stream.Stream)
 	at := time.Now()
-	before := &look{at: at, samples: []sample{{of: a, received: 10, sent: 100}, {of: b, received: 7}}}
-	now := &look{at: at.Add(2 * time.Second), samples: []sample{{of: c, received: 4}, {of: a, received: 15, sent: 100}}}
+	before := &look{at: at, samples: []stream.Sample{{Of: a, Received: 10, Sent: 100}, {Of: b, Received: 7}}}
+	now := &look{at: at.Add(2 * time.Second), samples: []stream.Sample{{Of: c, Received: 4}, {Of: a, Received: 15, Sent: 100}}}
 	now.rate(before)
-	if s := now.samples; s[0].receivedRate != 2 || s[1].receivedRate != 2.5 || s[1].sentRate != 0 {
+	if s := now.samples; s[0].ReceivedRate != 2 || s[1].ReceivedRate != 2.5 || s[1].SentRate != 0 {
 		t.Errorf("%+v", s)
 	}
 	now.rate(nil)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // valuesOf tells of a histogram how many values there were and their sum.
@@ -24,7 +26,7 @@ type histogramValue struct {
 func answerFigures() map[string]histogramValue {
 	figures := make(map[string]histogramValue)
 	for name, h := range map[string]histogram{
-		"head": {of: theAnswers.head}, "first": {of: theAnswers.first}, "between": {of: theAnswers.between},
+		"head": {of: stream.Answers.Head}, "first": {of: stream.Answers.First}, "between": {of: stream.Answers.Between},
 	} {
 		count, sum, _ := h.of.Snapshot()
 		figures[name] = histogramValue{count, sum}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // logged is a gateway whose log lines about sse can be read, and that takes
@@ -416,7 +417,7 @@ func TestPanicInNext(t *testing.T) {
 // wire as one line.
 func TestGapEventIsOneLine(t *testing.T) {
 	for _, id := range []string{"a\nb", "a\rb", "\x00", "\u2028\u2029", `"`, "\xff", strings.Repeat("\n", 2000)} {
-		wire := gapNote{reason: gapEvicted, after: id, missed: -1}.event("missed")
+		wire := stream.Gap{Reason: stream.GapEvicted, After: id, Missed: -1}.Event("missed")
 		events := 0
 		for m, err := range eventstream.NewReader(strings.NewReader(string(wire))).Messages() {
 			if err != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // discard is a client that reads everything at once.
@@ -33,7 +35,7 @@ func BenchmarkFanout1000(b *testing.B) {
 	const subscribers = 1000
 	for _, size := range []int{200, 10 << 10} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
-			join, conn := benchStream(b, newHub())
+			join, conn := benchStream(b, stream.NewHub())
 			handler := &Handler{settings: &deliverySettings{heartbeat: defaultHeartbeat, heartbeatBytes: []byte(emptyComment)}}
 			ctx, cancel := context.WithCancel(b.Context())
 			var waiting atomic.Int64
@@ -48,7 +50,7 @@ func BenchmarkFanout1000(b *testing.B) {
 			for range subscribers {
 				sub := join()
 				wg.Go(func() {
-					defer sub.detach()
+					defer sub.Leave()
 					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
 					d := &delivery{h: handler, w: &discard{header: make(http.Header), flushed: flushed}, r: r, sub: sub}
 					d.deliver()
@@ -81,7 +83,7 @@ func BenchmarkJoin(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = h.Cleanup() }()
-	hub := newHub()
+	hub := stream.NewHub()
 	r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/events?room=7", nil)
 	for name, value := range map[string]string{
 		"Accept": eventStreamType, "Accept-Encoding": "gzip, deflate, br, zstd", "Accept-Language": "en-GB,en;q=0.9",
@@ -93,14 +95,14 @@ func BenchmarkJoin(b *testing.B) {
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), nil)
 	src := newBenchConn()
-	h.options.join, h.options.linger = joinLive, 0
-	join := func() *subscriber {
-		sub, err := hub.join(&joinRequest{
-			key:      hub.keyHash(h.policy.parts(r, h.instance.place)),
-			instance: h.instance,
-			options:  h.options,
-			source:   func(bool) source { return src },
-			logger:   zap.NewNop(),
+	h.options.Join, h.options.Linger = stream.JoinLive, 0
+	join := func() *stream.Subscriber {
+		sub, err := hub.Join(&stream.Request{
+			Key:      hub.Key(h.policy.parts(r, h.instance.Place)),
+			Instance: h.instance,
+			Options:  h.options,
+			Source:   func(bool) stream.Source { return src },
+			Logger:   zap.NewNop(),
 		})
 		if err != nil {
 			b.Fatal(err)
@@ -114,42 +116,42 @@ func BenchmarkJoin(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		join().detach()
+		join().Leave()
 	}
-	stays.detach()
-	hub.wait()
+	stays.Leave()
+	hub.Wait()
 }
 
 // benchConn is a source whose one connection is used by the benchmark itself.
-type benchConn struct{ conns chan *upstreamConn }
+type benchConn struct{ conns chan *stream.Conn }
 
-func newBenchConn() *benchConn { return &benchConn{make(chan *upstreamConn, 1)} }
+func newBenchConn() *benchConn { return &benchConn{make(chan *stream.Conn, 1)} }
 
-func (s *benchConn) open(ctx context.Context, _ string, conn *upstreamConn) ending {
-	conn.opened(&head{header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
+func (s *benchConn) Open(ctx context.Context, _ string, conn *stream.Conn) stream.Ending {
+	conn.Opened(&stream.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
 	s.conns <- conn
 	<-ctx.Done()
-	return ending{events: true, err: ctx.Err()}
+	return stream.Ending{Events: true, Err: ctx.Err()}
 }
 
-func (s *benchConn) retired() bool { return false }
+func (s *benchConn) Retired() bool { return false }
 
-func (s *benchConn) renew(any, *renewal) bool { return false }
+func (s *benchConn) Renew(any, *stream.Renewal) bool { return false }
 
 // benchStream returns a function that joins a stream, and its upstream
 // connection.
-func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {
+func benchStream(b *testing.B, h *stream.Hub) (func() *stream.Subscriber, *stream.Conn) {
 	b.Helper()
 	options := testSettings()
-	options.join, options.linger = joinLive, 0
+	options.Join, options.Linger = stream.JoinLive, 0
 	src := newBenchConn()
-	inst := h.register("place", "server")
-	join := func() *subscriber {
-		sub, err := h.join(&joinRequest{
-			instance: inst,
-			options:  options,
-			source:   func(bool) source { return src },
-			logger:   zap.NewNop(),
+	inst := h.Register("place", "server")
+	join := func() *stream.Subscriber {
+		sub, err := h.Join(&stream.Request{
+			Instance: inst,
+			Options:  options,
+			Source:   func(bool) stream.Source { return src },
+			Logger:   zap.NewNop(),
 		})
 		if err != nil {
 			b.Fatal(err)
@@ -159,8 +161,8 @@ func benchStream(b *testing.B, h *hub) (func() *subscriber, *upstreamConn) {
 	first := join()
 	conn := <-src.conns
 	b.Cleanup(func() {
-		first.detach()
-		h.wait()
+		first.Leave()
+		h.Wait()
 	})
 	return join, conn
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // optionTests are, for each option, a valid use with the JSON that it becomes,
@@ -603,7 +605,7 @@ func parseConfig(t *testing.T, text string) *caddy.Config {
 }
 
 // instances counts the handlers that the hub knows.
-func instances() int { return theHub.handlers() }
+func instances() int { return stream.Process.Handlers() }
 
 // The option, in a server: a value that is stated counts until its handler is
 // gone.
@@ -619,18 +621,18 @@ func TestMemoryOption(t *testing.T) {
 		up.event(text)
 		a.expect(text)
 	}
-	eventually(t, "room is made", func() bool { _, over := theHub.memoryLimit(); return !over })
+	eventually(t, "room is made", func() bool { _, over := stream.Process.MemoryLimit(); return !over })
 	b := g.subscribe("/", "Last-Event-ID: "+first)
-	if got := b.outcome(); got != resumeGap {
+	if got := b.outcome(); got != stream.ResumeGap {
 		t.Errorf("SSE-Resume: %s, expected a gap", got)
 	}
-	if n, _ := theHub.memoryLimit(); n != 20_000 {
+	if n, _ := stream.Process.MemoryLimit(); n != 20_000 {
 		t.Errorf("limit %d", n)
 	}
 	a.close()
 	b.close()
 	g.reload(proxied("memory 1MB\njoin live", u))
-	eventually(t, "the new value counts", func() bool { limit, _ := theHub.memoryLimit(); return limit == 1_000_000 })
+	eventually(t, "the new value counts", func() bool { limit, _ := stream.Process.MemoryLimit(); return limit == 1_000_000 })
 	g.reload(proxied("join live", u))
-	eventually(t, "the default counts", func() bool { limit, _ := theHub.memoryLimit(); return limit == defaultMemory })
+	eventually(t, "the default counts", func() bool { limit, _ := stream.Process.MemoryLimit(); return limit == stream.DefaultMemory })
 }

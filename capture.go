@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // errNobodyWaits ends an upstream connection whose answer is not a stream to
@@ -73,7 +75,7 @@ func (o *opener) finish(err error) {
 type capture struct {
 	request *upstreamRequest
 	opener  *opener // who is to be given this connection's answer if it is not a stream; nil: nobody
-	conn    *upstreamConn
+	conn    *stream.Conn
 	stopped func() bool // the stream does not want the connection any more
 	cancel  func(error) // gives the upstream connection up
 
@@ -88,7 +90,7 @@ type capture struct {
 	stalled atomic.Bool // it did
 }
 
-func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, cancel func(error)) *capture {
+func newCapture(ctx context.Context, u *upstreamRequest, conn *stream.Conn, cancel func(error)) *capture {
 	c := &capture{
 		request: u,
 		opener:  u.opener.Swap(nil),
@@ -97,12 +99,12 @@ func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, can
 		cancel:  cancel,
 		header:  u.before.Clone(),
 	}
-	if conn.options.timeout > 0 {
-		c.silence = time.AfterFunc(conn.options.timeout, func() {
+	if conn.Options.Timeout > 0 {
+		c.silence = time.AfterFunc(conn.Options.Timeout, func() {
 			c.stalled.Store(true)
-			cancel(errStalled)
+			cancel(stream.ErrStalled)
 		})
-		if !conn.reconnects() {
+		if !conn.Reconnects() {
 			c.silence.Stop() // the client sees how long the first answer takes
 		}
 	}
@@ -112,7 +114,7 @@ func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreamConn, can
 // listen begins to wait for the upstream's next bytes; hush ends that.
 func (c *capture) listen() {
 	if c.silence != nil && !c.stalled.Load() {
-		c.silence.Reset(c.conn.options.timeout)
+		c.silence.Reset(c.conn.Options.Timeout)
 	}
 }
 
@@ -136,21 +138,21 @@ func (c *capture) WriteHeader(status int) {
 	}
 	c.status = status
 	c.hush()
-	if c.conn.isDeserted() {
-		c.fail(errStreamOver)
+	if c.conn.IsDeserted() {
+		c.fail(stream.ErrStreamOver)
 		return
 	}
 	own, added := c.ownHeader()
 	if isEventStream(status, own) {
 		checked := own
-		if c.conn.reconnects() {
+		if c.conn.Reconnects() {
 			checked = own.Clone()
 			checked.Del("Set-Cookie") // it is dropped
 		}
 		shareable := c.request.detached || c.request.handler.mayShare(checked, c.request.policy.hasCredential(c.request.request))
-		if shareable || !c.conn.opening() {
+		if shareable || !c.conn.Opening() {
 			if body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn); known {
-				if err := c.conn.keep(); err != nil {
+				if err := c.conn.Keep(); err != nil {
 					_ = body.Close(false)
 					c.turnAway(err)
 					return
@@ -160,7 +162,7 @@ func (c *capture) WriteHeader(status int) {
 			}
 		}
 	}
-	if !c.conn.opening() || c.stopped() || c.conn.awaits(status) {
+	if !c.conn.Opening() || c.stopped() || c.conn.Awaits(status) {
 		c.fail(errNotOurStream)
 		return
 	}
@@ -189,7 +191,7 @@ func (c *capture) isForNobody(status int, own http.Header) bool {
 
 // askAgain lets the client ask by itself, as those who waited with it do.
 func (c *capture) askAgain() {
-	c.conn.refused(ending{status: c.status}.retriable())
+	c.conn.Refused(stream.Ending{Status: c.status}.Retriable())
 	c.fail(errAskAgain)
 	o := c.opener
 	c.opener = nil
@@ -212,19 +214,19 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 	c.opener = nil
 	defer c.listen()
 	header := streamHeader(own)
-	if !c.conn.opening() || c.conn.reopens() || c.request.policy.public {
+	if !c.conn.Opening() || c.conn.Reopens() || c.request.policy.public {
 		// On a later connection the cookie is one client's, who knows whose;
 		// on a public stream it would be everybody's.
 		header.Del("Set-Cookie")
 	}
-	c.conn.opened(&head{header: header, added: added}, shareable)
+	c.conn.Opened(&stream.Head{Header: header, Added: added}, shareable)
 }
 
 // pass gives the answer to the client that caused it, and lets those who
 // waited with it go upstream on their own.
 func (c *capture) pass() {
-	failed := ending{status: c.status}.retriable()
-	c.conn.refused(failed || (c.conn.asked && c.status != http.StatusOK))
+	failed := stream.Ending{Status: c.status}.Retriable()
+	c.conn.Refused(failed || (c.conn.Asked && c.status != http.StatusOK))
 	o := c.opener
 	if o == nil || !o.claim() {
 		c.fail(errNobodyWaits)
@@ -240,12 +242,12 @@ func (c *capture) pass() {
 
 // turnAway tells the client that its stream cannot be.
 func (c *capture) turnAway(why error) {
-	c.conn.refused(true)
+	c.conn.Refused(true)
 	c.fail(why)
 	o := c.opener
 	c.opener = nil
 	if o != nil && o.claim() {
-		o.finish(o.handler.turnAway(o.w, c.conn.stream.key, why))
+		o.finish(o.handler.turnAway(o.w, c.conn.Stream.Key, why))
 	}
 }
 
@@ -343,13 +345,13 @@ func (c *capture) FlushError() error {
 func (c *capture) Flush() { _ = c.FlushError() }
 
 // finish tells how the connection ended, after the handlers have returned err.
-func (c *capture) finish(err error) ending {
+func (c *capture) finish(err error) stream.Ending {
 	c.hush()
-	end := ending{status: c.status, answered: c.status != 0, events: c.events, err: err}
+	end := stream.Ending{Status: c.status, Answered: c.status != 0, Events: c.events, Err: err}
 	if c.stalled.Load() {
-		c.err = errStalled
+		c.err = stream.ErrStalled
 		if !c.events {
-			end.status, end.answered = 0, false // it is not the upstream's
+			end.Status, end.Answered = 0, false // it is not the upstream's
 		}
 	}
 	if c.events {
@@ -358,19 +360,19 @@ func (c *capture) finish(err error) ending {
 		}
 	}
 	if c.err != nil {
-		end.err = c.err
+		end.Err = c.err
 	}
-	end.err = causeOf(end.err)
-	end.clean = end.err == nil
-	if end.status == 0 && !c.stalled.Load() {
+	end.Err = causeOf(end.Err)
+	end.Clean = end.Err == nil
+	if end.Status == 0 && !c.stalled.Load() {
 		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-			end.status = handlerErr.StatusCode
+			end.Status = handlerErr.StatusCode
 		}
 	}
 	if wait := retryAfter(c.header, time.Now()); !c.events {
-		end.retryAfter = wait
+		end.RetryAfter = wait
 	}
-	c.settle(err, end.status)
+	c.settle(err, end.Status)
 	return end
 }
 
@@ -390,8 +392,8 @@ func (c *capture) settle(err error, status int) {
 		o.finish(c.passed.finish(err))
 		return
 	}
-	if c.status == 0 && c.conn.opening() && !c.stopped() && !c.conn.awaits(status) {
-		c.conn.refused(true)
+	if c.status == 0 && c.conn.Opening() && !c.stopped() && !c.conn.Awaits(status) {
+		c.conn.Refused(true)
 		if o.claim() {
 			c.syncHeader(o.w.Header())
 			o.finish(err)
@@ -399,7 +401,7 @@ func (c *capture) settle(err error, status int) {
 	}
 }
 
-// retryAfter reads when an upstream wants to be asked again (RFC 9110,
+// RetryAfter reads when an upstream wants to be asked again (RFC 9110,
 // 10.2.3); 0 if it does not say.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
@@ -427,5 +429,5 @@ func causeOf(err error) error {
 var (
 	_ http.ResponseWriter = (*capture)(nil)
 	_ http.Flusher        = (*capture)(nil)
-	_ source              = (*upstreamRequest)(nil)
+	_ stream.Source       = (*upstreamRequest)(nil)
 )

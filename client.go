@@ -6,17 +6,19 @@ import (
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // clientOf tells which client a request is of.
-func clientOf(r *http.Request) clientInfo {
-	c := clientInfo{remote: r.RemoteAddr, protocol: protocolOf(r)}
+func clientOf(r *http.Request) stream.Client {
+	c := stream.Client{Remote: r.RemoteAddr, Protocol: protocolOf(r)}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
 	}
 	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != host {
-		c.ip = ip
+		c.IP = ip
 	}
 	return c
 }

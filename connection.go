@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // connection is a client's connection that was taken over from the server: its
@@ -26,30 +27,30 @@ type connection struct {
 
 	signals atomic.Uint32 // signal: what the writer has not seen yet
 
-	entry bellEntry // guarded by the lock of sub
+	entry stream.Slot // guarded by the lock of sub
 
 	// For the writer only.
-	sub     *subscriber
-	rest    []byte       // did not fit into the socket
-	partly  writtenBatch // what that is the end of
-	blocked bool         // something waits for room in the socket
-	lookAt  moment       // to look whether the client takes what is sent; 0: it has taken all
-	taken   int64        // what it had at the last look
-	takenAt moment       // of the newest progress; 0: there was no look
-	last    moment       // something was sent
-	leaveAt moment       // to ask sub then at the latest; 0: never
-	due     moment       // in the writer's heap
-	index   int          // there; -1: it is not in it
-	bytes   int          // of the body, without transfer coding
-	end     endReason    // as soon as it is decided
-	began   bool         // something was sent
-	ended   bool         // the last chunk was
+	sub     *stream.Subscriber
+	rest    []byte           // did not fit into the socket
+	partly  writtenBatch     // what that is the end of
+	blocked bool             // something waits for room in the socket
+	lookAt  moment           // to look whether the client takes what is sent; 0: it has taken all
+	taken   int64            // what it had at the last look
+	takenAt moment           // of the newest progress; 0: there was no look
+	last    moment           // something was sent
+	leaveAt moment           // to ask sub then at the latest; 0: never
+	due     moment           // in the writer's heap
+	index   int              // there; -1: it is not in it
+	bytes   int              // of the body, without transfer coding
+	end     stream.EndReason // as soon as it is decided
+	began   bool             // something was sent
+	ended   bool             // the last chunk was
 	closed  bool
 }
 
-// slot and waker implement waiter.
-func (c *connection) slot() *bellEntry { return &c.entry }
-func (c *connection) waker() waker     { return c.writer }
+// Slot and waker implement waiter.
+func (c *connection) Slot() *stream.Slot  { return &c.entry }
+func (c *connection) Waker() stream.Waker { return c.writer }
 
 // signal is news for a connection's writer.
 type signal uint32
@@ -334,7 +335,7 @@ func isSocket(conn net.Conn) bool {
 
 // hijack takes a subscriber's connection from the server. It returns nil if
 // that cannot be done.
-func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
+func (h *Handler) hijack(sub *stream.Subscriber, by *takeOver) *connection {
 	conn, _, err := by.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
 	if err != nil {
 		return nil
@@ -349,7 +350,7 @@ func (h *Handler) hijack(sub *subscriber, by *takeOver) *connection {
 
 // over tells that the response has ended. The connection counts as gone when
 // its access-log entry was written: the process may exit then.
-func (c *connection) over(reason endReason) {
+func (c *connection) over(reason stream.EndReason) {
 	c.counted.Dec()
 	theDelivered.ended.With(string(reason)).Inc()
 	c.log.write(c.bytes, accessFieldsOf(c.sub, reason), c.writer.set.gone)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // A handler that records the whole response says so only when it is given the
@@ -48,7 +49,7 @@ func TestRecordedResponseIsNotTakenOver(t *testing.T) {
 }
 
 // delivered reports whether all subscribers were given the blocks up to position.
-func delivered(position uint64) bool { return theHub.delivered(position) }
+func delivered(position uint64) bool { return stream.Process.Delivered(position) }
 
 // With `timeouts write` Caddy flushes the response when the handlers have
 // returned.
@@ -173,12 +174,12 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 	core := blockingCore{zapcore.NewNopCore(), make(chan struct{}), make(chan struct{})}
 	c := &connection{
 		writer: &writer{set: ws},
-		sub:    new(subscriber),
+		sub:    new(stream.Subscriber),
 		log:    &accessRecord{loggers: []*zap.Logger{zap.New(core)}, complete: true},
 
 		counted: new(meter.Gauge),
 	}
-	c.over(endStopping)
+	c.over(stream.EndStopping)
 	<-core.entered
 	live := func() int {
 		ws.mu.Lock()
@@ -196,11 +197,11 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 // once when the process exits, not once for each handler.
 func TestExitWaitsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, ws := newHub(), &writers{live: 1}
+		h, ws := stream.NewHub(), &writers{live: 1}
 		began := time.Now()
 		for range 10 { // handlers
-			ws.waitEmpty(h.stop().Add(defaultDrain))
-			if d := time.Since(began); d != defaultDrain {
+			ws.waitEmpty(h.Stop().Add(stream.DefaultDrain))
+			if d := time.Since(began); d != stream.DefaultDrain {
 				t.Errorf("waited for %v", d)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // transport is a way to reach a gateway over HTTP/1.1.
@@ -237,7 +238,7 @@ func TestStuckClients(t *testing.T) {
 }
 
 // attached counts the subscribers of all streams.
-func attached() int { return theHub.subscribers() }
+func attached() int { return stream.Process.Subscribers() }
 
 // subscribeRaw is subscribe for a client that has to be served.
 func subscribeRaw(t *testing.T, tr transport, target string) *rawSubscriber {

@@ -1,6 +1,10 @@
 package caddysse
 
-import "github.com/caddy-sse/caddy-sse/internal/meter"
+import (
+	"github.com/caddy-sse/caddy-sse/internal/meter"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
+)
 
 // theDelivered are what clients of the process were sent, for metrics.
 var theDelivered = struct {
@@ -11,6 +15,6 @@ var theDelivered = struct {
 	onStreams     meter.Gauge      // and whose stream of HTTP/2 was
 	lag           *meter.Histogram // seconds from when a block was complete until it was written
 }{
-	ended: meter.NewLabelled(endReasons...),
+	ended: meter.NewLabelled(stream.EndReasons...),
 	lag:   meter.NewHistogram(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10),
 }

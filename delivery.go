@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // deliverySettings are the handler's settings for writing to a client.
@@ -59,7 +60,7 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 		w:        w,
 		rc:       http.NewResponseController(w),
 		settings: settings,
-		piece:    maxWrite,
+		piece:    stream.MaxWrite,
 		began:    began,
 		last:     time.Now(),
 	}
@@ -238,9 +239,9 @@ const (
 // deliver writes the stream until it is over, and tells why. If there is a way
 // to take the connection over that is done as soon as it can be: then "" is
 // returned, and the subscriber is a writer's.
-func (d *delivery) deliver() endReason {
+func (d *delivery) deliver() stream.EndReason {
 	d.to = newResponseStream(d.w, d.r, d.h.settings, false)
-	d.to.stuck.endBy(d.sub.leaves)
+	d.to.stuck.endBy(d.sub.Leaves)
 	defer d.to.close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
@@ -263,20 +264,20 @@ func (d *delivery) deliver() endReason {
 		case err != nil:
 			return clientEnd(d.r, err)
 		}
-		d.sub.writing.Store(0)
+		d.sub.Writing.Store(0)
 		timer.Reset(wait)
 		select {
 		case <-wake:
 		case <-timer.C:
 		case <-d.r.Context().Done():
-			return endClient
+			return stream.EndClient
 		}
 	}
 }
 
 // look finds what is to be sent now.
-func (d *delivery) look() (wake <-chan struct{}, end endReason) {
-	d.blocks, wake, d.leaveAt, end = d.sub.next(d.blocks[:0], d.now)
+func (d *delivery) look() (wake <-chan struct{}, end stream.EndReason) {
+	d.blocks, wake, d.leaveAt, end = d.sub.Next(d.blocks[:0], d.now)
 	return wake, end
 }
 
@@ -299,9 +300,9 @@ func (d *delivery) send(waits bool) error {
 
 // count tells the metrics what was sent.
 func (d *delivery) count() {
-	theDelivered.blocks.Add(d.sub.taken)
-	if !d.sub.takenAt.IsZero() {
-		theDelivered.lag.Observe(d.to.last.Sub(d.sub.takenAt).Seconds())
+	theDelivered.blocks.Add(d.sub.Taken)
+	if !d.sub.TakenAt.IsZero() {
+		theDelivered.lag.Observe(d.to.last.Sub(d.sub.TakenAt).Seconds())
 	}
 }
 
@@ -320,7 +321,7 @@ func (d *delivery) beforeWait() (wait time.Duration, err error) {
 	if d.by == nil {
 		return wait, nil
 	}
-	settled, at := d.sub.settled(d.now)
+	settled, at := d.sub.Settled(d.now)
 	switch {
 	case settled && d.takeOver():
 		return 0, errTaken
@@ -351,9 +352,9 @@ func (d *delivery) takeOver() bool {
 	c.began = d.to.began
 	c.last = theWriters().moment(d.to.last)
 	c.log = d.h.newAccessRecord(d.w, d.r, d.to.sent)
-	d.sub.writing.Store(0)
+	d.sub.Writing.Store(0)
 	c.counted.Inc()
-	d.sub.deliveredBy(deliveryConnection)
+	d.sub.DeliveredBy(deliveryConnection)
 	theWriters().take(c)
 	return true
 }
@@ -369,19 +370,19 @@ func (d *delivery) take() *connection {
 
 // clientEnd tells a client that left from one that was cut. The server cancels
 // the request's context when a write fails, whatever it fails of.
-func clientEnd(r *http.Request, err error) endReason {
+func clientEnd(r *http.Request, err error) stream.EndReason {
 	if r.Context().Err() != nil && !errors.Is(err, http.ErrAbortHandler) && !timedOut(err) {
-		return endClient
+		return stream.EndClient
 	}
 	return writeEnd(err)
 }
 
 // writeEnd tells from the error of a write whether the client has left.
-func writeEnd(err error) endReason {
+func writeEnd(err error) stream.EndReason {
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		return endClient
+		return stream.EndClient
 	}
-	return endWrite
+	return stream.EndWrite
 }
 
 // timedOut reports whether a write took too long: by its deadline, or by
@@ -408,7 +409,7 @@ func (o *responseStream) writeAll(blocks []*replay.Block) error {
 		buf.Write(b.Wire)
 	}
 	err := o.write(buf.Bytes())
-	if buf.Cap() <= 2*maxWrite {
+	if buf.Cap() <= 2*stream.MaxWrite {
 		batches.Put(buf)
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Private streams that outlive their client.
@@ -36,7 +37,7 @@ const defaultMaxRequestBody = 1 << 20
 
 // detachSettings are the handler's settings for detached streams.
 type detachSettings struct {
-	options *streamOptions
+	options *stream.Options
 	policy  *keyPolicy // of the upstream request: everything is sent
 	headers []string   // request header fields that identify the client; canonical and sorted
 	maxBody int64
@@ -49,7 +50,7 @@ func (h *Handler) detachSettings() *detachSettings {
 		return nil
 	}
 	s := &detachSettings{
-		options: h.options.detached(time.Duration(h.Detach)),
+		options: h.options.Detached(time.Duration(h.Detach)),
 		policy:  &keyPolicy{user: true, certificate: true, whole: true, idParameters: h.LastEventIDQuery},
 		maxBody: defaultMaxRequestBody,
 	}
@@ -73,39 +74,39 @@ func (h *Handler) mayDetach(r *http.Request) bool {
 
 // detachedParts lists what a request has to have in common with the one that
 // opened a detached stream.
-func (h *Handler) detachedParts(r *http.Request) []keyPart {
+func (h *Handler) detachedParts(r *http.Request) []stream.Part {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	orig, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	parts := []keyPart{
-		{"detached", h.instance.place},
-		{"host", strings.ToLower(r.Host)},
-		{"path", r.URL.EscapedPath()},
-		{"query", h.policy.withoutID(r.URL.RawQuery)},
+	parts := []stream.Part{
+		{Name: "detached", Value: h.instance.Place},
+		{Name: "host", Value: strings.ToLower(r.Host)},
+		{Name: "path", Value: r.URL.EscapedPath()},
+		{Name: "query", Value: h.policy.withoutID(r.URL.RawQuery)},
 	}
 	if orig.URL != nil {
 		parts = append(parts,
-			keyPart{"original path", orig.URL.EscapedPath()},
-			keyPart{"original query", h.policy.withoutID(orig.URL.RawQuery)})
+			stream.Part{Name: "original path", Value: orig.URL.EscapedPath()},
+			stream.Part{Name: "original query", Value: h.policy.withoutID(orig.URL.RawQuery)})
 	}
 	parts = appendCertificate(parts, r)
 	if user, ok := repl.GetString("http.auth.user.id"); ok {
-		parts = append(parts, keyPart{"user", user})
+		parts = append(parts, stream.Part{Name: "user", Value: user})
 	}
 	for _, name := range h.detached.headers {
 		for _, value := range r.Header[name] {
-			parts = append(parts, keyPart{"header " + name, value})
+			parts = append(parts, stream.Part{Name: "header " + name, Value: value})
 		}
 	}
 	return parts
 }
 
-// resumeDetached serves a request that brings an ID of a detached stream of
+// ResumeDetached serves a request that brings an ID of a detached stream of
 // its own. It returns false if there is none, or it is another's: nothing tells
 // these apart.
 func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *delivery, served bool, err error) {
 	id, _ := h.policy.lastEventID(r)
 	epoch, _, own := replay.ParseID(id)
-	var parts []keyPart
+	var parts []stream.Part
 	if own {
 		parts = h.detachedParts(r)
 	} else if id, parts = h.restOfResponse(r); id != "" {
@@ -113,25 +114,25 @@ func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next ca
 	} else {
 		return nil, false, nil
 	}
-	req := &joinRequest{
-		key:         theHub.keyHash(parts),
-		instance:    h.instance,
-		lastEventID: id,
-		options:     h.detached.options,
-		client:      clientOf(r),
-		logger:      h.logger,
+	req := &stream.Request{
+		Key:         stream.Process.Key(parts),
+		Instance:    h.instance,
+		LastEventID: id,
+		Options:     h.detached.options,
+		Client:      clientOf(r),
+		Logger:      h.logger,
 	}
 	if r.Method == http.MethodDelete {
-		head, ok := theHub.cancelDetached(epoch, req)
+		head, ok := stream.Process.CancelDetached(epoch, req)
 		if ok {
 			tellCancelled(w, head)
 		}
 		return nil, ok, nil
 	}
-	sub, err := theHub.resumeDetached(epoch, req)
+	sub, err := stream.Process.ResumeDetached(epoch, req)
 	switch {
 	case err != nil:
-		return nil, true, h.turnAway(w, req.key, err)
+		return nil, true, h.turnAway(w, req.Key, err)
 	case sub == nil:
 		return nil, false, nil
 	}
@@ -147,7 +148,7 @@ func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next ca
 // gateway does not know (any more), or that is another's. The ID never came from
 // the application: its DELETE means something else.
 func (h *Handler) cancelsWhatIsGone(r *http.Request) bool {
-	if r.Method != http.MethodDelete || isMCP(r) || h.options.ids == idsUpstream {
+	if r.Method != http.MethodDelete || isMCP(r) || h.options.IDs == stream.IDsUpstream {
 		return false
 	}
 	id, _ := h.policy.lastEventID(r)
@@ -170,7 +171,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	if !copyBody(r, h.detached.maxBody) {
 		length := r.ContentLength
-		h.lines.notDetached.Log(func(suppressed int) {
+		h.lines.NotDetached.Log(func(suppressed int) {
 			h.logger.Info("request body over max_request_body, or incomplete: served without detach",
 				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
 		})
@@ -180,15 +181,15 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	wait := newOpener(h, w, r, id, own)
 	parts := h.detachedParts(r)
-	req := &joinRequest{
-		key:         theHub.keyHash(parts),
-		parts:       parts,
-		instance:    h.instance,
-		lastEventID: id,
-		options:     h.detached.options,
-		client:      clientOf(r),
-		logger:      h.logger,
-		source: func(bool) source {
+	req := &stream.Request{
+		Key:         stream.Process.Key(parts),
+		Parts:       parts,
+		Instance:    h.instance,
+		LastEventID: id,
+		Options:     h.detached.options,
+		Client:      clientOf(r),
+		Logger:      h.logger,
+		Source: func(bool) stream.Source {
 			u := h.copyRequest(w, r, h.resuming(r, next), h.detached.policy)
 			if u.orig.URL != nil && own {
 				u.filterOriginal()
@@ -198,9 +199,9 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 			return u
 		},
 	}
-	sub, err := theHub.openDetached(req)
+	sub, err := stream.Process.OpenDetached(req)
 	if err != nil {
-		return nil, h.turnAway(w, req.key, err)
+		return nil, h.turnAway(w, req.Key, err)
 	}
 	d, _, err := h.serveSubscriber(w, r, next, req, sub, wait)
 	return d, err
@@ -211,7 +212,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 // one.
 func (h *Handler) withholds(id string) bool {
 	_, _, own := replay.ParseID(id)
-	return own && h.options.ids != idsUpstream
+	return own && h.options.IDs != stream.IDsUpstream
 }
 
 // dropID removes a last event ID of the gateway from a request that goes
@@ -222,9 +223,9 @@ func (h *Handler) dropID(r *http.Request) {
 }
 
 // tellCancelled answers the client that has cancelled a stream.
-func tellCancelled(w http.ResponseWriter, head *head) {
+func tellCancelled(w http.ResponseWriter, head *stream.Head) {
 	for _, name := range corsHeaders {
-		if values := head.header[name]; len(values) > 0 {
+		if values := head.Header[name]; len(values) > 0 {
 			w.Header()[name] = slices.Clone(values)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // ask makes a request with a body and returns the answer.
@@ -437,7 +438,7 @@ func TestDetachedEvicted(t *testing.T) {
 	up.event("anew")
 	again := <-result
 	again.expect("anew")
-	if again.outcome() != resumeGap {
+	if again.outcome() != stream.ResumeGap {
 		t.Errorf("SSE-Resume %q", again.outcome())
 	}
 }
@@ -641,7 +642,7 @@ func (e *oneError) Read([]byte) (int, error) {
 // With detach other answers are what they are without sse.
 func TestDetachedOtherRequestsPass(t *testing.T) {
 	testOtherRequestsPass(t, "sse {\ndetach 1m\n}")
-	if n, _ := theHub.remembered(); n > 0 {
+	if n, _ := stream.Process.Remembered(); n > 0 {
 		t.Errorf("%d keys are remembered that nobody shares anyway", n)
 	}
 }
@@ -681,7 +682,7 @@ func TestDetachedOtherAnswersEnd(t *testing.T) {
 			}
 			<-left
 			expectGone()
-			eventually(t, "nothing is left", func() bool { return len(ownGoroutines()) == 0 && len(theHub.every()) == 0 })
+			eventually(t, "nothing is left", func() bool { return len(ownGoroutines()) == 0 && len(stream.Process.Every()) == 0 })
 			leave()
 		})
 	}
@@ -823,16 +824,10 @@ func TestDetachedMaxStreams(t *testing.T) {
 // A response that ends before the answer does is not whole, and breaks off.
 func TestDetachedMaxAge(t *testing.T) {
 	g, u, c, up, id := startPrompt(t, "detach 1m\nmax_age 1h", "1")
-	for _, s := range theHub.every() {
-		s.mu.Lock()
-		for sub := range s.subs {
-			if time.Until(sub.leaveAt) > time.Hour || sub.leaveFor != endMaxAge {
-				t.Errorf("the response ends at %v, for %q", sub.leaveAt, sub.leaveFor)
-			}
-			sub.leaveAt = time.Now() // the hour is over
+	for _, end := range stream.Process.LeaveNow() {
+		if time.Until(end.At) > time.Hour || end.Why != stream.EndMaxAge {
+			t.Errorf("the response ends at %v, for %q", end.At, end.Why)
 		}
-		s.wakeLocked()
-		s.mu.Unlock()
 	}
 	c.expectBroken()
 	up.event("2")
@@ -859,7 +854,7 @@ func TestDetachedStopOverHTTP(t *testing.T) {
 	up := u.accept()
 	up.event("1")
 	c.expect("1")
-	theHub.stop()
+	stream.Process.Stop()
 	upAlone.expectGone()
 	c.expectBroken()
 	up.expectGone()
@@ -917,14 +912,14 @@ func TestDetachedParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = h.Cleanup() }()
-	key := func(change func(r *http.Request, repl *caddy.Replacer)) streamKey {
+	key := func(change func(r *http.Request, repl *caddy.Replacer)) stream.Key {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://a.test/a?b=c", nil)
 		repl := caddy.NewReplacer()
 		r = caddyhttp.PrepareRequest(r, repl, httptest.NewRecorder(), nil)
 		if change != nil {
 			change(r, repl)
 		}
-		return theHub.keyHash(h.detachedParts(r))
+		return stream.Process.Key(h.detachedParts(r))
 	}
 	same := key(nil)
 	for name, test := range map[string]struct {

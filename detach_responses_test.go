@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // A client that is cut 50 times, and asks for the rest as the Responses API has it,
@@ -109,33 +110,33 @@ func TestDetachedResponsesOfOthers(t *testing.T) {
 // whole.
 func TestDetachedResponsesEvicted(t *testing.T) {
 	wire := responsesAnswer(100, false)
-	var l responsesLog
+	var l stream.ResponsesLog
 	buffer := &replay.Buffer{}
 	for i, event := range wire {
 		var d eventstream.Decoder
 		if err := d.Write([]byte(event), func(b eventstream.Block) error {
 			buffer.Newest = uint64(2*i + 1) // with a comment before each
 			buffer.Lost = uint64(max(0, i-20))
-			l.add(b, buffer)
+			l.Add(b, buffer)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for number := range int64(110) {
-		position, ok := l.after("resp_68a1", number, buffer)
+		position, ok := l.After("resp_68a1", number, buffer)
 		want := uint64(2*number + 1)
 		if expected := want >= buffer.Lost && number < int64(len(wire)); ok != expected || (ok && position != want) {
 			t.Errorf("after %d: %d, %v, expected %d, %v", number, position, ok, want, expected)
 		}
 	}
-	if _, ok := l.after("resp_68a1", -1, buffer); ok {
+	if _, ok := l.After("resp_68a1", -1, buffer); ok {
 		t.Error("the beginning is not kept")
 	}
-	if _, ok := l.after("resp_other", 90, buffer); ok {
+	if _, ok := l.After("resp_other", 90, buffer); ok {
 		t.Error("another answer")
 	}
-	if len(l.entries) > 2*len(wire) {
-		t.Errorf("%d entries", len(l.entries))
+	if len(l.Entries) > 2*len(wire) {
+		t.Errorf("%d entries", len(l.Entries))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // The application of the differential test: what it sends, and to whom.
@@ -59,7 +60,7 @@ type app struct {
 	greets  bool // sends an event of its own to each connection first
 	few     bool // without ids; and before it is calm, all events are of a few
 	plain   bool // all blocks as simple as can be: for a case that is to be read
-	ids     idsMode
+	ids     stream.IDsMode
 
 	mu       sync.Mutex
 	calm     bool
@@ -163,7 +164,7 @@ func (a *app) open(r *http.Request) *diffConn {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, _, ok := replay.ParseID(id); ok && a.ids != idsUpstream {
+	if _, _, ok := replay.ParseID(id); ok && a.ids != stream.IDsUpstream {
 		a.faults = append(a.faults, "an ID of the gateway came upstream: "+id)
 	}
 	if a.down {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // A client of the differential test: an EventSource that notes all it is given.
@@ -111,7 +112,7 @@ func (c *diffClient) connect(ctx context.Context) {
 	}
 	outcome := resp.Header.Get("SSE-Resume")
 	_, sent := c.app.sent()
-	c.note(note{kind: noteHead, id: id, told: outcome == resumeGap, direct: outcome == "", must: sent, text: resp.Proto + " " + outcome})
+	c.note(note{kind: noteHead, id: id, told: outcome == stream.ResumeGap, direct: outcome == "", must: sent, text: resp.Proto + " " + outcome})
 	err = c.read(bufio.NewReader(resp.Body), outcome == "")
 	c.note(note{kind: noteEnd, text: err.Error(), left: ctx.Err() != nil})
 }
@@ -252,7 +253,7 @@ func (c *diffClient) broadcast(serial int, lines []string) {
 		got = got[:last]
 	}
 	same := slices.Equal(got, lessComments(b.lines)) || // with ids gateway, too, from an upstream connection of its own
-		(c.app.ids == idsGateway && slices.Equal(got, lessComments(lessIDs(b.lines))))
+		(c.app.ids == stream.IDsGateway && slices.Equal(got, lessComments(lessIDs(b.lines))))
 	if !same {
 		c.fail("block %d has other bytes:\n%.2000q\nexpected\n%.2000q", serial, got, b.lines)
 	}

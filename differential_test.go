@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 var (
@@ -155,8 +157,8 @@ func newDiffApp(s *differential, path string, seed uint64) *diffApp {
 			options = append(options, option)
 		}
 	}
-	d.ids = pick(rnd, idsAuto, idsAuto, idsAuto, idsGateway, idsUpstream)
-	add(map[idsMode]string{idsGateway: "ids gateway", idsUpstream: "ids upstream"}[d.ids])
+	d.ids = pick(rnd, stream.IDsAuto, stream.IDsAuto, stream.IDsAuto, stream.IDsGateway, stream.IDsUpstream)
+	add(map[stream.IDsMode]string{stream.IDsGateway: "ids gateway", stream.IDsUpstream: "ids upstream"}[d.ids])
 	add(pick(rnd, "", "", "", "share public", "share public", "share public", "share off"))
 	add(pick(rnd, "", "", "", "", "join live", "join replay 5"))
 	buffer := pick(rnd, "buffer 1000000 1GiB 1h", "buffer 1000000 1GiB 1h", "", "buffer 16 64KiB")

@@ -24,6 +24,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // The pages of the docs that tests compare with the code.
@@ -273,14 +275,14 @@ func TestDefaultsAreAsDocumented(t *testing.T) {
 func settingsOf(t *testing.T, h *Handler) (settings []any) {
 	t.Helper()
 	streams := h.streamOptions()
-	streams.lines, streams.insignificant = nil, nil // have an identity, and are no settings
+	streams.Lines, streams.Insignificant = nil, nil // have an identity, and are no settings
 	delivery, err := h.deliverySettings()
 	if err != nil {
 		t.Fatal(err)
 	}
 	probe, memory, body := h.Probe, h.Memory, h.MaxRequestBody
 	if memory == 0 {
-		memory = defaultMemory
+		memory = stream.DefaultMemory
 	}
 	if body == 0 {
 		body = defaultMaxRequestBody
@@ -584,11 +586,11 @@ func tableColumn(t *testing.T, page, title string, column int) (names []string) 
 
 // Each end reason is described, and no other.
 func TestEndReasonsAreDocumented(t *testing.T) {
-	reasons := slices.Sorted(maps.Values(constantsOf(t, "endReason")))
+	reasons := slices.Sorted(maps.Values(constantsOf(t, "EndReason")))
 	if len(reasons) < 13 {
 		t.Errorf("%d reasons in the code", len(reasons))
 	}
-	if known := slices.Sorted(slices.Values(endReasons)); !slices.Equal(known, reasons) {
+	if known := slices.Sorted(slices.Values(stream.EndReasons)); !slices.Equal(known, reasons) {
 		t.Errorf("the metric has\n%q, expected\n%q", known, reasons)
 	}
 	if documented := tableColumn(t, headersPage, "end reason", 1); !slices.Equal(documented, reasons) {

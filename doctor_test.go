@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-sse/caddy-sse/internal/doctor"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // asked makes bubbleServer.listen ask for a probe stream.
@@ -181,7 +182,7 @@ func TestDoctorOfGateway(t *testing.T) {
 				t.Errorf("%+v", f)
 			}
 		}
-		if report.Heartbeats != 2 || report.Headers["sse-resume"] != resumeLive {
+		if report.Heartbeats != 2 || report.Headers["sse-resume"] != stream.ResumeLive {
 			t.Errorf("%+v", report)
 		}
 	})

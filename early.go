@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Response heads before the upstream's.
@@ -306,7 +308,7 @@ func (e *earlyWriter) finish(err error) error {
 		e.late.status = handlerErr.StatusCode
 	}
 	if e.err != nil || e.request.Context().Err() != nil {
-		end := endClient
+		end := stream.EndClient
 		if e.err != nil {
 			end = clientEnd(e.original, e.err)
 		}
@@ -325,7 +327,7 @@ func (e *earlyWriter) tell() error {
 	}
 	e.logLate()
 	err := e.out.write(e.late.event(form))
-	end := endRefused
+	end := stream.EndRefused
 	if err != nil {
 		end = clientEnd(e.original, err)
 	}

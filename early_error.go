@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Answers that came after their client was sent the head of an event stream, and
@@ -221,14 +222,14 @@ func encodeJSON(value any) string {
 
 // log is where what happens to the response is told.
 func (e *earlyWriter) log() *zap.Logger {
-	return e.handler.logger.With(zap.String("host", clipText(e.host)), zap.String("path", clipText(e.path)))
+	return e.handler.logger.With(zap.String("host", stream.Clip(e.host)), zap.String("path", stream.Clip(e.path)))
 }
 
 // logLate logs the answer that came too late.
 func (e *earlyWriter) logLate() {
-	theAnswers.ended.With(resultRefused).Inc()
-	status, contentType, fields := e.late.status, clipText(e.late.contentType), e.late.fields
-	e.handler.lines.late.Log(func(suppressed int) {
+	stream.Answers.Ended.With(stream.ResultRefused).Inc()
+	status, contentType, fields := e.late.status, stream.Clip(e.late.contentType), e.late.fields
+	e.handler.lines.Late.Log(func(suppressed int) {
 		e.log().Warn("late answer is not an event stream: client was told in its stream",
 			zap.Int("status", status), zap.String("content_type", contentType), zap.Any("headers", fields), zap.Int("suppressed", suppressed))
 	})

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // The feed of the live page: once a second what there is, and how it has
@@ -26,13 +28,13 @@ const (
 type look struct {
 	number  uint64 // of the looks of the process
 	at      time.Time
-	samples []sample // never changed
+	samples []stream.Sample // never changed
 }
 
 // feeder looks at the streams of a hub once in feedInterval, for all viewers,
 // while there are any.
 type feeder struct {
-	hub *hub
+	hub *stream.Hub
 
 	mu      sync.Mutex
 	viewers int
@@ -43,7 +45,7 @@ type feeder struct {
 }
 
 // theFeeder is that of the process.
-var theFeeder = &feeder{hub: theHub}
+var theFeeder = &feeder{hub: stream.Process}
 
 // join counts a viewer in. The first one starts the looking.
 func (f *feeder) join() {
@@ -85,7 +87,7 @@ func (f *feeder) run(stop <-chan struct{}) {
 	var before *look
 	for {
 		now := time.Now()
-		l := &look{at: now, samples: f.hub.samples(now)}
+		l := &look{at: now, samples: f.hub.Samples(now)}
 		l.rate(before)
 		if !f.show(l, stop) {
 			return
@@ -125,24 +127,24 @@ func (l *look) rate(before *look) {
 	if seconds <= 0 {
 		return
 	}
-	had := make(map[observed]*sample, len(before.samples))
+	had := make(map[stream.Observed]*stream.Sample, len(before.samples))
 	for i := range before.samples {
-		had[before.samples[i].of] = &before.samples[i]
+		had[before.samples[i].Of] = &before.samples[i]
 	}
 	for i := range l.samples {
 		s := &l.samples[i]
-		b := had[s.of]
+		b := had[s.Of]
 		if b == nil {
-			b = new(sample) // it began meanwhile
+			b = new(stream.Sample) // it began meanwhile
 		}
-		s.receivedRate = float64(s.received-min(b.received, s.received)) / seconds
-		s.sentRate = float64(s.sent-min(b.sent, s.sent)) / seconds
+		s.ReceivedRate = float64(s.Received-min(b.Received, s.Received)) / seconds
+		s.SentRate = float64(s.Sent-min(b.Sent, s.Sent)) / seconds
 	}
 }
 
 // feedStream is what the feed tells of a stream.
 type feedStream struct {
-	streamInfo
+	stream.Info
 
 	ReceivedRate float64 `json:"received_rate"`
 	SentRate     float64 `json:"sent_rate"`
@@ -150,13 +152,13 @@ type feedStream struct {
 
 // feedTotals are sums over all streams; of the lag, the greatest.
 type feedTotals struct {
-	Streams      int     `json:"streams"`
-	Private      int     `json:"private"`
-	Subscribers  int     `json:"subscribers"`
-	Lost         int     `json:"lost"` // whose upstream connection is
-	ReceivedRate float64 `json:"received_rate"`
-	SentRate     float64 `json:"sent_rate"`
-	Lag          lagInfo `json:"lag"`
+	Streams      int            `json:"streams"`
+	Private      int            `json:"private"`
+	Subscribers  int            `json:"subscribers"`
+	Lost         int            `json:"lost"` // whose upstream connection is
+	ReceivedRate float64        `json:"received_rate"`
+	SentRate     float64        `json:"sent_rate"`
+	Lag          stream.LagInfo `json:"lag"`
 }
 
 // streamsEvent is the data of the feed's events of type streams.
@@ -183,11 +185,11 @@ func (l *look) totals() feedTotals {
 	t := feedTotals{Streams: len(l.samples), Private: countPrivate(l.samples)}
 	for i := range l.samples {
 		s := &l.samples[i]
-		t.Subscribers += s.subscribers
-		t.ReceivedRate += s.receivedRate
-		t.SentRate += s.sentRate
-		t.Lag.Blocks, t.Lag.Seconds = max(t.Lag.Blocks, s.lag.Blocks), max(t.Lag.Seconds, s.lag.Seconds)
-		if s.lost {
+		t.Subscribers += s.Subscribers
+		t.ReceivedRate += s.ReceivedRate
+		t.SentRate += s.SentRate
+		t.Lag.Blocks, t.Lag.Seconds = max(t.Lag.Blocks, s.Lag.Blocks), max(t.Lag.Seconds, s.Lag.Seconds)
+		if s.Lost {
 			t.Lost++
 		}
 	}
@@ -196,9 +198,9 @@ func (l *look) totals() feedTotals {
 
 // tellRates tells about the stream that the sample is of, with its rates; false if
 // it is over.
-func tellRates(s *sample) (feedStream, bool) {
-	info, ok := s.tell()
-	return feedStream{streamInfo: info, ReceivedRate: s.receivedRate, SentRate: s.sentRate}, ok
+func tellRates(s *stream.Sample) (feedStream, bool) {
+	info, ok := s.Tell()
+	return feedStream{Info: info, ReceivedRate: s.ReceivedRate, SentRate: s.SentRate}, ok
 }
 
 // serveFeed answers with the feed: of all streams, or of one.
@@ -212,7 +214,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 	}
 	add := func(v *view, l *look) (bool, error) { return true, addStreams(v, l, page) }
 	if id, ok := query["stream"]; ok {
-		s := theHub.find(id)
+		s := stream.Process.Find(id)
 		if s == nil {
 			return noSuchStream(id)
 		}
@@ -243,7 +245,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 }
 
 // addStreams adds the event of a look at all streams.
-func addStreams(v *view, l *look, page paging[sample]) error {
+func addStreams(v *view, l *look, page paging[stream.Sample]) error {
 	e := streamsEvent{At: l.at, Totals: l.totals(), Streams: []feedStream{}}
 	for _, s := range page.of(l.samples, streamOrders["began"]) {
 		if told, ok := tellRates(&s); ok {
@@ -255,22 +257,22 @@ func addStreams(v *view, l *look, page paging[sample]) error {
 
 // addStream adds the event of a look at one stream, if that had begun by then. It
 // returns false if it is over.
-func addStream(v *view, l *look, s observed) (more bool, err error) {
+func addStream(v *view, l *look, s stream.Observed) (more bool, err error) {
 	for i := range l.samples {
-		if l.samples[i].of != s {
+		if l.samples[i].Of != s {
 			continue
 		}
 		told, ok := tellRates(&l.samples[i])
 		if !ok {
 			break
 		}
-		page := paging[subscriberSample]{compare: subscriberOrders["lag"], descending: true, limit: feedSubscribers}
+		page := paging[stream.SubscriberSample]{compare: subscriberOrders["lag"], descending: true, limit: feedSubscribers}
 		return true, v.add("stream", strconv.FormatUint(l.number, 10), streamEvent{
 			At: l.at, Stream: told, Subscribers: tellSubscribers(s, l.at, page),
 		})
 	}
-	if theHub.find(s.id()) == s {
+	if stream.Process.Find(s.ID()) == s {
 		return true, nil
 	}
-	return false, v.add("gone", strconv.FormatUint(l.number, 10), goneEvent{ID: s.id()})
+	return false, v.add("gone", strconv.FormatUint(l.number, 10), goneEvent{ID: s.ID()})
 }

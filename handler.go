@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // insideVar tells, in Caddy's variables, whether a request is inside an sse
@@ -34,7 +35,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		inside = new(atomic.Bool)
 		caddyhttp.SetVar(r.Context(), insideVar, inside)
 	}
-	if q, ok := r.Context().Value(renewalCtxKey{}).(*renewedRequest); ok && q.source == nil {
+	if q, ok := r.Context().Value(renewalCtxKey{}).(*renewedRequest); ok && q.Source == nil {
 		h.takeRenewal(w, r, next, q)
 		return nil
 	}
@@ -173,16 +174,16 @@ func bodyless(r *http.Request) bool {
 
 // serveShared serves a request from the stream that its key leads to.
 func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
-	parts := h.policy.parts(r, h.instance.place)
+	parts := h.policy.parts(r, h.instance.Place)
 	var wait *opener
-	req := &joinRequest{
-		key:      theHub.keyHash(parts),
-		parts:    parts,
-		instance: h.instance,
-		options:  h.options,
-		client:   clientOf(r),
-		logger:   h.logger,
-		source: func(waits bool) source {
+	req := &stream.Request{
+		Key:      stream.Process.Key(parts),
+		Parts:    parts,
+		Instance: h.instance,
+		Options:  h.options,
+		Client:   clientOf(r),
+		Logger:   h.logger,
+		Source: func(waits bool) stream.Source {
 			u := h.newUpstreamRequest(w, r, next)
 			if waits {
 				id, _ := h.policy.lastEventID(r)
@@ -192,43 +193,43 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 			return u
 		},
 	}
-	req.lastEventID, req.idParam = h.policy.lastEventID(r)
+	req.LastEventID, req.IDParam = h.policy.lastEventID(r)
 
 	for {
-		sub, err := theHub.join(req)
+		sub, err := stream.Process.Join(req)
 		if err != nil {
 			return nil, h.serveUnjoined(w, r, next, req, err)
 		}
 		d, again, err := h.serveSubscriber(w, r, next, req, sub, wait)
 		if !again {
-			req.parts = nil // d has no use for them, and may last
+			req.Parts = nil // d has no use for them, and may last
 			return d, err
 		}
 	}
 }
 
 // serveUnjoined serves a request that cannot join a stream.
-func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, why error) error {
-	if errors.Is(why, errUnshareable) {
+func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, why error) error {
+	if errors.Is(why, stream.ErrUnshareable) {
 		return h.serveAlone(newPassThrough(h, w, r, false), next, req)
 	}
-	return h.turnAway(w, req.key, why)
+	return h.turnAway(w, req.Key, why)
 }
 
 // turnAway asks a client to come later.
-func (h *Handler) turnAway(w http.ResponseWriter, key streamKey, why error) error {
-	if errors.Is(why, errStopping) {
+func (h *Handler) turnAway(w http.ResponseWriter, key stream.Key, why error) error {
+	if errors.Is(why, stream.ErrStopping) {
 		return http.ErrAbortHandler // EventSource comes back after that, and not after any status
 	}
 	// With jitter, so that who was turned away together does not come back
 	// together.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
 	limit := limitStreams
-	if errors.Is(why, errTooManySubscribers) {
+	if errors.Is(why, stream.ErrTooManySubscribers) {
 		limit = limitSubscribers
 	}
 	theMetrics.turnedAway.WithLabelValues(limit).Inc()
-	h.lines.turnedAway.Log(func(suppressed int) {
+	h.lines.TurnedAway.Log(func(suppressed int) {
 		h.logger.Warn("client turned away",
 			zap.NamedError("reason", why), zap.Stringer("stream", key), zap.Int("suppressed", suppressed))
 	})
@@ -241,14 +242,14 @@ const maxRetryAfter = 10
 
 // serveAlone gives a client that asked for an event stream an upstream
 // connection of its own, because the answers are not shared.
-func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *joinRequest) error {
-	p.onShareable = func() { theHub.shareable(req.key) }
-	withheld := h.withholds(req.lastEventID)
+func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *stream.Request) error {
+	p.onShareable = func() { stream.Process.Shareable(req.Key) }
+	withheld := h.withholds(req.LastEventID)
 	if withheld {
 		h.dropID(p.request)
 	}
 	if !p.headSent { // else it was told with the head
-		p.cameWith(req.lastEventID, withheld)
+		p.cameWith(req.LastEventID, withheld)
 	}
 	return h.servePrivate(p, next)
 }
@@ -262,8 +263,8 @@ type delivery struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	next caddyhttp.Handler
-	req  *joinRequest
-	sub  *subscriber
+	req  *stream.Request
+	sub  *stream.Subscriber
 	by   *takeOver // how the connection may be taken over; nil: it may not
 	to   *responseStream
 
@@ -277,12 +278,12 @@ type delivery struct {
 // serveSubscriber waits for the stream's head and sends it. again tells that the
 // request has to look for a stream again. wait is not nil if the request opened
 // the stream.
-func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener) (d *delivery, again bool, err error) {
+func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener) (d *delivery, again bool, err error) {
 	attached := true
 	detach := func() {
 		if attached {
 			attached = false
-			sub.detach()
+			sub.Leave()
 		}
 	}
 	defer func() {
@@ -300,7 +301,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 // run delivers the stream.
 func (d *delivery) run() error {
 	defer d.leave()
-	end := func() endReason {
+	end := func() stream.EndReason {
 		defer subscribersBy(d.r).Dec()
 		return d.deliver()
 	}()
@@ -315,25 +316,25 @@ func (d *delivery) run() error {
 func (d *delivery) leave() {
 	if !d.left {
 		d.left = true
-		d.sub.detach()
+		d.sub.Leave()
 	}
 }
 
 // end does what is left when the response has ended.
-func (d *delivery) end(end endReason) error {
+func (d *delivery) end(end stream.EndReason) error {
 	tellEnd(d.r, accessFieldsOf(d.sub, end))
-	missed := d.sub.hasMissed()
+	missed := d.sub.HasMissed()
 	d.leave()
-	s := d.sub.origin
+	s := d.sub.Origin
 	// Where a write fails the server gives the connection up: nothing is to be
 	// broken off, and after a panic Caddy's log would not know how long it took.
 	givenUp := d.r.Context().Err() != nil
 	switch {
-	case end == endWrite && !givenUp, end == endBroken:
+	case end == stream.EndWrite && !givenUp, end == stream.EndBroken:
 		return http.ErrAbortHandler
-	case s.detached && end != endUpstream && end != endClient:
+	case s.Detached && end != stream.EndUpstream && end != stream.EndClient:
 		return http.ErrAbortHandler // it is not whole
-	case end == endPerClient:
+	case end == stream.EndPerClient:
 		p := newPassThrough(d.h, d.w, d.r, true)
 		p.missed = missed
 		return d.h.serveAlone(p, d.next, d.req)
@@ -344,9 +345,9 @@ func (d *delivery) end(end endReason) error {
 // awaitHead waits for the head that the subscriber is to be sent. It returns
 // nil if the request was served in another way, if its client has left, or if it
 // has to look for a stream again.
-func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *joinRequest, sub *subscriber, wait *opener, detach func()) (_ *head, again bool, err error) {
-	s := sub.origin
-	again, left := s.awaitOpening(r.Context(), req, wait != nil)
+func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener, detach func()) (_ *stream.Head, again bool, err error) {
+	s := sub.Origin
+	again, left := s.AwaitOpening(r.Context(), req, wait != nil)
 	if again {
 		return nil, true, nil
 	}
@@ -355,17 +356,17 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		wait, left = awaitReopening(r, sub, wait)
 	}
 	if left {
-		tellAccessLog(r, accessFieldsOf(sub, endClient))
+		tellAccessLog(r, accessFieldsOf(sub, stream.EndClient))
 		return nil, false, nil
 	}
-	if !sub.waitForHead(r.Context()) {
-		tellAccessLog(r, accessFieldsOf(sub, endClient))
+	if !sub.WaitForHead(r.Context()) {
+		tellAccessLog(r, accessFieldsOf(sub, stream.EndClient))
 		return nil, false, nil
 	}
-	head, err := sub.head()
+	head, err := sub.Head()
 	if err != nil {
 		detach()
-		if wait != nil && (errors.Is(err, errUnshareable) || !wait.leave()) {
+		if wait != nil && (errors.Is(err, stream.ErrUnshareable) || !wait.leave()) {
 			<-wait.done
 			if wait.again {
 				err := h.serveAlone(newPassThrough(h, w, r, false), next, req)
@@ -375,26 +376,26 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return nil, false, h.serveUnjoined(w, r, next, req, err)
 	}
-	switch sub.turnedAway() {
-	case endPerClient, endRefused:
+	switch sub.TurnedAway() {
+	case stream.EndPerClient, stream.EndRefused:
 		// By the upstream, which is to tell why.
 		detach()
 		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
-	case endAskAgain:
+	case stream.EndAskAgain:
 		return nil, true, nil
-	case endNoSecond:
+	case stream.EndNoSecond:
 		detach()
-		return nil, false, h.turnAway(w, req.key, errNoSecond)
+		return nil, false, h.turnAway(w, req.Key, stream.ErrNoSecond)
 	}
 	return head, false, nil
 }
 
-// awaitReopening waits for a stream that is being opened again. It returns the
+// AwaitReopening waits for a stream that is being opened again. It returns the
 // opener if that is given the application's answer, and whether the client has
 // left.
-func awaitReopening(r *http.Request, sub *subscriber, wait *opener) (_ *opener, left bool) {
-	waited, left := sub.awaitReopening(r.Context())
-	if waited && wait != nil && !sub.origin.wasRefused() && wait.leave() {
+func awaitReopening(r *http.Request, sub *stream.Subscriber, wait *opener) (_ *opener, left bool) {
+	waited, left := sub.AwaitReopening(r.Context())
+	if waited && wait != nil && !sub.Origin.WasRefused() && wait.leave() {
 		wait = nil // what comes of its request is nothing to it
 	}
 	return wait, left && wait == nil
@@ -403,26 +404,26 @@ func awaitReopening(r *http.Request, sub *subscriber, wait *opener) (_ *opener, 
 // begin writes the response head, and tells of the subscriber. late tells that
 // another request has opened the stream. It returns how the connection may be
 // taken over; nil: it may not.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *subscriber, head *head, late bool) (by *takeOver) {
-	s := sub.origin
-	if s.detached && late {
-		head = head.withoutCookies()
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *stream.Subscriber, head *stream.Head, late bool) (by *takeOver) {
+	s := sub.Origin
+	if s.Detached && late {
+		head = head.WithoutCookies()
 	}
-	if !s.detached { // whose end is not always the response's
+	if !s.Detached { // whose end is not always the response's
 		by = h.mayTakeOver(w, r)
 	}
 	if by != nil && by.over == nil {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
 	}
-	writeHead(w, head, sub.outcome)
+	writeHead(w, head, sub.Outcome)
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	repl.Set("http.sse.stream", s.key.String())
-	repl.Set("http.sse.resume", sub.outcome)
-	outcome, _, _ := strings.Cut(sub.outcome, ";")
+	repl.Set("http.sse.stream", s.Key.String())
+	repl.Set("http.sse.resume", sub.Outcome)
+	outcome, _, _ := strings.Cut(sub.Outcome, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
-	sub.tellGap()
+	sub.TellGap()
 	subscribersBy(r).Inc()
-	sub.deliveredBy(deliveryHandler)
+	sub.DeliveredBy(deliveryHandler)
 	theStorm.add()
 	return by
 }
@@ -454,10 +455,10 @@ func tellAccessLog(r *http.Request, f accessFields) {
 }
 
 // writeHead sends the head of a stream to a client.
-func writeHead(w http.ResponseWriter, head *head, outcome string) {
+func writeHead(w http.ResponseWriter, head *stream.Head, outcome string) {
 	header := w.Header()
-	for name, values := range head.header {
-		if !head.added[name] {
+	for name, values := range head.Header {
+		if !head.Added[name] {
 			header.Del(name)
 		}
 		header[name] = append(header[name], values...)

@@ -23,6 +23,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // testTimeout bounds every wait for something that has to happen. It is
@@ -428,27 +429,27 @@ func eventually(t testing.TB, what string, condition func() bool) {
 // left, and makes a new hub for the next test.
 func assertHubEmpty(t testing.TB) {
 	t.Helper()
-	eventually(t, "all streams have no subscribers", func() bool { return theHub.subscribers() == 0 })
-	eventually(t, "there is no private stream", func() bool { return theHub.census().kinds[kindPrivate] == 0 })
+	eventually(t, "all streams have no subscribers", func() bool { return stream.Process.Subscribers() == 0 })
+	eventually(t, "there is no private stream", func() bool { return stream.Process.Census().Kinds[stream.KindPrivate] == 0 })
 	eventually(t, "no connection is a writer's", func() bool {
 		ws := theWriters()
 		ws.mu.Lock()
 		defer ws.mu.Unlock()
 		return ws.live == 0
 	})
-	theHub.endAll()
+	stream.Process.EndAll()
 	done := make(chan struct{})
-	go func() { theHub.wait(); close(done) }()
+	go func() { stream.Process.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(testTimeout):
 		buf := make([]byte, 1<<20)
 		t.Errorf("upstream connections are left:\n%s", buf[:runtime.Stack(buf, true)])
 	}
-	if left := theHub.leftovers(); left != "" {
+	if left := stream.Process.Leftovers(); left != "" {
 		t.Errorf("left in the hub: %s", left)
 	}
-	theHub.restart()
+	stream.Process.Restart()
 }
 
 // errBreak stands for whatever a connection breaks with.
@@ -488,4 +489,4 @@ func adapt(t testing.TB, caddyfile string) (string, error) {
 }
 
 // testSettings are those of streams without any option.
-func testSettings() *streamOptions { return new(Handler).streamOptions() }
+func testSettings() *stream.Options { return new(Handler).streamOptions() }

@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // pipeListener is a listener on connections in memory.
@@ -66,8 +68,8 @@ type bubbleServer struct {
 // is gone when the test ends.
 func serveInBubble(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) *bubbleServer {
 	t.Helper()
-	before := theHub
-	theHub = newHub()
+	before := stream.Process
+	stream.Process = stream.NewHub()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := h.Provision(ctx); err != nil {
 		t.Fatal(err)
@@ -91,14 +93,14 @@ func serveInBubble(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) *bubble
 		_ = server.Close()
 		s.served.Wait()
 		s.handling.Wait()
-		time.Sleep(defaultLinger) // in fake time: what lingers ends
-		theHub.wait()
+		time.Sleep(stream.DefaultLinger) // in fake time: what lingers ends
+		stream.Process.Wait()
 		cancel()
 		if err := h.Cleanup(); err != nil {
 			t.Error(err)
 		}
-		theHub.wait()
-		theHub = before
+		stream.Process.Wait()
+		stream.Process = before
 	})
 	return s
 }

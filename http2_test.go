@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // sharingGateway is a gateway that shares connections of HTTP/2.
@@ -261,7 +262,7 @@ func TestSharedConnectionsGetEachEventOnce(t *testing.T) {
 	up = u.accept() // which goes on where the other was
 	publish(300)
 	close(stopping)
-	theHub.stop()
+	stream.Process.Stop()
 	first.expectEnd()
 	clients.Wait()
 	awaitMetric(t, takenOver, 0)

@@ -34,6 +34,7 @@ var walls = map[string]wall{
 	"internal/logs":   {zap: true},
 	"internal/replay": {imports: []string{"eventstream"}},
 	"internal/meter":  {},
+	"internal/stream": {imports: []string{"eventstream", "internal/logs", "internal/meter", "internal/replay"}, zap: true},
 	"internal/h2":     {http: true},
 	"internal/doctor": {imports: []string{"eventstream"}, http: true},
 }

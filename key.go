@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // What makes two requests the same stream, and the principle that goes with
@@ -227,11 +229,11 @@ func (p *keyPolicy) filterQuery(raw string) string {
 }
 
 // parts lists what makes a request the same as another.
-func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
+func (p *keyPolicy) parts(r *http.Request, place string) []stream.Part {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	orig, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	parts := make([]keyPart, 0, 24)
-	add := func(name, value string) { parts = append(parts, keyPart{name, value}) }
+	parts := make([]stream.Part, 0, 24)
+	add := func(name, value string) { parts = append(parts, stream.Part{Name: name, Value: value}) }
 
 	add("place", place)
 	add("method", r.Method)
@@ -296,13 +298,13 @@ func (p *keyPolicy) parts(r *http.Request, place string) []keyPart {
 
 // appendCertificate appends the TLS client certificate of a request, if it has
 // one, and those that came with it.
-func appendCertificate(parts []keyPart, r *http.Request) []keyPart {
+func appendCertificate(parts []stream.Part, r *http.Request) []stream.Part {
 	if r.TLS == nil {
 		return parts
 	}
 	for _, certificate := range r.TLS.PeerCertificates {
 		sum := sha256.Sum256(certificate.Raw)
-		parts = append(parts, keyPart{"client certificate", string(sum[:])})
+		parts = append(parts, stream.Part{Name: "client certificate", Value: string(sum[:])})
 	}
 	return parts
 }
@@ -326,7 +328,7 @@ func (p *keyPolicy) hasCredential(r *http.Request) bool {
 	return ok && user != ""
 }
 
-// lastEventID returns the last event ID of a request: the header field, else a
+// LastEventID returns the last event ID of a request: the header field, else a
 // query parameter. param is the parameter's name, if that is where it is.
 func (p *keyPolicy) lastEventID(r *http.Request) (id, param string) {
 	if id := r.Header.Get("Last-Event-ID"); id != "" {

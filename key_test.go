@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // sharing is one question to a gateway: do these two requests share a stream?
@@ -653,7 +655,7 @@ func TestVaryOfWaitingClients(t *testing.T) {
 }
 
 // subscribers counts those of all streams that may be joined.
-func subscribers() int { return theHub.joinable() }
+func subscribers() int { return stream.Process.Joinable() }
 
 // TestSetCookieOfEachClient: on a path whose answers set cookies, each client
 // gets its own, on time.
@@ -1181,13 +1183,13 @@ func keyRequest(method, host string, u *url.URL, header http.Header) *http.Reque
 
 func TestKeyParts(t *testing.T) {
 	p := newKeyPolicy(new(Handler))
-	h := newHub()
-	key := func(place string, change func(r *http.Request)) streamKey {
+	h := stream.NewHub()
+	key := func(place string, change func(r *http.Request)) stream.Key {
 		r := keyRequest(http.MethodGet, "a.test", &url.URL{Path: "/x", RawQuery: "y=1"}, http.Header{"Cookie": {"a=1"}})
 		change(r)
-		return h.keyHash(p.parts(r, place))
+		return h.Key(p.parts(r, place))
 	}
-	seen := map[streamKey]string{}
+	seen := map[stream.Key]string{}
 	for name, change := range map[string]func(r *http.Request){
 		"nothing":     func(*http.Request) {},
 		"method":      func(r *http.Request) { r.Method = http.MethodPost },
@@ -1226,7 +1228,7 @@ func TestKeyParts(t *testing.T) {
 		}
 	}
 	r := keyRequest(http.MethodGet, "a.test", &url.URL{Path: "/x"}, nil)
-	if h.keyHash(p.parts(r, "")) == newHub().keyHash(p.parts(r, "")) {
+	if h.Key(p.parts(r, "")) == stream.NewHub().Key(p.parts(r, "")) {
 		t.Error("the hash of two processes is the same: it is not keyed")
 	}
 }
@@ -1253,7 +1255,7 @@ func FuzzKeyOfRequests(f *testing.F) {
 		newKeyPolicy(&Handler{Share: shareCookies, ShareCookies: []string{"a", "sid"}}),
 		newKeyPolicy(&Handler{Key: "{http.request.uri.query.a}{http.request.header.X-A}"}),
 	}
-	h := newHub()
+	h := stream.NewHub()
 	f.Fuzz(func(t *testing.T, host1, target1, name1, v1, w1, host2, target2, name2, v2, w2 string, which uint8) {
 		p := policies[int(which)%len(policies)]
 		u1, err1 := url.ParseRequestURI(target1)
@@ -1261,7 +1263,7 @@ func FuzzKeyOfRequests(f *testing.F) {
 		if err1 != nil || err2 != nil {
 			return
 		}
-		sentUpstream := func(host string, target *url.URL, name, v, w string) (streamKey, string) {
+		sentUpstream := func(host string, target *url.URL, name, v, w string) (stream.Key, string) {
 			header := http.Header{}
 			for _, value := range []string{v, w} {
 				if value != "" {
@@ -1269,7 +1271,7 @@ func FuzzKeyOfRequests(f *testing.F) {
 				}
 			}
 			r := keyRequest(http.MethodGet, host, target, header)
-			key := h.keyHash(p.parts(r, ""))
+			key := h.Key(p.parts(r, ""))
 			orig := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 			u := &upstreamRequest{handler: &Handler{policy: p}, policy: p, orig: orig}
 			u.clean(r)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // ownGoroutines returns the stacks of the goroutines that are, or were started,
@@ -53,7 +55,7 @@ func assertNothingLeft(t *testing.T, u *upstream) {
 		}
 	}()
 	eventually(t, "nothing is left", func() bool {
-		streams, stacks := theHub.every(), ownGoroutines()
+		streams, stacks := stream.Process.Every(), ownGoroutines()
 		open, _ := u.counts()
 		left = fmt.Sprintf("%d streams, %d upstream connections, goroutines:\n%s", len(streams), open, strings.Join(stacks, "\n\n"))
 		return len(streams) == 0 && len(stacks) == 0 && open == 0
@@ -69,7 +71,7 @@ func TestOwnGoroutines(t *testing.T) {
 	g := startGateway(t, proxied("linger 0s", u))
 	c := g.subscribe("/")
 	u.accept()
-	if stacks := strings.Join(ownGoroutines(), "\n"); !strings.Contains(stacks, ".(*stream).run(") || !strings.Contains(stacks, ".(*delivery).deliver(") { // which the client's is until the first event
+	if stacks := strings.Join(ownGoroutines(), "\n"); !strings.Contains(stacks, ".(*Stream).run(") || !strings.Contains(stacks, ".(*delivery).deliver(") { // which the client's is until the first event
 		t.Errorf("a stream and its subscriber are not seen in %s", stacks)
 	}
 	c.close()

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-sse/caddy-sse/internal/logs"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // logLine is a log line in the code or in the docs.
@@ -67,9 +68,9 @@ func isIdent(e ast.Expr, name string) bool {
 func isLogger(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.Ident:
-		return e.Name == "log" || e.Name == "logger"
+		return strings.EqualFold(e.Name, "log") || strings.EqualFold(e.Name, "logger")
 	case *ast.SelectorExpr:
-		return e.Sel.Name == "log" || e.Sel.Name == "logger"
+		return strings.EqualFold(e.Sel.Name, "log") || strings.EqualFold(e.Sel.Name, "logger")
 	case *ast.CallExpr:
 		return isLogger(e.Fun)
 	}
@@ -223,7 +224,7 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 		h.logger = zap.New(core)
 		for range 20 {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
-			if h.turnAway(httptest.NewRecorder(), streamKey{}, errTooManySubscribers) == nil {
+			if h.turnAway(httptest.NewRecorder(), stream.Key{}, stream.ErrTooManySubscribers) == nil {
 				t.Error("not turned away")
 			}
 			open := func() *passThrough {

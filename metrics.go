@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // metrics are the process's, like the hub: they go on over reloads, and each
@@ -85,20 +86,20 @@ func newMetrics() *metrics {
 			func(yield func(string, float64) bool) { _ = yield("in", in.Value()) && yield("out", out.Value()) }})
 	}
 	directed("blocks_total", "Blocks (events, comments, and what only sets an id or a reconnection time) that came from upstreams and went to clients.",
-		&theCounts.blocks, &theDelivered.blocks)
+		&stream.Counts.Blocks, &theDelivered.blocks)
 	directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.",
-		&theCounts.bytes, &theDelivered.bytes)
+		&stream.Counts.Bytes, &theDelivered.bytes)
 	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: metricsNamespace + "heartbeats_total", Help: "Heartbeats sent to clients.",
 	}, theDelivered.heartbeats.Value))
-	labelled("upstream_connections_total", "Upstream connections that ended.", "result", theCounts.connections)
+	labelled("upstream_connections_total", "Upstream connections that ended.", "result", stream.Counts.Connections)
 	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
-		resumeLive, resumeReplayed, resumeGap, resumeSpliced)
-	labelled("splices_total", "Splices that ended.", "end", theCounts.splices)
+		stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced)
+	labelled("splices_total", "Splices that ended.", "end", stream.Counts.Splices)
 	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", theDelivered.ended)
-	labelled("gaps_total", "Gaps that were told.", "reason", theCounts.gaps)
+	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
-	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", theCounts.evictions)
+	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", stream.Counts.Evictions)
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",
 	}, []string{"protocol", "delivery"})
@@ -109,11 +110,11 @@ func newMetrics() *metrics {
 	seconds := func(name, help string, of *meter.Histogram) {
 		m.all = append(m.all, histogram{prometheus.NewDesc(metricsNamespace+name, help, nil, nil), of})
 	}
-	seconds("answer_head_seconds", "Time from a request to the head of the event stream that answers it, private or detached.", theAnswers.head)
-	seconds("answer_first_event_seconds", "Time from a request to the first event of the private or detached stream that answers it.", theAnswers.first)
-	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", theAnswers.between)
+	seconds("answer_head_seconds", "Time from a request to the head of the event stream that answers it, private or detached.", stream.Answers.Head)
+	seconds("answer_first_event_seconds", "Time from a request to the first event of the private or detached stream that answers it.", stream.Answers.First)
+	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", stream.Answers.Between)
 	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
-	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", theAnswers.ended)
+	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers.", nil, nil)
@@ -137,14 +138,14 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for _, c := range m.all {
 		c.Collect(to)
 	}
-	census := theHub.census()
-	for kind, n := range census.kinds {
+	census := stream.Process.Census()
+	for kind, n := range census.Kinds {
 		to <- prometheus.MustNewConstMetric(m.streams, prometheus.GaugeValue, float64(n), kind)
 	}
-	for state, n := range census.states {
+	for state, n := range census.States {
 		to <- prometheus.MustNewConstMetric(m.upstreams, prometheus.GaugeValue, float64(n), state)
 	}
-	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(theHub.memory.used.Load()))
+	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(stream.Process.Memory.Used.Load()))
 }
 
 // register gives the collector to the registry of a configuration, where

@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // gathered are the values of all series, by name and labels; of histograms, the
@@ -287,8 +288,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Errorf("docs/reference/metrics.md has %s, which there is not", name)
 	}
 	for _, label := range []string{
-		resultClean, resultBroken, resultStalled, resultOversized, resultRefused, resultFailed, resultCancelled,
-		spliceMerged, splicePrivate, kindShared, kindSplice, kindPrivate, kindDetached, evictedStream, evictedBlock, stateOpening, stateOpen, stateWaiting,
+		stream.ResultClean, stream.ResultBroken, stream.ResultStalled, stream.ResultOversized, stream.ResultRefused, stream.ResultFailed, stream.ResultCancelled,
+		stream.SpliceMerged, stream.SplicePrivate, stream.KindShared, stream.KindSplice, stream.KindPrivate, stream.KindDetached, stream.EvictedStream, stream.EvictedBlock, stream.StateOpening, stream.StateOpen, stream.StateWaiting,
 	} {
 		if !strings.Contains(string(text), "`"+label+"`") {
 			t.Errorf("the label %s is not in docs/reference/metrics.md", label)

@@ -14,10 +14,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/logs"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 func init() {
-	theHub.serves = serves
+	stream.Process.Serves = serves
 	caddy.RegisterModule((*Handler)(nil))
 	httpcaddyfile.RegisterHandlerDirective("sse", parseCaddyfile)
 	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
@@ -339,13 +340,13 @@ type Handler struct {
 
 	logger       *zap.Logger
 	accessLogger *zap.Logger
-	instance     *instance
+	instance     *stream.Instance
 	policy       *keyPolicy
-	options      *streamOptions
+	options      *stream.Options
 	detached     *detachSettings // nil: without detach
 	settings     *deliverySettings
 	probes       *probes // nil: without probe
-	lines        *handlerLines
+	lines        *stream.HandlerLines
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -405,7 +406,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.policy = newKeyPolicy(h)
 	h.options = h.streamOptions()
-	h.lines = h.options.lines
+	h.lines = h.options.Lines
 	h.detached = h.detachSettings()
 	settings, err := h.deliverySettings()
 	if err != nil {
@@ -434,12 +435,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			}
 			// Runs at a reload too: then the streams go on.
 			if caddy.Exiting() {
-				theHub.stop()
+				stream.Process.Stop()
 			}
 		})
 	}
-	h.instance = theHub.register(place+"\x00"+h.Name, server)
-	theHub.limitMemory(h.instance, h.Memory)
+	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
+	stream.Process.LimitMemory(h.instance, h.Memory)
 	return nil
 }
 
@@ -467,12 +468,12 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 // configuration takes them over.
 func (h *Handler) Cleanup() error {
 	if h.instance != nil {
-		theHub.retire(h.instance)
+		stream.Process.Retire(h.instance)
 	}
 	if caddy.Exiting() && h.options != nil {
 		// The server knows nothing of connections that were taken over: it has
 		// not waited for them.
-		theWriters().waitEmpty(theHub.stop().Add(h.options.drain + drainedAfterEnd))
+		theWriters().waitEmpty(stream.Process.Stop().Add(h.options.Drain + drainedAfterEnd))
 	}
 	logs.Flush() // the log is closed soon
 	return nil

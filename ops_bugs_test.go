@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-sse/caddy-sse/internal/logs"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Faults of what operators are told that reviews have found.
@@ -103,7 +104,7 @@ func TestFeedTellsLost(t *testing.T) {
 	_, a, c, up := startAdminStream(t)
 	up.end()
 	c.expectEnd()
-	eventually(t, "it lingers", func() bool { return a.list().Streams[0].Upstream.State == stateEnded })
+	eventually(t, "it lingers", func() bool { return a.list().Streams[0].Upstream.State == stream.StateEnded })
 	var e streamsEvent
 	if nextOf(a.view("/sse/feed"), "streams", &e); e.Totals.Lost != 0 {
 		t.Errorf("%d lost, the stream's upstream is %s", e.Totals.Lost, e.Streams[0].Upstream.State)
@@ -140,7 +141,7 @@ func TestPrivateBreakIsLogged(t *testing.T) {
 	up = u.accept()
 	c.close()
 	up.expectGone()
-	eventually(t, "it is gone", func() bool { return len(theHub.observed()) == 0 })
+	eventually(t, "it is gone", func() bool { return len(stream.Process.Observed()) == 0 })
 	if n := countLines(t, path, "private stream broke off"); n != 1 {
 		t.Errorf("%d lines, one of a client that left", n)
 	}
@@ -223,9 +224,9 @@ func TestLagOfSlowClient(t *testing.T) {
 			before := lagSum(t)
 			up.event(numberedEvent(1, size)) // does not fit into the system's buffers
 			eventually(t, "the block is complete", func() bool {
-				every := theHub.observed()
-				seen, _ := every[0].sample(time.Now())
-				return len(every) == 1 && seen.received == 2
+				every := stream.Process.Observed()
+				seen, _ := every[0].Sample(time.Now())
+				return len(every) == 1 && seen.Received == 2
 			})
 			time.Sleep(wait) // is part of the lag
 			_ = slow.conn.SetReadDeadline(time.Time{})
@@ -259,7 +260,7 @@ func TestFailureKeepsNobodyFromSharing(t *testing.T) {
 	}
 	down.Store(false)
 	eventually(t, "a moment is over, not a minute", func() bool {
-		_, inForce := theHub.remembered()
+		_, inForce := stream.Process.Remembered()
 		return inForce == 0
 	})
 	a, b := g.subscribe("/"), g.subscribe("/")

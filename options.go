@@ -8,66 +8,67 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// streamOptions are the settings that streams follow, defaults filled in.
-func (h *Handler) streamOptions() *streamOptions {
-	o := defaultOptions()
-	o.buffer = h.Buffer.limits()
-	o.gapEvent = h.GapEvent
-	o.prime = (h.Prime == nil || *h.Prime) && h.sendsEmptyBlocks()
-	o.emptyBlocks = h.sendsEmptyBlocks()
-	o.lagSkip = h.Lag == "skip"
-	o.maxStreams = h.MaxStreams
-	o.maxSubscribers = h.MaxSubscribers
-	o.maxAge = time.Duration(h.MaxAge)
-	o.timeout = time.Duration(h.UpstreamTimeout)
-	o.giveUp = cmp.Or(time.Duration(h.GiveUp), o.giveUp)
-	o.vouched = h.vouches()
-	o.insignificant = insignificant
+// Options are the settings that streams follow, defaults filled in.
+func (h *Handler) streamOptions() *stream.Options {
+	o := stream.Defaults()
+	o.Buffer = h.Buffer.limits()
+	o.GapEvent = h.GapEvent
+	o.Prime = (h.Prime == nil || *h.Prime) && h.sendsEmptyBlocks()
+	o.EmptyBlocks = h.sendsEmptyBlocks()
+	o.LagSkip = h.Lag == "skip"
+	o.MaxStreams = h.MaxStreams
+	o.MaxSubscribers = h.MaxSubscribers
+	o.MaxAge = time.Duration(h.MaxAge)
+	o.Timeout = time.Duration(h.UpstreamTimeout)
+	o.GiveUp = cmp.Or(time.Duration(h.GiveUp), o.GiveUp)
+	o.Vouched = h.vouches()
+	o.Insignificant = insignificant
 	switch h.Reconnect {
 	case "always":
-		o.reconnect = reconnectAlways
+		o.Reconnect = stream.ReconnectAlways
 	case "resumable":
-		o.reconnect = reconnectResumable
+		o.Reconnect = stream.ReconnectResumable
 	case "never":
-		o.reconnect = reconnectNever
+		o.Reconnect = stream.ReconnectNever
 	}
 	if h.Drain != nil {
-		o.drain = time.Duration(*h.Drain)
+		o.Drain = time.Duration(*h.Drain)
 	}
 	if h.SpliceLimit > 0 {
-		o.spliceLimit = h.SpliceLimit
+		o.SpliceLimit = h.SpliceLimit
 	}
 	if h.SpliceTimeout > 0 {
-		o.spliceTimeout = time.Duration(h.SpliceTimeout)
+		o.SpliceTimeout = time.Duration(h.SpliceTimeout)
 	}
 	if h.Linger != nil {
-		o.linger = time.Duration(*h.Linger)
+		o.Linger = time.Duration(*h.Linger)
 	}
 	if h.MaxEventSize > 0 {
-		o.maxEventSize = int(h.MaxEventSize)
+		o.MaxEventSize = int(h.MaxEventSize)
 	}
 	switch h.Join {
 	case "live":
-		o.join = joinLive
+		o.Join = stream.JoinLive
 	case "replay":
-		o.join = joinReplay
+		o.Join = stream.JoinReplay
 	case "greeting":
-		o.join = joinGreeting
+		o.Join = stream.JoinGreeting
 	}
 	if h.JoinReplay > 0 {
-		o.joinReplay = h.JoinReplay
+		o.JoinReplay = h.JoinReplay
 	}
 	switch h.IDs {
 	case "upstream":
-		o.ids = idsUpstream
+		o.IDs = stream.IDsUpstream
 	case "gateway":
-		o.ids = idsGateway
+		o.IDs = stream.IDsGateway
 	}
 	if r := h.Retry; r != nil {
-		o.retryMin = time.Duration(r.Min)
-		o.retryMax = time.Duration(max(r.Min, r.Max))
+		o.RetryMin = time.Duration(r.Min)
+		o.RetryMax = time.Duration(max(r.Min, r.Max))
 	}
 	return o
 }

@@ -25,6 +25,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // application is an upstream with answers of all kinds; the path says which.
@@ -335,7 +337,7 @@ func testOtherRequestsPass(t *testing.T, sse string) {
 			}
 		})
 	}
-	if n := len(theHub.every()); n > 0 {
+	if n := len(stream.Process.Every()); n > 0 {
 		t.Errorf("%d streams", n)
 	}
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // choices decide what a random request is made of. Two requests whose choices
@@ -207,7 +209,7 @@ func everyPolicy() map[string]*Handler {
 	}
 	for _, h := range handlers {
 		h.LastEventIDQuery = defaultLastEventIDQuery
-		h.instance = new(instance)
+		h.instance = new(stream.Instance)
 		h.policy = newKeyPolicy(h)
 	}
 	asked := map[string]struct{}{}
@@ -231,7 +233,7 @@ func TestWhatIsNotInTheKeyIsNotSentUpstream(t *testing.T) {
 	seed := rand.Uint64() //nolint:gosec // G404: a test's seed
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: the point is that it can be repeated
-	hub := newHub()
+	hub := stream.NewHub()
 	for name, h := range everyPolicy() {
 		t.Run(name, func(t *testing.T) {
 			same := 0
@@ -245,7 +247,7 @@ func TestWhatIsNotInTheKeyIsNotSentUpstream(t *testing.T) {
 					other[random.IntN(len(other))] = byte(random.Uint32()) //nolint:gosec // G115: any byte will do
 				}
 				r1, r2 := one.request(), other.request()
-				if hub.keyHash(h.policy.parts(r1, "")) != hub.keyHash(h.policy.parts(r2, "")) {
+				if hub.Key(h.policy.parts(r1, "")) != hub.Key(h.policy.parts(r2, "")) {
 					continue
 				}
 				same++

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // passThrough is the ResponseWriter of a response that is its client's alone.
@@ -44,11 +45,11 @@ type passThrough struct {
 	out     *responseStream
 	decoder eventstream.Decoder // sees what passes
 	mark    markCutter
-	last    [2]byte   // the newest bytes of the stream
-	err     error     // sticky
-	end     endReason // as soon as it is decided
-	told    bool      // what became of the stream
-	clock   *answerClock
+	last    [2]byte          // the newest bytes of the stream
+	err     error            // sticky
+	end     stream.EndReason // as soon as it is decided
+	told    bool             // what became of the stream
+	clock   *stream.AnswerClock
 }
 
 func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
@@ -60,7 +61,7 @@ func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent
 		path:                  r.URL.EscapedPath(),
 		headSent:              headSent,
 		unsent:                make(http.Header),
-		clock:                 newAnswerClock(),
+		clock:                 stream.NewAnswerClock(),
 	}
 }
 
@@ -111,7 +112,7 @@ func (p *passThrough) makeCancellable() {
 var errLeft = errors.New("the stream was ended by the gateway")
 
 // leave ends the stream from this side, for a reason.
-func (p *passThrough) leave(reason endReason) {
+func (p *passThrough) leave(reason stream.EndReason) {
 	at := time.Now()
 	p.out.stuck.endBy(func() time.Time { return at }) // what is being written has mu
 	p.mu.Lock()
@@ -119,7 +120,7 @@ func (p *passThrough) leave(reason endReason) {
 	if p.err != nil || p.end != "" {
 		return
 	}
-	if retry := p.handler.options.lastRetry(); retry != nil && !p.out.midBlock {
+	if retry := p.handler.options.LastRetry(); retry != nil && !p.out.midBlock {
 		_ = p.out.write(retry) // the client may be gone
 	}
 	p.err, p.end = errLeft, reason
@@ -137,7 +138,7 @@ func (p *passThrough) hasLeft() (left bool, result error) {
 
 // hasLeftLocked is hasLeft. The lock is held.
 func (p *passThrough) hasLeftLocked() (left bool, result error) {
-	if errors.Is(p.err, errLeft) && (p.end != endStopping || p.out.midBlock) {
+	if errors.Is(p.err, errLeft) && (p.end != stream.EndStopping || p.out.midBlock) {
 		result = http.ErrAbortHandler
 	}
 	return errors.Is(p.err, errLeft), result
@@ -174,7 +175,7 @@ func (p *passThrough) WriteHeader(status int) {
 	p.body = body
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.decoder.MaxBlockSize = p.handler.options.maxEventSize
+	p.decoder.MaxBlockSize = p.handler.options.MaxEventSize
 	if !p.headSent {
 		header.Del("Content-Length")
 		header.Del("Content-Encoding")
@@ -209,37 +210,37 @@ func (p *passThrough) findGap(header http.Header) {
 		p.lostID = p.askedID // no gateway knows it
 	}
 	if p.lostID != "" && !p.headSent {
-		header.Set("SSE-Resume", resumeGap)
+		header.Set("SSE-Resume", stream.ResumeGap)
 	}
 }
 
 // resume is the outcome of resuming.
 func (p *passThrough) resume() string {
 	if p.lostID != "" {
-		return resumeGap
+		return stream.ResumeGap
 	}
 	return resumePrivate
 }
 
 // countGap tells the log and the metrics, if the client has a gap, and returns it.
-func (p *passThrough) countGap() (gap gapNote, ok bool) {
+func (p *passThrough) countGap() (gap stream.Gap, ok bool) {
 	switch {
 	case p.lostID != "":
-		theMetrics.resumes.WithLabelValues(resumeGap).Inc()
-		gap = gapNote{gapEpoch, p.lostID, -1}
+		theMetrics.resumes.WithLabelValues(stream.ResumeGap).Inc()
+		gap = stream.Gap{Reason: stream.GapEpoch, After: p.lostID, Missed: -1}
 	case p.missed:
-		gap = gapNote{gapUpstream, "", -1}
+		gap = stream.Gap{Reason: stream.GapUpstream, After: "", Missed: -1}
 	default:
-		return gapNote{}, false
+		return stream.Gap{}, false
 	}
-	gap.tell(p.handler.lines, p.log)
+	gap.Tell(p.handler.lines, p.log)
 	return gap, true
 }
 
-// tellGap tells the client in band, if it has a gap. The lock is held.
+// TellGap tells the client in band, if it has a gap. The lock is held.
 func (p *passThrough) tellGap() {
 	gap, ok := p.countGap()
-	event := gap.event(p.handler.options.gapEvent)
+	event := gap.Event(p.handler.options.GapEvent)
 	if !ok || p.err != nil || len(event) == 0 {
 		return
 	}
@@ -262,15 +263,15 @@ func (p *passThrough) failed(err error) {
 func (p *passThrough) begin() {
 	p.seen = newPrivateView(p)
 	if repl, ok := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.sse.stream", p.id())
+		repl.Set("http.sse.stream", p.ID())
 		repl.Set("http.sse.resume", p.resume())
 	}
 	subscribersBy(p.request).Inc()
-	p.clock.headed()
-	if age := p.handler.options.randomAge(); age > 0 {
-		p.leaveAfter(age, endMaxAge)
+	p.clock.Headed()
+	if age := p.handler.options.RandomAge(); age > 0 {
+		p.LeaveAfter(age, stream.EndMaxAge)
 	}
-	theHub.trackPrivate(p)
+	stream.Process.TrackPrivate(p)
 }
 
 // plain lets an answer pass that is not an event stream.
@@ -333,7 +334,7 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	if p.err != nil {
 		return 0, p.err
 	}
-	theCounts.bytes.Add(len(b))
+	stream.Counts.Bytes.Add(len(b))
 	var passing privateCount
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
 		passing.add(blk)
@@ -343,8 +344,8 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	p.noteEnd(b)
 	w.send(b, passing)
 	if p.err == nil && decodeErr != nil {
-		p.err, p.end = decodeErr, endOversized
-		p.handler.lines.oversized.Log(func(suppressed int) {
+		p.err, p.end = decodeErr, stream.EndOversized
+		p.handler.lines.Oversized.Log(func(suppressed int) {
 			p.log().Error("upstream event over max_event_size", zap.NamedError("reason", decodeErr), zap.Int("suppressed", suppressed))
 		})
 	}
@@ -357,9 +358,9 @@ func (w eventWriter) Write(b []byte) (int, error) {
 // send sends what comes in a Write, with which blocks become whole.
 func (w eventWriter) send(b []byte, passing privateCount) {
 	p := w.p
-	theCounts.blocks.Add(passing.blocks)
-	p.clock.events(passing.events)
-	p.seen.sending(passing, len(b), p.clock.first)
+	stream.Counts.Blocks.Add(passing.blocks)
+	p.clock.Events(passing.events)
+	p.seen.sending(passing, len(b), p.clock.First)
 	if !p.out.began {
 		p.mark.past = true // it is at the very start: the client drops it
 	}
@@ -413,7 +414,7 @@ func (c *markCutter) cut(b []byte) []byte {
 
 // stop ends the stream if it was one. It may be called more than once.
 func (p *passThrough) stop() {
-	theHub.forgetPrivate(p)
+	stream.Process.ForgetPrivate(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.out != nil {
@@ -432,17 +433,17 @@ func (p *passThrough) tell() {
 	switch {
 	case p.end != "":
 	case p.request.Context().Err() != nil:
-		p.end = endClient
+		p.end = stream.EndClient
 	default:
-		p.end = endBroken
+		p.end = stream.EndBroken
 	}
-	if p.end == endBroken || p.end == endWrite {
+	if p.end == stream.EndBroken || p.end == stream.EndWrite {
 		p.logBroken()
 	}
 	p.seen.close()
-	answerEnded(p.end)
+	stream.AnswerEnded(p.end)
 	subscribersBy(p.request).Dec()
-	tellEnd(p.request, accessFields{stream: p.id(), resume: p.resume(), events: p.seen.events.Load(), firstEvent: p.clock.first, end: p.end})
+	tellEnd(p.request, accessFields{stream: p.ID(), resume: p.resume(), events: p.seen.events.Load(), firstEvent: p.clock.First, end: p.end})
 }
 
 // errIncomplete is why a stream broke off whose handlers do not say.
@@ -454,7 +455,7 @@ func (p *passThrough) logBroken() {
 	if reason == nil {
 		reason = errIncomplete
 	}
-	p.handler.lines.brokeOff.Log(func(suppressed int) {
+	p.handler.lines.BrokeOff.Log(func(suppressed int) {
 		p.log().Warn("private stream broke off", zap.NamedError("reason", reason), zap.Int("suppressed", suppressed))
 	})
 }
@@ -478,7 +479,7 @@ func (p *passThrough) finish(err error) error {
 		err = p.err
 	}
 	if err == nil {
-		p.end = endUpstream
+		p.end = stream.EndUpstream
 		return nil
 	}
 	p.err = causeOf(err)

@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // BenchmarkPrivateStreams reports the memory of one of 2,000 private streams,
@@ -91,7 +93,7 @@ func benchPrivateStreams(b *testing.B, variant string) {
 	if variant == "detach" {
 		eventually(b, "all clients have left", func() bool { return subscribers() == 0 })
 		b.ReportMetric(perStream(), "KB/abandoned")
-		if n := len(theHub.every()); n != streams {
+		if n := len(stream.Process.Every()); n != streams {
 			b.Errorf("%d streams", n)
 		}
 	}

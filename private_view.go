@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // resumePrivate stands where the outcome of resuming does, unless that is a gap: a
@@ -24,7 +25,7 @@ type privateView struct {
 	// Fixed after construction.
 	number uint64
 	born   time.Time
-	client clientInfo
+	client stream.Client
 
 	events   atomic.Uint64
 	first    atomic.Int64 // from the request to the first event; 0: there was none
@@ -38,7 +39,7 @@ type privateView struct {
 	mu       sync.Mutex  // guards what follows
 	leave    *time.Timer // ends the stream from this side; nil: nothing does
 	leaveAt  time.Time
-	leaveFor endReason
+	leaveFor stream.EndReason
 	over     bool
 	shown    uint64 // position of the newest block that was shown to tails that have gone
 }
@@ -48,7 +49,7 @@ func newPrivateView(p *passThrough) *privateView {
 	if original, ok := p.request.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
 		p.path = original.URL.EscapedPath()
 	}
-	return &privateView{number: nextNumber(), born: time.Now(), client: clientOf(p.request)}
+	return &privateView{number: stream.NextNumber(), born: time.Now(), client: clientOf(p.request)}
 }
 
 // privateCount counts blocks that have become whole.
@@ -80,12 +81,12 @@ func (v *privateView) sent(bytes int) {
 
 // lag is how far the client is behind: there is no buffer, so it is what is
 // being written.
-func (v *privateView) lag(now time.Time) lagInfo {
+func (v *privateView) lag(now time.Time) stream.LagInfo {
 	since := v.since.Load()
 	if since == 0 {
-		return lagInfo{}
+		return stream.LagInfo{}
 	}
-	return lagInfo{
+	return stream.LagInfo{
 		Blocks:  uint64(v.waiting.Load()), //nolint:gosec // a count is not negative
 		Seconds: max(0, now.Sub(time.Unix(0, since)).Seconds()),
 	}
@@ -111,8 +112,8 @@ func (v *privateView) close() {
 	}
 }
 
-// leaveAfter makes leave end the stream in a while, unless it has ended before.
-func (p *passThrough) leaveAfter(d time.Duration, reason endReason) {
+// LeaveAfter makes leave end the stream in a while, unless it has ended before.
+func (p *passThrough) LeaveAfter(d time.Duration, reason stream.EndReason) {
 	v := p.seen
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -131,55 +132,57 @@ func (p *passThrough) leaveAfter(d time.Duration, reason endReason) {
 func (p *passThrough) log() *zap.Logger {
 	logger := p.handler.logger
 	if p.seen != nil { // else its coding is not known
-		logger = logger.With(zap.String("stream", p.id()))
+		logger = logger.With(zap.String("stream", p.ID()))
 	}
-	return logger.With(zap.String("host", clipText(p.host)), zap.String("path", clipText(p.path)))
+	return logger.With(zap.String("host", stream.Clip(p.host)), zap.String("path", stream.Clip(p.path)))
 }
 
 // The stream as operators see it: observed.
 
-func (p *passThrough) id() string     { return kindPrivate + "-" + strconv.FormatUint(p.seen.number, 10) }
-func (p *passThrough) serial() uint64 { return p.seen.number }
+func (p *passThrough) ID() string {
+	return stream.KindPrivate + "-" + strconv.FormatUint(p.seen.number, 10)
+}
+func (p *passThrough) Serial() uint64 { return p.seen.number }
 
-func (p *passThrough) sample(now time.Time) (sample, bool) {
+func (p *passThrough) Sample(now time.Time) (stream.Sample, bool) {
 	v := p.seen
 	events := v.events.Load()
-	return sample{
-		of: p, number: v.number, path: p.path, private: true, subscribers: 1, received: events, sent: events,
-		bytes: uint64(v.given.Load()), state: stateOpen, lag: v.lag(now), //nolint:gosec // a count is not negative
+	return stream.Sample{
+		Of: p, Number: v.number, Path: p.path, Private: true, Subscribers: 1, Received: events, Sent: events,
+		Bytes: uint64(v.given.Load()), State: stream.StateOpen, Lag: v.lag(now), //nolint:gosec // a count is not negative
 	}, true
 }
 
-func (p *passThrough) inspect() (streamInfo, bool) {
+func (p *passThrough) Inspect() (stream.Info, bool) {
 	v := p.seen
 	events := v.events.Load()
-	info := streamInfo{
-		ID: p.id(), Kind: kindPrivate, Stream: p.id(), Host: clipText(p.host), Path: clipText(p.path), SeparatedBy: []string{}, BeganAt: v.born,
+	info := stream.Info{
+		ID: p.ID(), Kind: stream.KindPrivate, Stream: p.ID(), Host: stream.Clip(p.host), Path: stream.Clip(p.path), SeparatedBy: []string{}, BeganAt: v.born,
 		Subscribers: 1, EventsReceived: events, BytesReceived: v.received.Load(),
 		EventsSent: events, BytesSent: uint64(v.given.Load()), //nolint:gosec // a count is not negative
-		Upstream: upstreamInfo{State: stateOpen, Since: v.born, Connections: 1},
+		Upstream: stream.UpstreamInfo{State: stream.StateOpen, Since: v.born, Connections: 1},
 	}
 	info.FirstEvent = time.Duration(v.first.Load()).Seconds()
-	info.Listen, info.Handler = placeOf(p.handler.instance.place)
+	info.Listen, info.Handler = stream.PlaceOf(p.handler.instance.Place)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	info.Draining = v.leaveFor != "" && v.leaveFor != endMaxAge
+	info.Draining = v.leaveFor != "" && v.leaveFor != stream.EndMaxAge
 	return info, !v.over
 }
 
-func (p *passThrough) sampleSubscribers(now time.Time) []subscriberSample {
+func (p *passThrough) SampleSubscribers(now time.Time) []stream.SubscriberSample {
 	v := p.seen
-	return []subscriberSample{{
-		client: v.client, delivery: deliveryHandler, joined: v.born, outcome: p.resume(), lag: v.lag(now),
-		events: v.events.Load(), bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
+	return []stream.SubscriberSample{{
+		Client: v.client, Delivery: deliveryHandler, Joined: v.born, Outcome: p.resume(), Lag: v.lag(now),
+		Events: v.events.Load(), Bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 	}}
 }
 
-func (p *passThrough) drainTime() time.Duration { return p.handler.options.drain }
+func (p *passThrough) DrainTime() time.Duration { return p.handler.options.Drain }
 
-func (p *passThrough) letGo(window time.Duration) (subscribers int) {
+func (p *passThrough) LetGo(window time.Duration) (subscribers int) {
 	p.log().Info("drained by an operator", zap.Duration("window", window), zap.Int("subscribers", 1))
-	p.leaveAfter(window, endAdmin)
+	p.LeaveAfter(window, stream.EndAdmin)
 	return 1
 }
 
@@ -196,7 +199,7 @@ type privateTail struct {
 
 	mu     sync.Mutex // guards what follows
 	buffer replay.Buffer
-	bell   bell
+	bell   stream.Bell
 	over   bool
 }
 
@@ -207,17 +210,17 @@ func (t *privateTail) add(b eventstream.Block) {
 	t.buffer.Append(&replay.Block{
 		Wire: wire, Lines: len(b.Lines), At: time.Now(), Dispatches: b.Dispatches(), CommentOnly: b.CommentOnly(),
 	})
-	t.bell.ring()
+	t.bell.Ring()
 }
 
 func (t *privateTail) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.over = true
-	t.bell.ring()
+	t.bell.Ring()
 }
 
-func (p *passThrough) watch() tailSource {
+func (p *passThrough) Watch() stream.TailSource {
 	v := p.seen
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -229,10 +232,10 @@ func (p *passThrough) watch() tailSource {
 		v.tail.Store(t)
 	}
 	t.tails++
-	return tailSource{
-		stream: p, mu: &t.mu, buffer: &t.buffer, bell: &t.bell,
-		over: func() bool { return t.over },
-		close: func() {
+	return stream.TailSource{
+		Stream: p, Mu: &t.mu, Buffer: &t.buffer, Bell: &t.bell,
+		Over: func() bool { return t.over },
+		Close: func() {
 			v.mu.Lock()
 			defer v.mu.Unlock()
 			if t.tails--; t.tails == 0 {
@@ -246,4 +249,4 @@ func (p *passThrough) watch() tailSource {
 }
 
 // Interface guards.
-var _ privateStream = (*passThrough)(nil)
+var _ stream.PrivateStream = (*passThrough)(nil)

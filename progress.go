@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // write_timeout is for a write without progress. Progress is what the client
@@ -126,7 +128,7 @@ func (s *writeWatch) isOverdue() bool {
 	leaves := s.leaves
 	s.mu.Unlock()
 	by, grace := leaves(), s.timeout // which needs other locks
-	if theHub.isStopping() {
+	if stream.Process.IsStopping() {
 		grace = min(grace, drainedAfterEnd)
 	}
 	return !by.IsZero() && time.Since(by) >= grace

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // smallWindow makes a client's system take little that the client has not read.
@@ -235,9 +237,9 @@ func TestSlowWriteDoesNotHoldTheExit(t *testing.T) {
 	u.accept().event(strings.Repeat("x", 12<<20))
 	go func() { _, _ = io.Copy(io.Discard, &slowReader{from: body, until: time.Now().Add(2 * testTimeout)}) }()
 	eventually(t, "it is being written to", func() bool {
-		return theHub.writesAt(1)
+		return stream.Process.WritesAt(1)
 	})
-	theHub.stop()
+	stream.Process.Stop()
 	eventually(t, "it ends", func() bool { return gather(t).since(before)["subscribers_ended_total reason=write"] == 1 })
 }
 

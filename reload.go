@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Moving streams to a new configuration.
@@ -34,7 +36,7 @@ const (
 
 // renewedRequest is in the context of a request that is run again.
 type renewedRequest struct {
-	*renewal
+	*stream.Renewal
 
 	received *http.Request
 	idParam  string // the query parameter in which the upstream is given the last event ID
@@ -58,9 +60,9 @@ func serves(server any) bool {
 	return false
 }
 
-// renew runs the request again through a server, up to the sse handler that it
+// Renew runs the request again through a server, up to the sse handler that it
 // reaches. It reports whether one took it for the same stream.
-func (u *upstreamRequest) renew(server any, q *renewal) bool {
+func (u *upstreamRequest) Renew(server any, q *stream.Renewal) bool {
 	s, ok := server.(*caddyhttp.Server)
 	if !ok || u.received == nil {
 		return false
@@ -76,7 +78,7 @@ func (u *upstreamRequest) renew(server any, q *renewal) bool {
 		u.handler.logger.Error("request that was run again after a reload failed", zap.NamedError("reason", err))
 		return false
 	}
-	return q.source != nil
+	return q.Source != nil
 }
 
 // through runs a request through a server's handlers as the server does, less the
@@ -118,12 +120,12 @@ func plainNames(s *caddyhttp.Server, header http.Header) bool {
 // the same stream here.
 func (h *Handler) takeRenewal(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, q *renewedRequest) {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	if !h.mayJoin(r) || theHub.keyHash(h.policy.parts(r, h.instance.place)) != q.key {
+	if !h.mayJoin(r) || stream.Process.Key(h.policy.parts(r, h.instance.Place)) != q.Key {
 		return
 	}
 	u := h.newUpstreamRequest(w, r, next)
 	u.received, u.idParam = q.received, q.idParam
-	q.instance, q.options, q.source, q.logger = h.instance, h.options, u, h.logger
+	q.Instance, q.Options, q.Source, q.Logger = h.instance, h.options, u, h.logger
 }
 
 // discardWriter is the ResponseWriter of a request that is run again. Who answers it
@@ -141,5 +143,5 @@ func (d *discardWriter) WriteHeader(status int) {
 }
 func (d *discardWriter) Write([]byte) (int, error) {
 	d.cancel()
-	return 0, errStreamOver
+	return 0, stream.ErrStreamOver
 }

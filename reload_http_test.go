@@ -18,6 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // What a client's request is let in by may be in its query and not in the key.
@@ -207,10 +209,10 @@ func TestReloadReleasesConfigurations(t *testing.T) {
 	up := u.accept()
 	up.numbered("0")
 	a.expect("0")
-	var kept []weak.Pointer[instance]
+	var kept []weak.Pointer[stream.Instance]
 	for i := range 5 {
 		up = g.reloadInto(config(i+1), u, up, a, strconv.Itoa(i+1))
-		kept = append(kept, weak.Make(theHub.newestInstance()))
+		kept = append(kept, weak.Make(stream.Process.NewestInstance()))
 	}
 	eventually(t, "old configurations are released", func() bool {
 		runtime.GC()

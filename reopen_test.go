@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // What a stream that has ended is answered with when it is asked for again.
@@ -126,10 +128,10 @@ func TestComeBackToAnApplicationThatHangs(t *testing.T) {
 		})
 		s.listen(eventStreamType, time.Hour)
 		got := s.listen(eventStreamType+"\r\nLast-Event-ID: 1", time.Hour)
-		if len(got) != 2 || got[0].text != "id: 2\ndata: 2\n\n" || got[0].at != openingPatience || got[1].text != "id: 3\ndata: 3\n\n" {
+		if len(got) != 2 || got[0].text != "id: 2\ndata: 2\n\n" || got[0].at != stream.OpeningPatience || got[1].text != "id: 3\ndata: 3\n\n" {
 			t.Errorf("given %v", got)
 		}
-		if last := got[len(got)-1].at; last < attemptTime || last > attemptTime+2*time.Second {
+		if last := got[len(got)-1].at; last < stream.AttemptTime || last > stream.AttemptTime+2*time.Second {
 			t.Errorf("another attempt was made after %v", last)
 		}
 	})

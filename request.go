@@ -16,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // routeGroupCtxKey is Caddy's context key of the route groups that were
@@ -240,22 +242,22 @@ func addQuery(u *url.URL, name, value string) {
 	u.RawQuery = pair
 }
 
-// retired reports whether the configuration of the request was cleaned up.
-func (u *upstreamRequest) retired() bool { return u.handler.instance.retired.Load() }
+// Retired reports whether the configuration of the request was cleaned up.
+func (u *upstreamRequest) Retired() bool { return u.handler.instance.Retired.Load() }
 
-// open runs one upstream connection to its end.
-func (u *upstreamRequest) open(ctx context.Context, lastEventID string, conn *upstreamConn) (end ending) {
+// Open runs one upstream connection to its end.
+func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *stream.Conn) (end stream.Ending) {
 	requestCtx, cancel := context.WithCancel(u.request.Context())
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	c := newCapture(ctx, u, conn, func(cause error) {
 		cancel()
-		conn.cancel(cause)
+		conn.Cancel(cause)
 	})
-	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.stream.idParam, u.idParam))
+	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.Stream.IDParam, u.idParam))
 	err := runNext(u.next, c, r)
 	if p, ok := errors.AsType[panicError](err); ok {
-		conn.current().log().Error("panic in a handler behind sse",
+		conn.Current().Log().Error("panic in a handler behind sse",
 			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
 	}
 	return c.finish(err)

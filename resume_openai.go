@@ -1,7 +1,6 @@
 package caddysse
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // responsesDialect is that of OpenAI's Responses API, which vLLM has too: the events
@@ -21,30 +21,12 @@ type responsesDialect struct {
 	data       []byte
 }
 
-// responsesEvent is what is looked at of an event of that API.
-type responsesEvent struct {
-	Sequence *int64 `json:"sequence_number"`
-	Response *struct {
-		ID         string `json:"id"`
-		Background bool   `json:"background"`
-	} `json:"response"`
-}
-
 // responseID is what an answer's ID looks like. It becomes part of a path.
 var responseID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,256}$`)
 
-// parseResponsesEvent reads the data of an event. One that is none of that API has
-// nothing.
-func parseResponsesEvent(data []byte) (e responsesEvent) {
-	if json.Unmarshal(data, &e) != nil {
-		return responsesEvent{}
-	}
-	return e
-}
-
-func (d *responsesDialect) parse(b eventstream.Block) responsesEvent {
+func (d *responsesDialect) parse(b eventstream.Block) stream.ResponsesEvent {
 	d.data = b.AppendData(d.data[:0])
-	return parseResponsesEvent(d.data)
+	return stream.ParseResponsesEvent(d.data)
 }
 
 func (d *responsesDialect) sent(b eventstream.Block) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Answers that go on when their upstream connection breaks.
@@ -173,7 +174,7 @@ type answerPart struct {
 // begin makes the newest part. false: the coding is not known.
 func (a *resumableAnswer) begin(header http.Header, joined bool) bool {
 	part := &answerPart{answer: a, joined: joined}
-	part.decoder.MaxBlockSize = a.handler.options.maxEventSize
+	part.decoder.MaxBlockSize = a.handler.options.MaxEventSize
 	body, known := newBodyWriter(header.Get("Content-Encoding"), part)
 	if known {
 		part.body, a.part = body, part
@@ -325,12 +326,12 @@ func (a *resumableAnswer) try(ctx context.Context, next caddyhttp.Handler) (agai
 		// One that says nothing, and ends in order, does not know the answer.
 		return !a.finished && !(a.part.whole && !a.part.joined)
 	}
-	end := ending{status: rest.status, err: err}
-	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && end.status == 0 {
-		end.status = handlerErr.StatusCode
+	end := stream.Ending{Status: rest.status, Err: err}
+	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && end.Status == 0 {
+		end.Status = handlerErr.StatusCode
 	}
-	a.status, a.wait = end.status, retryAfter(rest.header, time.Now())
-	return end.retriable()
+	a.status, a.wait = end.Status, retryAfter(rest.header, time.Now())
+	return end.Retriable()
 }
 
 // restWriter is the ResponseWriter of a later connection.
@@ -371,7 +372,7 @@ func (*restWriter) Flush() {}
 // log is where what happens to the answer is told.
 func (a *resumableAnswer) log() *zap.Logger {
 	r := a.request.request
-	return a.handler.logger.With(zap.String("host", clipText(r.Host)), zap.String("path", clipText(r.URL.EscapedPath())))
+	return a.handler.logger.With(zap.String("host", stream.Clip(r.Host)), zap.String("path", stream.Clip(r.URL.EscapedPath())))
 }
 
 // resumed tells that the answer goes on, and that the next break is another one.
@@ -379,7 +380,7 @@ func (a *resumableAnswer) resumed() {
 	theAnswerResumes.With(answerResumed).Inc()
 	after, attempts := time.Since(a.broke), a.tries
 	a.broke, a.tries = time.Time{}, 0
-	a.handler.lines.resumed.Log(func(suppressed int) {
+	a.handler.lines.Resumed.Log(func(suppressed int) {
 		a.log().Info("answer goes on over another upstream connection",
 			zap.Duration("after", after), zap.Int("attempts", attempts), zap.Int("suppressed", suppressed))
 	})
@@ -389,7 +390,7 @@ func (a *resumableAnswer) resumed() {
 func (a *resumableAnswer) lost() {
 	theAnswerResumes.With(answerLost).Inc()
 	status, attempts := a.status, a.tries
-	a.handler.lines.notResumed.Log(func(suppressed int) {
+	a.handler.lines.NotResumed.Log(func(suppressed int) {
 		a.log().Warn("answer breaks off: the upstream does not go on with it",
 			zap.Int("status", status), zap.Int("attempts", attempts), zap.Int("suppressed", suppressed))
 	})

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 func decoders() int {
@@ -111,7 +113,7 @@ func TestRevVaryLoop(t *testing.T) {
 		s := string(buf[:runtime.Stack(buf, true)])
 		t.Errorf("no answer; serveSubscriber/join on %d stacks", strings.Count(s, "serveShared"))
 		// let it go: end the streams
-		theHub.stop()
+		stream.Process.Stop()
 		<-done
 	}
 }

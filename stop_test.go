@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // When the process stops, private streams end after the time of drain, as HTTP
@@ -35,7 +37,7 @@ func TestStopEndsPrivateStreams(t *testing.T) {
 			up.event("1")
 			c := newTestClient(t, resp)
 			c.expect("1")
-			theHub.stop()
+			stream.Process.Stop()
 			up.expectGone()
 			c.expectEnd()
 			if retry, _ := c.reader.Retry(); retry != 7*time.Second {
@@ -58,7 +60,7 @@ func TestStopWithinAnEvent(t *testing.T) {
 			up.event("1")
 			up.write(part)
 			eventually(t, "it passes", func() bool { return privateBytes() == len("data: 1\n\n"+part) })
-			theHub.stop()
+			stream.Process.Stop()
 			if got := <-result; got.body != "data: 1\n\n"+part || got.err == "" {
 				t.Errorf("the client was given %s", got.short())
 			}
@@ -69,9 +71,9 @@ func TestStopWithinAnEvent(t *testing.T) {
 
 // privateBytes is how many bytes the client of the one private stream was given.
 func privateBytes() (bytes int) {
-	for _, s := range theHub.samples(time.Now()) {
-		if s.private {
-			bytes += int(s.bytes)
+	for _, s := range stream.Process.Samples(time.Now()) {
+		if s.Private {
+			bytes += int(s.Bytes)
 		}
 	}
 	return bytes
@@ -81,7 +83,7 @@ func privateBytes() (bytes int) {
 func TestStopCutsNewcomers(t *testing.T) {
 	u := startUpstream(t, nil)
 	g := startGateway(t, proxied("", u))
-	theHub.stop()
+	stream.Process.Stop()
 	resp, err := g.client.Do(g.request(http.MethodGet, "/", "Accept: text/event-stream"))
 	if err == nil {
 		_ = resp.Body.Close()

@@ -5,36 +5,38 @@ import (
 	"maps"
 	"strings"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // subscriberInfo is what is told of a subscriber.
 type subscriberInfo struct {
-	Address  string    `json:"address"`
-	ClientIP string    `json:"client_ip"`
-	Protocol string    `json:"protocol"`
-	Delivery string    `json:"delivery"`
-	JoinedAt time.Time `json:"joined_at"`
-	Resume   string    `json:"resume"`
-	Spliced  bool      `json:"spliced"`
-	Lag      lagInfo   `json:"lag"`
-	Events   uint64    `json:"events_sent"`
-	Bytes    uint64    `json:"bytes_sent"`
+	Address  string         `json:"address"`
+	ClientIP string         `json:"client_ip"`
+	Protocol string         `json:"protocol"`
+	Delivery string         `json:"delivery"`
+	JoinedAt time.Time      `json:"joined_at"`
+	Resume   string         `json:"resume"`
+	Spliced  bool           `json:"spliced"`
+	Lag      stream.LagInfo `json:"lag"`
+	Events   uint64         `json:"events_sent"`
+	Bytes    uint64         `json:"bytes_sent"`
 }
 
 // tellSubscriber tells about a subscriber.
-func tellSubscriber(s *subscriberSample) subscriberInfo {
-	resume, _, _ := strings.Cut(s.outcome, ";")
+func tellSubscriber(s *stream.SubscriberSample) subscriberInfo {
+	resume, _, _ := strings.Cut(s.Outcome, ";")
 	return subscriberInfo{
-		Address: s.client.remote, ClientIP: s.client.address(), Protocol: s.client.protocol, Delivery: s.delivery,
-		JoinedAt: s.joined, Resume: resume, Spliced: s.spliced, Lag: s.lag, Events: s.events, Bytes: s.bytes,
+		Address: s.Client.Remote, ClientIP: s.Client.Address(), Protocol: s.Client.Protocol, Delivery: s.Delivery,
+		JoinedAt: s.Joined, Resume: resume, Spliced: s.Spliced, Lag: s.Lag, Events: s.Events, Bytes: s.Bytes,
 	}
 }
 
 // tellSubscribers tells about the part of a stream's subscribers that is asked
 // for.
-func tellSubscribers(o observed, now time.Time, page paging[subscriberSample]) []subscriberInfo {
-	part := page.of(o.sampleSubscribers(now), func(a, b *subscriberSample) int {
-		return cmp.Or(a.joined.Compare(b.joined), cmp.Compare(a.client.remote, b.client.remote))
+func tellSubscribers(o stream.Observed, now time.Time, page paging[stream.SubscriberSample]) []subscriberInfo {
+	part := page.of(o.SampleSubscribers(now), func(a, b *stream.SubscriberSample) int {
+		return cmp.Or(a.Joined.Compare(b.Joined), cmp.Compare(a.Client.Remote, b.Client.Remote))
 	})
 	all := make([]subscriberInfo, 0, len(part))
 	for i := range part {
@@ -44,9 +46,9 @@ func tellSubscribers(o observed, now time.Time, page paging[subscriberSample]) [
 }
 
 // countPrivate counts those of private streams.
-func countPrivate(all []sample) (n int) {
+func countPrivate(all []stream.Sample) (n int) {
 	for i := range all {
-		if all[i].private {
+		if all[i].Private {
 			n++
 		}
 	}
@@ -54,31 +56,31 @@ func countPrivate(all []sample) (n int) {
 }
 
 // streamOrders compare streams by what they can be sorted by.
-var streamOrders = map[string]func(a, b *sample) int{
-	"began":       func(a, b *sample) int { return cmp.Compare(a.number, b.number) },
-	"path":        func(a, b *sample) int { return cmp.Compare(a.path, b.path) },
-	"subscribers": func(a, b *sample) int { return cmp.Compare(a.subscribers, b.subscribers) },
-	"received":    func(a, b *sample) int { return cmp.Compare(a.received, b.received) },
-	"sent":        func(a, b *sample) int { return cmp.Compare(a.sent, b.sent) },
-	"bytes":       func(a, b *sample) int { return cmp.Compare(a.bytes, b.bytes) },
-	"lag":         func(a, b *sample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
-	"state":       func(a, b *sample) int { return cmp.Compare(a.state, b.state) },
-	"reconnects":  func(a, b *sample) int { return cmp.Compare(a.reconnects, b.reconnects) },
+var streamOrders = map[string]func(a, b *stream.Sample) int{
+	"began":       func(a, b *stream.Sample) int { return cmp.Compare(a.Number, b.Number) },
+	"path":        func(a, b *stream.Sample) int { return cmp.Compare(a.Path, b.Path) },
+	"subscribers": func(a, b *stream.Sample) int { return cmp.Compare(a.Subscribers, b.Subscribers) },
+	"received":    func(a, b *stream.Sample) int { return cmp.Compare(a.Received, b.Received) },
+	"sent":        func(a, b *stream.Sample) int { return cmp.Compare(a.Sent, b.Sent) },
+	"bytes":       func(a, b *stream.Sample) int { return cmp.Compare(a.Bytes, b.Bytes) },
+	"lag":         func(a, b *stream.Sample) int { return cmp.Compare(a.Lag.Seconds, b.Lag.Seconds) },
+	"state":       func(a, b *stream.Sample) int { return cmp.Compare(a.State, b.State) },
+	"reconnects":  func(a, b *stream.Sample) int { return cmp.Compare(a.Reconnects, b.Reconnects) },
 }
 
 // feedOrders are those of feeds, which know rates.
-var feedOrders = func() map[string]func(a, b *sample) int {
+var feedOrders = func() map[string]func(a, b *stream.Sample) int {
 	orders := maps.Clone(streamOrders)
-	orders["received_rate"] = func(a, b *sample) int { return cmp.Compare(a.receivedRate, b.receivedRate) }
-	orders["sent_rate"] = func(a, b *sample) int { return cmp.Compare(a.sentRate, b.sentRate) }
+	orders["received_rate"] = func(a, b *stream.Sample) int { return cmp.Compare(a.ReceivedRate, b.ReceivedRate) }
+	orders["sent_rate"] = func(a, b *stream.Sample) int { return cmp.Compare(a.SentRate, b.SentRate) }
 	return orders
 }()
 
 // subscriberOrders compare subscribers by what they can be sorted by.
-var subscriberOrders = map[string]func(a, b *subscriberSample) int{
-	"joined":  func(a, b *subscriberSample) int { return a.joined.Compare(b.joined) },
-	"address": func(a, b *subscriberSample) int { return cmp.Compare(a.client.remote, b.client.remote) },
-	"lag":     func(a, b *subscriberSample) int { return cmp.Compare(a.lag.Seconds, b.lag.Seconds) },
-	"events":  func(a, b *subscriberSample) int { return cmp.Compare(a.events, b.events) },
-	"bytes":   func(a, b *subscriberSample) int { return cmp.Compare(a.bytes, b.bytes) },
+var subscriberOrders = map[string]func(a, b *stream.SubscriberSample) int{
+	"joined":  func(a, b *stream.SubscriberSample) int { return a.Joined.Compare(b.Joined) },
+	"address": func(a, b *stream.SubscriberSample) int { return cmp.Compare(a.Client.Remote, b.Client.Remote) },
+	"lag":     func(a, b *stream.SubscriberSample) int { return cmp.Compare(a.Lag.Seconds, b.Lag.Seconds) },
+	"events":  func(a, b *stream.SubscriberSample) int { return cmp.Compare(a.Events, b.Events) },
+	"bytes":   func(a, b *stream.SubscriberSample) int { return cmp.Compare(a.Bytes, b.Bytes) },
 }

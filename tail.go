@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // A tail shows an operator what passes in a stream. It reads the replay buffer
@@ -70,15 +71,15 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 		return err
 	}
 	// Before the head is sent: who has that is shown all that comes from then on.
-	t := newTail(s.watch(), last, r.Header.Get("Last-Event-ID"))
-	defer t.close()
+	t := stream.NewTail(s.Watch(), last, r.Header.Get("Last-Event-ID"))
+	defer t.Close()
 	v, err := openView(w, r)
 	if err != nil {
 		return err
 	}
 	defer v.close()
 	for {
-		blocks, missed, wake, over := t.next()
+		blocks, missed, wake, over := t.Next()
 		if wake != nil {
 			if !v.wait(wake) {
 				return nil
@@ -92,20 +93,20 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 }
 
 // addBlocks adds what next has returned.
-func addBlocks(t *tail, v *view, blocks []*replay.Block, missed *missedEvent, over bool) error {
+func addBlocks(t *stream.Tail, v *view, blocks []*replay.Block, missed *stream.Missed, over bool) error {
 	if missed != nil {
-		if err := v.add("missed", t.id(), missed); err != nil {
+		if err := v.add("missed", t.ID(), missed); err != nil {
 			return err
 		}
 	}
 	for _, b := range blocks {
-		t.cursor = b.Position
-		if err := v.add("block", t.id(), tellBlock(b)); err != nil {
+		t.Cursor = b.Position
+		if err := v.add("block", t.ID(), tellBlock(b)); err != nil {
 			return err
 		}
 	}
 	if over {
-		return v.add("gone", t.id(), goneEvent{ID: t.stream.id()})
+		return v.add("gone", t.ID(), goneEvent{ID: t.Stream.ID()})
 	}
 	return nil
 }

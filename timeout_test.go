@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // The option upstream_timeout.
@@ -114,7 +116,7 @@ func TestOpeningThatHangs(t *testing.T) {
 			clients.Go(func() {
 				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
 				got := s.listen(eventStreamType, 20*time.Second)
-				if len(got) != 1 || got[0].text != "data: hello\nid: 1\n\n" || got[0].at > openingPatience+time.Second {
+				if len(got) != 1 || got[0].text != "data: hello\nid: 1\n\n" || got[0].at > stream.OpeningPatience+time.Second {
 					t.Errorf("client %d was given %v", i, got)
 				}
 			})

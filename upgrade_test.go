@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // offer is what Java's HttpClient says with each request over plain HTTP.
@@ -42,7 +44,7 @@ func TestOffersAreIgnored(t *testing.T) {
 	if _, err := resp.Body.Read(beat); err != nil || string(beat) != emptyComment {
 		t.Errorf("%q, %v, expected a heartbeat", beat, err)
 	}
-	theHub.stop()
+	stream.Process.Stop()
 	private.expectGone()
 	up.expectGone()
 	_ = resp.Body.Close()

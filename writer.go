@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Delivery over connections that were taken over.
@@ -29,7 +30,7 @@ const (
 	// clock.
 	perClock = 16
 
-	// piecesPerTurn is how many writes of about maxWrite bytes a connection
+	// piecesPerTurn is how many writes of about MaxWrite bytes a connection
 	// gets at once: a replay must not keep live delivery waiting.
 	piecesPerTurn = 2
 
@@ -123,8 +124,8 @@ type writer struct {
 	news chan struct{}
 
 	mu      sync.Mutex
-	lists   [][]waiter // to be looked at
-	singles []waiter
+	lists   [][]stream.Waiter // to be looked at
+	singles []stream.Waiter
 
 	now     time.Time // about
 	tick    moment    // the same
@@ -133,22 +134,22 @@ type writer struct {
 	due     dueHeap
 	blocks  []*replay.Block
 	batch   batch
-	room    []waiter // an empty list
+	room    []stream.Waiter // an empty list
 	counted counts
 	shared  []*sharedConn // something waits in their queues
 }
 
 // workList is a list of connections of which the first ones have been served.
 type workList struct {
-	list []waiter
+	list []stream.Waiter
 	done int
 }
 
 // counts is what a writer has not told the metrics yet.
 type counts struct{ blocks, bytes, heartbeats int }
 
-// wake hands a list of connections to the writer.
-func (w *writer) wake(list []waiter) {
+// Wake hands a list of connections to the writer.
+func (w *writer) Wake(list []stream.Waiter) {
 	w.mu.Lock()
 	w.lists = append(w.lists, list)
 	w.mu.Unlock()
@@ -169,8 +170,8 @@ func (w *writer) rouse() {
 	}
 }
 
-// spare returns an empty list, with room if there is one.
-func (w *writer) spare() []waiter {
+// Spare returns an empty list, with room if there is one.
+func (w *writer) Spare() []stream.Waiter {
 	list := w.room
 	w.room = nil
 	return list
@@ -299,9 +300,9 @@ func (w *writer) serve(c *connection) {
 	}
 	signals := signal(c.signals.Swap(0))
 	if signals&signalHungUp != 0 {
-		reason := endClient
+		reason := stream.EndClient
 		if timedOut(c.socket.fault()) {
-			reason = endWrite // the system was sooner than write_timeout
+			reason = stream.EndWrite // the system was sooner than write_timeout
 		}
 		w.close(c, reason)
 		return
@@ -320,8 +321,8 @@ func (w *writer) serve(c *connection) {
 	for range piecesPerTurn {
 		var waits bool
 		var leaveAt time.Time
-		var end endReason
-		w.blocks, waits, leaveAt, end = c.sub.nextOf(c, w.blocks[:0], w.now)
+		var end stream.EndReason
+		w.blocks, waits, leaveAt, end = c.sub.NextOf(c, w.blocks[:0], w.now)
 		c.leaveAt = w.set.moment(leaveAt)
 		if len(w.blocks) > 0 && !w.write(c, w.blocks, end) {
 			return
@@ -340,13 +341,13 @@ func (w *writer) serve(c *connection) {
 
 // write sends blocks. It returns false if they do not all fit into the socket,
 // or the connection is gone.
-func (w *writer) write(c *connection, blocks []*replay.Block, end endReason) bool {
+func (w *writer) write(c *connection, blocks []*replay.Block, end stream.EndReason) bool {
 	chunk, size := w.chunk(c, blocks)
-	batch := writtenBatch{blocks: c.sub.taken, bytes: size, at: w.set.moment(c.sub.takenAt)}
+	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.set.moment(c.sub.TakenAt)}
 	if !w.send(c, chunk) {
 		if !c.closed {
 			c.end, c.partly = end, batch
-			c.sub.holdBatch(blocks)
+			c.sub.HoldBatch(blocks)
 		}
 		return false
 	}
@@ -409,7 +410,7 @@ func (b *batch) of(blocks []*replay.Block) (chunk []byte, size int) {
 		return b.chunk, b.size
 	}
 	b.blocks = append(b.blocks[:0], blocks...)
-	if b.lent || cap(b.chunk) > 2*maxWrite {
+	if b.lent || cap(b.chunk) > 2*stream.MaxWrite {
 		b.chunk, b.lent = nil, false
 	}
 	b.size = 0
@@ -458,7 +459,7 @@ func (w *writer) block(c *connection, rest []byte) {
 	if a, known := c.socket.acks(); known && c.takenAt == 0 {
 		c.taken, c.takenAt = a.taken, w.tick
 	}
-	c.sub.writing.Store(w.now.UnixNano())
+	c.sub.Writing.Store(w.now.UnixNano())
 	c.socket.await(c, rest)
 	w.schedule(c)
 }
@@ -477,11 +478,11 @@ func (w *writer) resume(c *connection) bool {
 		return false
 	}
 	c.rest, c.blocked = nil, false
-	c.sub.writing.Store(0)
+	c.sub.Writing.Store(0)
 	c.last = w.tick
 	w.count(c, c.partly)
 	c.partly = writtenBatch{}
-	c.sub.heldBatch()
+	c.sub.HeldBatch()
 	if c.end != "" {
 		w.end(c, c.end)
 		return false
@@ -490,8 +491,8 @@ func (w *writer) resume(c *connection) bool {
 }
 
 // end ends a response, if it is whole in the way that HTTP says.
-func (w *writer) end(c *connection, reason endReason) {
-	if reason.whole() && !c.ended {
+func (w *writer) end(c *connection, reason stream.EndReason) {
+	if reason.Whole() && !c.ended {
 		c.ended = true
 		c.end = reason
 		if s, ok := c.socket.(*streamSocket); ok {
@@ -504,7 +505,7 @@ func (w *writer) end(c *connection, reason endReason) {
 }
 
 // close closes a connection: its subscriber has left.
-func (w *writer) close(c *connection, reason endReason) {
+func (w *writer) close(c *connection, reason stream.EndReason) {
 	if c.closed {
 		return
 	}
@@ -519,8 +520,8 @@ func (w *writer) close(c *connection, reason endReason) {
 	if c.index >= 0 {
 		heap.Remove(&w.due, c.index)
 	}
-	c.sub.leaveBell(c)
-	c.sub.detach()
+	c.sub.LeaveBell(c)
+	c.sub.Leave()
 	c.over(reason)
 	c.rest, c.sub = nil, nil
 }
@@ -536,7 +537,7 @@ func (w *writer) serveDue() {
 		case at == 0, at > w.tick: // put off by what was sent meanwhile
 		case c.lookAt != 0 && w.tick >= c.lookAt:
 			if !w.takes(c) {
-				w.close(c, endWrite)
+				w.close(c, stream.EndWrite)
 				continue
 			}
 		case c.leaves(w.tick):
@@ -567,7 +568,7 @@ func (w *writer) takes(c *connection) bool {
 	if !c.blocked {
 		return true
 	}
-	leaves := c.sub.leaves()
+	leaves := c.sub.Leaves()
 	return leaves.IsZero() || w.now.Sub(leaves) < c.settings.writeTimeout
 }
 

@@ -1,0 +1,185 @@
+package stream
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// renewalInterval and maxRenewalSpread: so long after each other streams
+// are moved after a reload, and so long that takes at most.
+const renewalInterval = 5 * time.Millisecond
+
+const maxRenewalSpread = 5 * time.Second
+
+// Renewal is what is to be found out after a reload: which handler of the new
+// configuration takes a stream over.
+type Renewal struct {
+	Key Key // of the stream
+
+	// What the handler left that was reached; without a source none was.
+	Instance *Instance
+	Options  *Options
+	Source   Source
+	Logger   *zap.Logger
+}
+
+// Retire takes note that a handler's configuration is gone, and moves its
+// streams to the one that there is now.
+func (h *Hub) Retire(inst *Instance) {
+	h.mu.Lock()
+	inst.Retired.Store(true)
+	h.instances = slices.DeleteFunc(h.instances, func(i *Instance) bool { return i == inst })
+	h.setMemoryLocked()
+	stopping := h.stopping
+	h.mu.Unlock()
+	if stopping {
+		return
+	}
+	var stale []*Stream
+	for _, s := range h.Every() {
+		if s.becomesStale() {
+			stale = append(stale, s)
+		}
+	}
+	if len(stale) == 0 {
+		return
+	}
+	pause := min(renewalInterval, maxRenewalSpread/time.Duration(len(stale)))
+	h.running.Go(func() {
+		for _, s := range stale {
+			h.running.Go(func() { h.renew(s) })
+			time.Sleep(pause)
+		}
+	})
+}
+
+// renewLate moves a stream that a request has opened which was on its way when
+// its configuration went.
+func (h *Hub) renewLate(s *Stream) {
+	if s.becomesStale() {
+		h.running.Go(func() { h.renew(s) })
+	}
+}
+
+// becomesStale reports whether a stream has to be moved, and nobody is at it.
+func (s *Stream) becomesStale() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isSplice || s.Detached || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
+		return false
+	}
+	s.renewing = s.isStale()
+	return s.renewing
+}
+
+func (s *Stream) isStale() bool {
+	return s.source.Retired() || (s.conn != nil && !s.conn.ended && s.conn.source.Retired())
+}
+
+// renew moves a stream to the newest configuration. If no handler there is
+// reached by the request that opened it, its subscribers are drained.
+func (h *Hub) renew(s *Stream) {
+	var refused any // the server that did
+	for {
+		s.mu.Lock()
+		src := s.source
+		if s.phase == phaseGone || s.draining || !src.Retired() {
+			s.renewing = false
+			s.useSource()
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		q := &Renewal{Key: s.Key}
+		server := h.newestServer(s.place)
+		if server == nil || server == refused {
+			break
+		}
+		if src.Renew(server, q) {
+			h.adopt(s, q)
+		} else {
+			refused = server // but there may be a newer one by now, or a client
+		}
+	}
+	s.Log().Warn("no sse handler of the new configuration takes the stream over: disconnecting its clients")
+	s.drain(s.DrainTime(), endReload)
+}
+
+// newestServer returns the server of the newest configuration that has a
+// handler of a place, nil if there is none.
+func (h *Hub) newestServer(place string) any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, inst := range slices.Backward(h.instances) {
+		if inst.Place == place && (h.Serves == nil || h.Serves(inst.server)) {
+			return inst.server
+		}
+	}
+	return nil
+}
+
+// adopt makes the handler that a renewal has found the owner of a stream.
+func (h *Hub) adopt(s *Stream, q *Renewal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.source.Retired() {
+		return // a client has brought it
+	}
+	if !h.entitledLocked(s, q.Instance) {
+		// Its place is not its own: requests that reach the new handler may
+		// have reached another one before, with other events.
+		s.closed.Store(true)
+	}
+	s.ownedBy(q.Instance, q.Options, q.Source, q.Logger)
+}
+
+// ownedBy makes a handler the owner of a stream. The locks of the hub and of the
+// stream are held.
+func (s *Stream) ownedBy(inst *Instance, options *Options, src Source, logger *zap.Logger) {
+	s.owner = inst
+	s.adoptable = s.hub.aloneLocked(inst)
+	s.options = options
+	s.buffer.Limits = options.Buffer
+	s.source = src
+	s.setLogger(logger)
+	s.wakeWaiting() // no splice is opened with retired handlers
+}
+
+// useSource makes a stream connect with the source that it was given. The lock is held.
+func (s *Stream) useSource() {
+	for sp := range s.splices {
+		if sp.phase == phaseBroken {
+			sp.hurryUp()
+		}
+	}
+	switch s.phase {
+	case phaseBroken:
+		s.hurryUp()
+	case phaseLive:
+		s.openSuccessor()
+	case phaseOpening, phaseEnded, phaseGone:
+		// The first looks when it has its head, the second opens the next
+		// connection with the new source anyway.
+	}
+}
+
+// hurryUp lets the next attempt be made at once.
+func (s *Stream) hurryUp() {
+	s.backoff.reset()
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// dropHurry forgets that the next attempt is to be made at once.
+func (s *Stream) dropHurry() {
+	select {
+	case <-s.hurry:
+	default:
+	}
+}

@@ -1,0 +1,78 @@
+package stream
+
+// census is what there is at a moment.
+type census struct {
+	Kinds  map[string]int
+	States map[string]int
+}
+
+// Census counts streams and upstream connections.
+func (h *Hub) Census() census {
+	c := census{
+		Kinds:  map[string]int{KindShared: 0, KindSplice: 0, KindPrivate: 0, KindDetached: 0},
+		States: map[string]int{StateOpening: 0, StateOpen: 0, StateWaiting: 0},
+	}
+	for _, s := range h.Every() {
+		s.countIn(&c)
+	}
+	h.allMu.Lock()
+	defer h.allMu.Unlock()
+	c.Kinds[KindPrivate] = len(h.private)
+	return c
+}
+
+// countIn adds a stream to a census.
+func (s *Stream) countIn(c *census) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.Kinds[s.kind()]++
+	if state := s.upstreamState(); state != StateEnded {
+		c.States[state]++
+	}
+}
+
+// kind tells streams apart, as a label.
+func (s *Stream) kind() string {
+	switch {
+	case s.isSplice:
+		return KindSplice
+	case s.Detached:
+		return KindDetached
+	}
+	return KindShared
+}
+
+// upstreamState is that of the stream's upstream connection. The stream's lock
+// is held.
+func (s *Stream) upstreamState() string {
+	switch {
+	case s.phase == phaseLive:
+		return StateOpen
+	case s.phase == phaseOpening, s.phase == phaseBroken && s.headAt.IsZero() && s.conn != nil && !s.conn.ended:
+		return StateOpening
+	case s.phase == phaseBroken:
+		return StateWaiting
+	}
+	return StateEnded
+}
+
+// Kinds of streams, as a label.
+const (
+	KindShared  = "shared"
+	KindSplice  = "splice"
+	KindPrivate = "private"
+
+	// KindDetached is a private stream that may outlive its client.
+	KindDetached = "detached"
+)
+
+// States of the upstream connections of shared streams, as a label.
+const (
+	StateOpening = "opening" // the first one, no head came yet
+	StateOpen    = "open"
+	StateWaiting = "waiting" // lost, and not reached again yet
+
+	// StateEnded is no label: the upstream, or the gateway, has ended the
+	// stream, and there is no connection.
+	StateEnded = "ended"
+)

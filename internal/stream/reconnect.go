@@ -1,0 +1,558 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// reconnectMode is which ends of an upstream connection are hidden.
+type reconnectMode int
+
+const (
+	reconnectBroken    reconnectMode = iota // all but those as HTTP says
+	ReconnectAlways                         // all
+	ReconnectResumable                      // as reconnectBroken, if the upstream gives ids
+	ReconnectNever
+)
+
+const (
+	// AttemptTime bounds how long an upstream that was lost may take to answer:
+	// then another attempt is made. One of several backends may be frozen, a
+	// network may swallow what it is sent. One that took longer before, because
+	// it sends its head with its first event, has twice that time.
+	AttemptTime = 30 * time.Second
+
+	// leastAttemptTime is what an attempt has, however little of give_up is left.
+	leastAttemptTime = time.Second
+
+	// handlersTime is how long a stream that was lost after a reload waits for
+	// the handlers of the new configuration.
+	handlersTime = time.Minute
+
+	// returnTime is how long the handlers behind sse may take to return when
+	// their upstream connection was given up.
+	returnTime = time.Second
+)
+
+// errNoAnswer ends an attempt to reach an upstream again.
+var errNoAnswer = errors.New("no answer came in time")
+
+// ErrStalled ends an upstream connection on which nothing came for
+// upstream_timeout.
+var ErrStalled = errors.New("nothing came for upstream_timeout")
+
+// StatusCancelled is what reverse_proxy says for the upstream when a connection
+// to it is given up on this side: also when a reload has closed its transport.
+const StatusCancelled = 499
+
+// Ending is how an upstream connection ended.
+type Ending struct {
+	Events     bool          // its head was that of an event stream
+	Clean      bool          // its body ended as HTTP says
+	Status     int           // of the answer, or what is said in place of one; 0: nothing is
+	Answered   bool          // the upstream has
+	RetryAfter time.Duration // what the answer asked for
+	tail       []byte        // with a clean end: what came after the last blank line
+	Err        error         // what went wrong, if known; less where in the host it was noticed
+}
+
+// Retriable reports whether another attempt may succeed: there was no answer,
+// or one that says so (RFC 9110, 15.5.9, 15.6; RFC 6585, 4; RFC 8470, 5.2).
+func (e Ending) Retriable() bool {
+	switch {
+	case e.Events:
+		return true
+	case e.Status == http.StatusRequestTimeout, e.Status == http.StatusTooEarly, e.Status == http.StatusTooManyRequests:
+		return true
+	case e.Status == StatusCancelled:
+		return true
+	}
+	return e.Status == 0 || e.Status >= http.StatusInternalServerError
+}
+
+// run owns an upstream connection of the stream: it opens it, reads it at the
+// upstream's own speed, and opens it again when it breaks. It returns when the
+// stream is over, or goes on with a connection of another goroutine.
+func (s *Stream) run(ctx context.Context, cancel context.CancelFunc, src Source, lastEventID string) {
+	defer cancel()
+	for {
+		conn, end := s.connect(ctx, src, lastEventID)
+		if ctx.Err() != nil {
+			return
+		}
+		s = conn.Current() // a successor has become the stream
+		delay, again := s.after(conn, end)
+		if !again {
+			return
+		}
+		if !s.pause(ctx, delay) {
+			return
+		}
+		src, lastEventID = s.nextConnection()
+		if src.Retired() { // those of the new configuration are being looked for
+			if !s.pause(ctx, handlersTime) {
+				return
+			}
+			if src, lastEventID = s.nextConnection(); src.Retired() {
+				s.lapse()
+				return
+			}
+		}
+	}
+}
+
+// pause waits before the next attempt to connect, unless that is to be made at
+// once. It returns false if the stream is over.
+func (s *Stream) pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.hurry:
+	case <-time.After(d):
+	}
+	return true
+}
+
+// lapse ends what the new configuration has no handlers for.
+func (s *Stream) lapse() {
+	s.mu.Lock()
+	if s.succeeds() {
+		defer s.mu.Unlock()
+		if parent := s.splice.parent; parent.successor == s {
+			parent.dropSuccessor()
+		}
+		return
+	}
+	s.mu.Unlock()
+	s.Log().Error("upstream lost, and no handler of the new configuration was found")
+	s.finish(endReload, nil)
+}
+
+// nextConnection tells how to open the upstream connection again.
+func (s *Stream) nextConnection() (src Source, lastEventID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.succeeds() {
+		parent := s.splice.parent
+		parent.brought = nil
+		return s.source, parent.lastUpstreamID
+	}
+	s.useParentsSource()
+	return s.source, s.lastUpstreamID
+}
+
+// useParentsSource makes a splice connect with the newest handlers. The lock is
+// held.
+func (s *Stream) useParentsSource() {
+	if s.splice != nil {
+		s.source = s.splice.parent.source
+	}
+}
+
+// gave reports whether the upstream has sent an id on this stream. Else the last
+// event ID is one that a client has brought: the upstream may not even know it, and
+// nobody else is given it. The lock is held.
+func (s *Stream) gave() bool { return s.gaveID || (s.splice != nil && s.splice.parent.gaveID) }
+
+// connect runs one upstream connection to its end.
+func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (conn *Conn, end Ending) {
+	connCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	conn = &Conn{
+		Cancel:  cancel,
+		began:   time.Now(),
+		source:  src,
+		mu:      s.mu,
+		Stream:  s,
+		Options: s.options,
+		first:   s.connections == 0,
+		mends:   s.broke,
+		start:   s.buffer.Newest,
+		openID:  lastEventID,
+	}
+	conn.decoder.MaxBlockSize = conn.Options.MaxEventSize
+	if !replay.Sendable(lastEventID) {
+		lastEventID = ""
+	}
+	conn.Asked = lastEventID != ""
+	s.fresh = lastEventID == ""
+	if limit := s.attemptLimit(time.Now()); limit > 0 {
+		defer time.AfterFunc(limit, conn.timeOut).Stop()
+	}
+	s.connections++
+	s.conn = conn
+	s.mu.Unlock()
+
+	end = conn.run(connCtx, lastEventID)
+	Counts.Connections.With(resultOf(ctx, end)).Inc()
+	if s.Detached && end.Events {
+		Answers.Ended.With(resultOf(ctx, end)).Inc()
+	}
+	if end.Events && end.Clean {
+		end.tail = conn.decoder.Rest()
+	}
+	s.mu.Lock()
+	conn.ended = true
+	if ctx.Err() == nil && !conn.over {
+		conn.Stream.noteEnd(end, time.Now())
+	}
+	if conn.dropped > 0 {
+		s, dropped := conn.Stream, conn.dropped
+		s.throttles().repeated.Log(func(suppressed int) {
+			s.Log().Info("upstream repeated events after the reconnect", zap.Int("dropped", dropped), zap.Int("suppressed", suppressed))
+		})
+	}
+	s.mu.Unlock()
+	return conn, end
+}
+
+// attemptLimit is how long the next connection may take until its head comes; 0:
+// as long as it likes, because a client waits for that answer, or because it is
+// a splice's, which has a time of its own. The lock is held.
+func (s *Stream) attemptLimit(now time.Time) time.Duration {
+	switch {
+	case s.head == nil, s.isSplice && s.connections == 0 && !s.succeeds():
+		return 0
+	case s.succeeds(): // the stream has another connection meanwhile
+		return AttemptTime
+	}
+	return min(max(AttemptTime, 2*s.slowestHead), max(leastAttemptTime, s.backoff.left(now, s.options.GiveUp)))
+}
+
+// timeOut gives the connection up, unless its head has come.
+func (c *Conn) timeOut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.headed {
+		c.Cancel(errNoAnswer)
+	}
+}
+
+// run runs the handlers behind sse to the connection's end. Not all return when
+// they are told to: those of FastCGI wait for an application that says nothing.
+// Such ones are left to themselves, and can bring the stream nothing any more.
+func (c *Conn) run(ctx context.Context, lastEventID string) (end Ending) {
+	ended := make(chan Ending, 1)
+	go func() { ended <- c.source.Open(ctx, lastEventID, c) }()
+	select {
+	case end = <-ended:
+		return end
+	case <-ctx.Done():
+	}
+	cause := context.Cause(ctx)
+	select {
+	case end = <-ended:
+		if !end.Events && errors.Is(cause, errNoAnswer) {
+			return Ending{Err: cause} // and not what the handlers say of it
+		}
+		return end
+	case <-time.After(returnTime):
+		return c.desert(cause)
+	}
+}
+
+// desert lets the stream go on without the handlers' having returned.
+func (c *Conn) desert(cause error) Ending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deserted = true
+	end := Ending{Events: c.headed, Err: cause}
+	if c.headed {
+		end.Status = http.StatusOK
+	}
+	return end
+}
+
+// IsDeserted reports whether the stream went on without the connection's
+// handlers having returned.
+func (c *Conn) IsDeserted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deserted
+}
+
+// What follows the end of an upstream connection.
+type outcome int
+
+const (
+	tryAgain   outcome = iota
+	passedOn           // the upstream's clean end is the subscribers'
+	broken             // the break is not hidden from them
+	oversized          // it sends blocks over max_event_size
+	refused            // it does not go on with the stream
+	waitsForIt         // for the handlers of a new configuration
+	succeeded          // another connection has taken over
+)
+
+// judge decides what follows the end of a connection of a stream that has a
+// head. The stream's lock is held.
+func (s *Stream) judge(end Ending) outcome {
+	if end.Events {
+		s.broke = !end.Clean || s.options.Reconnect == ReconnectAlways
+	}
+	if errors.Is(end.Err, eventstream.ErrBlockTooLarge) {
+		s.oversized++
+	}
+	s.useParentsSource()
+	exclusive := s.only != nil || s.private || s.Detached || s.isSharedSplice()
+	resumable := s.gave() && s.lastUpstreamID != "" && replay.Sendable(s.lastUpstreamID)
+	switch mode := s.options.Reconnect; {
+	case end.Events && (!end.Clean || resumable) && s.replaced():
+		return succeeded
+	case end.Events && end.Clean && (exclusive || mode != ReconnectAlways):
+		return passedOn
+	case exclusive, end.Events && (mode == ReconnectNever || (mode == ReconnectResumable && !resumable)):
+		return broken
+	case s.oversized > 1:
+		return oversized
+	case !end.Retriable():
+		return refused
+	case s.source.Retired():
+		return waitsForIt
+	}
+	return tryAgain
+}
+
+// after decides what follows the end of an upstream connection: whether to try
+// again, and when.
+func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool) {
+	s.mu.Lock()
+	switch {
+	case conn.over, s.phase == phaseGone:
+		s.mu.Unlock()
+		return 0, false
+	case s.head == nil:
+		s.mu.Unlock()
+		s.refuse(end.Retriable())
+		return 0, false
+	}
+	switch {
+	case end.Events:
+		s.backoff.lasted(time.Since(s.headAt))
+	case errors.Is(end.Err, errNoAnswer):
+		s.backoff.lasted(time.Since(conn.began)) // there was no hurry
+	}
+	if s.succeeds() {
+		defer s.mu.Unlock()
+		return s.successorEnded(end)
+	}
+	if s.isSplice && (s.headAt.IsZero() || (s.splice != nil && s.splice.probe)) {
+		defer s.mu.Unlock()
+		s.spliceFailed(end)
+		return 0, false
+	}
+	if !s.isSplice && s.compares() {
+		s.hub.facts.forget(s.Key) // it may be another version of the application that answers next
+		for sp := range s.splices {
+			if sp.headAt.IsZero() {
+				s.unshareSplice(sp)
+			}
+		}
+	}
+	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
+	verdict, options, subscribers := s.judge(end), s.options, len(s.subs)
+	switch verdict {
+	case succeeded:
+		log.Info("upstream lost after a reload")
+		s.mu.Unlock()
+		return 0, false
+	case tryAgain:
+		delay, again = s.backoff.next(time.Now(), options.GiveUp, end.RetryAfter, rand.Float64)
+	case waitsForIt:
+		again = true
+	case passedOn, broken, oversized, refused:
+	}
+	if conn.source.Retired() && !s.source.Retired() {
+		delay = 0 // it was the reload's doing
+	}
+	if again {
+		defer s.mu.Unlock()
+		s.phase = phaseBroken
+		s.reopening = false // who waited for an answer waits with the kept head
+		s.fresh = s.lastUpstreamID == ""
+		s.failed = true
+		s.dropHurry()
+		s.wakeWaiting()
+		s.wakeLocked()
+		if s.lostAt.IsZero() {
+			s.lostAt = time.Now()
+		}
+		if verdict == tryAgain {
+			attempt := s.backoff.attempts
+			s.throttles().lost.Log(func(suppressed int) {
+				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
+					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+			})
+		} else {
+			log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
+		}
+		return delay, true
+	}
+	s.mu.Unlock()
+	switch verdict {
+	case passedOn:
+		s.logEnded()
+		s.finish(EndUpstream, end.tail)
+		if options.Reconnect == ReconnectNever {
+			s.leave(EndUpstream) // who comes next is to see the upstream's own answer
+		}
+	case broken:
+		s.throttles().final.Log(func(suppressed int) {
+			log.Warn("upstream lost", zap.Int("suppressed", suppressed))
+		})
+		if s.Detached {
+			s.finish(EndBroken, nil) // its client may be yet to come
+		} else {
+			s.leave(EndBroken)
+		}
+	case oversized:
+		s.throttles().final.Log(func(suppressed int) {
+			log.Error("upstream sends blocks over max_event_size", zap.Int("suppressed", suppressed))
+		})
+		s.leave(EndOversized)
+	case refused:
+		s.throttles().final.Log(func(suppressed int) {
+			log.Warn("upstream does not continue the stream", zap.Int("suppressed", suppressed))
+		})
+		if !s.isSplice { // whose answer is one to its ID
+			// Who comes now is to see the upstream's own answer.
+			s.hub.remove(s)
+			s.hub.markUnshareable(s.Key, unshareableTime)
+		}
+		s.leave(EndRefused)
+	case tryAgain, waitsForIt, succeeded:
+		s.throttles().final.Log(func(suppressed int) {
+			log.Error("upstream lost: giving up", zap.Duration("after", options.GiveUp), zap.Int("subscribers", subscribers),
+				zap.Int("suppressed", suppressed))
+		})
+		s.finish(endGaveUp, nil)
+	}
+	return 0, false
+}
+
+// logEnded logs that the upstream has ended the stream as HTTP says: its clients'
+// responses end, too.
+func (s *Stream) logEnded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subscribers := len(s.subs)
+	s.options.Lines.ended.Log(func(suppressed int) {
+		s.Log().Info("upstream ended the stream", zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+	})
+}
+
+// refuse ends a stream whose first answer is not an event stream to share. If
+// that is a failure, or an answer to the client's last event ID, it says nothing of
+// the next answer: then requests go upstream
+// on their own only for as long as it took, so that they do not wait for one slow
+// failure after the other.
+func (s *Stream) refuse(failed bool) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	if s.refused || s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	s.refused = true
+	s.phase = phaseGone
+	reopened := s.head != nil
+	s.reopening = false
+	s.leaveSplices()
+	s.wakeLocked() // a tail, and who waits for it to be reopened
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	if !s.Detached && (!failed || !s.hub.keeps(s.Key)) { // before those who wait look again
+		alone := unshareableTime
+		if failed {
+			alone = min(alone, time.Since(s.born))
+		}
+		s.hub.markUnshareable(s.Key, alone)
+	}
+	if !reopened {
+		close(s.ready)
+	}
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// finish lets the subscribers go when they were given everything. The stream
+// is kept for the linger time: who comes back goes on in it.
+func (s *Stream) finish(reason EndReason, tail []byte) {
+	if s.finishNow(reason, tail) {
+		s.hub.forget(s)
+	}
+}
+
+// finishNow is finish. It returns whether the stream is over and has no
+// subscribers.
+func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return false
+	}
+	if len(tail) > 0 {
+		tail = slices.Clone(tail)
+		s.overTail = tail
+		for sub := range s.subs {
+			if sub.stream == s {
+				sub.tail = tail
+			}
+		}
+	}
+	s.phase = phaseEnded
+	s.reopening = false
+	s.dropSuccessor()
+	if s.Detached {
+		s.source = nil // with the client's credentials
+	}
+	s.endResponses(reason)
+	if s.only != nil || s.draining || s.splice != nil {
+		s.endLocked()
+		return len(s.subs) == 0
+	}
+	if len(s.subs) == 0 {
+		s.lingerLocked()
+	}
+	return false
+}
+
+// endResponses ends the subscribers' responses when they were given everything.
+// Where all of them would turn to an upstream in trouble in one moment, each ends
+// at a random one within the time of drain. The lock is held.
+func (s *Stream) endResponses(reason EndReason) {
+	s.finishLocked(reason)
+	switch reason {
+	case endGaveUp, EndRefused, EndOversized:
+		now := time.Now()
+		for sub := range s.subs {
+			if sub.finish == reason && !s.isSplice {
+				sub.finishFrom = now.Add(randomUpTo(s.options.Drain))
+			}
+		}
+	}
+}
+
+// leave ends the stream for all subscribers, when they were given everything.
+func (s *Stream) leave(reason EndReason) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	s.endResponses(reason)
+	s.endLocked()
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}

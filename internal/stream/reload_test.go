@@ -1,0 +1,734 @@
+package stream
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func gapEvent(o *Options) { o.GapEvent = "gap" }
+
+// A stream whose upstream gives ids moves to the new configuration without loss
+// or repetition, whichever connection is ahead.
+func TestReloadMoves(t *testing.T) {
+	for name, meet := range map[string]func(old, next *fakeConn){
+		"the old is ahead": func(old, next *fakeConn) {
+			old.numbered("3", "4")
+			next.numbered("3")
+			old.expectGone(true)
+			next.numbered("4")
+		},
+		"the new is ahead": func(old, next *fakeConn) {
+			next.numbered("3")
+			old.expectGone(false)
+			next.numbered("4")
+			old.numbered("3", "4")
+			old.expectGone(true)
+		},
+		"the old is silent": func(old, next *fakeConn) {
+			next.numbered("3", "4")
+			old.expectGone(false)
+			time.Sleep(overlap)
+			old.expectGone(true)
+		},
+		"nothing comes": func(old, next *fakeConn) {
+			time.Sleep(overlap)
+			old.expectGone(true)
+			next.numbered("3", "4")
+		},
+		"the old ends": func(old, next *fakeConn) {
+			old.numbered("3")
+			old.close()
+			next.numbered("3", "4")
+		},
+		"the old breaks": func(old, next *fakeConn) {
+			next.numbered("3")
+			old.breakOff()
+			next.numbered("4")
+		},
+		"the new goes on after a later ID": func(old, next *fakeConn) {
+			old.numbered("3")
+			next.numbered("4")
+			old.numbered("4")
+			old.expectGone(true)
+		},
+		"the new greets with a comment": func(old, next *fakeConn) {
+			_ = next.send(": hello\n\n")
+			old.numbered("3")
+			next.numbered("3", "4")
+			old.expectGone(true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, gapEvent, func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1", "2")
+				st.reload()
+				next := st.source.acceptOpen()
+				if next.lastEventID != "2" {
+					st.t.Errorf("opened with %q", next.lastEventID)
+				}
+				meet(up, next)
+				next.numbered("5")
+				a.expect(newcomer, numbered("1", "2", "3", "4", "5"))
+				b := st.join("3")
+				b.expect(primed("3"), numbered("4", "5"))
+				next.breakOff()
+				again := st.source.acceptOpen()
+				if again.lastEventID != "5" {
+					st.t.Errorf("opened again with %q", again.lastEventID)
+				}
+				again.numbered("6")
+				b.expect(numbered("6"))
+				st.source.expectNone()
+			})
+		})
+	}
+}
+
+// Without ids the connections have to be seen to bring the same, or be quiet.
+func TestReloadMovesWithoutIDs(t *testing.T) {
+	t.Run("events", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("snapshot", "2")
+			up.event("2", "3", "4", "5")
+			next.event("3", "4")
+			up.expectGone(true)
+			next.event("5", "6")
+			a.expect(newcomer, given("1", "1"), given("2", "2"), given("3", "3"), given("4", "4"), given("5", "5"), given("6", "6"))
+		})
+	})
+	t.Run("quiet", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("hello")
+			time.Sleep(time.Minute)
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("hello")
+			time.Sleep(2 * splicePause)
+			up.expectGone(true)
+			next.event("1")
+			a.expect(newcomer, given("1", "hello"), given("2", "1"))
+		})
+	})
+	t.Run("nothing in common", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("x")
+			for range 3 {
+				time.Sleep(time.Second / 2)
+				up.event("old")
+				next.event("new")
+				time.Sleep(time.Second / 2)
+			}
+			up.expectGone(false)
+			time.Sleep(time.Second)
+			up.expectGone(true)
+			next.event("y")
+			a.expect(newcomer, given("1", "1"), given("2", "old"), given("3", "old"), given("4", "old"),
+				toldGap("upstream", "sse1.E.4", "null")+"id: sse1.E.5\n\n",
+				given("6", "y")) // what the new one brought beside the old one is not given: it may be the same
+		})
+	})
+	t.Run("the old ends", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			next.event("1") // from the start: it is a finite stream, say
+			up.event("2")
+			up.close()
+			next.expectGone(true)
+			a.expectEnd(EndUpstream, newcomer, given("1", "1"), given("2", "2"))
+		})
+	})
+	t.Run("more than the buffer holds", func(t *testing.T) {
+		set := func(o *Options) { o.Buffer.Events, o.GapEvent = 2, "gap" }
+		inBubble(t, set, func(st *streamTest) {
+			a, _ := st.start()
+			st.reload()
+			next := st.source.acceptOpen()
+			go next.event("1", "2", "3", "4")
+			time.Sleep(splicePause)
+			a.expect(newcomer, toldGap("upstream", "sse1.E.0", "null")+"id: sse1.E.1\n\n", given("2", "3"))
+			a.expect(given("3", "4"))
+		})
+	})
+}
+
+// What the old and the new connection bring beside each other is given once,
+// whether or not a common point is found.
+func TestReloadDoublesNothing(t *testing.T) {
+	gap := func(position int) string {
+		id := strconv.Itoa(position - 1)
+		return toldGap("upstream", "sse1.E."+id, "null") + "id: sse1.E." + strconv.Itoa(position) + "\n\n"
+	}
+	both := func(old, next *fakeConn, data ...string) {
+		for _, d := range data {
+			time.Sleep(250 * time.Millisecond)
+			old.event(d)
+			next.event(d)
+		}
+	}
+	t.Run("events go round", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event(strings.Split("a b c d a b c d a b c d a b c d", " ")...)
+			st.reload()
+			next := st.source.acceptOpen()
+			both(up, next, strings.Split("a b c d a b c d a b c d a b c", " ")...)
+			up.expectGone(false)
+			a.read()
+			time.Sleep(meetingTime)
+			up.expectGone(true)
+			next.event("d")
+			a.expect(gap(32), given("33", "d"))
+		})
+	})
+	t.Run("the old breaks", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			both(up, next, "2")
+			up.breakOff()
+			next.event("3")
+			a.expect(newcomer, given("1", "1"), given("2", "2"), gap(3), given("4", "3"))
+		})
+	})
+	t.Run("the old ends, and that is hidden", func(t *testing.T) {
+		inBubble(t, func(o *Options) { o.GapEvent, o.Reconnect = "gap", ReconnectAlways }, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			both(up, next, "2")
+			time.Sleep(100 * time.Millisecond)
+			up.close()
+			next.event("3") // which the old one has not brought
+			a.expect(newcomer, given("1", "1"), given("2", "2"), gap(3), given("4", "3"))
+		})
+	})
+	t.Run("ids, and events without", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			a.read()
+			st.reload()
+			next := st.source.acceptOpen()
+			both(up, next, "ping", "ping", "ping")
+			time.Sleep(overlap)
+			up.expectGone(true)
+			next.event("ping")
+			next.numbered("2")
+			a.expect(strings.Repeat("data: ping\n\n", 4), numbered("2"))
+		})
+	})
+	// What the new one brings first is not in the replay buffer any more.
+	for _, behind := range []string{"its time is over", "its buffer is full"} {
+		t.Run("evicted, and "+behind, func(t *testing.T) {
+			small := func(o *Options) { o.Buffer.Events = 4 }
+			inBubble(t, small, func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1")
+				a.read()
+				st.reload()
+				next := st.source.acceptOpen()
+				for _, id := range counting(2, 12) {
+					up.numbered(id)
+					a.expect(numbered(id))
+				}
+				next.event("hello")
+				next.numbered("2", "3")
+				if behind == "its buffer is full" {
+					next.numbered("4", "5", "6")
+				}
+				time.Sleep(overlap)
+				up.expectGone(true)
+				if behind != "its buffer is full" {
+					next.numbered("4", "5", "6")
+				}
+				next.numbered(counting(7, 13)...)
+				a.expect("data: hello\n\n", numbered("13"))
+			})
+		})
+	}
+	t.Run("ids that the new one begins to give", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			st.reload()
+			next := st.source.acceptOpen()
+			if err := next.send("retry: 77\nid: 5\ndata: x\n\n"); err != nil {
+				st.t.Fatal(err)
+			}
+			up.event("2") // so that it is not quiet
+			time.Sleep(meetingTime)
+			up.expectGone(true)
+			a.expect(newcomer, given("1", "1"), given("2", "2"), toldGap("upstream", "", "null")+"\n")
+			next.breakOff()
+			next = st.source.acceptOpen()
+			if next.lastEventID != "5" {
+				st.t.Errorf("opened with %q", next.lastEventID)
+			}
+			next.numbered("6")
+			a.expect(numbered("6"))
+		})
+	})
+}
+
+// The upstream of the new configuration cannot be reached: the old connection
+// goes on, and the attempts do.
+func TestReloadUpstreamDown(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		for range 5 {
+			st.source.accept().answer(http.StatusBadGateway, 0)
+		}
+		next := st.source.accept()
+		up.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+		up.breakOff() // there is one attempt at a time
+		next.expectGone(true)
+		next = st.source.acceptOpen()
+		next.numbered("3")
+		a.expect(numbered("3"))
+		st.source.expectNone()
+	})
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		st.source.acceptOpen().breakOff()
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		a.expect(newcomer, numbered("1", "2"))
+	})
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		st.reload()
+		st.source.accept().answer(http.StatusNoContent, 0)
+		a.expect(newcomer, numbered("1"))
+		up.expectGone(true)
+		time.Sleep(DefaultDrain)
+		a.expectEnd(EndRefused)
+	})
+}
+
+// A stream that is broken goes on with the new configuration at once.
+func TestReloadWhileBroken(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		st.source.accept().answer(http.StatusBadGateway, time.Hour)
+		before := time.Now()
+		st.reload()
+		next := st.source.acceptOpen()
+		if waited := time.Since(before); waited > renewalInterval {
+			st.t.Errorf("waited %v", waited)
+		}
+		next.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
+// The old connection dies with its configuration, as those over HTTP/3 do.
+func TestReloadBreaksConnection(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		renewed := make(chan struct{})
+		old, older := st.another()
+		old.renewed = func(q *Renewal) bool {
+			<-renewed
+			return st.renewal()(q)
+		}
+		st.gone(old, older)
+		up.breakOff()
+		a.expect(newcomer, numbered("1"))
+		time.Sleep(time.Second)
+		close(renewed)
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		a.expect(numbered("2"))
+		old.expectNone()
+	})
+}
+
+// An attempt that the reload breaks is made again at once.
+func TestReloadBreaksAttempt(t *testing.T) {
+	inBubble(t, gapEvent, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		attempt := st.source.accept()
+		st.reload()
+		attempt.answer(StatusCancelled, 0)
+		now := time.Now()
+		next := st.source.acceptOpen()
+		if waited := time.Since(now); waited > 0 {
+			st.t.Errorf("waited %v", waited)
+		}
+		next.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
+// A reload while the stream waits for its first answer, and one after another.
+func TestReloadWhileOpening(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		up := st.source.accept()
+		st.reload()
+		st.source.expectNone()
+		up.open()
+		second := st.source.accept()
+		st.reload()
+		second.expectGone(true)
+		third := st.source.accept()
+		up.numbered("1")
+		third.open()
+		time.Sleep(2 * splicePause)
+		up.expectGone(false) // it brought an event meanwhile
+		time.Sleep(meetingTime)
+		up.expectGone(true)
+		third.numbered("2")
+		a.expect(newcomer, numbered("1", "2"))
+	})
+}
+
+// A client that comes through the new configuration first brings it along.
+func TestReloadClientFirst(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		old, older := st.another()
+		old.renewed = nil // nothing else does
+		b := st.join("1")
+		st.source.expectNone()
+		st.gone(old, older)
+		next := st.source.acceptOpen()
+		next.numbered("2")
+		up.numbered("2")
+		up.expectGone(true)
+		a.expect(newcomer, numbered("1", "2"))
+		b.expect(primed("1"), numbered("2"))
+	})
+}
+
+// No handler of the new configuration is for the stream: its clients are let
+// go, spread over the time of drain.
+func TestReloadWithoutHandler(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		b := st.join("")
+		up.numbered("1")
+		st.source.retire.Store(true)
+		st.hub.Retire(st.instance)
+		synctest.Wait()
+		up.numbered("2") // they get what comes until then
+		time.Sleep(DefaultDrain)
+		for _, r := range []*reader{a, b} {
+			if text := r.read(); text != newcomer+numbered("1") && r.end != endReload {
+				st.t.Errorf("read %q, end %q", text, r.end)
+			}
+			r.leave()
+		}
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+// Who lingers is moved too; what ended is not opened.
+func TestReloadWithoutSubscribers(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		a.leave()
+		st.reload()
+		next := st.source.acceptOpen()
+		time.Sleep(overlap)
+		up.expectGone(true)
+		next.numbered("2")
+		b := st.join("1")
+		b.expect(primed("1"), numbered("2"))
+		next.close()
+		b.expectEnd(EndUpstream)
+		b.leave()
+		st.reload()
+		st.source.expectNone()
+		time.Sleep(DefaultLinger)
+		st.expectStreams(0)
+	})
+}
+
+// Many streams do not all move at once, and none waits for long.
+func TestReloadIsSpread(t *testing.T) {
+	const streams = 10_000
+	inBubble(t, nil, func(st *streamTest) {
+		for i := range streams {
+			st.key[0], st.key[1] = byte(i), byte(i>>8)
+			st.join("")
+			st.source.accept().open()
+		}
+		old := st.source
+		st.source = &fakeSource{t: st.t, conns: make(chan *fakeConn, streams)}
+		older := st.instance
+		st.instance = st.hub.Register("place", "another server")
+		old.renewed = func(q *Renewal) bool {
+			st.renewal()(q)
+			return true
+		}
+		began := time.Now()
+		old.retire.Store(true)
+		st.hub.Retire(older)
+		var times []time.Duration
+		for range streams {
+			times = append(times, st.source.accept().at.Sub(began))
+		}
+		if last := slices.Max(times); last > maxRenewalSpread || last < maxRenewalSpread*9/10 {
+			st.t.Errorf("the last one moved after %v", last)
+		}
+	})
+}
+
+// The option reconnect.
+func TestReconnectMode(t *testing.T) {
+	mode := func(m reconnectMode) func(o *Options) {
+		return func(o *Options) { o.Reconnect, o.GapEvent = m, "gap" }
+	}
+	t.Run("always", func(t *testing.T) {
+		inBubble(t, mode(ReconnectAlways), func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			up.close()
+			up = st.source.acceptOpen()
+			if up.lastEventID != "1" {
+				st.t.Errorf("opened with %q", up.lastEventID)
+			}
+			up.numbered("2")
+			a.expect(newcomer, numbered("1", "2"))
+		})
+		inBubble(t, mode(ReconnectAlways), func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			up.close()
+			up = st.source.acceptOpen()
+			up.event("2")
+			a.expect(newcomer, given("1", "1"), toldGap("upstream", "sse1.E.1", "null")+"id: sse1.E.2\n\n", given("3", "2"))
+		})
+	})
+	t.Run("resumable", func(t *testing.T) {
+		inBubble(t, mode(ReconnectResumable), func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			up.breakOff()
+			st.source.acceptOpen().numbered("2")
+			a.expect(newcomer, numbered("1", "2"))
+		})
+		inBubble(t, mode(ReconnectResumable), func(st *streamTest) {
+			a, up := st.start()
+			up.event("1")
+			up.breakOff()
+			a.expectEnd(EndBroken, newcomer, given("1", "1"))
+			a.leave()
+			st.expectStreams(0)
+			st.source.expectNone()
+		})
+	})
+	t.Run("never", func(t *testing.T) {
+		for _, end := range []func(*fakeConn){(*fakeConn).close, (*fakeConn).breakOff} {
+			inBubble(t, mode(ReconnectNever), func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1")
+				end(up)
+				a.read()
+				if a.end != EndUpstream && a.end != EndBroken {
+					st.t.Errorf("end %q", a.end)
+				}
+				a.leave()
+				st.expectStreams(0)
+				b := st.join("1") // sees the upstream's own answer
+				up = st.source.accept()
+				select {
+				case <-b.sub.Origin.ready:
+					st.t.Error("the head was kept")
+				default:
+				}
+				up.open()
+				up.numbered("2")
+				b.expect(numbered("2"))
+			})
+		}
+	})
+}
+
+// Reloads, breaks and events in any order: a client is given each event once, or
+// where the upstream gives no ids it is told where one may be missing or come
+// again.
+func TestReloadAtRandom(t *testing.T) {
+	for seed := range uint64(600) {
+		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			inBubble(t, gapEvent, func(st *streamTest) {
+				w := &reloadWorld{
+					streamTest: st,
+					rnd:        rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // G404: it can be repeated
+					ids:        seed%2 == 0,
+					sources:    []*fakeSource{st.source},
+					opened:     make(map[*fakeSource]bool),
+				}
+				w.client = st.join("")
+				w.accept()
+				w.broadcast(1)
+				w.pump(true)
+				for range 150 {
+					w.step()
+				}
+				for range 20 {
+					w.accept()
+					w.pump(true)
+					time.Sleep(5 * time.Second)
+				}
+				w.broadcast(1)
+				w.pump(true)
+				w.text.WriteString(w.client.read())
+				w.check()
+			})
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+// reloadWorld is an upstream that broadcasts numbered events, and a client of a
+// gateway that is reloaded.
+type reloadWorld struct {
+	*streamTest
+	rnd     *rand.Rand
+	ids     bool
+	sources []*fakeSource
+	opened  map[*fakeSource]bool
+	conns   []*reloadConn
+	events  int
+	client  *reader
+	text    strings.Builder
+}
+
+type reloadConn struct {
+	*fakeConn
+	given int
+}
+
+func (w *reloadWorld) step() {
+	switch n := w.rnd.IntN(100); {
+	case n < 50:
+		w.broadcast(w.rnd.IntN(4))
+		w.pump(false)
+	case n < 70:
+		if !w.ids {
+			w.pump(true) // no connection is seconds behind another
+		}
+		time.Sleep(time.Duration(w.rnd.IntN(3000)) * time.Millisecond)
+	case n < 80:
+		w.accept()
+	case n < 88:
+		w.reload()
+		w.sources = append(w.sources, w.source)
+	case n < 94 && len(w.conns) > 0:
+		if c := w.conns[w.rnd.IntN(len(w.conns))]; c.ctx.Err() == nil {
+			c.breakOff()
+			w.conns = slices.DeleteFunc(w.conns, func(o *reloadConn) bool { return o == c })
+		}
+	default:
+		w.text.WriteString(w.client.read())
+	}
+}
+
+func (w *reloadWorld) broadcast(n int) { w.events += n }
+
+// pump sends what connections have to send, some of it or all.
+func (w *reloadWorld) pump(all bool) {
+	for _, c := range w.conns {
+		for c.given < w.events && (all || w.rnd.IntN(3) > 0) && c.ctx.Err() == nil {
+			c.given++
+			text := "data: " + strconv.Itoa(c.given) + "\n\n"
+			if w.ids {
+				text = "id: " + strconv.Itoa(c.given) + "\n" + text
+			}
+			_ = c.send(text)
+			synctest.Wait()
+		}
+	}
+	w.conns = slices.DeleteFunc(w.conns, func(c *reloadConn) bool { return c.ctx.Err() != nil })
+}
+
+// accept answers the upstream connections that wait for it.
+func (w *reloadWorld) accept() {
+	synctest.Wait()
+	for _, source := range w.sources {
+		for len(source.conns) > 0 {
+			c := &reloadConn{fakeConn: <-source.conns, given: w.events}
+			switch {
+			case c.ctx.Err() != nil:
+				continue
+			case w.opened[source] && w.rnd.IntN(5) == 0:
+				c.answer(http.StatusBadGateway, 0)
+				continue
+			case c.lastEventID != "":
+				c.given, _ = strconv.Atoi(c.lastEventID)
+			}
+			w.opened[source] = true
+			c.open()
+			synctest.Wait()
+			w.conns = append(w.conns, c)
+		}
+	}
+}
+
+func (w *reloadWorld) check() {
+	last, gap := 0, false
+	data, _ := decode([]byte(w.text.String()))
+	for _, text := range data {
+		n, err := strconv.Atoi(text)
+		if err != nil { // a gap event
+			gap = true
+			continue
+		}
+		if n != last+1 && (!gap || w.ids) {
+			w.t.Errorf("given %d after %d", n, last)
+		}
+		last, gap = n, false
+	}
+	if last != w.events || w.client.end != "" {
+		w.t.Errorf("given %d of %d events, end %q", last, w.events, w.client.end)
+	}
+	open := int64(0)
+	for _, source := range w.sources {
+		open += source.running.Load()
+	}
+	if open != 1 {
+		w.t.Errorf("%d upstream connections", open)
+	}
+}

@@ -1,0 +1,155 @@
+package stream
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Opening a stream again that has ended.
+//
+// The upstream may have ended it as HTTP says, or it could not be reached for
+// give_up. The stream is kept for those who come back with an ID of it: the
+// first of them opens it again. The application may have another answer by now:
+// a 204, a 401, JSON. Then who opens it is given that one. But a failure that may
+// pass is hidden: to EventSource any status is the end, and an application that
+// is being restarted lets its streams end and is not there for a while.
+
+// OpeningPatience is how long a client waits without a head for the answer to
+// another one's request, or for one that it can do without because a head is kept.
+const OpeningPatience = 5 * time.Second
+
+// maxEnded is how many ended streams of one key are kept, each for those who
+// have been its clients: of an application that soon ends what it has begun,
+// anybody could leave one behind with each request.
+const maxEnded = 8
+
+// dropEnded makes room for another stream of a key: the oldest ended ones go. The
+// hub's lock is held.
+func (h *Hub) dropEnded(key Key) {
+	kept := 0
+	for _, s := range slices.Backward(slices.Clone(h.streams[key])) {
+		s.mu.Lock()
+		if s.phase == phaseEnded && len(s.subs) == 0 {
+			if kept++; kept > maxEnded {
+				s.expireLocked()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// AwaitOpening waits for the stream's head, or for whatever comes in its place.
+// Who has not opened the stream itself does not wait for long: the request of the
+// first client may hang where another one is answered at once. Then again tells
+// it to look for another stream, and the first of those opens it, for which the
+// others wait twice as long: an application that is slow is not to be asked by
+// each of them. The first client is left alone with its own. left tells that ctx
+// is done.
+func (s *Stream) AwaitOpening(ctx context.Context, req *Request, isFirst bool) (again, left bool) {
+	var tired <-chan time.Time
+	if !isFirst && !s.Detached {
+		timer := time.NewTimer(time.Until(s.born.Add(s.headTime)))
+		defer timer.Stop()
+		tired = timer.C
+	}
+	select {
+	case <-s.ready:
+	case <-tired:
+		select {
+		case <-s.ready:
+			return false, false
+		default:
+		}
+		s.hub.remove(s)
+		req.headTime = 2 * s.headTime
+		return true, false
+	case <-ctx.Done():
+		return false, true
+	}
+	return false, false
+}
+
+// reopen opens the stream again for a request. The lock is held.
+func (s *Stream) reopen(req *Request, now time.Time) {
+	s.phase = phaseBroken
+	s.reopening = true
+	s.broke = true // nobody knows what the upstream sent meanwhile
+	s.lostAt = now
+	s.over, s.overTail = "", nil
+	s.backoff.begin()
+	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
+		s.source = req.Source(true)
+	}
+	s.startLocked(s.lastUpstreamID)
+}
+
+// preference tells how much a stream is to be preferred to others of its key by
+// a request with a last event ID. One that has ended is for who brings one; to
+// such a client it is better than one that has no head yet, and may never have
+// one.
+func (s *Stream) preference(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.phase == phaseEnded && id == "", s.head == nil && id != "":
+		return 0
+	case s.phase == phaseEnded, s.head == nil:
+		return 1
+	}
+	return 2
+}
+
+// Reopens reports whether the connection opens a stream again that has ended.
+func (c *Conn) Reopens() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Stream.reopening
+}
+
+// Awaits reports whether a status is nothing to tell who opens a stream again:
+// another attempt is made, and the client waits for it with the kept head.
+func (c *Conn) Awaits(status int) bool {
+	return c.Reopens() && Ending{Status: status}.Retriable()
+}
+
+// reopening returns what is closed when there may be an answer to who has come
+// back, and nil when there is nothing to wait for.
+func (sub *Subscriber) reopening() <-chan struct{} {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	if s := sub.Origin; s.reopening && s.phase != phaseGone && !s.draining {
+		return s.bell.wait()
+	}
+	return nil
+}
+
+// WasRefused reports whether the upstream's answer is no stream to share.
+func (s *Stream) WasRefused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
+// AwaitReopening waits until it is known whether a stream goes on that is being
+// opened again, but not for long. waited tells that there was something to wait
+// for, left that ctx is done.
+func (sub *Subscriber) AwaitReopening(ctx context.Context) (waited, left bool) {
+	answer := sub.reopening()
+	if answer == nil {
+		return false, false
+	}
+	patience := time.NewTimer(OpeningPatience)
+	defer patience.Stop()
+	for answer != nil {
+		select {
+		case <-answer:
+			answer = sub.reopening()
+		case <-patience.C:
+			return true, false
+		case <-ctx.Done():
+			return true, true
+		}
+	}
+	return true, false
+}

@@ -1,0 +1,216 @@
+package stream
+
+import "time"
+
+// Waiting for those who read.
+//
+// A stream is read at the upstream's own speed, and no subscriber can slow it.
+// But what comes in one piece can turn the replay buffer over before a writer
+// has run once, and then clients are cut that would have read it all. So before
+// a block that evicts another one the stream looks whether somebody was not
+// given that yet, and waits for who keeps up:
+//   - for a subscriber whose turn has not come: the gateway's own writers come
+//     to it soon;
+//   - for a client that is being written to, for burstPatience. That is for the
+//     whole burst and all clients together, and comes back slowly.
+//
+// Who was waited for in vain is left behind: it is not waited for again before
+// it was given everything.
+//
+// A splice and a detached stream are their clients' own. They wait for as long
+// as it takes.
+
+const (
+	// burstPatience is how long, in all, a stream waits in a burst for clients
+	// that are being written to: some round trips, and so little that others
+	// do not notice.
+	burstPatience = 100 * time.Millisecond
+
+	// patienceShare is the part of the time that is given back to the patience:
+	// in the long run nobody holds a stream up for more than a twentieth of it.
+	patienceShare = 20
+
+	// turnPatience is how long a stream waits for subscribers whose turn has
+	// not come: longer than the writers take on a machine that is overloaded.
+	turnPatience = 2 * time.Second
+)
+
+// room is what a stream that waits for its readers waits for. The stream's lock
+// guards it.
+type room struct {
+	stream *Stream
+	until  uint64        // all blocks up to this position are to be given to
+	left   int           // so many subscribers yet
+	writes bool          // some of them are being written to
+	free   chan struct{} // closed when it is done
+}
+
+// patience is how long a stream may still wait for clients.
+type patience struct {
+	spent time.Duration
+	at    time.Time // as of then
+}
+
+// left returns what there is.
+func (p *patience) left(now time.Time) time.Duration {
+	p.spent = max(0, p.spent-now.Sub(p.at)/patienceShare)
+	p.at = now
+	return max(0, burstPatience-p.spent)
+}
+
+// waitForRoom waits until the connection's next block, of size bytes, does not
+// evict one that a subscriber who keeps up was not given. The stream's lock is
+// held, but for the waiting.
+func (c *Conn) waitForRoom(size int64) {
+	for s := (*Stream)(nil); s != c.Stream; { // which changes when a successor takes over
+		s = c.Stream
+		s.waitForRoom(size, c)
+	}
+}
+
+func (s *Stream) waitForRoom(size int64, c *Conn) {
+	evicted := s.buffer.EvictedBy(size)
+	if evicted == 0 || (evicted <= s.readTo && !s.isSplice) {
+		return
+	}
+	began := time.Now()
+	for now := began; s.phase != phaseGone && !c.over && !c.deserted; now = time.Now() {
+		wait := s.makeRoomUntil(s.buffer.EvictedBy(size), now)
+		if wait == nil {
+			break
+		}
+		s.room, s.full = wait, true
+		limit := s.patienceFor(wait, began, now)
+		s.mu.Unlock()
+		late := !wait.within(limit)
+		s.mu.Lock()
+		s.room = nil
+		if wait.writes {
+			s.patience.spent += time.Since(now)
+		}
+		if late && (wait.writes || time.Since(began) >= turnPatience) {
+			s.leaveBehind(wait)
+		}
+	}
+	if s.full {
+		s.full = false
+		s.heldUp(time.Now())
+	}
+}
+
+// noLimit stands for no time limit where one must be given.
+const noLimit = 100 * 365 * 24 * time.Hour
+
+// patienceFor returns for how long a stream that began to wait at a time may
+// wait for those who are left now. Then it looks again: a write to somebody whose
+// turn has come may have begun.
+func (s *Stream) patienceFor(wait *room, began, now time.Time) time.Duration {
+	switch {
+	case s.isSplice, s.Detached:
+		return noLimit
+	case wait.writes:
+		return s.patience.left(now)
+	}
+	return min(burstPatience, turnPatience-now.Sub(began))
+}
+
+// within waits, and reports whether there was room in time.
+func (r *room) within(limit time.Duration) bool {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-r.free:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// heldUp takes note that the stream itself did not read until now: that was no
+// pause of the upstream.
+func (s *Stream) heldUp(now time.Time) {
+	s.heldAt = now
+	if !s.newestAt.IsZero() {
+		s.newestAt = now
+	}
+	s.greeting.last = now
+}
+
+// makeRoomUntil looks who is to be waited for before the blocks up to position
+// may be evicted; nil: nobody is.
+func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
+	wait := &room{stream: s, until: position, free: make(chan struct{})}
+	s.readTo = s.buffer.Newest
+	for sub := range s.subs {
+		at, reads := s.positionOf(sub)
+		if !reads || sub.late {
+			continue
+		}
+		since := sub.Writing.Load()
+		if at < position && since != 0 && !s.isSplice && !s.Detached && now.UnixNano()-since > int64(burstPatience) {
+			sub.late = true // it is stuck, or takes its time
+			continue
+		}
+		s.readTo = min(s.readTo, at)
+		if at < position {
+			sub.awaits = wait
+			wait.left++
+			wait.writes = wait.writes || since != 0
+		}
+	}
+	if wait.left == 0 && (!s.succeeds() || position == 0) {
+		return nil
+	}
+	return wait
+}
+
+// positionOf returns up to which position a subscriber was given the stream;
+// false: it does not read it.
+func (s *Stream) positionOf(sub *Subscriber) (position uint64, reads bool) {
+	switch sp := sub.stream; {
+	case sp == s:
+		position, reads = sub.cursor, !sub.waiting && !sub.barred()
+	case sp.splice != nil && sp.splice.merged && sub.home == s:
+		position, reads = sp.splice.to, true // where it is going to go on
+	}
+	if sub.finish != "" && position >= sub.finishAt {
+		reads = false // it needs no more
+	}
+	return position, reads
+}
+
+// leaveBehind gives those up who were waited for in vain: if clients are being
+// written to these, else all of them.
+func (s *Stream) leaveBehind(wait *room) {
+	for sub := range s.subs {
+		if sub.awaits == wait {
+			sub.awaits = nil
+			sub.late = !wait.writes || sub.Writing.Load() != 0
+		}
+	}
+}
+
+// given lets a stream go on that waits for a subscriber, if that was given what
+// it has to be given, or has left.
+func (sub *Subscriber) given(left bool) {
+	if wait := sub.awaits; wait != nil {
+		if at, reads := wait.stream.positionOf(sub); left || !reads || at >= wait.until {
+			sub.awaits = nil
+			if wait.left--; wait.left == 0 {
+				wait.stream.makeRoom()
+			}
+		}
+	}
+	if sub.late && sub.cursor == sub.stream.buffer.Newest {
+		sub.late = false
+	}
+}
+
+// makeRoom lets a stream look again whether it can take the next block, if that
+// waits.
+func (s *Stream) makeRoom() {
+	if s.room != nil {
+		close(s.room.free)
+		s.room = nil
+	}
+}

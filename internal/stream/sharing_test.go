@@ -1,0 +1,257 @@
+package stream
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// unproven is auto for an application that nobody vouches for.
+func unproven(sets ...func(o *Options)) func(o *Options) {
+	return auto(append(sets, func(o *Options) { o.Vouched, o.GapEvent = false, "gap" })...)
+}
+
+// proven begins a stream whose upstream tells two connections the same, with ids.
+func (st *streamTest) proven() (a, b *reader, up *fakeConn) {
+	st.t.Helper()
+	a, up = st.start()
+	b, sp := st.second()
+	sp.open()
+	for _, c := range []*fakeConn{up, sp} {
+		c.numbered("1")
+	}
+	time.Sleep(2 * splicePause)
+	for _, c := range []*fakeConn{up, sp} {
+		c.numbered("2")
+	}
+	sp.expectGone(true)
+	up.numbered("3", "4", "5", "6", "7", "8", "9", "10") // its ids count
+	a.read()
+	b.read()
+	return a, b, up
+}
+
+// second joins the second client of a stream, and returns its connection.
+func (st *streamTest) second() (*reader, *fakeConn) {
+	st.t.Helper()
+	r := st.join("")
+	time.Sleep(proofDelay)
+	r.read()
+	return r, st.source.accept()
+}
+
+// TestNewcomerInAnOutageIsGreeted: who comes without an ID while the upstream is
+// away has a head. When the upstream goes on after an ID, it greets nobody: then
+// that client is greeted by a splice, if the upstream greets at all.
+func TestNewcomerInAnOutageIsGreeted(t *testing.T) {
+	for name, greets := range map[string]bool{"greets": true, "does not": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				_, _, up := st.proven()
+				if greets {
+					time.Sleep(5 * time.Second)
+					late, sp := st.join(""), st.source.acceptOpen()
+					sp.numbered("1") // as the two before
+					time.Sleep(2 * splicePause)
+					sp.expectGone(true)
+					late.leave()
+				}
+				up.breakOff()
+				c := st.join("")
+				if !c.hasHead() {
+					t.Fatal("the head is held while the upstream is away")
+				}
+				c.expect()
+				up = st.source.acceptOpen()
+				up.numbered("11") // it goes on
+				if !greets {
+					c.expect(numbered("11"))
+					st.source.expectNone()
+					return
+				}
+				c.read()
+				sp := st.source.accept()
+				sp.open()
+				sp.numbered("1")
+				c.expect(toldGap("upstream", "", "null")+"\n", numbered("1"))
+			})
+		})
+	}
+}
+
+// TestSilentNewcomerIsToldWhatItMissed: who waits with a head for the first event,
+// and is given a connection of its own because none is left that could show whether
+// that is for all, is told if the event came before.
+func TestSilentNewcomerIsToldWhatItMissed(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, up := st.start()
+		b, sp := st.second()
+		sp.open()
+		c := st.join("")
+		time.Sleep(2 * splicePause)
+		if !c.hasHead() {
+			t.Fatal("the head is held though there is nothing that could be somebody's own")
+		}
+		sp.close()
+		b.expectEnd(EndUpstream)
+		b.leave()
+		c.read()
+		sp = st.source.accept()
+		up.event("1")
+		a.read()
+		sp.open()
+		sp.event("2")
+		c.expect(toldGap("upstream", "", "null")+"\n", plain("2"))
+	})
+}
+
+// TestWaitingEndsAlsoWhereTheUpstreamBreaks: after an outage there is another chance
+// for a verdict, but who waits does not wait for ever where the upstream breaks
+// again and again.
+func TestWaitingEndsAlsoWhereTheUpstreamBreaks(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		_, up := st.start()
+		up.event("hello")
+		st.join("")
+		c := st.join("")
+		for began := time.Now(); c.end == ""; {
+			if time.Since(began) > 3*defaultSpliceTimeout {
+				t.Fatalf("waits for %v", time.Since(began))
+			}
+			time.Sleep(defaultSpliceTimeout / 2)
+			up.breakOff()
+			for up = st.source.accept(); up.conn.Current().isSplice; up = st.source.accept() { // they are left unanswered
+			}
+			up.open()
+			up.event("hello")
+			c.read()
+		}
+		if c.end != EndPerClient {
+			t.Errorf("the end is %q", c.end)
+		}
+	})
+}
+
+// TestSpliceGoesOnAfterATrial: a splice that waits for what two probes show is merged
+// when they have, and not only when there is another event.
+func TestSpliceGoesOnAfterATrial(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("state 1")
+		time.Sleep(2 * splicePause)
+		st.join("")
+		sp := st.source.acceptOpen()
+		sp.numbered("state 2")
+		probe := st.source.acceptOpen()
+		probe.numbered("state 2")
+		sp.greeted()
+		for _, c := range []*fakeConn{up, sp} {
+			c.numbered("2")
+		}
+		sp.expectGone(false) // the probe may still be greeted
+		time.Sleep(2 * maxSettle)
+		synctest.Wait()
+		probe.expectGone(true)
+		sp.expectGone(true)
+	})
+}
+
+// lostID is the ID with which the client of a splice of a stream comes back.
+func lostID(r *reader) string { return r.id(nowhere) }
+
+// TestSpliceClientsComeBackWhileTheUpstreamRestarts: an upstream without ids ends all
+// connections and is away for a while. The clients of a splice come back as those
+// of the stream do: they wait with a head, and are told that they may have missed
+// something. One that the stream knows nothing of is given the upstream's answer.
+func TestSpliceClientsComeBackWhileTheUpstreamRestarts(t *testing.T) {
+	for name, set := range map[string]func(o *Options){"proven": auto(func(o *Options) { o.GapEvent = "gap" }), "unproven": unproven()} {
+		for _, first := range []string{"splice", "stream"} {
+			t.Run(name+"/"+first+" first", func(t *testing.T) {
+				inBubble(t, set, func(st *streamTest) {
+					a, up := st.begun()
+					time.Sleep(2 * proofDelay)
+					b, sp := st.spliced("hello")
+					id := lostID(b)
+					sp.close()
+					up.close()
+					b.expectEnd(EndUpstream, primed(strings.Replace(id, b.sub.stream.epoch, "E", 1)))
+					a.expectEnd(EndUpstream)
+					ids := []string{id, a.id(1)}
+					if first == "stream" {
+						ids[0], ids[1] = ids[1], ids[0]
+					}
+					a.leave()
+					b.leave()
+					x := st.join(ids[0])
+					st.source.accept().answer(http.StatusBadGateway, 0)
+					y := st.join(ids[1])
+					away := []*reader{x, y}
+					for range 3 {
+						st.source.accept().answer(http.StatusBadGateway, 0)
+					}
+					for _, r := range away {
+						if _, err := r.sub.Head(); err != nil || r.sub.TurnedAway() != "" || r.read() == "refused" || r.end != "" {
+							t.Errorf("not kept: %v, %q, %q", err, r.sub.TurnedAway(), r.end)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestHeadOfAnotherIsNotKept: while a stream is not proven, the head that it had is
+// given to the client of a splice only if that had the same.
+func TestHeadOfAnotherIsNotKept(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a := st.join("")
+		openWith := func(c *fakeConn, session string) {
+			c.events, c.headAt = true, time.Now()
+			c.run(func() { c.conn.Opened(&Head{Header: http.Header{"X-Session": {session}}}, true) })
+		}
+		up := st.source.accept()
+		openWith(up, "a")
+		b, sp := st.second()
+		openWith(sp, "b")
+		up.event("1")
+		sp.event("1")
+		a.read()
+		b.read()
+		sp.close()
+		up.close()
+		b.expectEnd(EndUpstream)
+	})
+}
+
+// TestEventBeforeABreakIsNoEvidence: an event that only one of two connections had,
+// shortly before the other broke, or while the gateway was too busy to read, does
+// not show that each is told its own.
+func TestEventBeforeABreakIsNoEvidence(t *testing.T) {
+	for name, busy := range map[string]bool{"break": false, "busy": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				_, up := st.start()
+				b, sp := st.second()
+				sp.open()
+				time.Sleep(slowestGreeting + time.Second)
+				up.event("1")
+				if busy {
+					sub := b.sub
+					sub.mu.Lock()
+					sub.home.trySplice(sub.stream, time.Now().Add(2*twinWindow))
+					sub.mu.Unlock()
+				} else {
+					sp.breakOff()
+					st.source.acceptOpen()
+				}
+				time.Sleep(2 * twinWindow)
+				b.read()
+				if st.logged("the upstream tells each connection its own: this path is not shared; join live or share public shares it regardless") > 0 {
+					t.Error("it is taken for evidence")
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,258 @@
+package stream
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// overlap is how long a successor that goes on after an ID has to meet the
+// stream. Without, the stream goes on after that ID.
+const overlap = time.Second
+
+// meetingTime is how long one without an ID has. Without, the stream goes
+// on with it after a gap that is told.
+const meetingTime = 4 * time.Second
+
+// succeeds reports whether s is the successor of a stream's connection. The
+// lock is held.
+func (s *Stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
+
+// openSuccessor opens an upstream connection with the newest handlers beside
+// the stream's own, unless there is one. The lock is held.
+func (s *Stream) openSuccessor() {
+	if sp := s.successor; sp != nil && sp.source == s.source && sp.phase != phaseGone {
+		return // another handler of the same configuration was cleaned up
+	}
+	s.dropSuccessor()
+	if s.conn == nil || !s.conn.source.Retired() || s.source.Retired() || s.only != nil || s.draining {
+		return
+	}
+	id := s.lastUpstreamID
+	if !replay.Sendable(id) {
+		id = ""
+	}
+	s.buffer.Indexed()
+	sp := s.newSplice(id, "")
+	sp.splice.succeeds = true
+	sp.buffer.Indexed()
+	s.successor, s.brought = sp, nil
+	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.successor == sp {
+			s.trySuccessor(time.Now())
+		}
+	})
+	sp.startLocked(id)
+}
+
+// dropSuccessor gives up the connection that was to succeed the stream's.
+func (s *Stream) dropSuccessor() {
+	sp := s.successor
+	if sp == nil {
+		return
+	}
+	s.successor, s.brought = nil, nil
+	s.dropIndex()
+	sp.splice.timer.Stop()
+	sp.endLocked()
+}
+
+// heldBlock is a block that a successor has brought, and its lines for the
+// subscribers.
+type heldBlock struct {
+	block eventstream.Block
+	lines []byte
+	at    time.Time
+}
+
+// hold keeps a block until it is decided what becomes of it.
+func (c *Conn) hold(b eventstream.Block, lines []byte) {
+	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
+	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines), at: time.Now()})
+}
+
+// trySuccessor lets the successor take over if it is at the same point as the
+// stream, or has had its time. The lock is held.
+func (s *Stream) trySuccessor(now time.Time) {
+	sp := s.successor
+	if sp.phase != phaseLive || sp.conn.ended {
+		return
+	}
+	if s.phase == phaseBroken {
+		s.takeOver(sp)
+		return
+	}
+	if s.phase != phaseLive {
+		return
+	}
+	resumed := sp.conn.resumed
+	again := sp.headAt.Add(meetingTime)
+	if resumed {
+		again = sp.headAt.Add(overlap)
+	}
+	due := again
+	if to, ok := s.meeting(sp, now, &again); ok {
+		s.takeOverAt(sp, to)
+		return
+	}
+	if !resumed && s.quiet(sp, now, &again) {
+		s.takeOverAt(sp, s.buffer.Newest)
+		return
+	}
+	if sp.full || !now.Before(due) {
+		s.takeOver(sp)
+		return
+	}
+	sp.splice.timer.Reset(again.Sub(now))
+}
+
+// replaced lets the successor take over from a connection that has ended, if
+// it can. The lock is held.
+func (s *Stream) replaced() bool {
+	sp := s.successor
+	if sp == nil {
+		return false
+	}
+	if sp.phase != phaseLive || sp.conn.ended {
+		s.dropSuccessor() // there is to be one attempt at a time
+		return false
+	}
+	s.takeOver(sp)
+	return true
+}
+
+// takeOverAt lets the stream go on with its successor, which has brought the
+// block at position to last.
+func (s *Stream) takeOverAt(sp *Stream, to uint64) {
+	same := s.greetsAsBefore(sp.conn)
+	c := s.succeed(sp)
+	if !same {
+		s.unprove()
+	}
+	c.dropping, c.repeated = repeatRunning, to
+	c.held, c.brought = nil, nil
+}
+
+// takeOver lets the stream go on with its successor as with a connection that
+// was opened after the last one broke: after the ID that it was asked with, or from
+// now on. What it has brought until now beside the old one is not given twice.
+func (s *Stream) takeOver(sp *Stream) {
+	lostAt := s.lostAt
+	same := s.greetsAsBefore(sp.conn)
+	c := s.succeed(sp)
+	if !same {
+		s.unprove()
+	}
+	held := c.held
+	c.held, c.blocks = nil, 0
+	if !c.resumed {
+		c.tellGap()
+		held = slices.DeleteFunc(held, func(h heldBlock) bool { return lostAt.IsZero() || h.at.Before(lostAt) })
+		s.keepState(sp)
+	}
+	seen := uint64(0)
+	for _, h := range held {
+		if c.dropping == repeatAwaited && s.broughtToo(h, &seen, c.start) {
+			c.dropped++
+			continue
+		}
+		if c.take(h.block, h.lines) != nil {
+			return
+		}
+	}
+}
+
+// keepState takes over what the blocks of a successor have set that are not given.
+func (s *Stream) keepState(sp *Stream) {
+	if sp.gaveID && sp.lastUpstreamID != sp.openID {
+		s.lastUpstreamID = sp.lastUpstreamID
+	}
+	if sp.hasRetry {
+		s.retry, s.hasRetry, s.backoff.base = sp.retry, true, sp.retry
+	}
+}
+
+// broughtToo reports whether the old connection, up to position to, brought a block
+// without an id that its successor holds, after the position *seen.
+func (s *Stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
+	if h.block.HasID || h.block.CommentOnly() {
+		return false
+	}
+	b := &replay.Block{Wire: h.lines, Lines: len(h.lines), At: h.at, Hash: replay.HashBlock(h.lines, false, "")}
+	for _, k := range s.buffer.After(*seen) {
+		if k.Position <= to && apart(k, b) <= twinWindow && k.Equal(b) {
+			*seen = k.Position
+			return true
+		}
+	}
+	return false
+}
+
+// succeed makes the connection of a successor the stream's.
+func (s *Stream) succeed(sp *Stream) *Conn {
+	c, old := sp.conn, s.conn
+	c.brought = s.brought
+	s.successor, s.brought = nil, nil
+	s.dropIndex()
+	sp.splice.timer.Stop()
+	sp.phase = phaseGone
+	sp.freeBuffer()
+
+	old.over = true
+	s.cancel()
+	s.cancel = sp.cancel
+	s.conn = c
+	c.Stream, c.first, c.start = s, false, s.buffer.Newest
+	s.phase = phaseLive
+	s.head = sp.head
+	s.headAt, s.begun, s.fresh = sp.headAt, true, false
+	s.gaveID = s.gaveID || sp.gaveID
+	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
+	s.learned = learned{}
+	s.broke, s.lostAt = false, time.Time{}
+	s.backoff.reached(time.Now())
+	s.dropHurry()
+	s.Log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))
+	sp.makeRoom()
+	s.makeRoom() // for the old connection, which finds that it is over
+	s.wakeWaiting()
+	s.wakeLocked()
+	return c
+}
+
+// successorEnded decides what follows the end of a successor's connection: the
+// stream has its own, so there is time. The lock is held.
+func (s *Stream) successorEnded(end Ending) (delay time.Duration, again bool) {
+	parent := s.splice.parent
+	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
+	switch {
+	case s.source.Retired():
+		parent.dropSuccessor()
+		return 0, false
+	case !end.Retriable():
+		log.Warn("upstream of the new configuration does not continue the stream")
+		parent.dropSuccessor()
+		s.hub.running.Go(func() { // it needs the hub's lock, which comes first
+			s.hub.remove(parent)
+			s.hub.markUnshareable(parent.Key, unshareableTime)
+			parent.leave(EndRefused)
+		})
+		return 0, false
+	}
+	s.phase = phaseBroken
+	s.headAt, s.newestAt = time.Time{}, time.Time{}
+	s.freeBuffer()
+	s.buffer.Indexed()
+	s.splice.opened = time.Now()
+	delay, _ = s.backoff.next(s.splice.opened, math.MaxInt64, end.RetryAfter, rand.Float64)
+	log.Warn("upstream of the new configuration cannot be reached: trying again", zap.Duration("in", delay))
+	return delay, true
+}
