@@ -109,7 +109,7 @@ func TestKubernetesManifestHoldsTogether(t *testing.T) {
 			t.Errorf("%s is mounted, and is no volume", mount.Name)
 		}
 	}
-	if probe := container.ReadinessProbe.HTTPGet.Path; !strings.Contains(m.config.Data["Caddyfile"], "respond "+probe+" 200") {
+	if probe := container.ReadinessProbe.HTTPGet.Path; !strings.Contains(m.config.Data["Caddyfile"], "\thandle "+probe+" {\n\t\trespond") {
 		t.Errorf("the Caddyfile does not answer %s", probe)
 	}
 }
