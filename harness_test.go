@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -490,3 +491,23 @@ func adapt(t testing.TB, caddyfile string) (string, error) {
 
 // testSettings are those of streams without any option.
 func testSettings() *stream.Options { return new(Handler).streamOptions() }
+
+// open reports whether a channel is not closed.
+func open(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return false
+	default:
+		return true
+	}
+}
+
+// follows returns the number of an event that comes after the one of another
+// number; 0: the first.
+func follows(last int, m eventstream.Message, size int) (int, error) {
+	n, err := numberOf(m, size)
+	if err == nil && last > 0 && n != last+1 {
+		err = fmt.Errorf("event %d after %d", n, last)
+	}
+	return n, err
+}

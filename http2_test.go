@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -283,10 +282,7 @@ func (s *sharingGateway) raw(settings ...http2.Setting) *rawHTTP2 {
 	s.t.Helper()
 	config := s.config.Clone()
 	config.NextProtos = []string{"h2"}
-	small := func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
-	}
-	conn, err := (&tls.Dialer{NetDialer: &net.Dialer{Control: small}, Config: config}).DialContext(s.t.Context(), "tcp", s.address)
+	conn, err := (&tls.Dialer{NetDialer: smallWindow(16 << 10), Config: config}).DialContext(s.t.Context(), "tcp", s.address)
 	if err != nil {
 		s.t.Fatal(err)
 	}

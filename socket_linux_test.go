@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/caddy-sse/caddy-sse/eventstream"
 )
 
 // Many clients come and go while events flow, and with them file descriptors,
@@ -82,26 +80,6 @@ func TestNoForeignFileIsWritten(t *testing.T) {
 	clients.Wait()
 	close(done)
 	others.Wait()
-}
-
-// follows returns the number of an event that comes after the one of another
-// number; 0: the first.
-func follows(last int, m eventstream.Message, size int) (int, error) {
-	n, err := numberOf(m, size)
-	if err == nil && last > 0 && n != last+1 {
-		err = fmt.Errorf("event %d after %d", n, last)
-	}
-	return n, err
-}
-
-// open reports whether a channel is not closed.
-func open(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return false
-	default:
-		return true
-	}
 }
 
 // visit subscribes, reads some events, or does not, and leaves in one of the
