@@ -110,7 +110,7 @@ func newApp(seed uint64, trace *trace) *app {
 
 // newRand makes a source of random numbers that can be made again.
 func newRand(seed uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: the point is that it can be repeated
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // breaks reports whether the application's connections may break. Where ids say
@@ -173,7 +173,7 @@ func (a *app) open(r *http.Request) *diffConn {
 	}
 	c := &diffConn{
 		app: a, number: a.opened, wake: make(chan struct{}, 1),
-		rnd: newRand(a.seed ^ uint64(a.opened)<<32), cuts: newRand(a.seed ^ uint64(a.opened)<<48), //nolint:gosec // G115: small
+		rnd: newRand(a.seed ^ uint64(a.opened)<<32), cuts: newRand(a.seed ^ uint64(a.opened)<<48),
 	}
 	a.opened++
 	a.conns[c] = struct{}{}

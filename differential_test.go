@@ -64,7 +64,7 @@ func TestDifferential(t *testing.T) {
 		return
 	}
 	var total diffCounts
-	seed := rand.Uint64()>>1 | 1 //nolint:gosec // G404: a test's seed
+	seed := rand.Uint64()>>1 | 1
 	for began := time.Now(); total.Scenarios == 0 || time.Since(began) < *differentialTime; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			total.add(testScenario(t, seed))

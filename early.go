@@ -59,7 +59,7 @@ func (h *Handler) newEarlyWriter(w http.ResponseWriter, r *http.Request) *earlyW
 	}
 	accepts := acceptsEventStream(r.Header)
 	hasBody := r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 // perhaps an empty one, of HTTP/3
-	if !accepts && !(hasBody && isJSON(r.Header)) {
+	if !accepts && (!hasBody || !isJSON(r.Header)) {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(r.Context())

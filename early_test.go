@@ -513,7 +513,7 @@ func TestBodiesPassAsTheyCome(t *testing.T) {
 			one := func() {
 				n, err := in.Read(want)
 				m, lookedErr := body.Read(got)
-				same = same && n == m && err == lookedErr && bytes.Equal(want[:n], got[:m])
+				same = same && n == m && errors.Is(lookedErr, err) && bytes.Equal(want[:n], got[:m])
 				done = done || err != nil
 			}
 			if allocs := testing.AllocsPerRun(1, func() {

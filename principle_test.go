@@ -230,9 +230,9 @@ func everyPolicy() map[string]*Handler {
 // them. Nothing that the application or a handler behind sse decides by it can
 // then be decided for another client.
 func TestWhatIsNotInTheKeyIsNotSentUpstream(t *testing.T) {
-	seed := rand.Uint64() //nolint:gosec // G404: a test's seed
+	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: the point is that it can be repeated
+	random := rand.New(rand.NewPCG(seed, 0))
 	hub := stream.NewHub()
 	for name, h := range everyPolicy() {
 		t.Run(name, func(t *testing.T) {
@@ -240,11 +240,11 @@ func TestWhatIsNotInTheKeyIsNotSentUpstream(t *testing.T) {
 			for range 500 {
 				var one choices
 				for i := range one {
-					one[i] = byte(random.Uint32()) //nolint:gosec // G115: any byte will do
+					one[i] = byte(random.Uint32())
 				}
 				other := one
 				for range 1 + random.IntN(3) {
-					other[random.IntN(len(other))] = byte(random.Uint32()) //nolint:gosec // G115: any byte will do
+					other[random.IntN(len(other))] = byte(random.Uint32())
 				}
 				r1, r2 := one.request(), other.request()
 				if hub.Key(h.policy.parts(r1, "")) != hub.Key(h.policy.parts(r2, "")) {

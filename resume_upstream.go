@@ -324,7 +324,7 @@ func (a *resumableAnswer) try(ctx context.Context, next caddyhttp.Handler) (agai
 	if rest.isPart {
 		a.end(err)
 		// One that says nothing, and ends in order, does not know the answer.
-		return !a.finished && !(a.part.whole && !a.part.joined)
+		return !a.finished && (!a.part.whole || a.part.joined)
 	}
 	end := stream.Ending{Status: rest.status, Err: err}
 	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && end.Status == 0 {

@@ -33,7 +33,7 @@ func sideOf(conn net.Conn) *h2.Side {
 	if around.Kind() != reflect.Struct || around.Type().PkgPath() != pathCaddyHTTP || around.NumField() != 1 || !around.Type().Field(0).IsExported() {
 		return nil
 	}
-	side, _ := around.Field(0).Interface().(*h2.Side)
+	side, _ := reflect.TypeAssert[*h2.Side](around.Field(0))
 	return side
 }
 

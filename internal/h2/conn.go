@@ -219,7 +219,7 @@ func (c *Conn) fail(err error) {
 	c.drained.Broadcast()
 	c.tellWritten()
 	if c.sideGone {
-		go c.transport.Close()
+		go func() { _ = c.transport.Close() }()
 	}
 }
 

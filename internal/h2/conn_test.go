@@ -303,7 +303,7 @@ func TestClientsErrors(t *testing.T) {
 					t.Error("streams are still taken over")
 				}
 			default:
-				go h.side.Read(make([]byte, 1))
+				go func() { _, _ = h.side.Read(make([]byte, 1)) }()
 				if f := h.expect(frameRST, 1).(*http2.RSTStreamFrame); f.ErrCode != test.code {
 					t.Errorf("%v", f)
 				}
@@ -491,9 +491,10 @@ func TestServerAndClientOfGo(t *testing.T) {
 			return
 		}
 		conn = New(server, func() int { return 4096 })
+		//nolint:staticcheck // SA1019: what serves one connection, and is used by Caddy
 		new(http2.Server).ServeConn(struct{ net.Conn }{conn.Side()}, &http2.ServeConnOpts{Handler: handler})
 	}()
-	cc, err := new(http2.Transport).NewClientConn(client)
+	cc, err := new(http2.Transport).NewClientConn(client) //nolint:staticcheck // SA1019: as above
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func parseHeader(b []byte) header {
 }
 
 func appendHeader(dst []byte, h header) []byte {
-	dst = append(dst, byte(h.length>>16), byte(h.length>>8), byte(h.length), h.kind, h.flags)
+	dst = append(dst, byte(h.length>>16), byte(h.length>>8), byte(h.length), h.kind, h.flags) //nolint:gosec // G115: its 24 bits
 	return binary.BigEndian.AppendUint32(dst, h.stream)
 }
 

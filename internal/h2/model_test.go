@@ -140,6 +140,7 @@ type modelStream struct {
 }
 
 func newModel(t *testing.T, random *rand.Rand) *model {
+	t.Helper()
 	m := &model{
 		t: t, random: random, ours: make(map[uint32]*modelStream), sent: make(map[uint32][]byte),
 		server: modelServer{room: initialWindow, initial: initialWindow, streams: make(map[uint32]*serverStream)},
@@ -519,7 +520,7 @@ func (m *model) serverSpeaks() {
 		p := m.pattern(min(room, m.someSize()))
 		m.sent[id] = append(m.sent[id], p...)
 		data(p, flagEndStream)
-	case n < 9 && m.random.IntN(3) == 0:
+	case n < 9 && m.random.IntN(9) < 3:
 		s.ended = true
 		block(flagEndStream)
 	case n < 9 && m.random.IntN(3) == 0:

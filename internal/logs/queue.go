@@ -1,3 +1,4 @@
+// Package logs is for lines of the log that must neither flood it nor hold anybody up.
 package logs
 
 import (

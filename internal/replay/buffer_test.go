@@ -316,9 +316,9 @@ func randomLimits(random *rand.Rand) Limits {
 // TestBufferModel compares the buffer with the model, in many lives.
 func TestBufferModel(t *testing.T) {
 	const steps, lives = 200_000, 400
-	seed := rand.Uint64() //nolint:gosec // a test's choice of operations
+	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choice of operations
+	random := rand.New(rand.NewPCG(seed, 0))
 	wire := make([]byte, 40)
 	now := time.Unix(1e9, 0)
 	var c bufferCheck

@@ -33,6 +33,7 @@ type AnswerClock struct {
 	last  time.Time     // when the newest event came
 }
 
+// NewAnswerClock begins with the request.
 func NewAnswerClock() *AnswerClock { return &AnswerClock{asked: time.Now()} }
 
 // Headed takes note of the head.

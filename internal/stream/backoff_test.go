@@ -58,9 +58,9 @@ func TestBackoffManyAttempts(t *testing.T) {
 // The delay is anything between the least one and the limit.
 func TestBackoffJitter(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	seed := rand.Uint64() //nolint:gosec // a test's chance
+	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's chance
+	random := rand.New(rand.NewPCG(seed, 0))
 	const runs = 2000
 	limit := time.Second
 	for attempt := range 5 {

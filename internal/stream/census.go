@@ -1,14 +1,14 @@
 package stream
 
-// census is what there is at a moment.
-type census struct {
+// Census is what there is at a moment.
+type Census struct {
 	Kinds  map[string]int
 	States map[string]int
 }
 
 // Census counts streams and upstream connections.
-func (h *Hub) Census() census {
-	c := census{
+func (h *Hub) Census() Census {
+	c := Census{
 		Kinds:  map[string]int{KindShared: 0, KindSplice: 0, KindPrivate: 0, KindDetached: 0},
 		States: map[string]int{StateOpening: 0, StateOpen: 0, StateWaiting: 0},
 	}
@@ -22,7 +22,7 @@ func (h *Hub) Census() census {
 }
 
 // countIn adds a stream to a census.
-func (s *Stream) countIn(c *census) {
+func (s *Stream) countIn(c *Census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Kinds[s.kind()]++

@@ -54,7 +54,7 @@ type earnedWorld struct {
 func newEarnedWorld(t *testing.T, sc *earnedScenario, tells bool) *earnedWorld {
 	t.Helper()
 	w := &earnedWorld{
-		sc: sc, app: sc.app, rnd: rand.New(rand.NewPCG(sc.seed, ^sc.number)), //nolint:gosec // G404: the point is that it can be repeated
+		sc: sc, app: sc.app, rnd: rand.New(rand.NewPCG(sc.seed, ^sc.number)),
 		hub: NewHub(), tells: tells, began: time.Now(), calmed: make(chan struct{}), state: make(map[int]int),
 	}
 	w.inst = w.hub.Register("place", "server")
@@ -253,7 +253,7 @@ type tab struct {
 	dec    eventstream.Decoder
 
 	visits   int
-	agains   int       // how often it had to look for a stream again, in this visit
+	lookups  int       // how often it had to look for a stream again, in this visit
 	asked    time.Time // the answer
 	answered bool
 	since    time.Time // when it came anew: from then on it must not miss anything
@@ -340,7 +340,7 @@ func (c *tab) run() {
 		ctx, cancel := context.WithCancel(context.Background())
 		c.cut = cancel
 		c.away = time.Second
-		c.asked, c.answered, c.agains = time.Now(), false, 0
+		c.asked, c.answered, c.lookups = time.Now(), false, 0
 		w.counts.Visits++
 		c.visits++
 		id := c.lastID
@@ -390,7 +390,7 @@ func (c *tab) answer() {
 		bound += defaultSpliceTimeout // there is another chance after an outage
 	}
 	bound += time.Duration(len(c.w.tabs)) * time.Second // they go upstream one at a time
-	bound += time.Duration(c.agains) * defaultSpliceTimeout
+	bound += time.Duration(c.lookups) * defaultSpliceTimeout
 	if took := time.Since(c.asked); took > bound {
 		c.w.wrongf("client %d was answered after %v", c.number, took)
 	}
@@ -451,7 +451,7 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 	case EndAskAgain:
 		detach()
 		w.mu.Lock()
-		c.agains++
+		c.lookups++
 		w.mu.Unlock()
 		return c.visit(ctx, id)
 	case EndNoSecond:

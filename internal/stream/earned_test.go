@@ -41,7 +41,7 @@ var (
 func TestSharingIsEarned(t *testing.T) {
 	seed := *earnedSeed
 	if seed == 0 {
-		seed = rand.Uint64() //nolint:gosec // G404: a test's seed
+		seed = rand.Uint64()
 	}
 	t.Logf("-earned.runs %d -earned.seed %d", *earnedRuns, seed)
 	if n := *earnedRun; n >= 0 {
@@ -92,10 +92,10 @@ func TestSharingIsEarned(t *testing.T) {
 		}
 	})
 	t.Logf("%+v", total)
-	if n := failures.count(); *earnedAll || n > max(1, int(runs/maxOddly)) { //nolint:gosec // G115: a number of runs
+	if n := failures.count(); *earnedAll || n > max(1, int(runs/maxOddly)) {
 		failures.tell(t)
 	}
-	if n := rare.count(); n > max(3, int(runs/maxRarely)) { //nolint:gosec // G115: a number of runs
+	if n := rare.count(); n > max(3, int(runs/maxRarely)) {
 		rare.tell(t)
 	} else {
 		t.Logf("in %d of %d scenarios what may happen rarely", n, runs)
@@ -259,7 +259,7 @@ func upTo(rnd *rand.Rand, most time.Duration) time.Duration {
 }
 
 func newScenario(seed, number uint64) *earnedScenario {
-	rnd := rand.New(rand.NewPCG(seed, number)) //nolint:gosec // G404: the point is that it can be repeated
+	rnd := rand.New(rand.NewPCG(seed, number))
 	sc := &earnedScenario{seed: seed, number: number, app: newAppStyle(rnd), keys: 1, anew: rnd.IntN(2) == 0, nat: rnd.IntN(2) == 0}
 	if rnd.IntN(4) == 0 {
 		sc.keys = 2

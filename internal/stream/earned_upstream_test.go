@@ -183,7 +183,7 @@ func (w *earnedWorld) serve(ctx context.Context, lastID string, to appPeer) Endi
 	c := &appConn{
 		w: w, number: len(w.conns), to: to, born: time.Now(), wake: make(chan struct{}, 1), end: make(chan Ending, 1),
 	}
-	c.rnd = rand.New(rand.NewPCG(w.sc.seed^w.sc.number, uint64(c.number))) //nolint:gosec // G404, G115: the point is that it can be repeated
+	c.rnd = rand.New(rand.NewPCG(w.sc.seed^w.sc.number, uint64(c.number)))
 	var f fate
 	if c.number < len(w.sc.fates) && !w.calm {
 		f = w.sc.fates[c.number]

@@ -103,6 +103,7 @@ type Instance struct {
 // Process is shared by all handlers of all configurations of the process.
 var Process = NewHub()
 
+// NewHub makes a hub without streams; tests have their own.
 func NewHub() *Hub {
 	h := &Hub{
 		streams:     make(map[Key][]*Stream),
@@ -443,6 +444,7 @@ func (h *Hub) TrackPrivate(p PrivateStream) {
 	}
 }
 
+// ForgetPrivate takes a private stream that has ended off the list.
 func (h *Hub) ForgetPrivate(p PrivateStream) {
 	h.allMu.Lock()
 	defer h.allMu.Unlock()

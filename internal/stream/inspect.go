@@ -188,6 +188,7 @@ type LastIDs struct {
 // ID names the stream to operators, as nothing else in the process.
 func (s *Stream) ID() string { return s.Key.String() + "-" + strconv.FormatUint(s.number, 10) }
 
+// Serial grows from stream to stream of the process.
 func (s *Stream) Serial() uint64 { return s.number }
 
 // listed reports whether a stream is shown as one. A splice that can still be

@@ -61,18 +61,18 @@ func (h *Hub) WritesAt(position uint64) bool {
 	return false
 }
 
-// plannedEnd is when, and why, a response is to end.
-type plannedEnd struct {
+// PlannedEnd is when, and why, a response is to end.
+type PlannedEnd struct {
 	At  time.Time
 	Why EndReason
 }
 
 // LeaveNow ends all responses now, and tells when they were to end.
-func (h *Hub) LeaveNow() (planned []plannedEnd) {
+func (h *Hub) LeaveNow() (planned []PlannedEnd) {
 	for _, s := range h.Every() {
 		s.mu.Lock()
 		for sub := range s.subs {
-			planned = append(planned, plannedEnd{sub.leaveAt, sub.leaveFor})
+			planned = append(planned, PlannedEnd{sub.leaveAt, sub.leaveFor})
 			sub.leaveAt = time.Now()
 		}
 		s.wakeLocked()

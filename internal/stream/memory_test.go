@@ -99,7 +99,7 @@ func (mt memoryTest) expectKept(r *reader, n int) {
 	s := r.sub.Origin
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if got := len(s.buffer.Blocks); got != n || s.buffer.Newest-s.buffer.Lost != uint64(n) { //nolint:gosec // a small number
+	if got := len(s.buffer.Blocks); got != n || s.buffer.Newest-s.buffer.Lost != uint64(n) {
 		mt.t.Fatalf("%d blocks kept, lost up to %d of %d, expected %d kept", got, s.buffer.Lost, s.buffer.Newest, n)
 	}
 }
@@ -493,9 +493,9 @@ func TestMemoryGreeting(t *testing.T) {
 
 // levelOf is compared with evicting byte for byte of what is the largest.
 func TestLevelOf(t *testing.T) {
-	seed := rand.Uint64() //nolint:gosec // a test's choice
+	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choice
+	random := rand.New(rand.NewPCG(seed, 0))
 	for range 5000 {
 		held := make([]holding, random.IntN(8))
 		var left []int64

@@ -46,14 +46,14 @@ const modelEpisode = 1000
 func TestModel(t *testing.T) {
 	seed := *modelSeed
 	if seed == 0 {
-		seed = rand.Uint64() //nolint:gosec // G404: a test's seed
+		seed = rand.Uint64()
 	}
 	t.Logf("-model.steps %d -model.seed %d", *modelSteps, seed)
 	var total modelCounts
 	for episode := 0; episode*modelEpisode < *modelSteps; episode++ {
 		ok := t.Run(strconv.Itoa(episode), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newModelWorld(t, rand.New(rand.NewPCG(seed, uint64(episode)))) //nolint:gosec // G404, G115: the point is that it can be repeated
+				w := newModelWorld(t, rand.New(rand.NewPCG(seed, uint64(episode))))
 				defer func() {
 					if t.Failed() {
 						t.Logf("-model.seed %d, episode %d, step %d: %s\n%s", seed, episode, w.step, w, strings.Join(w.log, "\n"))
@@ -380,7 +380,7 @@ func (w *modelWorld) reclaim() {
 	w.hub.LimitMemory(w.inst, 0)
 	for s, rec := range w.records {
 		s.mu.Lock()
-		rec.cut = max(rec.cut, int(s.buffer.Lost)) //nolint:gosec // G115: small
+		rec.cut = max(rec.cut, int(s.buffer.Lost))
 		s.mu.Unlock()
 	}
 	w.logf("room is made, from %d to %d bytes", used, w.hub.Memory.Used.Load())
@@ -762,14 +762,14 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 	}
 	s := c.conn.Stream
 	s.mu.Lock()
-	lost := int(s.buffer.Lost) //nolint:gosec // G115: small
+	lost := int(s.buffer.Lost)
 	s.mu.Unlock()
 	switch c.state {
 	case repeatAwaited:
 		if serial < 0 || w.truths[serial].id == "" {
 			return false
 		}
-		for i := lost; i < int(c.start); i++ { //nolint:gosec // G115: small
+		for i := lost; i < int(c.start); i++ {
 			if rec.entries[i].serial != serial {
 				continue
 			}
@@ -785,7 +785,7 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 		if serial > 0 && w.truths[serial].commentOnly {
 			return false
 		}
-		for i := c.repeat + 1; i < int(c.start); i++ { //nolint:gosec // G115: small
+		for i := c.repeat + 1; i < int(c.start); i++ {
 			if rec.entries[i].comment {
 				continue
 			}
@@ -816,7 +816,7 @@ func (w *modelWorld) repeatsUpTo(c *modelConn, rec *record, i int) bool {
 		}
 		return list
 	}
-	if !known || int(from) >= i { //nolint:gosec // G115: small
+	if !known || int(from) >= i {
 		return false
 	}
 	kept, brought := serials(rec.entries[from:i]), serials(rec.entries[c.start:])
@@ -964,7 +964,7 @@ func (w *modelWorld) join(c *modelClient, id string) {
 func (rec *record) locate(s *Stream, mode IDsMode, id string) (next int, ok bool) {
 	if mode != IDsUpstream {
 		if epoch, position, ok := replay.ParseID(id); ok {
-			return int(position), epoch == s.epoch && position <= uint64(len(rec.entries)) //nolint:gosec // G115: checked
+			return int(position), epoch == s.epoch && position <= uint64(len(rec.entries))
 		}
 	}
 	if id == s.openID && id != "" {
@@ -1076,7 +1076,7 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	switch outcome, _, _ := strings.Cut(sub.Outcome, ";"); outcome {
 	case ResumeReplayed:
 		w.counts.Replayed++
-		if at := int(sub.cursor); w.style == mixedIDs && at > next && rec.entries[at-1].upstreamID == id && rec.connections > 1 { //nolint:gosec // G115: small
+		if at := int(sub.cursor); w.style == mixedIDs && at > next && rec.entries[at-1].upstreamID == id && rec.connections > 1 {
 			next = at // the upstream gave the ID anew after a reconnect: the newest match wins
 		}
 		if want := fmt.Sprintf("replayed; events=%d", rec.eventsFrom(next, newest)); sub.Outcome != want {
@@ -1141,7 +1141,7 @@ func (w *modelWorld) begin(c *modelClient) {
 		c.next = 0
 	}
 	if !rec.fits(c.next, o.Buffer) {
-		c.next = max(c.next, int(c.sub.Origin.buffer.Lost)) //nolint:gosec // G115: small
+		c.next = max(c.next, int(c.sub.Origin.buffer.Lost))
 	}
 }
 
@@ -1200,7 +1200,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		if sub.stream == sub.Origin {
 			lost = lostHome
 		}
-		c.lost = int(lost) //nolint:gosec // G115: small
+		c.lost = int(lost)
 		onSplice := sub.stream.isSplice
 		c.ending = end != ""
 		sub.mu.Unlock()
@@ -1244,7 +1244,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 		} else {
 			c.next, c.live = len(rec.entries), len(rec.entries)
 			if c.headed && c.begins >= 0 {
-				c.next, c.first = max(c.begins, int(sub.Origin.buffer.Lost)), false //nolint:gosec // G115: small
+				c.next, c.first = max(c.begins, int(sub.Origin.buffer.Lost)), false
 			}
 		}
 	case waiting && !sub.waiting:
@@ -1257,7 +1257,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	default:
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.Origin]
-		c.next, c.live = int(sub.live), len(c.seq.entries) //nolint:gosec // G115: small
+		c.next, c.live = int(sub.live), len(c.seq.entries)
 		if at := w.records[from].refusedAt; at > 0 && c.next > at {
 			w.t.Errorf("client %d begins at %d, its splice was refused at %d", c.number, c.next, at)
 		}
@@ -1303,7 +1303,7 @@ func (w *modelWorld) merged(c *modelClient, sp *Stream) {
 	w.counts.Merged++
 	rec := w.records[c.sub.Origin]
 	w.expectAll(c)
-	to := int(sp.splice.to) //nolint:gosec // G115: small
+	to := int(sp.splice.to)
 	w.logf("client %d (have %d) is merged after %d of %d", c.number, c.have, to, len(rec.entries))
 	c.seq, c.next, c.live = rec, to, to
 	c.seam, c.idSet = c.have >= 0 && !w.records[sp].unknown, false
@@ -1485,7 +1485,7 @@ func (w *modelWorld) checkID(c *modelClient, onSplice bool) {
 		return
 	}
 	// The gateway's ID of a later block that is no event is as good.
-	if epoch, position, ok := replay.ParseID(c.lastID); ok && epoch == c.sub.Origin.epoch && int(position) <= c.next { //nolint:gosec // G115: small
+	if epoch, position, ok := replay.ParseID(c.lastID); ok && epoch == c.sub.Origin.epoch && int(position) <= c.next {
 		if !slices.ContainsFunc(c.seq.entries[position:c.next], func(e entry) bool { return e.sets }) {
 			return
 		}

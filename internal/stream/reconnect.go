@@ -17,6 +17,7 @@ import (
 // reconnectMode is which ends of an upstream connection are hidden.
 type reconnectMode int
 
+// The words of the option reconnect.
 const (
 	reconnectBroken    reconnectMode = iota // all but those as HTTP says
 	ReconnectAlways                         // all

@@ -593,7 +593,7 @@ func TestReloadAtRandom(t *testing.T) {
 			inBubble(t, gapEvent, func(st *streamTest) {
 				w := &reloadWorld{
 					streamTest: st,
-					rnd:        rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // G404: it can be repeated
+					rnd:        rand.New(rand.NewPCG(seed, 1)),
 					ids:        seed%2 == 0,
 					sources:    []*fakeSource{st.source},
 					opened:     make(map[*fakeSource]bool),

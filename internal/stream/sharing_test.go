@@ -122,7 +122,9 @@ func TestWaitingEndsAlsoWhereTheUpstreamBreaks(t *testing.T) {
 			}
 			time.Sleep(defaultSpliceTimeout / 2)
 			up.breakOff()
-			for up = st.source.accept(); up.conn.Current().isSplice; up = st.source.accept() { // they are left unanswered
+			up = st.source.accept()
+			for up.conn.Current().isSplice { // it is left unanswered
+				up = st.source.accept()
 			}
 			up.open()
 			up.event("hello")

@@ -14,6 +14,7 @@ import (
 // EndReason is why a subscriber's response ends.
 type EndReason string
 
+// The reasons, as the metrics and the access log have them.
 const (
 	EndClient    EndReason = "client"    // the client went away
 	EndWrite     EndReason = "write"     // a write to the client failed or made no progress for write_timeout
@@ -83,6 +84,7 @@ const (
 
 type joinMode int
 
+// Where a newcomer begins: the words of the option join.
 const (
 	joinAuto     joinMode = iota // as the upstream would serve a newcomer; see splice.go
 	JoinLive                     // begin at the newest block
@@ -396,6 +398,7 @@ func (sub *Subscriber) HoldBatch(blocks []*replay.Block) {
 	sub.hold(blocks)
 }
 
+// HeldBatch tells that what HoldBatch told of is written.
 func (sub *Subscriber) HeldBatch() {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()

@@ -349,12 +349,12 @@ func follow(r *reader, id string, n int) (string, error) {
 	last, primed := int64(-1), false
 	if id != "" {
 		_, position, _ := replay.ParseID(id)
-		last = int64(position) //nolint:gosec // small
+		last = int64(position)
 	}
 	take := func(b eventstream.Block) error {
 		id = string(b.ID)
 		_, position, ok := replay.ParseID(id)
-		switch at := int64(position); { //nolint:gosec // small
+		switch at := int64(position); {
 		case !ok:
 			return fmt.Errorf("block %q has no ID", b.Lines)
 		case !b.Dispatches() && !primed && last < 0:

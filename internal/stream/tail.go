@@ -30,6 +30,7 @@ type TailSource struct {
 	Close  func()      // the tail has been
 }
 
+// Watch gives a viewer what it needs to follow the stream.
 func (s *Stream) Watch() TailSource {
 	return TailSource{
 		Stream: s, Mu: s.mu, Buffer: &s.buffer, Bell: &s.bell,

@@ -13,8 +13,10 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
+// IDsMode is whose ids clients get: the option ids.
 type IDsMode int
 
+// The words of the option ids.
 const (
 	IDsAuto     IDsMode = iota // the gateway gives ids until the upstream does
 	IDsUpstream                // the gateway gives none

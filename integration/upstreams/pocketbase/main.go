@@ -37,12 +37,16 @@ type reporter struct {
 }
 
 func (r *reporter) report(what report) {
+	if err := r.write(what); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func (r *reporter) write(what report) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	what.At = time.Now().UnixNano()
-	if err := r.out.Encode(what); err != nil {
-		log.Fatal(err)
-	}
+	return r.out.Encode(what)
 }
 
 // connected numbers a new connection.
