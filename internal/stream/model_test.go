@@ -1100,7 +1100,8 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 		return
 	case ResumeGap:
 		w.counts.Gap++
-		if !rec.bursts(0, o.Buffer) && (rec.fits(0, o.Buffer) || s.buffer.Lost == 0) {
+		whole := !rec.bursts(0, o.Buffer) && (rec.fits(0, o.Buffer) || s.buffer.Lost == 0)
+		if _, position, _ := replay.ParseID(id); whole && position != nowhere {
 			c.next = 0
 			break
 		}
@@ -1373,6 +1374,10 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 		if err := json.Unmarshal(b.AppendData(nil), &gap); err != nil {
 			return err
 		}
+		if c.gaps > 0 { // it goes out before anything else
+			c.gaps--
+			return nil
+		}
 		switch gap.Reason {
 		case GapUpstream:
 			if c.skips {
@@ -1396,8 +1401,7 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 			c.skip, c.missed, c.first = true, gap.Missed, false
 			return nil
 		default:
-			c.gaps--
-			return nil
+			return fmt.Errorf("a gap is told that is none: %s", gap.Reason)
 		}
 	}
 	if serial == 0 {
