@@ -1258,7 +1258,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	default:
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.Origin]
-		c.next, c.live = int(sub.live), len(c.seq.entries)
+		c.next, c.live = int(sub.live), int(sub.live)
 		if at := w.records[from].refusedAt; at > 0 && c.next > at {
 			w.t.Errorf("client %d begins at %d, its splice was refused at %d", c.number, c.next, at)
 		}
