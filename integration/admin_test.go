@@ -209,7 +209,7 @@ func TestLivePage(t *testing.T) {
 	d.until("document.querySelectorAll('#tail li').length > 5 && document.getElementById('facts').textContent.includes('private-')")
 	d.shoot("8-private")
 	d.do("click", "selector", "#end")
-	d.until("document.getElementById('ask-text').textContent.includes('cut')")
+	d.until("document.getElementById('ask-text').textContent.includes('Cuts')")
 	d.do("click", "selector", "#ask-yes")
 	d.until("!document.getElementById('over').hidden")
 	if _, err := io.Copy(io.Discard, private); err == nil {

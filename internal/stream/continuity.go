@@ -86,6 +86,8 @@ func (c *Conn) compare(id string) {
 		return
 	}
 	switch last := s.sequence.last; {
+	case c.ids == 1 && n == last+1 && s.splice != nil:
+		s.splice.past = true // it went on
 	case c.ids == 1 && n > last+1:
 		c.tellSkipped(id, int64(n-last-1)) //nolint:gosec // a gap of more is none
 	case c.ids == 1 && n < last && !s.isSplice:
