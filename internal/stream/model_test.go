@@ -1263,6 +1263,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 			w.t.Errorf("client %d begins at %d, its splice was refused at %d", c.number, c.next, at)
 		}
 		c.have, c.seam, c.first, c.idSet = -1, false, false, false
+		if sub.Outcome == ResumeGap && w.options.GapEvent != "" {
+			c.gaps = 1
+		}
 	}
 }
 

@@ -533,6 +533,19 @@ func (s *Stream) dropIndex() {
 	}
 }
 
+// tellRefused tells a client that joins at the newest event, because its splice was
+// refused, what it does not get: the greeting, or what came after its ID.
+func (s *Stream) tellRefused(sub *Subscriber) {
+	if sub.id == "" || s.isCurrent(sub.id) {
+		sub.Outcome += "; greeting=none"
+		return
+	}
+	gap := Gap{GapUpstream, sub.id, s.missed(sub.id)}
+	s.logGap(gap)
+	sub.Outcome = ResumeGap
+	sub.pending = append(gap.Event(s.options.GapEvent), sub.pending...)
+}
+
 // spliceFailed takes note that the connection of a splice ended before it had a
 // head: its place is free, and its clients are given the upstream's own answer.
 // They may join at the newest event if the application seems to hold one
@@ -564,8 +577,8 @@ func (s *Stream) spliceFailed(end Ending) {
 		case joins:
 			delete(s.subs, sub)
 			sub.stream = parent
+			parent.tellRefused(sub)
 			parent.joinAt(sub, parent.buffer.Newest)
-			sub.Outcome += "; greeting=none"
 		case sub.released: // has a head, from when the stream was broken
 			sub.finish, sub.finishAt = EndBroken, sub.cursor
 		case alone:

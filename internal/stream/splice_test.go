@@ -1315,6 +1315,21 @@ func TestSpliceOfSingleStreamApplication(t *testing.T) {
 	})
 }
 
+// Who joins at the newest event, because its splice was refused, is told what it has
+// missed, if it has.
+func TestRefusedSpliceTellsWhatIsMissed(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 5 }), func(st *streamTest) {
+		_, up := st.start()
+		up.numbered(counting(1, 30)...)
+		b := st.join("20")
+		st.source.accept().answer(http.StatusServiceUnavailable, 0)
+		b.expectOutcome(ResumeGap)
+		b.expect(toldGap(GapUpstream, "20", "null")+"\n", primed("30"))
+		up.numbered("31")
+		b.expect(numbered("31"))
+	})
+}
+
 // While the stream is broken, splices go on; they are merged afterwards.
 func TestSpliceParentBreaks(t *testing.T) {
 	inBubble(t, auto(func(o *Options) { o.GapEvent = "gap" }), func(st *streamTest) {
