@@ -95,7 +95,7 @@ func BenchmarkJoin(b *testing.B) {
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), nil)
 	src := newBenchConn()
-	h.options.Join, h.options.Linger = stream.JoinLive, 0
+	h.options.Join, h.options.Vouched, h.options.Linger = stream.JoinLive, true, 0
 	join := func() *stream.Subscriber {
 		sub, err := hub.Join(&stream.Request{
 			Key:      hub.Key(h.policy.parts(r, h.instance.Place)),
@@ -143,7 +143,7 @@ func (s *benchConn) Renew(any, *stream.Renewal) bool { return false }
 func benchStream(b *testing.B, h *stream.Hub) (func() *stream.Subscriber, *stream.Conn) {
 	b.Helper()
 	options := testSettings()
-	options.Join, options.Linger = stream.JoinLive, 0
+	options.Join, options.Vouched, options.Linger = stream.JoinLive, true, 0
 	src := newBenchConn()
 	inst := h.Register("place", "server")
 	join := func() *stream.Subscriber {

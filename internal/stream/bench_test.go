@@ -32,7 +32,7 @@ func (s *benchSource) Renew(any, *Renewal) bool { return false }
 func benchJoined(b *testing.B, h *Hub) (func() *Subscriber, *Conn) {
 	b.Helper()
 	options := testOptions()
-	options.Join, options.Linger = JoinLive, 0
+	options.Join, options.Vouched, options.Linger = JoinLive, true, 0
 	src := newBenchSource()
 	inst := h.Register("place", "server")
 	join := func() *Subscriber {
@@ -86,7 +86,7 @@ func BenchmarkReclaim(b *testing.B) {
 	h := NewHub()
 	inst := h.Register("place", "server")
 	options := testOptions()
-	options.Join, options.Linger = JoinLive, 0
+	options.Join, options.Vouched, options.Linger = JoinLive, true, 0
 	subs, conns := make([]*Subscriber, streams), make([]*Conn, streams)
 	for i := range streams {
 		src := newBenchSource()
