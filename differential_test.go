@@ -418,5 +418,5 @@ func (d *diffApp) mayLose() bool {
 	// A client that comes back before its stream is proven goes on with a connection
 	// of its own: what that does not resume is lost.
 	earned := !strings.Contains(d.String(), "share public") && !strings.Contains(d.String(), "join ")
-	return !d.keeps || d.ends > 0 || d.scenario.counts.Reloads > 0 || (earned && !d.app.resumes)
+	return !d.keeps || d.ends > 0 || d.scenario.counts.Reloads > 0 || (earned && !d.resumes)
 }
