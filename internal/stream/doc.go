@@ -39,6 +39,7 @@
 //	upstream.go, reconnect.go, backoff.go        its upstream connection
 //	repeats.go, continuity.go, late.go           what a connection after another one brings
 //	splice.go, merge.go, sharing.go, trial.go    a second connection beside it
+//	waiting.go                                   who waits for it
 //	adopt.go, successor.go                       a new configuration
 //	detached.go, reopen.go                       streams without clients, and after their end
 //	inspect.go, census.go, counts.go, tail.go    what operators are shown
