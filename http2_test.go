@@ -387,7 +387,7 @@ func TestStreamsOfASharedConnectionStandAlone(t *testing.T) {
 			c.give(3, 1)
 		}
 		c.until("the good one goes on", func() bool { return c.got[5].Len() >= size && (c.room[3] == 0 || c.got[3].Len() > 600) })
-		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // the time in which the stuck one is cut is real
+		time.Sleep(5 * time.Millisecond) // paces: the time in which the stuck one is cut is real
 	}
 	if c.ended[1] != "INTERNAL_ERROR" || c.ended[3] != "" || c.ended[5] != "" {
 		t.Errorf("ended: %v", c.ended)
@@ -519,9 +519,9 @@ func TestMalformedFramesOnTakenOverStreams(t *testing.T) {
 	}
 }
 
-// When the server's side has been idle it says goodbye and goes; the streams go
-// on, and end with the connection.
-func TestTakenOverStreamsOutliveTheServersIdleTimeout(t *testing.T) {
+// At a reload the old server, which has nothing to wait for, says goodbye and goes;
+// the streams go on, and end with the connection.
+func TestTakenOverStreamsOutliveTheirServer(t *testing.T) {
 	u := startUpstream(t, nil)
 	s := startSharing(t, u, "heartbeat off\nprime off")
 	c := s.raw()
@@ -539,7 +539,7 @@ func TestTakenOverStreamsOutliveTheServersIdleTimeout(t *testing.T) {
 	for i := range 5 {
 		up.write(fmt.Sprintf("id: %d\ndata: %d\n\n", 2+i, i))
 		c.until("it goes on", func() bool { return strings.HasSuffix(c.got[1].String(), fmt.Sprintf("data: %d\n\n", i)) })
-		time.Sleep(400 * time.Millisecond) //nolint:forbidigo // the server takes a second to close, and says nothing of it
+		time.Sleep(400 * time.Millisecond) // paces the events: the server takes a second to close, and says nothing of it
 	}
 	c.do(c.framer.WritePing(false, [8]byte{1}))
 	up.end()
