@@ -224,7 +224,7 @@ func TestAdminFieldsAreDocumented(t *testing.T) {
 	for field, words := range map[string][]string{
 		"Upstream.state":    {stream.StateOpening, stream.StateOpen, stream.StateWaiting, stream.StateEnded},
 		"Stream.kind":       {stream.KindShared, stream.KindSplice, stream.KindPrivate, stream.KindDetached},
-		"Subscriber.resume": {stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced, resumePrivate},
+		"Subscriber.resume": {stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced, stream.ResumePrivate},
 		"BlockEvent.kind":   {blockEvent, blockComment, blockControl, blockGap},
 	} {
 		name, property, _ := strings.Cut(field, ".")

@@ -54,7 +54,7 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	d := a.detail(id)
-	if len(d.List) != 1 || d.List[0].Resume != resumePrivate || d.List[0].Protocol != "1.1" || d.List[0].Delivery != deliveryHandler ||
+	if len(d.List) != 1 || d.List[0].Resume != stream.ResumePrivate || d.List[0].Protocol != "1.1" || d.List[0].Delivery != deliveryHandler ||
 		d.List[0].Events != 1 || d.List[0].Bytes != uint64(wire) {
 		t.Errorf("%+v", d)
 	}
@@ -146,7 +146,7 @@ func TestAdminDrainsPrivateStreamsOnce(t *testing.T) {
 func TestAdminTailOfPrivateStream(t *testing.T) {
 	_, a, c, up, id := startPrivate(t, "")
 	first := a.view("/sse/streams/" + id + "/tail?last=100")
-	if stream.Process.Find(id).(*passThrough).seen.tail.Load() == nil {
+	if stream.Process.Find(id).(*passThrough).seen.passing.Viewers() != 1 {
 		t.Error("a viewer that has its head is not shown what comes")
 	}
 	up.write(": note\n\nid: 7\ndata: 2\n\n")
@@ -171,9 +171,9 @@ func TestAdminTailOfPrivateStream(t *testing.T) {
 	}
 	third := a.view("/sse/streams/" + id + "/tail?last=0")
 	second.close()
-	up.event(numbers(4, 4+privateTailBlocks)...) // a viewer that reads is shown all, or told
+	up.event(numbers(4, 4+stream.PassingBlocks)...) // a viewer that reads is shown all, or told
 	up.end()
-	for b.Position < 3+privateTailBlocks {
+	for b.Position < 3+stream.PassingBlocks {
 		m := third.next()
 		if m.Type == "gone" {
 			break
@@ -189,18 +189,15 @@ func TestPrivateTailIsGivenBack(t *testing.T) {
 	p := stream.Process.Find(id).(*passThrough)
 	views := []*testClient{a.view("/sse/streams/" + id + "/tail"), a.view("/sse/streams/" + id + "/tail")}
 	eventually(t, "both look", func() bool {
-		p.seen.mu.Lock()
-		defer p.seen.mu.Unlock()
-		t := p.seen.tail.Load()
-		return t != nil && t.tails == 2
+		return p.seen.passing.Viewers() == 2
 	})
 	for _, v := range views {
 		v.close()
 	}
-	eventually(t, "nobody looks", func() bool { return p.seen.tail.Load() == nil })
+	eventually(t, "nobody looks", func() bool { return p.seen.passing.Viewers() == 0 })
 	up.end()
 	c.expectEnd()
-	over := stream.NewTail(p.Watch(), 0, "") // came too late
+	over := stream.NewTail(p, 0, "") // came too late
 	if _, _, _, isOver := over.Next(); !isOver {
 		t.Error("a tail of what is over waits")
 	}

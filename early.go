@@ -312,7 +312,7 @@ func (e *earlyWriter) finish(err error) error {
 		if e.err != nil {
 			end = clientEnd(e.original, e.err)
 		}
-		tellAccessLog(e.original, accessFields{resume: resumePrivate, end: end})
+		tellAccessLog(e.original, accessFields{resume: stream.ResumePrivate, end: end})
 		return http.ErrAbortHandler
 	}
 	return e.tell()
@@ -331,7 +331,7 @@ func (e *earlyWriter) tell() error {
 	if err != nil {
 		end = clientEnd(e.original, err)
 	}
-	tellAccessLog(e.original, accessFields{resume: resumePrivate, end: end})
+	tellAccessLog(e.original, accessFields{resume: stream.ResumePrivate, end: end})
 	if err != nil || !earlyErrorEnds(form) {
 		return http.ErrAbortHandler
 	}

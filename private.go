@@ -219,7 +219,7 @@ func (p *passThrough) resume() string {
 	if p.lostID != "" {
 		return stream.ResumeGap
 	}
-	return resumePrivate
+	return stream.ResumePrivate
 }
 
 // countGap tells the log and the metrics, if the client has a gap, and returns it.
@@ -338,7 +338,7 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	var passing privateCount
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
 		passing.add(blk)
-		p.seen.show(blk)
+		p.seen.passing.Add(blk)
 		return nil
 	})
 	p.noteEnd(b)

@@ -11,13 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
-	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
-
-// resumePrivate stands where the outcome of resuming does, unless that is a gap: a
-// private stream is not resumed by the gateway.
-const resumePrivate = "private"
 
 // privateView is what operators see of a private stream. The lock of writing is
 // not needed for it, because a client that is stuck holds that.
@@ -34,14 +29,13 @@ type privateView struct {
 	waiting  atomic.Int64 // how many blocks are being written; part of one counts as one
 	since    atomic.Int64 // since when, in Unix nanoseconds; 0: nothing is
 
-	tail atomic.Pointer[privateTail] // nil: nobody looks
+	passing stream.Passing // what tails are shown
 
 	mu       sync.Mutex  // guards what follows
 	leave    *time.Timer // ends the stream from this side; nil: nothing does
 	leaveAt  time.Time
 	leaveFor stream.EndReason
 	over     bool
-	shown    uint64 // position of the newest block that was shown to tails that have gone
 }
 
 // newPrivateView begins the view of a stream whose head was sent.
@@ -92,13 +86,6 @@ func (v *privateView) lag(now time.Time) stream.LagInfo {
 	}
 }
 
-// show shows a block to the tails.
-func (v *privateView) show(b eventstream.Block) {
-	if t := v.tail.Load(); t != nil {
-		t.add(b)
-	}
-}
-
 // close ends the view: the stream is over.
 func (v *privateView) close() {
 	v.mu.Lock()
@@ -107,9 +94,7 @@ func (v *privateView) close() {
 	if v.leave != nil {
 		v.leave.Stop()
 	}
-	if t := v.tail.Load(); t != nil {
-		t.close()
-	}
+	v.passing.End()
 }
 
 // LeaveAfter makes leave end the stream in a while, unless it has ended before.
@@ -186,67 +171,7 @@ func (p *passThrough) LetGo(window time.Duration) (subscribers int) {
 	return 1
 }
 
-// What the tails of a private stream may be behind, before they miss something.
-const (
-	privateTailBlocks = 256
-	privateTailSize   = 1 << 20
-)
-
-// privateTail keeps, for the tails of a private stream, the blocks that have
-// passed since the first of them began to look.
-type privateTail struct {
-	tails int // guarded by the view's lock
-
-	mu     sync.Mutex // guards what follows
-	buffer replay.Buffer
-	bell   stream.Bell
-	over   bool
-}
-
-func (t *privateTail) add(b eventstream.Block) {
-	wire := append(append(make([]byte, 0, len(b.Lines)+1), b.Lines...), '\n')
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buffer.Append(&replay.Block{
-		Wire: wire, Lines: len(b.Lines), At: time.Now(), Dispatches: b.Dispatches(), CommentOnly: b.CommentOnly(),
-	})
-	t.bell.Ring()
-}
-
-func (t *privateTail) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.over = true
-	t.bell.Ring()
-}
-
-func (p *passThrough) Watch() stream.TailSource {
-	v := p.seen
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	t := v.tail.Load()
-	if t == nil {
-		t = &privateTail{over: v.over}
-		t.buffer.Newest, t.buffer.Lost = v.shown, v.shown
-		t.buffer.Limits = replay.Limits{Events: privateTailBlocks, Size: privateTailSize, Age: defaultBufferAge}
-		v.tail.Store(t)
-	}
-	t.tails++
-	return stream.TailSource{
-		Stream: p, Mu: &t.mu, Buffer: &t.buffer, Bell: &t.bell,
-		Over: func() bool { return t.over },
-		Close: func() {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			if t.tails--; t.tails == 0 {
-				v.tail.Store(nil)
-				t.mu.Lock()
-				v.shown = t.buffer.Newest
-				t.mu.Unlock()
-			}
-		},
-	}
-}
+func (p *passThrough) Watch() stream.TailSource { return p.seen.passing.Watch(defaultBufferAge) }
 
 // Interface guards.
 var _ stream.PrivateStream = (*passThrough)(nil)

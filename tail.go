@@ -71,7 +71,7 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 		return err
 	}
 	// Before the head is sent: who has that is shown all that comes from then on.
-	t := stream.NewTail(s.Watch(), last, r.Header.Get("Last-Event-ID"))
+	t := stream.NewTail(s, last, r.Header.Get("Last-Event-ID"))
 	defer t.Close()
 	v, err := openView(w, r)
 	if err != nil {
@@ -86,27 +86,27 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 			}
 			continue
 		}
-		if err := addBlocks(t, v, blocks, missed, over); err != nil || v.flush() != nil || over || !v.stays() {
+		err := addBlocks(v, t, blocks, missed)
+		if err == nil && over {
+			err = v.add("gone", t.IDAt(t.Position()), goneEvent{ID: s.ID()})
+		}
+		if err != nil || v.flush() != nil || over || !v.stays() {
 			return nil // the viewer is gone, or gets no more
 		}
 	}
 }
 
-// addBlocks adds what next has returned.
-func addBlocks(t *stream.Tail, v *view, blocks []*replay.Block, missed *stream.Missed, over bool) error {
+// addBlocks adds what Next has returned.
+func addBlocks(v *view, t *stream.Tail, blocks []*replay.Block, missed *stream.Missed) error {
 	if missed != nil {
-		if err := v.add("missed", t.ID(), missed); err != nil {
+		if err := v.add("missed", t.IDAt(missed.To), missed); err != nil {
 			return err
 		}
 	}
 	for _, b := range blocks {
-		t.Cursor = b.Position
-		if err := v.add("block", t.ID(), tellBlock(b)); err != nil {
+		if err := v.add("block", t.IDAt(b.Position), tellBlock(b)); err != nil {
 			return err
 		}
-	}
-	if over {
-		return v.add("gone", t.ID(), goneEvent{ID: t.Stream.ID()})
 	}
 	return nil
 }

@@ -46,18 +46,18 @@ func TestTailMisses(t *testing.T) {
 		t := st.t
 		r, up := st.start()
 		s := r.sub.home
-		slow := NewTail(s.Watch(), 10, "")
+		slow := NewTail(s, 10, "")
 		up.event(counting(1, 10)...)
 		blocks, missed, wake, over := slow.Next()
 		if len(blocks) != 3 || missed == nil || *missed != (Missed{From: 1, To: 7}) || wake != nil || over {
 			t.Errorf("%d blocks, missed %v", len(blocks), missed)
 		}
-		if resumed := NewTail(s.Watch(), 10, fmt.Sprintf("%d.8", s.number)); resumed.Cursor != 8 {
-			t.Errorf("goes on after %d", resumed.Cursor)
+		if resumed := NewTail(s, 10, fmt.Sprintf("%d.8", s.number)); resumed.cursor != 8 {
+			t.Errorf("goes on after %d", resumed.cursor)
 		}
 		for _, id := range []string{fmt.Sprintf("%d.11", s.number), fmt.Sprintf("%d.8", s.number+1), "8", ".", "x.8"} {
-			if fresh := NewTail(s.Watch(), 1, id); fresh.Cursor != 9 {
-				t.Errorf("with the ID %q it goes on after %d", id, fresh.Cursor)
+			if fresh := NewTail(s, 1, id); fresh.cursor != 9 {
+				t.Errorf("with the ID %q it goes on after %d", id, fresh.cursor)
 			}
 		}
 	})
@@ -69,7 +69,7 @@ func TestTailOfRefused(t *testing.T) {
 		t := st.t
 		s := st.join("").sub.home
 		up := st.source.accept()
-		early := NewTail(s.Watch(), 10, "")
+		early := NewTail(s, 10, "")
 		_, _, wake, over := early.Next()
 		if over {
 			t.Fatal("over before there is an answer")

@@ -177,3 +177,10 @@ func (h *Hub) Restart() {
 	h.ending = false
 	clear(h.unshareable)
 }
+
+// Viewers is how many look.
+func (p *Passing) Viewers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tails
+}

@@ -80,6 +80,10 @@ const (
 	ResumeReplayed = "replayed"
 	ResumeGap      = "gap"
 	ResumeSpliced  = "spliced"
+
+	// ResumePrivate stands in their place, unless that is a gap: a private stream
+	// is not resumed by the gateway.
+	ResumePrivate = "private"
 )
 
 type joinMode int

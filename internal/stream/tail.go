@@ -20,75 +20,82 @@ type Missed struct {
 	To   uint64 `json:"to"`
 }
 
-// TailSource is what a tail reads.
+// TailSource is what a tail reads: a replay buffer, or what passes in a stream that
+// has none.
 type TailSource struct {
-	Stream Observed
-	Mu     *sync.Mutex // guards buffer and bell
-	Buffer *replay.Buffer
-	Bell   *Bell
-	Over   func() bool // the stream is; the lock is held
-	Close  func()      // the tail has been
+	mu     *sync.Mutex // guards buffer and bell
+	buffer *replay.Buffer
+	bell   *Bell
+	over   func() bool // the stream is; the lock is held
+	close  func()      // the tail has been
 }
 
 // Watch gives a viewer what it needs to follow the stream.
 func (s *Stream) Watch() TailSource {
 	return TailSource{
-		Stream: s, Mu: s.mu, Buffer: &s.buffer, Bell: &s.bell,
-		Over:  func() bool { return s.phase == phaseGone },
-		Close: func() {},
+		mu: s.mu, buffer: &s.buffer, bell: &s.bell,
+		over:  func() bool { return s.phase == phaseGone },
+		close: func() {},
 	}
 }
 
-// Tail is a position in what it reads.
+// Tail is a position in what passes in a stream.
 type Tail struct {
-	TailSource
-
-	Cursor uint64
+	source TailSource
+	serial uint64 // of the stream
+	cursor uint64
 }
 
-// NewTail begins before the last n kept blocks, or where the last event ID of
-// a tail says.
-func NewTail(from TailSource, n int, lastEventID string) *Tail {
-	from.Mu.Lock()
-	defer from.Mu.Unlock()
-	f := from.Buffer
-	t := &Tail{TailSource: from, Cursor: f.Newest}
+// NewTail begins before the last n kept blocks of a stream, or where the last event
+// ID of a tail says. Close must be called in the end.
+func NewTail(o Observed, n int, lastEventID string) *Tail {
+	t := &Tail{source: o.Watch(), serial: o.Serial()}
+	t.source.mu.Lock()
+	defer t.source.mu.Unlock()
+	f := t.source.buffer
+	t.cursor = f.Newest
 	number, digits, _ := strings.Cut(lastEventID, ".")
 	if position, err := strconv.ParseUint(digits, 10, 64); err == nil && position <= f.Newest &&
-		number == strconv.FormatUint(from.Stream.Serial(), 10) {
-		t.Cursor = position
+		number == strconv.FormatUint(t.serial, 10) {
+		t.cursor = position
 		return t
 	}
 	if n > 0 && len(f.Blocks) > 0 {
-		t.Cursor = f.Blocks[max(0, len(f.Blocks)-n)].Position - 1
+		t.cursor = f.Blocks[max(0, len(f.Blocks)-n)].Position - 1
 	}
 	return t
 }
 
-// ID is the last event ID of a viewer who was shown everything up to the
-// cursor.
-func (t *Tail) ID() string { return fmt.Sprintf("%d.%d", t.Stream.Serial(), t.Cursor) }
+// Close ends the tail.
+func (t *Tail) Close() { t.source.close() }
 
-// Next returns the blocks after the cursor. If there are none it returns what
-// is closed when there may be some, or that the stream is over. missed is not
-// nil if something before the blocks is no longer kept.
+// Position is that of the newest block that the viewer was given, or will never be.
+func (t *Tail) Position() uint64 { return t.cursor }
+
+// IDAt is the last event ID of a viewer who was shown everything up to a position.
+func (t *Tail) IDAt(position uint64) string { return fmt.Sprintf("%d.%d", t.serial, position) }
+
+// Next returns the blocks that come next. If there are none it returns what is
+// closed when there may be some, or that the stream is over. missed is not nil if
+// something before the blocks is no longer kept.
 func (t *Tail) Next() (blocks []*replay.Block, missed *Missed, wake <-chan struct{}, over bool) {
-	t.Mu.Lock()
-	defer t.Mu.Unlock()
-	f := t.Buffer
-	if t.Cursor < f.Lost {
-		missed = &Missed{From: t.Cursor + 1, To: f.Lost}
-		t.Cursor = f.Lost
+	t.source.mu.Lock()
+	defer t.source.mu.Unlock()
+	f := t.source.buffer
+	if t.cursor < f.Lost {
+		missed = &Missed{From: t.cursor + 1, To: f.Lost}
+		t.cursor = f.Lost
 	}
-	rest := f.After(t.Cursor)
+	rest := f.After(t.cursor)
 	blocks = slices.Clone(rest[:min(len(rest), maxTailBatch)])
 	switch {
 	case len(blocks) > 0:
+		t.cursor = blocks[len(blocks)-1].Position
 		return blocks, missed, nil, false
 	case missed != nil:
 		return nil, missed, nil, false
-	case t.Over():
+	case t.source.over():
 		return nil, nil, nil, true
 	}
-	return nil, nil, t.Bell.wait(), false
+	return nil, nil, t.source.bell.wait(), false
 }
