@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"errors"
 	"time"
 )
 
@@ -24,7 +25,11 @@ func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
 	s.answer = NewAnswerClock()
 	s.responses = newResponsesLog(req.Parts)
 	s.greeting.ended = true // nobody is greeted with it
-	return s.attach(req)
+	sub, err := s.attach(req)
+	if errors.Is(err, errGone) {
+		return nil, nil //nolint:nilnil // as above
+	}
+	return sub, err
 }
 
 // keepDetached makes a stream known that has just got its head, or tells why
@@ -69,7 +74,11 @@ func (h *Hub) ResumeDetached(epoch string, req *Request) (*Subscriber, error) {
 	if s == nil {
 		return nil, nil //nolint:nilnil // neither is an error
 	}
-	return s.attach(req)
+	sub, err := s.attach(req)
+	if errors.Is(err, errGone) {
+		return nil, nil //nolint:nilnil // as above
+	}
+	return sub, err
 }
 
 // CancelDetached ends the detached stream of an epoch, and returns its head. It

@@ -48,6 +48,7 @@ type earnedWorld struct {
 	state   map[int]int
 	empty   time.Time // when it was last empty, if it is not
 	outages []*outage
+	begun   map[any]time.Time // when the first connection of each stream was accepted
 	tabs    []*tab
 }
 
@@ -55,7 +56,7 @@ func newEarnedWorld(t *testing.T, sc *earnedScenario, tells bool) *earnedWorld {
 	t.Helper()
 	w := &earnedWorld{
 		sc: sc, app: sc.app, rnd: rand.New(rand.NewPCG(sc.seed, ^sc.number)),
-		hub: NewHub(), tells: tells, began: time.Now(), calmed: make(chan struct{}), state: make(map[int]int),
+		hub: NewHub(), tells: tells, began: time.Now(), calmed: make(chan struct{}), state: make(map[int]int), begun: make(map[any]time.Time),
 	}
 	w.inst = w.hub.Register("place", "server")
 	w.options = testOptions()
@@ -273,6 +274,7 @@ type tab struct {
 	own    int      // how many of them it has
 	again  bool     // it came back: the next may be one that it has
 	tokens int      // of the beginning of an answer
+	opened any      // the stream that was opened with the ID that the client came back with, if it was
 	got    bool     // an event of its own, in the calm
 }
 
@@ -411,6 +413,13 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 		Client:      Client{Remote: c.address()},
 		Logger:      w.logger(),
 	}
+	return c.visitShared(ctx, req, &opener)
+}
+
+// visitShared is a visit of who asks for a stream that is shared. opener is set when
+// the answer to its own request is waited for.
+func (c *tab) visitShared(ctx context.Context, req *Request, opener *bool) (why string, clean bool) {
+	w, id := c.w, req.LastEventID
 	sub, err := w.hub.Join(req)
 	if errors.Is(err, ErrUnshareable) {
 		return c.visitAlone(ctx, id, false)
@@ -426,17 +435,19 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 		}
 	}
 	defer detach()
-	select {
-	case <-sub.Origin.ready:
-	case <-ctx.Done():
+	switch again, left := sub.Origin.AwaitOpening(ctx, req, *opener); {
+	case left:
 		return "cut before the head", false
+	case again:
+		detach()
+		return c.visitShared(ctx, req, opener)
 	}
 	if !sub.WaitForHead(ctx) {
 		return "cut before the head", false
 	}
 	head, err := sub.Head()
 	switch {
-	case errors.Is(err, ErrUnshareable) && opener:
+	case errors.Is(err, ErrUnshareable) && *opener:
 		return c.status("the answer to its own request"), false
 	case errors.Is(err, ErrUnshareable):
 		detach()
@@ -453,11 +464,16 @@ func (c *tab) visit(ctx context.Context, id string) (why string, clean bool) {
 		w.mu.Lock()
 		c.lookups++
 		w.mu.Unlock()
-		return c.visit(ctx, id)
+		return c.visitShared(ctx, req, opener)
 	case EndNoSecond:
 		return c.status("503"), false
 	}
 	c.begin(head.Header, id, sub.Outcome)
+	if id != "" && id == sub.Origin.openID {
+		w.mu.Lock()
+		c.opened = sub.Origin
+		w.mu.Unlock()
+	}
 	sub.TellGap()
 	end := c.read(ctx, sub)
 	if end == EndPerClient {
@@ -581,6 +597,7 @@ func (c *tab) begin(header http.Header, id, outcome string) {
 	}
 	c.dec.Reset()
 	c.begun = time.Now()
+	c.opened = nil
 	c.again = id != ""
 	if session := header.Get("X-Session"); session != "" {
 		n, _ := strconv.Atoi(session[1:])

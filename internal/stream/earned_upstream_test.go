@@ -161,6 +161,7 @@ type appConn struct {
 
 type message struct {
 	due  time.Time
+	told time.Time // when what it tells was made
 	text string
 	own  bool
 	last bool // the answer ends after it
@@ -299,6 +300,9 @@ func (c *appConn) sendAfter(d time.Duration, m message) {
 		due = c.due
 	}
 	m.due, c.due = due, due
+	if m.told.IsZero() {
+		m.told = time.Now()
+	}
 	c.queue = append(c.queue, m)
 	select {
 	case c.wake <- struct{}{}:
@@ -376,7 +380,7 @@ func (c *appConn) accept(lastID string) {
 	}
 	if known {
 		for n := had + 1; n < len(w.made); n++ {
-			c.send(c.eventText(n), false)
+			c.tell(n)
 		}
 	}
 	c.open = true
@@ -407,6 +411,9 @@ func (c *appConn) answer() {
 
 // answerPrefix is how many events each answer begins with.
 const answerPrefix = 4
+
+// tell sends an event for all.
+func (c *appConn) tell(n int) { c.sendAfter(0, message{text: c.eventText(n), told: c.w.made[n].at}) }
 
 // eventText is an event for all as it is sent on this connection.
 func (c *appConn) eventText(n int) string {
@@ -478,7 +485,7 @@ func (w *earnedWorld) publishAll() {
 	w.made = append(w.made, made{at: time.Now(), text: fmt.Sprintf("data: b %d %d %s\n\n", n, key, op)})
 	for _, c := range w.conns {
 		if c.open {
-			c.send(c.eventText(n), false)
+			c.tell(n)
 		}
 	}
 }
@@ -499,8 +506,12 @@ type outage struct {
 
 // accepted takes note that a stream has a connection again.
 func (w *earnedWorld) accepted(c *appConn) {
+	life := c.to.life()
+	if _, known := w.begun[life]; !known {
+		w.begun[life] = time.Now()
+	}
 	for _, o := range w.outages {
-		if o.life == c.to.life() && o.to.IsZero() {
+		if o.life == life && o.to.IsZero() {
 			o.to = time.Now()
 		}
 	}
@@ -520,7 +531,11 @@ func (w *earnedWorld) finishSome(which int, end Ending) {
 	c := some[which%len(some)]
 	c.open = false
 	w.counts.Breaks++
-	w.outages = append(w.outages, &outage{life: c.to.life(), from: time.Now().Add(-w.app.latency)})
+	lost := time.Now()
+	for _, m := range c.queue {
+		earliest(&lost, m.told)
+	}
+	w.outages = append(w.outages, &outage{life: c.to.life(), from: lost})
 	w.logf("connection %d breaks: %+v", c.number, end)
 	c.end <- end
 }
@@ -597,13 +612,18 @@ var errNobody = errors.New("the client has left")
 
 // excused reports whether an event for all may have been missed, because a
 // stream had no connection then and the application does not tell it later: it
-// does not go on after ids, or the client has brought none of its own.
+// does not go on after ids, or the client has brought none of its own. Such an
+// application is believed to go on after the ID with which a stream is opened, as
+// long as its ids have not shown whether they count.
 func (c *tab) excused(n int) bool {
 	w := c.w
 	if w.app.resumes && !c.stranger {
 		return false
 	}
 	at := w.made[n].at
+	if c.opened != nil && !at.After(w.begun[c.opened]) {
+		return true
+	}
 	for _, o := range w.outages {
 		to := o.to
 		if to.IsZero() {

@@ -193,12 +193,9 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 		}
 	}
 
-	kept := h.lookupLocked(req)
-	if kept != nil {
-		sub, err = kept.attach(req)
-		if !errors.Is(err, errNewLife) {
-			return sub, err
-		}
+	sub, kept, err := h.joinKeptLocked(req)
+	if kept != nil && !errors.Is(err, errNewLife) {
+		return sub, err
 	}
 	// Only now: a stream that is there can be joined, whatever an answer was since.
 	if until, ok := h.unshareable[req.Key]; ok {
@@ -236,6 +233,21 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 	sub, err = s.attach(req)
 	h.renewLate(s)
 	return sub, err
+}
+
+// joinKeptLocked attaches a new subscriber to the stream that the request may join;
+// kept is nil if there is none. One that is over is passed by: who has ended it
+// needs the hub's lock to take it out.
+func (h *Hub) joinKeptLocked(req *Request) (sub *Subscriber, kept *Stream, err error) {
+	for {
+		if kept = h.lookupLocked(req); kept == nil {
+			return nil, nil, nil
+		}
+		if sub, err = kept.attach(req); !errors.Is(err, errGone) {
+			return sub, kept, err
+		}
+		h.removeLocked(kept)
+	}
 }
 
 // makePlaceLocked ends one of a place's streams that only linger, the one without

@@ -245,11 +245,18 @@ func (s *Stream) startLocked(lastEventID string) {
 // cannot go on in it: it begins a new one.
 var errNewLife = errors.New("the stream has ended")
 
+// errGone is returned by attach when the stream is over, and about to be removed
+// from the hub by who ended it.
+var errGone = errors.New("the stream is over")
+
 // attach adds a subscriber and finds where it begins, in one step. The hub's
 // lock is held.
 func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return nil, errGone
+	}
 	if limit := req.Options.MaxSubscribers; limit > 0 && len(s.subs) >= limit {
 		return nil, ErrTooManySubscribers
 	}

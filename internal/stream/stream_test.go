@@ -77,6 +77,33 @@ func TestLinger(t *testing.T) {
 	})
 }
 
+// TestStreamThatIsOverIsNotJoined: the last client leaves before the upstream has
+// answered, so that the stream is over. Who comes at that moment opens another one:
+// the one that is over is still in the hub, as who ends it does not have the hub's
+// lock.
+func TestStreamThatIsOverIsNotJoined(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		old := st.source.accept()
+		over := a.sub.Origin
+		over.mu.Lock()
+		over.endLocked() // as Leave does, before it asks for the hub's lock
+		over.mu.Unlock()
+
+		b := st.join("")
+		up := st.source.acceptOpen()
+		old.expectGone(true)
+		if b.sub.Origin == over {
+			t.Fatal("joined the stream that is over")
+		}
+		up.event("1")
+		b.expect(newcomer, given("1", "1"))
+		a.leave() // who is over takes nothing of the new stream out of the hub
+		st.expectStreams(1)
+		st.join("").expect(primed("sse1.E.1"))
+	})
+}
+
 func TestLingerOff(t *testing.T) {
 	inBubble(t, func(o *Options) { o.Linger = 0 }, func(st *streamTest) {
 		a, up := st.start()
