@@ -170,8 +170,8 @@ func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 	if sub.id == "" {
 		return s.openID == "" && s.newestAt.IsZero() && parent.learned.unmerged == 0
 	}
-	if s.openID == sub.id && s.buffer.Lost == 0 {
-		return true
+	if s.openID == sub.id { // a block of the splice that has it, too, is not where the client is
+		return s.buffer.Lost == 0
 	}
 	_, ok := s.buffer.Find(sub.id)
 	return ok

@@ -1027,6 +1027,34 @@ func TestSpliceWaitForID(t *testing.T) {
 	})
 }
 
+// Who has the ID that a splice was opened with does not share it any more when its
+// first blocks are evicted, though a later block gave that ID, too.
+func TestSpliceOfIDIsWholeOrNotShared(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 2 }), func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("7", "8", "9")
+		b := st.join("6")
+		sp := st.source.acceptOpen()
+		for _, block := range []string{"id: 6\ndata: a\n\n", "data: b\n\n", "data: c\n\n"} {
+			if err := sp.send(block); err != nil {
+				t.Fatal(err)
+			}
+			b.expect(block)
+		}
+		c := st.join("6")
+		c.expectOutcome(ResumeSpliced)
+		c.expectEnd("")
+		own := st.source.acceptOpen()
+		if own.lastEventID != "6" {
+			t.Errorf("opened with %q", own.lastEventID)
+		}
+		if err := own.send("id: 6\ndata: a\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		c.expect("id: 6\ndata: a\n\n")
+	})
+}
+
 // Who comes with an ID while the stream is broken is sent its head; once there is
 // a connection again, it is given what it has missed nevertheless.
 func TestSpliceOfIDAfterBreak(t *testing.T) {
