@@ -73,9 +73,17 @@ type accessRecord struct {
 	emit     func() // waits for that; nil: the response has not ended
 }
 
+// flushedAfterwards reports whether Caddy may flush a response when its handlers
+// have returned: with "timeouts write", for the access log. net/http's panics
+// then, if its connection was taken over.
+func flushedAfterwards(r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return ok && server != nil && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
+}
+
 // newAccessRecord prepares the entry of a request and keeps Caddy from writing
 // one. It returns nil if there is to be none.
-func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int) *accessRecord {
+func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int) record {
 	ctx := r.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool)
@@ -186,14 +194,11 @@ func (a *accessRecord) returned(extra *caddyhttp.ExtraLogFields) {
 	}
 }
 
-// write writes the entry, when the request's handlers have returned, and calls
-// done. It does not wait for that, nor for the log.
-func (a *accessRecord) write(size int, sse accessFields, done func()) {
-	if a == nil {
-		done()
-		return
-	}
+// ended implements record: it writes the entry, when the request's handlers have
+// returned. It does not wait for that, nor for the log.
+func (a *accessRecord) ended(sub *stream.Subscriber, reason stream.EndReason, size int, done func()) {
 	duration := time.Since(a.began)
+	sse := accessFieldsOf(sub, reason)
 	sse.duration = duration
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -36,7 +36,7 @@ func BenchmarkFanout1000(b *testing.B) {
 	for _, size := range []int{200, 10 << 10} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
 			join, conn := benchStream(b, stream.NewHub())
-			handler := &Handler{settings: &deliverySettings{heartbeat: defaultHeartbeat, heartbeatBytes: []byte(emptyComment)}}
+			settings := newDeliverySettings(defaultHeartbeat, []byte(emptyComment), 0)
 			ctx, cancel := context.WithCancel(b.Context())
 			var waiting atomic.Int64
 			all := make(chan struct{}, 1)
@@ -52,7 +52,7 @@ func BenchmarkFanout1000(b *testing.B) {
 				wg.Go(func() {
 					defer sub.Leave()
 					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-					d := &delivery{h: handler, w: &discard{header: make(http.Header), flushed: flushed}, r: r, sub: sub}
+					d := &delivery{settings: settings, w: &discard{header: make(http.Header), flushed: flushed}, r: r, sub: sub}
 					d.deliver()
 				})
 			}

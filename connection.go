@@ -1,14 +1,17 @@
 package caddysse
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
@@ -22,7 +25,7 @@ type connection struct {
 	settings *deliverySettings
 	writer   *writer
 	socket   socket
-	log      *accessRecord // nil: not logged
+	log      record // nil: not logged
 	counted  *meter.Gauge
 
 	signals atomic.Uint32 // signal: what the writer has not seen yet
@@ -51,6 +54,14 @@ type connection struct {
 // Slot and waker implement waiter.
 func (c *connection) Slot() *stream.Slot  { return &c.entry }
 func (c *connection) Waker() stream.Waker { return c.writer }
+
+// record is what the host keeps of a response whose connection was taken over.
+type record interface {
+	// ended tells that the response has ended, after so many bytes of its body since
+	// then. It does not wait. done is to be called when it was recorded: the process
+	// may exit then.
+	ended(sub *stream.Subscriber, reason stream.EndReason, bytes int, done func())
+}
 
 // signal is news for a connection's writer.
 type signal uint32
@@ -254,17 +265,42 @@ func (s *asyncSocket) close() {
 	go func() { _ = s.conn.Close() }()
 }
 
+// connCtxKey is the context key of a client's connection.
+const connCtxKey caddy.CtxKey = "sse_conn"
+
+// withConn makes a client's connection known to its requests: it is for the server
+// to be called with each connection.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	// The server accepts the next connection when this returns. Accepting is
+	// quicker than serving: in a storm thousands of goroutines would be ready
+	// to run, each in turn, and those that deliver events among them. So the
+	// others go first; what is not accepted yet waits in the listener's queue.
+	runtime.Gosched()
+
+	if ctx.Value(connCtxKey) != nil {
+		return ctx // another sse handler of the server has
+	}
+	if side := sideOf(conn); side != nil {
+		conn = &sharedConn{Side: side}
+	}
+	return context.WithValue(ctx, connCtxKey, conn)
+}
+
 // takeOver is a way to take over a request's connection.
 type takeOver struct {
 	server http.Hijacker // net/http's ResponseWriter; nil: over HTTP/2
 	over   *sharedConn   // over HTTP/2
 }
 
-// mayTakeOver returns how to take over a request's connection, nil if its
-// response has to be written by the handlers before this one: because of what
-// the client is, or because one of them may change the body.
-func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver {
-	if h.Delivery == deliveryHandler || !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 2 || !bodyless(r) {
+// closes reports whether the connection is the response's alone.
+func (t *takeOver) closes() bool { return t != nil && t.over == nil }
+
+// mayTakeOver returns how to take over the connection of a request without a body,
+// nil if its response has to be written by the handlers before this one: because
+// of what the client is, or because one of them may change the body. flushed tells
+// that the response may be flushed when they have returned.
+func mayTakeOver(w http.ResponseWriter, r *http.Request, flushed bool) *takeOver {
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 2 {
 		return nil
 	}
 	inner := innermost(w)
@@ -276,25 +312,21 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver 
 		return &takeOver{over: over}
 	}
 	server, ok := inner.(http.Hijacker)
-	if !ok || r.ProtoMajor > 1 || flushedAfterwards(r) || !isSocket(conn) {
+	if !ok || r.ProtoMajor > 1 || flushed || !isSocket(conn) {
 		return nil
 	}
 	return &takeOver{server: server}
-}
-
-// flushedAfterwards reports whether Caddy may flush a response when its handlers
-// have returned: with "timeouts write", for the access log. net/http's panics
-// then, if its connection was taken over.
-func flushedAfterwards(r *http.Request) bool {
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && server != nil && server.WriteTimeout > 0 && logsHost(server.Logs, r.Host)
 }
 
 // innermost returns the server's ResponseWriter behind those of Caddy that are
 // known to leave the body as it is, once the head is sent; nil if there is
 // another one.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
-	w = withoutEarly(w)
+	if e, ok := w.(early); ok {
+		if _, begun := e.hasBegun(); !begun {
+			w = e.Unwrap()
+		}
+	}
 	for {
 		t := reflect.TypeOf(w)
 		if t.Kind() != reflect.Pointer {
@@ -333,18 +365,18 @@ func isSocket(conn net.Conn) bool {
 	return false
 }
 
-// hijack takes a subscriber's connection from the server. It returns nil if
+// hijack takes the client's connection from the server. It returns nil if
 // that cannot be done.
-func (h *Handler) hijack(sub *stream.Subscriber, by *takeOver) *connection {
-	conn, _, err := by.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
+func (d *delivery) hijack() *connection {
+	conn, _, err := d.by.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
 	if err != nil {
 		return nil
 	}
 	return &connection{
-		settings: h.settings,
-		sub:      sub,
+		settings: d.settings,
+		sub:      d.sub,
 		counted:  &theDelivered.onConnections,
-		socket:   newSocket(conn, h.settings.writeTimeout, theWriters().poller),
+		socket:   newSocket(conn, d.settings.writeTimeout, theWriters().poller),
 	}
 }
 
@@ -353,5 +385,9 @@ func (h *Handler) hijack(sub *stream.Subscriber, by *takeOver) *connection {
 func (c *connection) over(reason stream.EndReason) {
 	c.counted.Dec()
 	theDelivered.ended.With(string(reason)).Inc()
-	c.log.write(c.bytes, accessFieldsOf(c.sub, reason), c.writer.set.gone)
+	if c.log == nil {
+		c.writer.set.gone()
+		return
+	}
+	c.log.ended(c.sub, reason, c.bytes, c.writer.set.gone)
 }

@@ -16,12 +16,21 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// deliverySettings are the handler's settings for writing to a client.
+// deliverySettings are the settings for writing to clients.
 type deliverySettings struct {
-	heartbeat      time.Duration // 0: none
-	heartbeatBytes []byte
-	heartbeatChunk []byte        // heartbeatBytes in the chunked transfer coding
-	writeTimeout   time.Duration // 0: none
+	heartbeat    time.Duration // 0: none
+	beat         []byte        // what a heartbeat sends
+	writeTimeout time.Duration // 0: none
+
+	// record begins to record a response when its connection is taken over, after so
+	// many bytes of the body. It may return nil, and be nil.
+	record func(w http.ResponseWriter, r *http.Request, size int) record
+
+	beatChunk []byte // beat in the chunked transfer coding
+}
+
+func newDeliverySettings(heartbeat time.Duration, beat []byte, writeTimeout time.Duration) *deliverySettings {
+	return &deliverySettings{heartbeat: heartbeat, beat: beat, writeTimeout: writeTimeout, beatChunk: replay.AppendChunk(nil, beat)}
 }
 
 // responseStream writes an event stream to one client: what is written goes
@@ -41,6 +50,14 @@ type responseStream struct {
 	beat     *time.Timer // of startHeartbeats
 	closed   bool
 	sent     int // bytes of the body
+}
+
+// early is a ResponseWriter that may have sent something to the client before it
+// was given a head.
+type early interface {
+	http.ResponseWriter
+	hasBegun() (last time.Time, begun bool) // whether it has, and when the newest of it was
+	Unwrap() http.ResponseWriter            // what it writes to
 }
 
 // multiplexedPiece is how many bytes are written at once over HTTP/2 and HTTP/3,
@@ -64,8 +81,10 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 		began:    began,
 		last:     time.Now(),
 	}
-	if last, begun := hasBegun(w); begun {
-		o.began, o.last = true, last
+	if e, ok := w.(early); ok {
+		if last, begun := e.hasBegun(); begun {
+			o.began, o.last = true, last
+		}
 	}
 	if r.ProtoMajor > 1 {
 		o.piece = multiplexedPiece
@@ -105,6 +124,11 @@ func (noDeadline) SetWriteDeadline(time.Time) error { return nil }
 // noTimeout stands for no time limit where one must be given.
 const noTimeout = 100 * 365 * 24 * time.Hour
 
+// endBy tells when the response is to end. From then on write_timeout is for all
+// that is still to be written, and not for each write. It is safe for concurrent
+// use.
+func (o *responseStream) endBy(at func() time.Time) { o.stuck.endBy(at) }
+
 // close gives the client's connection back.
 func (o *responseStream) close() {
 	if o.closed {
@@ -119,6 +143,11 @@ func (o *responseStream) close() {
 		o.restore()
 	}
 }
+
+// emptyComment is the shortest heartbeat. Its blank line keeps comments from
+// piling up in clients that look for blank lines only, and from hiding how the
+// next event begins.
+const emptyComment = ":\n\n"
 
 // byteOrderMark is what a client drops at the very start of a stream.
 var byteOrderMark = []byte("\xEF\xBB\xBF")
@@ -199,7 +228,7 @@ func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
 		return o.settings.heartbeat, nil // sooner than that after the next bytes it is not due
 	}
 	theDelivered.heartbeats.Inc()
-	return o.settings.heartbeat, o.write(o.settings.heartbeatBytes)
+	return o.settings.heartbeat, o.write(o.settings.beat)
 }
 
 // startHeartbeats sends heartbeats while mu is free, until close, or until one
@@ -236,12 +265,31 @@ const (
 	deliveryHandler    = "handler"
 )
 
+// delivery writes a stream to one client, in the goroutine of its request or
+// after that.
+type delivery struct {
+	// For the host to fill in.
+	w        http.ResponseWriter
+	r        *http.Request
+	sub      *stream.Subscriber
+	settings *deliverySettings
+	by       *takeOver // how the connection may be taken over; nil: it may not
+
+	to       *responseStream
+	now      time.Time
+	blocks   []*replay.Block
+	leaveAt  time.Time // to look again then at the latest; zero: never
+	headSent bool
+}
+
 // deliver writes the stream until it is over, and tells why. If there is a way
 // to take the connection over that is done as soon as it can be: then "" is
 // returned, and the subscriber is a writer's.
 func (d *delivery) deliver() stream.EndReason {
-	d.to = newResponseStream(d.w, d.r, d.h.settings, false)
-	d.to.stuck.endBy(d.sub.Leaves)
+	d.to = newResponseStream(d.w, d.r, d.settings, false)
+	d.to.endBy(d.sub.Leaves)
+	d.sub.DeliveredBy(deliveryHandler)
+	theStorm.add()
 	defer d.to.close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
@@ -351,7 +399,9 @@ func (d *delivery) takeOver() bool {
 	d.to.close()
 	c.began = d.to.began
 	c.last = theWriters().moment(d.to.last)
-	c.log = d.h.newAccessRecord(d.w, d.r, d.to.sent)
+	if d.settings.record != nil {
+		c.log = d.settings.record(d.w, d.r, d.to.sent)
+	}
 	d.sub.Writing.Store(0)
 	c.counted.Inc()
 	d.sub.DeliveredBy(deliveryConnection)
@@ -365,7 +415,7 @@ func (d *delivery) take() *connection {
 	if d.by.over != nil {
 		return d.claim()
 	}
-	return d.h.hijack(d.sub, d.by)
+	return d.hijack()
 }
 
 // clientEnd tells a client that left from one that was cut. The server cancels

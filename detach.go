@@ -103,7 +103,7 @@ func (h *Handler) detachedParts(r *http.Request) []stream.Part {
 // ResumeDetached serves a request that brings an ID of a detached stream of
 // its own. It returns false if there is none, or it is another's: nothing tells
 // these apart.
-func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *delivery, served bool, err error) {
+func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *served, done bool, err error) {
 	id, _ := h.policy.lastEventID(r)
 	epoch, _, own := replay.ParseID(id)
 	var parts []stream.Part
@@ -161,7 +161,7 @@ var errNothingToCancel = errors.New("there is no answer with that last event ID 
 
 // serveDetached opens an upstream connection for a request. If the answer is an
 // event stream it goes on without its client.
-func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
+func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
 	id, _ := h.policy.lastEventID(r)
 	_, _, own := replay.ParseID(id)
 	if own {

@@ -40,13 +40,13 @@ func (w *writer) heartbeat(c *connection) {
 	}
 	c.began = true
 	w.counted.heartbeats++
-	w.counted.bytes += len(c.settings.heartbeatBytes)
-	c.bytes += len(c.settings.heartbeatBytes)
+	w.counted.bytes += len(c.settings.beat)
+	c.bytes += len(c.settings.beat)
 	if _, bare := c.socket.(*streamSocket); bare {
-		w.send(c, c.settings.heartbeatBytes)
+		w.send(c, c.settings.beat)
 		return
 	}
-	w.send(c, c.settings.heartbeatChunk)
+	w.send(c, c.settings.beatChunk)
 }
 
 // schedule makes sure that the connection is looked at when something is due.

@@ -133,7 +133,7 @@ func (e *earlyWriter) begin() {
 	e.ResponseWriter.WriteHeader(http.StatusOK)
 	e.out = newResponseStream(e.ResponseWriter, e.request, e.handler.settings, false)
 	theDelivered.heartbeats.Add(1)
-	if err := e.out.write(e.handler.settings.heartbeatBytes); err != nil {
+	if err := e.out.write(e.handler.settings.beat); err != nil {
 		e.fail(err)
 		return
 	}
@@ -146,29 +146,14 @@ func (e *earlyWriter) fail(err error) {
 	e.cancel()
 }
 
-// hasBegun reports whether the client was sent something by an earlyWriter, and
-// when the newest of it was. w is what the handler writes to.
-func hasBegun(w http.ResponseWriter) (last time.Time, begun bool) {
-	e, ok := w.(*earlyWriter)
-	if !ok {
-		return time.Time{}, false
-	}
+// hasBegun implements early.
+func (e *earlyWriter) hasBegun() (last time.Time, begun bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.begun {
 		return time.Time{}, false
 	}
 	return e.out.last, true
-}
-
-// withoutEarly returns what an earlyWriter writes to that has done nothing.
-func withoutEarly(w http.ResponseWriter) http.ResponseWriter {
-	if e, ok := w.(*earlyWriter); ok {
-		if _, begun := hasBegun(w); !begun {
-			return e.ResponseWriter
-		}
-	}
-	return w
 }
 
 // serve serves the request.
@@ -366,4 +351,5 @@ var (
 	_ http.ResponseWriter = (*earlyWriter)(nil)
 	_ http.Flusher        = (*earlyWriter)(nil)
 	_ io.ReaderFrom       = (*earlyWriter)(nil)
+	_ early               = (*earlyWriter)(nil)
 )

@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -47,7 +46,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if e := h.newEarlyWriter(w, r); e != nil {
 		err = e.serve(next)
 	} else {
-		var d *delivery
+		var d *served
 		if d, err = h.serve(w, r, next); d != nil {
 			err = d.run()
 		}
@@ -60,7 +59,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // serve serves a request from a stream, or passes it on. What is left to do, if
 // it returns that, is to deliver a stream.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
 	if kind := h.probes.asked(r); kind != "" {
 		return nil, h.serveProbe(w, r, kind)
 	}
@@ -173,7 +172,7 @@ func bodyless(r *http.Request) bool {
 }
 
 // serveShared serves a request from the stream that its key leads to.
-func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*delivery, error) {
+func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
 	parts := h.policy.parts(r, h.instance.Place)
 	var wait *opener
 	req := &stream.Request{
@@ -254,31 +253,23 @@ func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *stream
 	return h.servePrivate(p, next)
 }
 
-// delivery is what is left of serving a request when a subscriber's head is
+// served is what is left of serving a request when a subscriber's head is
 // known. Its run is called by ServeHTTP: what is between ServeHTTP and the place
 // where a goroutine waits is on each client's stack as long as the client is
 // there, and over HTTP/2 decides whether that has 8 or 16 KB.
-type delivery struct {
+type served struct {
+	delivery
+
 	h    *Handler
-	w    http.ResponseWriter
-	r    *http.Request
 	next caddyhttp.Handler
 	req  *stream.Request
-	sub  *stream.Subscriber
-	by   *takeOver // how the connection may be taken over; nil: it may not
-	to   *responseStream
-
-	now      time.Time
-	blocks   []*replay.Block
-	leaveAt  time.Time // to look again then at the latest; zero: never
-	headSent bool
-	left     bool // the subscriber is not the request's any more
+	left bool // the subscriber is not the request's any more
 }
 
 // serveSubscriber waits for the stream's head and sends it. again tells that the
 // request has to look for a stream again. wait is not nil if the request opened
 // the stream.
-func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener) (d *delivery, again bool, err error) {
+func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener) (d *served, again bool, err error) {
 	attached := true
 	detach := func() {
 		if attached {
@@ -295,11 +286,14 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	if head == nil {
 		return nil, again, err
 	}
-	return &delivery{h: h, w: w, r: r, next: next, req: req, sub: sub, by: h.begin(w, r, sub, head, wait == nil)}, false, nil
+	d = &served{h: h, next: next, req: req}
+	d.w, d.r, d.sub, d.settings = w, r, sub, h.settings
+	d.begin(head, wait == nil)
+	return d, false, nil
 }
 
 // run delivers the stream.
-func (d *delivery) run() error {
+func (d *served) run() error {
 	defer d.leave()
 	end := func() stream.EndReason {
 		defer subscribersBy(d.r).Dec()
@@ -313,7 +307,7 @@ func (d *delivery) run() error {
 }
 
 // leave takes the subscriber from its stream.
-func (d *delivery) leave() {
+func (d *served) leave() {
 	if !d.left {
 		d.left = true
 		d.sub.Leave()
@@ -321,7 +315,7 @@ func (d *delivery) leave() {
 }
 
 // end does what is left when the response has ended.
-func (d *delivery) end(end stream.EndReason) error {
+func (d *served) end(end stream.EndReason) error {
 	tellEnd(d.r, accessFieldsOf(d.sub, end))
 	missed := d.sub.HasMissed()
 	d.leave()
@@ -402,17 +396,17 @@ func awaitReopening(r *http.Request, sub *stream.Subscriber, wait *opener) (_ *o
 }
 
 // begin writes the response head, and tells of the subscriber. late tells that
-// another request has opened the stream. It returns how the connection may be
-// taken over; nil: it may not.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *stream.Subscriber, head *stream.Head, late bool) (by *takeOver) {
+// another request has opened the stream.
+func (d *served) begin(head *stream.Head, late bool) {
+	w, r, sub := d.w, d.r, d.sub
 	s := sub.Origin
 	if s.Detached && late {
 		head = head.WithoutCookies()
 	}
 	if !s.Detached { // whose end is not always the response's
-		by = h.mayTakeOver(w, r)
+		d.by = d.h.mayTakeOver(w, r)
 	}
-	if by != nil && by.over == nil {
+	if d.by.closes() {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
 	}
 	writeHead(w, head, sub.Outcome)
@@ -423,9 +417,15 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, sub *stream.Subs
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
 	sub.TellGap()
 	subscribersBy(r).Inc()
-	sub.DeliveredBy(deliveryHandler)
-	theStorm.add()
-	return by
+}
+
+// mayTakeOver returns how a request's connection may be taken over; nil: it may
+// not.
+func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver {
+	if h.Delivery == deliveryHandler || r.ProtoMajor > 2 || !bodyless(r) {
+		return nil
+	}
+	return mayTakeOver(w, r, flushedAfterwards(r))
 }
 
 // subscribersBy counts the subscribers that are written to by their requests'

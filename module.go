@@ -1,9 +1,6 @@
 package caddysse
 
 import (
-	"context"
-	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -444,26 +441,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// connCtxKey is the context key of a client's connection.
-const connCtxKey caddy.CtxKey = "sse_conn"
-
-// withConn makes a client's connection known to its requests.
-func withConn(ctx context.Context, conn net.Conn) context.Context {
-	// The server accepts the next connection when this returns. Accepting is
-	// quicker than serving: in a storm thousands of goroutines would be ready
-	// to run, each in turn, and those that deliver events among them. So the
-	// others go first; what is not accepted yet waits in the listener's queue.
-	runtime.Gosched()
-
-	if ctx.Value(connCtxKey) != nil {
-		return ctx // another sse handler of the server has
-	}
-	if side := sideOf(conn); side != nil {
-		conn = &sharedConn{Side: side}
-	}
-	return context.WithValue(ctx, connCtxKey, conn)
-}
-
 // Cleanup implements caddy.CleanerUpper. The streams stay: the next
 // configuration takes them over.
 func (h *Handler) Cleanup() error {
@@ -473,7 +450,7 @@ func (h *Handler) Cleanup() error {
 	if caddy.Exiting() && h.options != nil {
 		// The server knows nothing of connections that were taken over: it has
 		// not waited for them.
-		theWriters().waitEmpty(stream.Process.Stop().Add(h.options.Drain + drainedAfterEnd))
+		waitEmpty(stream.Process.Stop().Add(h.options.Drain))
 	}
 	logs.Flush() // the log is closed soon
 	return nil

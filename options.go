@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
-	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -83,26 +82,22 @@ func (h *Handler) vouches() bool {
 // deliverySettings are the settings for writing to clients, defaults filled
 // in.
 func (h *Handler) deliverySettings() (*deliverySettings, error) {
-	s := &deliverySettings{heartbeat: defaultHeartbeat, writeTimeout: defaultWriteTimeout}
+	interval, writeTimeout := defaultHeartbeat, defaultWriteTimeout
 	if h.WriteTimeout != nil {
-		s.writeTimeout = time.Duration(*h.WriteTimeout)
+		writeTimeout = time.Duration(*h.WriteTimeout)
 	}
 	b := h.Heartbeat
 	if b == nil {
 		b = new(Heartbeat)
 	}
 	if b.Interval != nil {
-		s.heartbeat = time.Duration(*b.Interval)
+		interval = time.Duration(*b.Interval)
 	}
-	bytes, err := heartbeatBytes(b, h.sendsEmptyBlocks())
-	s.heartbeatBytes, s.heartbeatChunk = bytes, replay.AppendChunk(nil, bytes)
+	beat, err := heartbeatBytes(b, h.sendsEmptyBlocks())
+	s := newDeliverySettings(interval, beat, writeTimeout)
+	s.record = h.newAccessRecord
 	return s, err
 }
-
-// emptyComment is the shortest heartbeat. Its blank line keeps comments from
-// piling up in clients that look for blank lines only, and from hiding how the
-// next event begins.
-const emptyComment = ":\n\n"
 
 // sendsEmptyBlocks tells whether the gateway may send blocks that are no events.
 func (h *Handler) sendsEmptyBlocks() bool { return h.EmptyBlocks == nil || *h.EmptyBlocks }

@@ -114,7 +114,7 @@ var errLeft = errors.New("the stream was ended by the gateway")
 // leave ends the stream from this side, for a reason.
 func (p *passThrough) leave(reason stream.EndReason) {
 	at := time.Now()
-	p.out.stuck.endBy(func() time.Time { return at }) // what is being written has mu
+	p.out.endBy(func() time.Time { return at }) // what is being written has mu
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil || p.end != "" {

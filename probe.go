@@ -74,7 +74,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, kind string
 
 	out := newResponseStream(w, r, h.settings, false)
 	defer out.close()
-	s := &probeStream{probes: h.probes, request: r, out: out, began: time.Now()}
+	s := &probeStream{probes: h.probes, settings: h.settings, request: r, out: out, began: time.Now()}
 	if kind == doctor.ProbeFlow {
 		s.flow()
 	} else {
@@ -85,11 +85,12 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, kind string
 
 // probeStream is one probe stream.
 type probeStream struct {
-	probes  *probes
-	request *http.Request
-	out     *responseStream
-	began   time.Time
-	number  int
+	probes   *probes
+	settings *deliverySettings
+	request  *http.Request
+	out      *responseStream
+	began    time.Time
+	number   int
 }
 
 // flow sends events at intervals.
@@ -104,7 +105,7 @@ func (s *probeStream) flow() {
 
 // idle sends nothing but heartbeats, until there were enough.
 func (s *probeStream) idle() {
-	interval := s.out.settings.heartbeat
+	interval := s.settings.heartbeat
 	if !s.event(doctor.ProbeData{Heartbeat: float64(interval) / float64(time.Millisecond)}) {
 		return
 	}
@@ -117,7 +118,7 @@ func (s *probeStream) idle() {
 		if !s.wait(interval) {
 			return
 		}
-		if err := s.out.write(s.out.settings.heartbeatBytes); err != nil {
+		if err := s.out.write(s.settings.beat); err != nil {
 			return
 		}
 		theDelivered.heartbeats.Inc()

@@ -77,9 +77,9 @@ func (d *delivery) claim() *connection {
 	if stream == nil {
 		return nil
 	}
-	timeout := d.h.settings.writeTimeout
+	timeout := d.settings.writeTimeout
 	return &connection{
-		settings: d.h.settings,
+		settings: d.settings,
 		sub:      d.sub,
 		counted:  &theDelivered.onStreams,
 		socket:   &streamSocket{stream: stream, over: d.by.over, timeout: timeout, taken: acksOf(d.by.over)},

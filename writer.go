@@ -99,6 +99,10 @@ func (ws *writers) gone() {
 	}
 }
 
+// waitEmpty waits until there is no connection that was taken over, at most until
+// drainedAfterEnd after their responses are to end.
+func waitEmpty(end time.Time) { theWriters().waitEmpty(end.Add(drainedAfterEnd)) }
+
 // waitEmpty waits until there is no connection, at most until then.
 func (ws *writers) waitEmpty(then time.Time) {
 	ws.mu.Lock()
