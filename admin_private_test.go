@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/admin"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -64,13 +65,13 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 		}
 	}
 	feed := a.view("/sse/feed")
-	var e streamsEvent
+	var e admin.StreamsEvent
 	nextOf(feed, "streams", &e)
 	if e.Totals.Streams != 1 || e.Totals.Private != 1 || e.Totals.Subscribers != 1 || len(e.Streams) != 1 || e.Streams[0].ID != id {
 		t.Errorf("%+v", e)
 	}
 	one := a.view("/sse/feed?stream=" + id)
-	var se streamEvent
+	var se admin.StreamEvent
 	nextOf(one, "stream", &se)
 	if se.Stream.ID != id || len(se.Subscribers) != 1 {
 		t.Errorf("%+v", se)
@@ -87,7 +88,7 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 	shared.close()
 	up.end()
 	c.expectEnd()
-	nextOf(one, "gone", new(goneEvent))
+	nextOf(one, "gone", new(admin.GoneEvent))
 	a.json(http.StatusNotFound, http.MethodGet, "/sse/streams/"+id, "", nil)
 	eventually(t, "both are told to have ended", func() bool {
 		got := gather(t).since(before)
@@ -106,7 +107,7 @@ func TestAdminEndsPrivateStreams(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			before := gather(t)
 			_, a, c, up, id := startPrivate(t, "retry 7s")
-			var answer drainAnswer
+			var answer admin.DrainAnswer
 			a.json(http.StatusAccepted, test.method, "/sse/streams/"+id+test.path, test.body, &answer)
 			if answer.ID != id || answer.Subscribers != 1 {
 				t.Errorf("%+v", answer)
@@ -154,7 +155,7 @@ func TestAdminTailOfPrivateStream(t *testing.T) {
 	var got []string
 	var last string
 	for range 2 {
-		var b blockEventData
+		var b admin.BlockEvent
 		last = nextOf(first, "block", &b).LastEventID
 		got = append(got, fmt.Sprint(b.Position, " ", b.Kind, " ", b.Text))
 	}
@@ -165,7 +166,7 @@ func TestAdminTailOfPrivateStream(t *testing.T) {
 	first.close()
 	up.event("3")
 	c.expect("3")
-	var b blockEventData
+	var b admin.BlockEvent
 	if nextOf(second, "block", &b); b.Position != 3 {
 		t.Errorf("who comes back gets block %d", b.Position)
 	}

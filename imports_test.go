@@ -37,6 +37,7 @@ var walls = map[string]wall{
 	"internal/stream": {imports: []string{"eventstream", "internal/logs", "internal/meter", "internal/replay"}, zap: true},
 	"internal/h2":     {http: true},
 	"internal/doctor": {imports: []string{"eventstream"}, http: true},
+	"internal/admin":  {imports: []string{"eventstream", "internal/replay", "internal/stream"}, caddy: true, http: true},
 }
 
 // checkWall returns what a file names that its package may not.
@@ -124,12 +125,34 @@ func TestBrokenWalls(t *testing.T) {
 		{`import "net/http"; var _ *http.Request`, "http.Request"},
 		{`import "net/http"; func f(http.ResponseWriter) {}`, "http.ResponseWriter"},
 	} {
-		file, err := parser.ParseFile(token.NewFileSet(), "broken.go", "package broken; "+test.code, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.Join(checkWall(file, may), " "); got != test.want {
+		if got := brokenWalls(t, test.code, may); got != test.want {
 			t.Errorf("%s: seen %q, expected %q", test.code, got, test.want)
 		}
 	}
+}
+
+// What a package may name that others may not is seen as such, and no more.
+func TestBrokenWallsOfPackages(t *testing.T) {
+	for _, test := range []struct {
+		dir, code string
+		want      string
+	}{
+		{"internal/admin", `import _ "github.com/caddyserver/caddy/v2"; import "net/http"; var _ *http.Request`, ""},
+		{"internal/admin", `import _ "github.com/caddy-sse/caddy-sse/internal/logs"`, "import github.com/caddy-sse/caddy-sse/internal/logs"},
+		{"internal/admin", `import _ "go.uber.org/zap"`, "import go.uber.org/zap"},
+	} {
+		if got := brokenWalls(t, test.code, walls[test.dir]); got != test.want {
+			t.Errorf("%s: %s: seen %q, expected %q", test.dir, test.code, got, test.want)
+		}
+	}
+}
+
+// brokenWalls returns what a package's code names that it may not.
+func brokenWalls(t *testing.T, code string, may wall) string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "broken.go", "package broken; "+code, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(checkWall(file, may), " ")
 }

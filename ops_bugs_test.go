@@ -74,43 +74,6 @@ func TestLinesOfClientsDoNotFlood(t *testing.T) {
 	}
 }
 
-// A token alone in the query is not taken for a name because of its padding.
-func TestAdminKeepsBareTokens(t *testing.T) {
-	u := startUpstream(t, nil)
-	g, a := startAdmin(t, proxied("", u))
-	for _, query := range []string{"U0VDUkVU", "U0VDUkVUU0VD==", "U0VDUkVUU0V=", "=U0VDUkVU"} {
-		g.subscribe("/events?" + query)
-		u.accept()
-	}
-	if text := a.json(http.StatusOK, http.MethodGet, "/sse/streams", "", nil); strings.Contains(text, "U0VDUk") {
-		t.Errorf("has a secret: %s", text)
-	}
-}
-
-// The feed of a stream that began after the newest look waits for the next one.
-func TestFeedOfYoungStream(t *testing.T) {
-	u := startUpstream(t, nil)
-	g, a := startAdmin(t, proxied("", u))
-	nextOf(a.view("/sse/feed"), "streams", new(streamsEvent)) // a look was just made
-	g.subscribe("/new")
-	u.accept()
-	if m := a.view("/sse/feed?stream=" + a.list().Streams[0].ID).next(); m.Type != "stream" {
-		t.Errorf("told %s %s", m.Type, m.Data)
-	}
-}
-
-// A stream that has ended in order has not lost its upstream.
-func TestFeedTellsLost(t *testing.T) {
-	_, a, c, up := startAdminStream(t)
-	up.end()
-	c.expectEnd()
-	eventually(t, "it lingers", func() bool { return a.list().Streams[0].Upstream.State == stream.StateEnded })
-	var e streamsEvent
-	if nextOf(a.view("/sse/feed"), "streams", &e); e.Totals.Lost != 0 {
-		t.Errorf("%d lost, the stream's upstream is %s", e.Totals.Lost, e.Streams[0].Upstream.State)
-	}
-}
-
 // A gap is counted when it is told, not if the answer is something else.
 func TestGapsAreCountedWhenTold(t *testing.T) {
 	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Type", "text/html") })

@@ -274,30 +274,3 @@ func TestStuckStreamOfBusyConnection(t *testing.T) {
 	up.event("last")
 	busy.expect("last")
 }
-
-// deadlineRecorder takes note of how much is written under one deadline.
-type deadlineRecorder struct {
-	http.ResponseWriter
-	under, most int
-}
-
-func (d *deadlineRecorder) SetWriteDeadline(time.Time) error { d.under = 0; return nil }
-func (d *deadlineRecorder) FlushError() error                { return nil }
-func (d *deadlineRecorder) Write(p []byte) (int, error) {
-	d.under += len(p)
-	d.most = max(d.most, d.under)
-	return len(p), nil
-}
-
-// What a viewer of the admin API is sent in one go may take longer than one
-// write may.
-func TestViewerHasTimeForEachPiece(t *testing.T) {
-	w := new(deadlineRecorder)
-	v := &view{w: w, rc: http.NewResponseController(w)}
-	if err := v.write(make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if w.most > viewPiece {
-		t.Errorf("%d bytes under one deadline", w.most)
-	}
-}

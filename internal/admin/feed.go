@@ -1,4 +1,4 @@
-package caddysse
+package admin
 
 import (
 	"net/http"
@@ -142,16 +142,16 @@ func (l *look) rate(before *look) {
 	}
 }
 
-// feedStream is what the feed tells of a stream.
-type feedStream struct {
+// FeedStream is what the feed tells of a stream.
+type FeedStream struct {
 	stream.Info
 
 	ReceivedRate float64 `json:"received_rate"`
 	SentRate     float64 `json:"sent_rate"`
 }
 
-// feedTotals are sums over all streams; of the lag, the greatest.
-type feedTotals struct {
+// Totals are sums over all streams; of the lag, the greatest.
+type Totals struct {
 	Streams      int            `json:"streams"`
 	Private      int            `json:"private"`
 	Subscribers  int            `json:"subscribers"`
@@ -161,28 +161,28 @@ type feedTotals struct {
 	Lag          stream.LagInfo `json:"lag"`
 }
 
-// streamsEvent is the data of the feed's events of type streams.
-type streamsEvent struct {
+// StreamsEvent is the data of the feed's events of type streams.
+type StreamsEvent struct {
 	At      time.Time    `json:"at"`
-	Totals  feedTotals   `json:"totals"`
-	Streams []feedStream `json:"streams"`
+	Totals  Totals       `json:"totals"`
+	Streams []FeedStream `json:"streams"`
 }
 
-// streamEvent is the data of the feed's events of type stream.
-type streamEvent struct {
-	At          time.Time        `json:"at"`
-	Stream      feedStream       `json:"stream"`
-	Subscribers []subscriberInfo `json:"subscriber_list"`
+// StreamEvent is the data of the feed's events of type stream.
+type StreamEvent struct {
+	At          time.Time    `json:"at"`
+	Stream      FeedStream   `json:"stream"`
+	Subscribers []Subscriber `json:"subscriber_list"`
 }
 
-// goneEvent is the data of events of type gone: the stream is over.
-type goneEvent struct {
+// GoneEvent is the data of events of type gone: the stream is over.
+type GoneEvent struct {
 	ID string `json:"id"`
 }
 
 // totals sums the samples up.
-func (l *look) totals() feedTotals {
-	t := feedTotals{Streams: len(l.samples), Private: countPrivate(l.samples)}
+func (l *look) totals() Totals {
+	t := Totals{Streams: len(l.samples), Private: countPrivate(l.samples)}
 	for i := range l.samples {
 		s := &l.samples[i]
 		t.Subscribers += s.Subscribers
@@ -198,13 +198,13 @@ func (l *look) totals() feedTotals {
 
 // tellRates tells about the stream that the sample is of, with its rates; false if
 // it is over.
-func tellRates(s *stream.Sample) (feedStream, bool) {
+func tellRates(s *stream.Sample) (FeedStream, bool) {
 	info, ok := s.Tell()
-	return feedStream{Info: info, ReceivedRate: s.ReceivedRate, SentRate: s.SentRate}, ok
+	return FeedStream{Info: info, ReceivedRate: s.ReceivedRate, SentRate: s.SentRate}, ok
 }
 
 // serveFeed answers with the feed: of all streams, or of one.
-func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
+func serveFeed(w http.ResponseWriter, r *http.Request, query params) error {
 	page, err := pagingOf(query, feedOrders, "began")
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 
 // addStreams adds the event of a look at all streams.
 func addStreams(v *view, l *look, page paging[stream.Sample]) error {
-	e := streamsEvent{At: l.at, Totals: l.totals(), Streams: []feedStream{}}
+	e := StreamsEvent{At: l.at, Totals: l.totals(), Streams: []FeedStream{}}
 	for _, s := range page.of(l.samples, streamOrders["began"]) {
 		if told, ok := tellRates(&s); ok {
 			e.Streams = append(e.Streams, told)
@@ -267,12 +267,12 @@ func addStream(v *view, l *look, s stream.Observed) (more bool, err error) {
 			break
 		}
 		page := paging[stream.SubscriberSample]{compare: subscriberOrders["lag"], descending: true, limit: feedSubscribers}
-		return true, v.add("stream", strconv.FormatUint(l.number, 10), streamEvent{
+		return true, v.add("stream", strconv.FormatUint(l.number, 10), StreamEvent{
 			At: l.at, Stream: told, Subscribers: tellSubscribers(s, l.at, page),
 		})
 	}
 	if stream.Process.Find(s.ID()) == s {
 		return true, nil
 	}
-	return false, v.add("gone", strconv.FormatUint(l.number, 10), goneEvent{ID: s.ID()})
+	return false, v.add("gone", strconv.FormatUint(l.number, 10), GoneEvent{ID: s.ID()})
 }

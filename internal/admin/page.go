@@ -1,4 +1,4 @@
-package caddysse
+package admin
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ func sourceHash(text []byte) string {
 }
 
 // servePage answers with the page.
-func servePage(w http.ResponseWriter, _ *http.Request, _ adminQuery) error {
+func servePage(w http.ResponseWriter, _ *http.Request, _ params) error {
 	header := w.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")
 	header.Set("Content-Length", strconv.Itoa(len(thePage)))

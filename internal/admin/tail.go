@@ -1,4 +1,4 @@
-package caddysse
+package admin
 
 import (
 	"net/http"
@@ -32,8 +32,8 @@ const (
 	blockGap     = "gap"     // is a gap that the gateway told all clients
 )
 
-// blockEventData is the data of a tail's events of type block.
-type blockEventData struct {
+// BlockEvent is the data of a tail's events of type block.
+type BlockEvent struct {
 	Position uint64    `json:"position"`
 	At       time.Time `json:"at"`
 	Kind     string    `json:"kind"`
@@ -43,8 +43,8 @@ type blockEventData struct {
 }
 
 // tellBlock tells about a block: what the upstream sent.
-func tellBlock(b *replay.Block) blockEventData {
-	d := blockEventData{Position: b.Position, At: b.At, Kind: blockControl, Bytes: b.Lines + 1}
+func tellBlock(b *replay.Block) BlockEvent {
+	d := BlockEvent{Position: b.Position, At: b.At, Kind: blockControl, Bytes: b.Lines + 1}
 	switch {
 	case b.Told:
 		d.Kind = blockGap
@@ -61,7 +61,7 @@ func tellBlock(b *replay.Block) blockEventData {
 }
 
 // serveTail answers with a tail.
-func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
+func serveTail(w http.ResponseWriter, r *http.Request, query params) error {
 	last, err := query.number("last", defaultTail, 0, maxTail)
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func serveTail(w http.ResponseWriter, r *http.Request, query adminQuery) error {
 		}
 		err := addBlocks(v, t, blocks, missed)
 		if err == nil && over {
-			err = v.add("gone", t.IDAt(t.Position()), goneEvent{ID: s.ID()})
+			err = v.add("gone", t.IDAt(t.Position()), GoneEvent{ID: s.ID()})
 		}
 		if err != nil || v.flush() != nil || over || !v.stays() {
 			return nil // the viewer is gone, or gets no more

@@ -1,4 +1,4 @@
-package caddysse
+package admin
 
 import (
 	"encoding/json"
@@ -17,6 +17,10 @@ const (
 
 	// viewHeartbeat is how often at least a viewer is sent something.
 	viewHeartbeat = 15 * time.Second
+
+	// viewComment is the heartbeat. Its blank line keeps comments from piling up
+	// in clients that split what they read at blank lines.
+	viewComment = ":\n\n"
 
 	// viewCheck is how often a view looks whether the process ends.
 	viewCheck = time.Second
@@ -44,7 +48,7 @@ type view struct {
 func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 	if r.Method == http.MethodHead {
 		w.Header().Set("Allow", http.MethodGet)
-		return nil, adminError(http.StatusMethodNotAllowed, "expected method GET")
+		return nil, apiError(http.StatusMethodNotAllowed, "expected method GET")
 	}
 	end := theViewers.endOf(r)
 	if err := theViewers.enter(); err != nil {
@@ -55,8 +59,11 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 		w: w, rc: http.NewResponseController(w), gone: r.Context().Done(), end: end, exit: theViewers.over,
 		check: time.NewTicker(viewCheck),
 	}
-	setStreamHeaders(w.Header())
-	w.Header().Set("Content-Type", eventStreamType)
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-store, no-transform")
+	header.Set("X-Accel-Buffering", "no") // what sse sets for its own
+	header.Set("Incremental", "?1")
 	w.WriteHeader(http.StatusOK)
 	_ = v.write(append(eventstream.AppendRetry(nil, viewRetry), '\n')) // the next one fails as well
 	return v, nil
@@ -112,7 +119,7 @@ func (v *view) wait(changed <-chan struct{}) bool {
 			if caddy.Exiting() {
 				return false
 			}
-			if now.Sub(v.last) >= viewHeartbeat && v.write([]byte(emptyComment)) != nil {
+			if now.Sub(v.last) >= viewHeartbeat && v.write([]byte(viewComment)) != nil {
 				return false
 			}
 		case <-v.gone:

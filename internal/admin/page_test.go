@@ -1,8 +1,9 @@
-package caddysse
+package admin
 
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -12,9 +13,13 @@ import (
 // The page is one document that fetches nothing from elsewhere, and its policy
 // allows nothing else.
 func TestPage(t *testing.T) {
-	_, a := startAdmin(t, site("respond ok"))
-	resp := a.do(http.MethodGet, "/sse/", "")
-	text := body(t, resp)
+	url := startAPI(t)
+	resp := get(t, url+"/sse/")
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(body)
 	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
 		t.Fatalf("%s %v", resp.Status, resp.Header)
 	}
@@ -65,10 +70,10 @@ func TestPage(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if resp := a.do(http.MethodHead, "/sse/", ""); resp.StatusCode != http.StatusOK || resp.ContentLength != int64(len(text)) {
+	if resp := do(t, http.MethodHead, url+"/sse/"); resp.StatusCode != http.StatusOK || resp.ContentLength != int64(len(text)) {
 		t.Errorf("HEAD: %s, %d bytes", resp.Status, resp.ContentLength)
 	}
-	if resp := a.do(http.MethodGet, "/sse", ""); resp.Request.URL.Path != "/sse/" {
+	if resp := get(t, url+"/sse"); resp.Request.URL.Path != "/sse/" {
 		t.Errorf("/sse leads to %v", resp.Request.URL)
 	}
 }

@@ -1,4 +1,4 @@
-package caddysse
+package admin
 
 import (
 	"encoding/json"
@@ -66,26 +66,26 @@ var schemaTypes = map[string]reflect.Type{
 	"Buffer":        reflect.TypeFor[stream.BufferInfo](),
 	"LastIDs":       reflect.TypeFor[stream.LastIDs](),
 	"Stream":        reflect.TypeFor[stream.Info](),
-	"Subscriber":    reflect.TypeFor[subscriberInfo](),
-	"StreamList":    reflect.TypeFor[streamList](),
-	"StreamDetail":  reflect.TypeFor[streamDetail](),
-	"DrainRequest":  reflect.TypeFor[drainRequest](),
-	"DrainAnswer":   reflect.TypeFor[drainAnswer](),
+	"Subscriber":    reflect.TypeFor[Subscriber](),
+	"StreamList":    reflect.TypeFor[StreamList](),
+	"StreamDetail":  reflect.TypeFor[StreamDetail](),
+	"DrainRequest":  reflect.TypeFor[DrainRequest](),
+	"DrainAnswer":   reflect.TypeFor[DrainAnswer](),
 	"Error": reflect.TypeFor[struct {
 		Error string `json:"error"` // of caddy.APIError
 	}](),
-	"FeedStream":   reflect.TypeFor[feedStream](),
-	"Totals":       reflect.TypeFor[feedTotals](),
-	"StreamsEvent": reflect.TypeFor[streamsEvent](),
-	"StreamEvent":  reflect.TypeFor[streamEvent](),
-	"GoneEvent":    reflect.TypeFor[goneEvent](),
-	"BlockEvent":   reflect.TypeFor[blockEventData](),
+	"FeedStream":   reflect.TypeFor[FeedStream](),
+	"Totals":       reflect.TypeFor[Totals](),
+	"StreamsEvent": reflect.TypeFor[StreamsEvent](),
+	"StreamEvent":  reflect.TypeFor[StreamEvent](),
+	"GoneEvent":    reflect.TypeFor[GoneEvent](),
+	"BlockEvent":   reflect.TypeFor[BlockEvent](),
 	"MissedEvent":  reflect.TypeFor[stream.Missed](),
 }
 
 func readOpenAPI(t *testing.T) (doc openAPI) {
 	t.Helper()
-	text, err := os.ReadFile("docs/reference/openapi.json")
+	text, err := os.ReadFile("../../docs/reference/openapi.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,22 +247,22 @@ func assertWords(t *testing.T, what string, described []any, words []string) {
 // else is.
 func TestAdminRoutesAreDocumented(t *testing.T) {
 	doc := readOpenAPI(t)
-	page, err := os.ReadFile("docs/reference/admin-api.md")
+	page, err := os.ReadFile("../../docs/reference/admin-api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	routes := make(map[string]map[string]adminMethod)
-	for _, route := range adminRoutes {
-		routes[strings.TrimSuffix(route.pattern, "{$}")] = route.methods
+	actions := make(map[string]map[string]action)
+	for _, at := range routes {
+		actions[strings.TrimSuffix(at.pattern, "{$}")] = at.methods
 	}
 	for path, operations := range doc.Paths {
 		for method := range operations {
-			if _, ok := routes[path][strings.ToUpper(method)]; !ok {
+			if _, ok := actions[path][strings.ToUpper(method)]; !ok {
 				t.Errorf("%s %s is described, and is not there", method, path)
 			}
 		}
 	}
-	for path, methods := range routes {
+	for path, methods := range actions {
 		for name, method := range methods {
 			if !strings.Contains(string(page), "`"+name+" "+path+"`") {
 				t.Errorf("%s %s is not in docs/reference/admin-api.md", name, path)
@@ -279,7 +279,7 @@ func TestAdminRoutesAreDocumented(t *testing.T) {
 
 // assertOperation compares what a method takes and answers with its
 // description.
-func assertOperation(t *testing.T, name string, op operation, method adminMethod) {
+func assertOperation(t *testing.T, name string, op operation, method action) {
 	t.Helper()
 	var query []string
 	for _, p := range op.Parameters {
