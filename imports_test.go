@@ -32,6 +32,7 @@ type wall struct {
 var walls = map[string]wall{
 	"eventstream":     {},
 	"internal/logs":   {zap: true},
+	"internal/hints":  {zap: true},
 	"internal/replay": {imports: []string{"eventstream"}},
 	"internal/meter":  {},
 	"internal/stream": {imports: []string{"eventstream", "internal/logs", "internal/meter", "internal/replay"}, zap: true},

@@ -65,6 +65,7 @@ var schemaTypes = map[string]reflect.Type{
 	"Upstream":      reflect.TypeFor[stream.UpstreamInfo](),
 	"Buffer":        reflect.TypeFor[stream.BufferInfo](),
 	"LastIDs":       reflect.TypeFor[stream.LastIDs](),
+	"Private":       reflect.TypeFor[stream.PrivateInfo](),
 	"Stream":        reflect.TypeFor[stream.Info](),
 	"Subscriber":    reflect.TypeFor[Subscriber](),
 	"StreamList":    reflect.TypeFor[StreamList](),

@@ -9,9 +9,11 @@ var Counts = struct {
 	Splices       *meter.Labelled // that ended, by how
 	Gaps          *meter.Labelled // that were told, by reason
 	Evictions     *meter.Labelled // for memory, by what
+	Private       *meter.Labelled // streams that are one client's, by reason
 }{
 	Connections: meter.NewLabelled(ResultClean, ResultBroken, ResultStalled, ResultOversized, ResultRefused, ResultFailed, ResultCancelled),
 	Splices:     meter.NewLabelled(SpliceMerged, SplicePrivate),
 	Gaps:        meter.NewLabelled(GapEvicted, GapEpoch, gapLag, GapUpstream),
 	Evictions:   meter.NewLabelled(EvictedStream, EvictedBlock),
+	Private:     privateCounts(),
 }

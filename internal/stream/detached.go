@@ -22,6 +22,7 @@ func (o *Options) Detached(d time.Duration) *Options {
 func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
 	s := newStream(h, req, nil)
 	s.Detached = true
+	s.why = orElse(req.Private, Private{Reason: PrivateMethod})
 	s.answer = NewAnswerClock()
 	s.responses = newResponsesLog(req.Parts)
 	s.greeting.ended = true // nobody is greeted with it

@@ -42,6 +42,7 @@
 //	waiting.go                                   who waits for it
 //	adopt.go, successor.go                       a new configuration
 //	detached.go, reopen.go                       streams without clients, and after their end
+//	private.go                                   why a stream is one client's alone
 //	inspect.go, census.go, counts.go, tail.go,
 //	passing.go                                   what operators are shown
 //	leftovers.go                                 what only tests of whole gateways ask

@@ -23,6 +23,7 @@ const (
 	ownGreeting ownReason = "greeting"        // two connections opened at the same moment were greeted differently
 	ownHead     ownReason = "response_header" // or had different fields in their heads
 	ownEvent    ownReason = "event"           // an event came on one of two connections only
+	ownSession  ownReason = "endpoint"        // the first event opens a session
 )
 
 // facts are what was learnt of applications, outliving streams. That a key is
@@ -112,25 +113,28 @@ func (f *facts) noteOwn(key Key, path string, why ownReason) {
 
 // ownBy reports whether each connection with the path of a key is told its own,
 // and why. A key that was itself seen to be shared is not meant.
-func (f *facts) ownBy(key Key, parts []Part) (why ownReason, ok bool) {
+func (f *facts) ownBy(key Key, parts []Part) (why Private, ok bool) {
 	if f.paths.Load() == 0 {
-		return "", false
+		return Private{}, false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	path := pathOf(parts)
 	fact, ok := f.own[path]
 	if !ok {
-		return "", false
+		return Private{}, false
 	}
 	now := time.Now()
 	if !now.Before(fact.until) {
 		delete(f.own, path)
 		f.paths.Store(int64(len(f.own)))
-		return "", false
+		return Private{}, false
 	}
 	if shared, ok := f.shared[key]; ok && now.Before(shared.until) {
-		return "", false
+		return Private{}, false
 	}
-	return fact.why, true
+	if fact.why == ownSession {
+		return Private{Reason: PrivateEndpoint, Until: fact.until}, true
+	}
+	return Private{Reason: PrivatePerConnection, Detail: string(fact.why), Until: fact.until}, true
 }

@@ -74,7 +74,7 @@ type Hub struct {
 
 	mu          sync.Mutex
 	streams     map[Key][]*Stream // those that may be joined
-	unshareable map[Key]time.Time // until when
+	unshareable map[Key]Private   // with until when
 	instances   []*Instance
 	sequence    uint64             // of instances
 	count       map[string]int     // streams by place
@@ -109,7 +109,7 @@ func NewHub() *Hub {
 		streams:     make(map[Key][]*Stream),
 		all:         make(map[*Stream]struct{}),
 		private:     make(map[PrivateStream]struct{}),
-		unshareable: make(map[Key]time.Time),
+		unshareable: make(map[Key]Private),
 		count:       make(map[string]int),
 		detached:    make(map[string]*Stream),
 		crowds:      make(map[string]*crowd),
@@ -169,6 +169,7 @@ type Request struct {
 	IDParam     string        // the query parameter that brought it, if not the header field
 	Options     *Options
 	Client      Client
+	Private     Private // why the stream is to be its client's alone, where it is; see OpenDetached
 
 	// source returns what opens upstream connections for this request. It is
 	// called only if the request opens a stream or brings a newer
@@ -188,8 +189,8 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 		return nil, ErrStopping
 	}
 	if !req.Options.Vouched {
-		if _, own := h.facts.ownBy(req.Key, req.Parts); own {
-			return nil, ErrUnshareable
+		if why, own := h.facts.ownBy(req.Key, req.Parts); own {
+			return nil, why.asError()
 		}
 	}
 
@@ -198,9 +199,9 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 		return sub, err
 	}
 	// Only now: a stream that is there can be joined, whatever an answer was since.
-	if until, ok := h.unshareable[req.Key]; ok {
-		if time.Now().Before(until) {
-			return nil, ErrUnshareable
+	if why, ok := h.unshareable[req.Key]; ok {
+		if time.Now().Before(why.Until) {
+			return nil, why.asError()
 		}
 		delete(h.unshareable, req.Key)
 	}
@@ -354,15 +355,16 @@ func (h *Hub) keeps(key Key) bool {
 	return h.streams[key] != nil
 }
 
-// markUnshareable sends requests with this key upstream on their own.
-func (h *Hub) markUnshareable(key Key, d time.Duration) {
+// markUnshareable sends requests with this key upstream on their own, for d.
+func (h *Hub) markUnshareable(key Key, d time.Duration, why Private) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	until := time.Now().Add(d)
-	if h.unshareable[key].After(until) {
+	why = orElse(why, Private{Reason: PrivateNoStream})
+	why.Until = time.Now().Add(d)
+	if h.unshareable[key].Until.After(why.Until) {
 		return // for another reason
 	}
-	h.unshareable[key] = until
+	h.unshareable[key] = why
 	// Any other makes room. Looking for those that are over would be work that
 	// clients can ask for again and again.
 	for k := range h.unshareable {
@@ -380,7 +382,7 @@ func (h *Hub) markUnshareable(key Key, d time.Duration) {
 func (h *Hub) Shareable(key Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if until, ok := h.unshareable[key]; ok && time.Until(until) <= unshareableTime {
+	if why, ok := h.unshareable[key]; ok && time.Until(why.Until) <= unshareableTime {
 		delete(h.unshareable, key)
 	}
 }

@@ -130,6 +130,7 @@ type Info struct {
 	Path           string       `json:"path"`
 	SeparatedBy    []string     `json:"separated_by"`
 	BeganAt        time.Time    `json:"began_at"`
+	Private        *PrivateInfo `json:"private"`
 	Draining       bool         `json:"draining"`
 	Subscribers    int          `json:"subscribers"`
 	Splices        int          `json:"splices"`
@@ -244,6 +245,7 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 	}
 	f := &s.buffer
 	info.Draining = s.draining && !s.private
+	info.Private = s.why.Info()
 	info.Subscribers, info.Splices = len(s.subs), len(s.splices)
 	info.EventsReceived, info.BytesReceived = f.Events, s.received
 	info.EventsSent, info.BytesSent = s.given.events, s.given.bytes

@@ -86,8 +86,8 @@ func (h *Hub) LeaveNow() (planned []PlannedEnd) {
 func (h *Hub) Remembered() (keys, inForce int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, until := range h.unshareable {
-		if time.Now().Before(until) {
+	for _, why := range h.unshareable {
+		if time.Now().Before(why.Until) {
 			inForce++
 		}
 	}

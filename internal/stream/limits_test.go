@@ -235,11 +235,11 @@ func TestUnshareableKeys(t *testing.T) {
 		st.source.acceptOpen()
 
 		// An answer to share makes it shareable before.
-		st.hub.markUnshareable(st.key, unshareableTime)
+		st.hub.markUnshareable(st.key, unshareableTime, Private{})
 		st.hub.Shareable(st.key)
 		st.join("")
 		// But not one for good.
-		st.hub.markUnshareable(st.key, unshareableForever)
+		st.hub.markUnshareable(st.key, unshareableForever, Private{})
 		st.hub.Shareable(st.key)
 		if _, ok := st.hub.unshareable[st.key]; !ok {
 			t.Error("forgotten for an answer to share")
@@ -279,7 +279,7 @@ func TestRefusedIDLeavesKeyShareable(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
 		_, up := st.start()
 		up.event("1")
-		st.hub.markUnshareable(st.key, unshareableTime)
+		st.hub.markUnshareable(st.key, unshareableTime, Private{})
 		st.join("").expect(primed("sse1.E.1"))
 	})
 }
@@ -290,7 +290,7 @@ func TestUnshareableKeysAreBounded(t *testing.T) {
 	var key Key
 	for i := range maxUnshareable + 20 {
 		key[0], key[1], key[2] = byte(i), byte(i>>8), byte(i>>16)
-		h.markUnshareable(key, unshareableTime)
+		h.markUnshareable(key, unshareableTime, Private{})
 	}
 	if n := len(h.unshareable); n > maxUnshareable {
 		t.Errorf("%d keys are remembered", n)

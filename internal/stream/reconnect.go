@@ -334,7 +334,7 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 		return 0, false
 	case s.head == nil:
 		s.mu.Unlock()
-		s.refuse(end.Retriable())
+		s.refuse(end.Retriable(), Private{})
 		return 0, false
 	}
 	switch {
@@ -428,7 +428,7 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 		if !s.isSplice { // whose answer is one to its ID
 			// Who comes now is to see the upstream's own answer.
 			s.hub.remove(s)
-			s.hub.markUnshareable(s.Key, unshareableTime)
+			s.hub.markUnshareable(s.Key, unshareableTime, Private{Reason: PrivateNoStream})
 		}
 		s.leave(EndRefused)
 	case tryAgain, waitsForIt, succeeded:
@@ -457,14 +457,14 @@ func (s *Stream) logEnded() {
 // the next answer: then requests go upstream
 // on their own only for as long as it took, so that they do not wait for one slow
 // failure after the other.
-func (s *Stream) refuse(failed bool) {
+func (s *Stream) refuse(failed bool, why Private) {
 	s.hub.remove(s)
 	s.mu.Lock()
 	if s.refused || s.stopped {
 		s.mu.Unlock()
 		return
 	}
-	s.refused = true
+	s.refused, s.why = true, orElse(why, Private{Reason: PrivateNoStream})
 	s.phase = phaseGone
 	reopened := s.head != nil
 	s.reopening = false
@@ -477,7 +477,7 @@ func (s *Stream) refuse(failed bool) {
 		if failed {
 			alone = min(alone, time.Since(s.born))
 		}
-		s.hub.markUnshareable(s.Key, alone)
+		s.hub.markUnshareable(s.Key, alone, why)
 	}
 	if !reopened {
 		close(s.ready)

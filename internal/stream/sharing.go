@@ -541,6 +541,8 @@ func (s *Stream) greetedAsAll(sp *Stream, now time.Time, again *time.Time) bool 
 // newcomers have connections of their own. The lock is held.
 func (s *Stream) perConnection(why ownReason) {
 	s.hub.facts.noteOwn(s.Key, s.path, why)
+	private := Private{Reason: PrivatePerConnection, Detail: string(why)}
+	s.isPrivateFor(private)
 	s.closed.Store(true)
 	subscribers := len(s.subs)
 	s.options.Lines.perClient.Log(func(suppressed int) {
@@ -550,7 +552,7 @@ func (s *Stream) perConnection(why ownReason) {
 	s.dropSuccessor()
 	s.sharing.trial = nil
 	for sp := range s.splices {
-		s.leaveToFirst(sp)
+		s.leaveToFirst(sp, private)
 	}
 	for sub := range s.subs {
 		if sub.own && (s.only == nil || sub.arrival > s.only.arrival) {
@@ -584,11 +586,12 @@ func (s *Stream) perConnection(why ownReason) {
 
 // leaveToFirst leaves a splice to the first of its clients, or ends it if it is
 // a probe.
-func (s *Stream) leaveToFirst(sp *Stream) {
+func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 	if sp.splice.probe {
 		s.endProbe(sp)
 		return
 	}
+	sp.isPrivateFor(why)
 	s.privatize(sp)
 	first := slices.MinFunc(sp.readers(), func(a, b *Subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
 	for sub := range sp.subs {

@@ -436,6 +436,7 @@ func (sub *Subscriber) merge() bool {
 // It ends with the last of them.
 func (s *Stream) privatize(sp *Stream) {
 	Counts.Splices.With(SplicePrivate).Inc()
+	sp.isPrivateFor(Private{Reason: PrivateNotMerged}) // unless it is for another
 	s.closeSplice(sp)
 	sp.splice = nil
 	sp.private, sp.draining = true, true
@@ -471,7 +472,7 @@ func (s *Stream) leaveSplices() {
 
 // unshareable takes note that the newest head of the stream may not be shared:
 // a splice is private to its first subscriber, a stream takes no more of them.
-func (s *Stream) unshareable(first bool) {
+func (s *Stream) unshareable(first bool, why Private) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -480,6 +481,7 @@ func (s *Stream) unshareable(first bool) {
 	case !s.isSplice:
 		s.closed.Store(true)
 	case s.splice != nil && s.phase != phaseGone:
+		s.isPrivateFor(why)
 		s.splice.parent.privatize(s)
 		if first {
 			s.onlyFirst(EndPerClient)

@@ -152,6 +152,7 @@ type Stream struct {
 	lostAt         time.Time // when the upstream was lost that is to be reached again; zero: it was not
 
 	// For operators only; see inspect.go.
+	why         Private   // it is its client's alone; see private.go
 	given       tally     // to subscribers
 	received    int64     // bytes of blocks from the upstream
 	reconnects  int       // how often a lost connection was opened again
@@ -486,7 +487,7 @@ func (s *Stream) verdict() (*Head, error) {
 	case s.stopped:
 		return nil, ErrStopping
 	case s.refused:
-		return nil, ErrUnshareable
+		return nil, s.why.asError()
 	}
 	return s.head, nil
 }

@@ -74,7 +74,7 @@ func BenchmarkMarkUnshareable(b *testing.B) {
 	mark := func() {
 		i++
 		binary.LittleEndian.PutUint64(key[:], i)
-		h.markUnshareable(key, unshareableTime)
+		h.markUnshareable(key, unshareableTime, Private{})
 	}
 	for range maxUnshareable {
 		mark()

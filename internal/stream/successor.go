@@ -242,7 +242,7 @@ func (s *Stream) successorEnded(end Ending) (delay time.Duration, again bool) {
 		parent.dropSuccessor()
 		s.hub.running.Go(func() { // it needs the hub's lock, which comes first
 			s.hub.remove(parent)
-			s.hub.markUnshareable(parent.Key, unshareableTime)
+			s.hub.markUnshareable(parent.Key, unshareableTime, Private{Reason: PrivateNoStream})
 			parent.leave(EndRefused)
 		})
 		return 0, false

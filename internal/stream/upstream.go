@@ -35,9 +35,10 @@ type Conn struct {
 	began   time.Time
 	Options *Options
 	decoder eventstream.Decoder
-	Asked   bool   // to go on after an ID
-	openID  string // that ID
-	mends   bool   // follows one that broke
+	Asked   bool    // to go on after an ID
+	openID  string  // that ID
+	Private Private // why its answer is not shared: set before Opened or Refused
+	mends   bool    // follows one that broke
 
 	// Guarded by mu, the lock of stream.
 	mu       *sync.Mutex
@@ -97,7 +98,7 @@ func (c *Conn) Current() *Stream {
 func (c *Conn) Opened(h *Head, shareable bool) {
 	s := c.Stream // nobody changes it before
 	if !shareable {
-		s.unshareable(c.first)
+		s.unshareable(c.first, c.Private)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,6 +109,9 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 	s.slowestHead = max(s.slowestHead, time.Since(c.began))
 	opening := s.head == nil
 	s.answer.Headed()
+	if s.Detached && opening {
+		Counts.Private.With(string(s.why.Reason)).Inc()
+	}
 	s.reopening = false
 	c.resumed = c.Asked && s.gave()
 	now := time.Now()
@@ -185,7 +189,7 @@ func (c *Conn) Keep() error {
 // Refused tells the stream that its first answer is not an event stream to
 // share. Who waited for it goes upstream on its own, at once. failed tells that
 // another attempt may have another answer.
-func (c *Conn) Refused(failed bool) { c.Stream.refuse(failed) }
+func (c *Conn) Refused(failed bool) { c.Stream.refuse(failed, c.Private) }
 
 // TellGap tells all subscribers that blocks may be missing here. The stream's
 // lock is held.
@@ -366,8 +370,9 @@ func withoutIDs(lines []byte) []byte {
 // connections of their own. It returns false if there is no subscriber.
 func (s *Stream) makeExclusive() bool {
 	s.hub.remove(s)
-	s.hub.markUnshareable(s.Key, unshareableForever)
-	s.hub.facts.noteOwn(s.Key, s.path, ownEvent)
+	why := Private{Reason: PrivateEndpoint}
+	s.hub.markUnshareable(s.Key, unshareableForever, why)
+	s.hub.facts.noteOwn(s.Key, s.path, ownSession)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -376,11 +381,13 @@ func (s *Stream) makeExclusive() bool {
 		s.splice.parent.perConnection(ownGreeting)
 		return true
 	case s.splice != nil:
+		s.isPrivateFor(why)
 		s.splice.parent.privatize(s)
 	}
+	s.isPrivateFor(why)
 	s.sharing.trial = nil
 	for sp := range s.splices { // each of them has its own, too
-		s.leaveToFirst(sp)
+		s.leaveToFirst(sp, why)
 	}
 	s.onlyFirst(EndPerClient)
 	s.dropSuccessor()
