@@ -1,13 +1,17 @@
 package caddysse
 
 import (
+	"context"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/key"
 )
 
 // believeUnix makes the gateways of a test take the client's address from
@@ -149,7 +153,7 @@ func TestAddressIsWithheld(t *testing.T) {
 			if options == "key_add {remote_host}" {
 				return // the client's, as far as Caddy's server has one: of a unix socket
 			}
-			want := "X-Forwarded-For: " + nobody + "\nX-Real-IP: " + nobody + "\nX-Remote: " + nobody + "\nX-Client: " + nobody
+			want := "X-Forwarded-For: " + key.Nobody + "\nX-Real-IP: " + key.Nobody + "\nX-Remote: " + key.Nobody + "\nX-Client: " + key.Nobody
 			if got := sent(up, "X-Forwarded-For", "X-Real-IP", "X-Remote", "X-Client"); got != want {
 				t.Errorf("sent upstream:\n%s", got)
 			}
@@ -185,18 +189,6 @@ func TestTrustInAProxyIsKept(t *testing.T) {
 	g.load(proxied("", u))
 	if got := sent(opens(t, g, u, "/", fields...), "X-Forwarded-Proto", "X-Forwarded-Host"); got != strings.Join(fields, "\n") {
 		t.Errorf("of a trusted proxy: %s", got)
-	}
-	p := newKeyPolicy(new(Handler))
-	p.answer(&behind{trusted: [][]string{{"10.0.0.0/8", "::1"}, {"10.0.0.0/8", "::1"}}})
-	for address, want := range map[string]bool{"10.0.0.1:1": true, "[::1]:1": true, "[::ffff:10.0.0.1]:2": true, "11.0.0.1:1": false, "@": false} {
-		r := (&http.Request{RemoteAddr: address}).WithContext(t.Context())
-		if got := p.believed(r); got != want {
-			t.Errorf("%s is believed: %v", address, got)
-		}
-	}
-	p = newKeyPolicy(new(Handler))
-	if p.answer(&behind{trusted: [][]string{{"10.0.0.0/8"}, nil}}); len(p.trusted) > 0 {
-		t.Error("whom one of two reverse_proxy trusts is believed by the other")
 	}
 }
 
@@ -259,10 +251,12 @@ func TestWhatIsBehindIsRead(t *testing.T) {
 			if len(handlers) != 1 {
 				t.Fatalf("%d handlers", len(handlers))
 			}
-			p := handlers[0].policy
+			r := (&http.Request{URL: new(url.URL)}).WithContext(context.WithValue(t.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer()))
 			var added []string
-			for _, template := range p.templates {
-				added = append(added, placeholders(template)...)
+			for _, part := range handlers[0].policy.Parts(r, "") {
+				if part.Name == "template" {
+					added = append(added, key.Placeholders(part.Value)...)
+				}
 			}
 			slices.Sort(added)
 			if got := strings.Join(added, " "); got != test.added {

@@ -98,7 +98,7 @@ func BenchmarkJoin(b *testing.B) {
 	h.options.Join, h.options.Vouched, h.options.Linger = stream.JoinLive, true, 0
 	join := func() *stream.Subscriber {
 		sub, err := hub.Join(&stream.Request{
-			Key:      hub.Key(h.policy.parts(r, h.instance.Place)),
+			Key:      hub.Key(h.policy.Parts(r, h.instance.Place)),
 			Instance: h.instance,
 			Options:  h.options,
 			Source:   func(bool) stream.Source { return src },

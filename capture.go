@@ -149,7 +149,7 @@ func (c *capture) WriteHeader(status int) {
 			checked = own.Clone()
 			checked.Del("Set-Cookie") // it is dropped
 		}
-		shareable := c.request.detached || c.request.handler.mayShare(checked, c.request.policy.hasCredential(c.request.request))
+		shareable := c.request.detached || c.request.policy.MayShare(checked, c.request.sent.Template)
 		if shareable || !c.conn.Opening() {
 			if body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn); known {
 				if err := c.conn.Keep(); err != nil {
@@ -186,7 +186,7 @@ func (c *capture) isForNobody(status int, own http.Header) bool {
 	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests:
 		return false
 	}
-	return (status >= 300 && status < 500) || !c.request.policy.mayVaryOn(own)
+	return (status >= 300 && status < 500) || c.request.policy.Varies(own)
 }
 
 // askAgain lets the client ask by itself, as those who waited with it do.
@@ -214,7 +214,7 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 	c.opener = nil
 	defer c.listen()
 	header := streamHeader(own)
-	if !c.conn.Opening() || c.conn.Reopens() || c.request.policy.public {
+	if !c.conn.Opening() || c.conn.Reopens() || !c.request.policy.GivesCookies() {
 		// On a later connection the cookie is one client's, who knows whose;
 		// on a public stream it would be everybody's.
 		header.Del("Set-Cookie")

@@ -6,14 +6,13 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -38,8 +37,7 @@ const defaultMaxRequestBody = 1 << 20
 // detachSettings are the handler's settings for detached streams.
 type detachSettings struct {
 	options *stream.Options
-	policy  *keyPolicy // of the upstream request: everything is sent
-	headers []string   // request header fields that identify the client; canonical and sorted
+	headers []string // request header fields that identify the client; canonical and sorted
 	maxBody int64
 }
 
@@ -51,17 +49,12 @@ func (h *Handler) detachSettings() *detachSettings {
 	}
 	s := &detachSettings{
 		options: h.options.Detached(time.Duration(h.Detach)),
-		policy:  &keyPolicy{user: true, certificate: true, whole: true, idParameters: h.LastEventIDQuery},
+		headers: key.Credentials(h.DetachHeaders),
 		maxBody: defaultMaxRequestBody,
 	}
 	if h.MaxRequestBody > 0 {
 		s.maxBody = h.MaxRequestBody
 	}
-	for _, name := range slices.Concat(credentialHeaders, h.DetachHeaders) {
-		s.headers = append(s.headers, http.CanonicalHeaderKey(name))
-	}
-	slices.Sort(s.headers)
-	s.headers = slices.Compact(s.headers)
 	return s
 }
 
@@ -75,36 +68,14 @@ func (h *Handler) mayDetach(r *http.Request) bool {
 // detachedParts lists what a request has to have in common with the one that
 // opened a detached stream.
 func (h *Handler) detachedParts(r *http.Request) []stream.Part {
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	orig, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	parts := []stream.Part{
-		{Name: "detached", Value: h.instance.Place},
-		{Name: "host", Value: strings.ToLower(r.Host)},
-		{Name: "path", Value: r.URL.EscapedPath()},
-		{Name: "query", Value: h.policy.withoutID(r.URL.RawQuery)},
-	}
-	if orig.URL != nil {
-		parts = append(parts,
-			stream.Part{Name: "original path", Value: orig.URL.EscapedPath()},
-			stream.Part{Name: "original query", Value: h.policy.withoutID(orig.URL.RawQuery)})
-	}
-	parts = appendCertificate(parts, r)
-	if user, ok := repl.GetString("http.auth.user.id"); ok {
-		parts = append(parts, stream.Part{Name: "user", Value: user})
-	}
-	for _, name := range h.detached.headers {
-		for _, value := range r.Header[name] {
-			parts = append(parts, stream.Part{Name: "header " + name, Value: value})
-		}
-	}
-	return parts
+	return h.policy.DetachedParts(r, h.instance.Place, h.detached.headers)
 }
 
 // ResumeDetached serves a request that brings an ID of a detached stream of
 // its own. It returns false if there is none, or it is another's: nothing tells
 // these apart.
 func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (d *served, done bool, err error) {
-	id, _ := h.policy.lastEventID(r)
+	id, _ := h.policy.LastEventID(r)
 	epoch, _, own := replay.ParseID(id)
 	var parts []stream.Part
 	if own {
@@ -151,7 +122,7 @@ func (h *Handler) cancelsWhatIsGone(r *http.Request) bool {
 	if r.Method != http.MethodDelete || isMCP(r) || h.options.IDs == stream.IDsUpstream {
 		return false
 	}
-	id, _ := h.policy.lastEventID(r)
+	id, _ := h.policy.LastEventID(r)
 	_, _, own := replay.ParseID(id)
 	return own
 }
@@ -162,7 +133,7 @@ var errNothingToCancel = errors.New("there is no answer with that last event ID 
 // serveDetached opens an upstream connection for a request. If the answer is an
 // event stream it goes on without its client.
 func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
-	id, _ := h.policy.lastEventID(r)
+	id, _ := h.policy.LastEventID(r)
 	_, _, own := replay.ParseID(id)
 	if own {
 		h.dropID(r)
@@ -190,9 +161,9 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		Client:      clientOf(r),
 		Logger:      h.logger,
 		Source: func(bool) stream.Source {
-			u := h.copyRequest(w, r, h.resuming(r, next), h.detached.policy)
-			if u.orig.URL != nil && own {
-				u.filterOriginal()
+			u := h.wholeRequest(w, r, h.resuming(r, next))
+			if own {
+				u.sent.CleanOriginal()
 			}
 			u.detached = true
 			u.opener.Store(wait)
@@ -219,7 +190,7 @@ func (h *Handler) withholds(id string) bool {
 // upstream: the upstream does not know it.
 func (h *Handler) dropID(r *http.Request) {
 	r.Header.Del("Last-Event-ID")
-	r.URL.RawQuery = h.policy.withoutID(r.URL.RawQuery)
+	r.URL.RawQuery = h.policy.WithoutID(r.URL.RawQuery)
 }
 
 // tellCancelled answers the client that has cancelled a stream.

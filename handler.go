@@ -78,7 +78,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return h.serveDetached(w, r, next)
 	}
 	p := newPassThrough(h, w, r, false)
-	id, _ := h.policy.lastEventID(r)
+	id, _ := h.policy.LastEventID(r)
 	p.cameWith(id, false)
 	return nil, h.servePrivate(p, next)
 }
@@ -173,7 +173,7 @@ func bodyless(r *http.Request) bool {
 
 // serveShared serves a request from the stream that its key leads to.
 func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
-	parts := h.policy.parts(r, h.instance.Place)
+	parts := h.policy.Parts(r, h.instance.Place)
 	var wait *opener
 	req := &stream.Request{
 		Key:      stream.Process.Key(parts),
@@ -185,14 +185,14 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		Source: func(waits bool) stream.Source {
 			u := h.newUpstreamRequest(w, r, next)
 			if waits {
-				id, _ := h.policy.lastEventID(r)
+				id, _ := h.policy.LastEventID(r)
 				wait = newOpener(h, w, r, id, h.withholds(id))
 				u.opener.Store(wait)
 			}
 			return u
 		},
 	}
-	req.LastEventID, req.IDParam = h.policy.lastEventID(r)
+	req.LastEventID, req.IDParam = h.policy.LastEventID(r)
 
 	for {
 		sub, err := stream.Process.Join(req)

@@ -84,39 +84,3 @@ func hasDirective(lines []string, directive string) bool {
 	}
 	return false
 }
-
-// varyNames returns the request header fields that an answer says it depends
-// on (RFC 9111, 4.1), in canonical form and order; any tells that it depends on
-// more than the request. An answer for one origin depends on Origin, also when
-// it does not say so. Accept-Encoding does not count: bodies are written anew.
-func varyNames(header http.Header) (names []string, everything bool) {
-	for _, line := range header["Vary"] {
-		for name := range strings.SplitSeq(line, ",") {
-			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
-			switch name {
-			case "", "Accept-Encoding":
-			case "*":
-				return nil, true
-			default:
-				names = append(names, name)
-			}
-		}
-	}
-	if origin := header.Get("Access-Control-Allow-Origin"); origin != "" && origin != "*" {
-		names = append(names, "Origin")
-	}
-	slices.Sort(names)
-	return slices.Compact(names), false
-}
-
-// mayShare reports whether the answer to a request may be given to others with
-// the same key.
-func (h *Handler) mayShare(upstream http.Header, credential bool) bool {
-	if _, everything := varyNames(upstream); everything || !h.policy.mayVaryOn(upstream) {
-		return false
-	}
-	if len(upstream["Set-Cookie"]) > 0 && !h.policy.public {
-		return false
-	}
-	return credential || !hasDirective(upstream["Cache-Control"], "private")
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/logs"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -338,7 +339,7 @@ type Handler struct {
 	logger       *zap.Logger
 	accessLogger *zap.Logger
 	instance     *stream.Instance
-	policy       *keyPolicy
+	policy       *key.Policy
 	options      *stream.Options
 	detached     *detachSettings // nil: without detach
 	settings     *deliverySettings
@@ -401,7 +402,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.LastEventIDQuery == nil {
 		h.LastEventIDQuery = defaultLastEventIDQuery
 	}
-	h.policy = newKeyPolicy(h)
+	h.policy = key.New(h.keyConfig())
 	h.options = h.streamOptions()
 	h.lines = h.options.Lines
 	h.detached = h.detachSettings()
@@ -424,7 +425,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		listen := slices.Sorted(slices.Values(s.Listen))
 		place = strings.Join(listen, " ")
 		server = s
-		h.readBehind(ctx, s)
+		h.heedBehind(ctx, s)
 		s.RegisterConnContext(withConn)
 		s.RegisterOnShutdown(func() {
 			if h.probes != nil {
@@ -439,6 +440,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
 	stream.Process.LimitMemory(h.instance, h.Memory)
 	return nil
+}
+
+// heedBehind makes the key take account of what stands behind the handler, and tells
+// the operator what that changes.
+func (h *Handler) heedBehind(ctx caddy.Context, server *caddyhttp.Server) {
+	added, withheld := h.policy.Heed(ctx, server)
+	if len(added) > 0 {
+		h.logger.Warn("matcher behind sse uses something outside the key: it separates clients now (move the matcher before sse to let them share)",
+			zap.Strings("key_add", added))
+	}
+	if len(withheld) > 0 {
+		h.logger.Warn("handlers behind sse use something outside the key: it is withheld from shared requests (key_add passes it on and separates clients)",
+			zap.Strings("withheld", withheld))
+	}
 }
 
 // Cleanup implements caddy.CleanerUpper. The streams stay: the next

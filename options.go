@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -24,7 +25,7 @@ func (h *Handler) streamOptions() *stream.Options {
 	o.Timeout = time.Duration(h.UpstreamTimeout)
 	o.GiveUp = cmp.Or(time.Duration(h.GiveUp), o.GiveUp)
 	o.Vouched = h.vouches()
-	o.Insignificant = insignificant
+	o.Insignificant = key.Insignificant
 	switch h.Reconnect {
 	case "always":
 		o.Reconnect = stream.ReconnectAlways
@@ -70,6 +71,21 @@ func (h *Handler) streamOptions() *stream.Options {
 		o.RetryMax = time.Duration(max(r.Min, r.Max))
 	}
 	return o
+}
+
+// keyConfig is what the options say about keys.
+func (h *Handler) keyConfig() key.Config {
+	c := key.Config{
+		Template:     h.Key,
+		Public:       h.Share == sharePublic,
+		Cookies:      h.ShareCookies,
+		Add:          h.KeyAdd,
+		IDParameters: h.LastEventIDQuery,
+	}
+	if h.KeyIgnore != nil {
+		c.IgnoreHeaders, c.IgnoreQuery = h.KeyIgnore.Headers, h.KeyIgnore.Query
+	}
+	return c
 }
 
 // vouches reports whether the configuration says that the upstream tells all

@@ -26,6 +26,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -535,7 +536,7 @@ func TestAskersGoUpstreamInParallel(t *testing.T) {
 	}
 	first := u.accept(t)
 	eventually(t, "all wait for the first answer", func() bool { return subscribers() == askers })
-	if first != sharedUserAgent {
+	if first != key.UserAgent {
 		t.Errorf("the first request was made as %s", first)
 	}
 	u.release <- struct{}{}

@@ -169,7 +169,7 @@ func (p *passThrough) WriteHeader(status int) {
 		p.plain(status)
 		return
 	}
-	if p.onShareable != nil && p.handler.mayShare(header, p.handler.policy.hasCredential(p.request)) {
+	if p.onShareable != nil && p.handler.policy.MayShare(header, p.request) {
 		p.onShareable()
 	}
 	p.body = body

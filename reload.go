@@ -120,7 +120,7 @@ func plainNames(s *caddyhttp.Server, header http.Header) bool {
 // the same stream here.
 func (h *Handler) takeRenewal(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, q *renewedRequest) {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	if !h.mayJoin(r) || stream.Process.Key(h.policy.parts(r, h.instance.Place)) != q.Key {
+	if !h.mayJoin(r) || stream.Process.Key(h.policy.Parts(r, h.instance.Place)) != q.Key {
 		return
 	}
 	u := h.newUpstreamRequest(w, r, next)

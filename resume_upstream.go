@@ -128,8 +128,8 @@ func runUntilBreak(next caddyhttp.Handler, w http.ResponseWriter, r *http.Reques
 // restRequest makes a template of the requests for the rest of an answer.
 func (n *resumingHandler) restRequest(w http.ResponseWriter, r *http.Request) *upstreamRequest {
 	h := n.handler
-	u := h.copyRequest(w, r, n.next, &keyPolicy{user: true, certificate: true, whole: true, idParameters: h.LastEventIDQuery})
-	rest := u.request
+	u := h.wholeRequest(w, r, n.next)
+	rest := u.sent.Template
 	rest.Method = http.MethodGet
 	rest.Body, rest.ContentLength, rest.TransferEncoding, rest.Trailer = http.NoBody, 0, nil, nil
 	for _, name := range []string{"Content-Type", "Content-Length", "Content-Encoding", "Transfer-Encoding", "Trailer", "Expect", "Last-Event-Id"} {
@@ -137,7 +137,7 @@ func (n *resumingHandler) restRequest(w http.ResponseWriter, r *http.Request) *u
 	}
 	rest.Header.Set("Accept", eventStreamType)
 	limitCodings(rest.Header)
-	rest.URL.RawQuery = h.policy.withoutID(rest.URL.RawQuery)
+	rest.URL.RawQuery = h.policy.WithoutID(rest.URL.RawQuery)
 	return u
 }
 
@@ -309,7 +309,7 @@ func (a *resumableAnswer) pause(ctx context.Context) bool {
 // try runs one upstream connection to its end. It returns false if another would be
 // no better.
 func (a *resumableAnswer) try(ctx context.Context, next caddyhttp.Handler) (again bool) {
-	requestCtx, cancel := context.WithCancel(a.request.request.Context())
+	requestCtx, cancel := context.WithCancel(a.request.sent.Template.Context())
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	rest := &restWriter{answer: a, header: make(http.Header)}
@@ -371,7 +371,7 @@ func (*restWriter) Flush() {}
 
 // log is where what happens to the answer is told.
 func (a *resumableAnswer) log() *zap.Logger {
-	r := a.request.request
+	r := a.request.sent.Template
 	return a.handler.logger.With(zap.String("host", stream.Clip(r.Host)), zap.String("path", stream.Clip(r.URL.EscapedPath())))
 }
 

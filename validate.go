@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/key"
 )
 
 // Validate implements caddy.Validator.
@@ -35,11 +36,11 @@ func (h *Handler) validateKey() error {
 	if h.Key != "" && h.Share != "" {
 		return fmt.Errorf("key: not with share %s: each says what makes two requests the same", h.Share)
 	}
-	if h.Key != "" && len(placeholders(h.Key)) == 0 {
+	if h.Key != "" && len(key.Placeholders(h.Key)) == 0 {
 		return fmt.Errorf("key: expected a template with at least one placeholder, such as {http.request.uri}, not %q", h.Key)
 	}
 	for _, add := range h.KeyAdd {
-		if len(placeholders(add)) == 0 {
+		if len(key.Placeholders(add)) == 0 {
 			return fmt.Errorf("key_add: expected a placeholder, such as {http.vars.tenant}, not %q", add)
 		}
 	}

@@ -1,4 +1,4 @@
-package caddysse
+package key
 
 import (
 	"net/http"
@@ -96,9 +96,9 @@ var publicHeaders = []string{"Origin", "X-Forwarded-Host", "X-Forwarded-Proto"}
 // share it are that user.
 var credentialHeaders = []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key"}
 
-// sharedUserAgent is what a shared upstream request says of who is asking. It
+// UserAgent is what a shared upstream request says of who is asking. It
 // is many clients; some applications refuse a request that says nothing.
-const sharedUserAgent = "caddy-sse"
+const UserAgent = "caddy-sse"
 
 func headerSet(names ...string) map[string]struct{} {
 	set := make(map[string]struct{}, len(names))
@@ -115,9 +115,9 @@ func fixed(name string) bool {
 	return ok
 }
 
-// insignificant reports whether the header field name, in canonical form, does
+// Insignificant reports whether the header field name, in canonical form, does
 // not tell streams apart.
-func insignificant(name string) bool {
+func Insignificant(name string) bool {
 	if _, ok := insignificantHeaders[name]; ok || fixed(name) {
 		return true
 	}

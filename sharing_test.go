@@ -1,15 +1,13 @@
 package caddysse
 
 import (
-	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -125,42 +124,25 @@ func TestDifferentRequestsDoNotShare(t *testing.T) {
 	})
 }
 
-// exempt are the header fields that do not tell streams apart, less those that an HTTP client cannot send as it likes.
-var exempt = []string{
-	"TE: trailers", "Keep-Alive: timeout=5", "Proxy-Connection: keep-alive",
-	`If-None-Match: "a"`, `If-Match: "a"`, "If-Modified-Since: Mon, 02 Jan 2006 15:04:05 GMT",
-	"If-Unmodified-Since: Mon, 02 Jan 2006 15:04:05 GMT", `If-Range: "a"`, "Range: bytes=0-",
-	"Cache-Control: no-cache", "Pragma: no-cache", "Accept-Encoding: gzip", "User-Agent: a", "Referer: http://a.test/",
-	"Sec-GPC: 1", "DNT: 1", "Priority: u=1",
-	"Last-Event-ID: a", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate: a=1",
-	"X-Request-Id: a", "X-Amzn-Trace-Id: a", "CF-Ray: a", "CDN-Loop: a", "Via: 1.1 a", "Forwarded: for=192.0.2.1",
-	"X-Forwarded-For: 192.0.2.1", "X-Forwarded-Port: 443", "X-Real-IP: 192.0.2.1", "CF-Connecting-IP: 192.0.2.1",
-	"True-Client-IP: 192.0.2.1", "X-Client-IP: 192.0.2.1", "X-Cluster-Client-IP: 192.0.2.1", "CF-Connecting-IPv6: 2001:db8::1",
-	"CF-Pseudo-IPv4: 240.0.0.1", "Fastly-Client-IP: 192.0.2.1", "Fly-Client-IP: 192.0.2.1", "X-Azure-ClientIP: 192.0.2.1",
-	"X-Azure-SocketIP: 192.0.2.1", "X-Envoy-External-Address: 192.0.2.1", "CloudFront-Viewer-Address: 192.0.2.1:1",
-	"X-Original-Forwarded-For: 192.0.2.1", "HTTP2-Settings: AAMAAABkAAQAAP__",
-
-	"X-Correlation-Id: a", "Correlation-Id: a", "Request-Id: a", "Correlation-Context: a=1", "X-Amz-Cf-Id: a", "X-Azure-Ref: a",
-	"X-Azure-RequestChain: hops=1", "X-ARR-Log-Id: a", "X-AppGW-Trace-Id: a", "CF-Request-Id: a", "Fly-Request-Id: a",
-	"X-Request-Start: 1700000000000", "Heroku-Request-ID: a", "X-Queue-Start: t=1", "X-Vercel-Id: a", "Fastly-FF: a", "X-Varnish: 1",
-	"Baggage: a=1", "Sentry-Trace: a", "B3: a", "X-Cloud-Trace-Context: a/1", "Uber-Trace-Id: a", "X-Ot-Span-Context: a",
-	"X-Client-Trace-Id: a", "Newrelic: a", "X-Newrelic-Id: a", "X-Newrelic-Transaction: a", "Elastic-Apm-Traceparent: a",
-	"X-Dynatrace: a", "Sw8: a", "Sw8-Correlation: a", "Sw8-X: a",
-}
-
-// exemptFamilies are some of the fields that begin as fields do which do not
-// tell streams apart.
-var exemptFamilies = []string{
-	"Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: cors", "Sec-Fetch-Dest: empty", `Sec-CH-UA: "A"`, "Sec-CH-UA-Mobile: ?0",
-	`Sec-CH-UA-Platform: "Linux"`, "X-B3-TraceId: a", "X-B3-SpanId: a", "X-B3-Sampled: 1", "X-Datadog-Trace-Id: 1", "X-Datadog-Parent-Id: 1",
-	"Uberctx-user: a", "X-Instana-T: a", "EagleEye-TraceID: a", "Ot-Tracer-Traceid: a", "X-Envoy-Expected-Rq-Timeout-Ms: 1", "X-Envoy-Attempt-Count: 1",
+// exemptHeaders are header fields that do not tell streams apart, as lines. The tests
+// of internal/key hold them to the whole list.
+func exemptHeaders(t *testing.T) (lines []string) {
+	t.Helper()
+	for _, name := range []string{"exempt.txt", "exempt_families.txt"} {
+		text, err := os.ReadFile("internal/key/testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, strings.Split(strings.TrimSpace(string(text)), "\n")...)
+	}
+	return lines
 }
 
 func TestExemptHeadersShare(t *testing.T) {
 	u := startUpstream(t, nil)
 	g := startGateway(t, proxied("ids gateway", u))
 	var cases []sharing
-	for _, field := range slices.Concat(exempt, exemptFamilies) {
+	for _, field := range exemptHeaders(t) {
 		cases = append(cases, sharing{a: []string{field}, shared: true}, sharing{b: []string{field}, shared: true})
 	}
 	cases = append(cases,
@@ -176,29 +158,6 @@ func TestExemptHeadersShare(t *testing.T) {
 		cases = append(cases, sharing{name: name + " escaped", path: "/q?" + strings.Replace(name, "e", "%65", 1) + "=&b=2", path2: "/q?b=2", shared: true})
 	}
 	checkSharing(t, g, u, cases)
-}
-
-// TestExemptHeaders checks those that the other test cannot send.
-func TestExemptHeaders(t *testing.T) {
-	p := newKeyPolicy(new(Handler))
-	names := []string{"Connection", "Trailer", "Transfer-Encoding", "Upgrade", "Accept"}
-	for _, field := range slices.Concat(exempt, exemptFamilies) {
-		name, _, _ := strings.Cut(field, ": ")
-		names = append(names, name)
-	}
-	for _, name := range names {
-		if p.headerInKey(http.CanonicalHeaderKey(name)) {
-			t.Errorf("%s tells streams apart", name)
-		}
-	}
-	if got, want := len(insignificantHeaders)+len(fixedHeaders), len(names)-len(exemptFamilies); got != want {
-		t.Errorf("%d names do not tell streams apart, expected %d", got, want)
-	}
-	for _, prefix := range insignificantPrefixes {
-		if !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(http.CanonicalHeaderKey(name), prefix) }) {
-			t.Errorf("%s is not tested", prefix)
-		}
-	}
 }
 
 // sent returns the named header fields that the upstream was sent, as lines.
@@ -244,7 +203,7 @@ func TestSharePublic(t *testing.T) {
 		{name: "query", path: "/?a=1", path2: "/?a=2"},
 	})
 	up := opens(t, g, u, "/sent?a=1&lastEventId=", personal...)
-	if got := sent(up, personalNames...); got != "Origin: https://a.test\nUser-Agent: "+sharedUserAgent {
+	if got := sent(up, personalNames...); got != "Origin: https://a.test\nUser-Agent: "+key.UserAgent {
 		t.Errorf("sent upstream:\n%s", got)
 	}
 	if got := up.request.RequestURI; got != "/sent?a=1" {
@@ -569,7 +528,7 @@ func TestVaryOnWhatIsWithheld(t *testing.T) {
 		}
 		a := g.subscribe(path, fields("192.0.2.1")...)
 		shared, upA := u.accept(), u.accept() // in no certain order
-		if upA.request.UserAgent() == sharedUserAgent {
+		if upA.request.UserAgent() == key.UserAgent {
 			shared, upA = upA, shared
 		}
 		shared.expectGone() // it was for nobody
@@ -640,8 +599,8 @@ func TestVaryOfWaitingClients(t *testing.T) {
 		up := u.accept()
 		ups[up.request.UserAgent()] = up
 	}
-	ups[sharedUserAgent].expectGone()
-	delete(ups, sharedUserAgent)
+	ups[key.UserAgent].expectGone()
+	delete(ups, key.UserAgent)
 	for agent, up := range ups {
 		up.event(agent)
 	}
@@ -1172,123 +1131,31 @@ func TestLastEventIDOfAnotherStream(t *testing.T) {
 	b.close()
 }
 
-// keyRequest is a request as it reaches sse.
-func keyRequest(method, host string, u *url.URL, header http.Header) *http.Request {
-	orig, target := *u, u.RequestURI()
-	r := &http.Request{Method: method, Host: host, URL: u, RequestURI: target, Header: header, ContentLength: 0}
-	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
-	ctx = context.WithValue(ctx, caddyhttp.OriginalRequestCtxKey, http.Request{Method: method, URL: &orig, RequestURI: target})
-	return r.WithContext(ctx)
-}
-
-func TestKeyParts(t *testing.T) {
-	p := newKeyPolicy(new(Handler))
-	h := stream.NewHub()
-	key := func(place string, change func(r *http.Request)) stream.Key {
-		r := keyRequest(http.MethodGet, "a.test", &url.URL{Path: "/x", RawQuery: "y=1"}, http.Header{"Cookie": {"a=1"}})
-		change(r)
-		return h.Key(p.parts(r, place))
-	}
-	seen := map[stream.Key]string{}
-	for name, change := range map[string]func(r *http.Request){
-		"nothing":     func(*http.Request) {},
-		"method":      func(r *http.Request) { r.Method = http.MethodPost },
-		"host":        func(r *http.Request) { r.Host = "b.test" },
-		"port":        func(r *http.Request) { r.Host = "a.test:81" },
-		"path":        func(r *http.Request) { r.URL.Path = "/z" },
-		"query":       func(r *http.Request) { r.URL.RawQuery = "y=2" },
-		"scheme":      func(r *http.Request) { r.TLS = new(tls.ConnectionState) },
-		"server name": func(r *http.Request) { r.TLS = &tls.ConnectionState{ServerName: "a.test"} },
-		"certificate": func(r *http.Request) {
-			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Raw: []byte("a")}}}
-		},
-		"certificate2": func(r *http.Request) {
-			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Raw: []byte("b")}}}
-		},
-		"user":         func(r *http.Request) { replacer(r).Set("http.auth.user.id", "a") },
-		"user2":        func(r *http.Request) { replacer(r).Set("http.auth.user.id", "b") },
-		"header":       func(r *http.Request) { r.Header.Set("X-A", "1") },
-		"header value": func(r *http.Request) { r.Header.Set("X-A", "1header X-B1") },
-		"no header":    func(r *http.Request) { r.Header.Del("Cookie") },
-		"original":     func(r *http.Request) { original(r).Path = "/o" },
-		"original query": func(r *http.Request) {
-			original(r).RawQuery = "o=1"
-		},
-	} {
-		k := key("place", change)
-		if other, ok := seen[k]; ok {
-			t.Errorf("%s and %s have the same key", name, other)
+// TestWhatWasMadeOfWithheldFieldsIsEmpty: what handlers before sse have made of a
+// header field that is not in the key does not reach the upstream either.
+func TestWhatWasMadeOfWithheldFieldsIsEmpty(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, site(`
+		@tok header_regexp tok Authorization "Bearer (.*)"
+		header @tok X-Nothing 1
+		vars tenant {http.request.header.X-Tenant}
+		map {http.request.header.X-User} {who} {
+			~(.*) "${1}"
 		}
-		seen[k] = name
-		if key("place", change) != k {
-			t.Errorf("%s: not the same key twice", name)
+		sse {
+			share public
+			join live
 		}
-		if key("other place", change) == k {
-			t.Errorf("%s: the place is not in the key", name)
+		reverse_proxy `+u.address+` {
+			header_up A {re.tok.1}
+			header_up B {vars.tenant}
+			header_up C {who}
+		}`))
+	g.subscribe("/", "Authorization: Bearer alice", "X-Tenant: alice", "X-User: alice")
+	r := u.accept().request
+	for _, name := range []string{"A", "B", "C"} {
+		if v := r.Header.Get(name); v != "" {
+			t.Errorf("%s: %s", name, v)
 		}
 	}
-	r := keyRequest(http.MethodGet, "a.test", &url.URL{Path: "/x"}, nil)
-	if h.Key(p.parts(r, "")) == stream.NewHub().Key(p.parts(r, "")) {
-		t.Error("the hash of two processes is the same: it is not keyed")
-	}
-}
-
-func replacer(r *http.Request) *caddy.Replacer {
-	return r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-}
-
-func original(r *http.Request) *url.URL {
-	return r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request).URL
-}
-
-// FuzzKeyOfRequests checks the principle: requests with the same key are the
-// same to the upstream, but for the fields that do not count.
-func FuzzKeyOfRequests(f *testing.F) {
-	f.Add("a.test", "/x?a=1", "X-A", "1", "2", "a.test", "/x?a=1", "X-A", "1, 2", "", uint8(0))
-	f.Add("a.test", "/x", "X-A", "1", "2", "A.TEST", "/x?lastEventId=7", "x-a", "1", "2", uint8(0))
-	f.Add("a.test", "/x", "Cookie", "a=1; b=2", "c=3", "a.test", "/x", "Cookie", "a=1", "b=2; c=3", uint8(2))
-	f.Add("a.test", "/x?a=1&_=2", "Cookie", "sid=1", "", "a.test", "/x?_=3&a=1", "User-Agent", "u", "", uint8(1))
-	f.Add("a.test", "/x?a=%26", "X-A", "1", "", "a.test", "/x?a=&", "X-A", "1", "", uint8(3))
-	policies := []*keyPolicy{
-		newKeyPolicy(&Handler{LastEventIDQuery: defaultLastEventIDQuery}),
-		newKeyPolicy(&Handler{Share: sharePublic, KeyIgnore: &KeyIgnore{Query: []string{"_"}, Headers: []string{"Origin"}}}),
-		newKeyPolicy(&Handler{Share: shareCookies, ShareCookies: []string{"a", "sid"}}),
-		newKeyPolicy(&Handler{Key: "{http.request.uri.query.a}{http.request.header.X-A}"}),
-	}
-	h := stream.NewHub()
-	f.Fuzz(func(t *testing.T, host1, target1, name1, v1, w1, host2, target2, name2, v2, w2 string, which uint8) {
-		p := policies[int(which)%len(policies)]
-		u1, err1 := url.ParseRequestURI(target1)
-		u2, err2 := url.ParseRequestURI(target2)
-		if err1 != nil || err2 != nil {
-			return
-		}
-		sentUpstream := func(host string, target *url.URL, name, v, w string) (stream.Key, string) {
-			header := http.Header{}
-			for _, value := range []string{v, w} {
-				if value != "" {
-					header.Add(name, value)
-				}
-			}
-			r := keyRequest(http.MethodGet, host, target, header)
-			key := h.Key(p.parts(r, ""))
-			orig := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-			u := &upstreamRequest{handler: &Handler{policy: p}, policy: p, orig: orig}
-			u.clean(r)
-			for name := range r.Header {
-				if insignificant(name) {
-					r.Header.Del(name)
-				}
-			}
-			return key, fmt.Sprintf("%q %q %q", strings.ToLower(r.Host), r.RequestURI, r.Header)
-		}
-		k1, sent1 := sentUpstream(host1, u1, name1, v1, w1)
-		k2, sent2 := sentUpstream(host2, u2, name2, v2, w2)
-		if k1 == k2 && sent1 != sent2 {
-			t.Errorf("the same key, but sent upstream are\n%s\n%s", sent1, sent2)
-		}
-		if k1 != k2 && sent1 == sent2 && target1 == target2 {
-			t.Errorf("different keys, but sent upstream is\n%s", sent1)
-		}
-	})
 }

@@ -1,4 +1,4 @@
-package caddysse
+package key
 
 import (
 	"encoding/json"
@@ -10,7 +10,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 )
 
 // What stands behind sse runs once for each upstream connection, for all who
@@ -18,7 +17,7 @@ import (
 // address, say, it would be answered for the first client only. So the
 // configuration behind the handler is read when it is provisioned: what it asks
 // for is added to the key, or told to the operator. What is not seen this way,
-// or not added, is not known behind sse: see address.go and clean.
+// or not added, is not known behind sse: see address.go and Clean.
 
 // behind is what the configuration behind an sse handler asks for.
 type behind struct {
@@ -248,7 +247,7 @@ func (b *behind) texts(value any) {
 }
 
 func (b *behind) text(text string, names map[string]struct{}) {
-	for _, name := range placeholders(text) {
+	for _, name := range Placeholders(text) {
 		if isPlaceholder(name) {
 			names[name] = struct{}{}
 		}
@@ -283,11 +282,15 @@ const (
 	cookiePrefix = "http.request.cookie."
 )
 
-// answer adds to the key what the configuration behind the handler asks for and
-// the key does not have. It returns what was added for matchers, and what is
-// not, because a handler that uses an address mostly passes it on to be logged,
-// or because the operator has said what counts.
-func (p *keyPolicy) answer(b *behind) (added, withheld []string) {
+// Heed adds to the key what the configuration behind the handler that is being
+// provisioned asks for and the key does not have. It returns what was added for
+// matchers, and what is withheld, because a handler that uses an address mostly
+// passes it on to be logged, or because the operator has said what counts.
+func (p *Policy) Heed(ctx caddy.Context, server *caddyhttp.Server) (added, withheld []string) {
+	return p.heed(findBehind(ctx, server))
+}
+
+func (p *Policy) heed(b *behind) (added, withheld []string) {
 	p.groups = b.groups
 	p.trust(b)
 	for _, name := range slices.Sorted(maps.Keys(b.matched)) {
@@ -316,14 +319,14 @@ func (p *keyPolicy) answer(b *behind) (added, withheld []string) {
 }
 
 // add adds a placeholder to the key.
-func (p *keyPolicy) add(name string) {
+func (p *Policy) add(name string) {
 	p.templates = append(p.templates, "{"+name+"}")
 	p.include(name)
 }
 
 // trust lets the request be believed that comes from whom all the reverse_proxy
 // behind sse trust: they see another address, and ask the server's verdict.
-func (p *keyPolicy) trust(b *behind) {
+func (p *Policy) trust(b *behind) {
 	for i, ranges := range b.trusted {
 		if i > 0 && !slices.Equal(ranges, b.trusted[0]) {
 			return
@@ -349,7 +352,7 @@ func ofRequest(name string) bool {
 
 // decides reports whether what a placeholder stands for is the same for all
 // requests with the same key, or no client's affair.
-func (p *keyPolicy) decides(name string) bool {
+func (p *Policy) decides(name string) bool {
 	if p.names(name) {
 		return true
 	}
@@ -391,20 +394,7 @@ var othersPlaceholders = []string{
 }
 
 // decidesHeader is decides for a request header field.
-func (p *keyPolicy) decidesHeader(field string) bool {
+func (p *Policy) decidesHeader(field string) bool {
 	field = http.CanonicalHeaderKey(field)
 	return field == "Host" || fixed(field) || p.headerInKey(field)
-}
-
-// readBehind makes the policy take account of what is behind the handler.
-func (h *Handler) readBehind(ctx caddy.Context, server *caddyhttp.Server) {
-	added, withheld := h.policy.answer(findBehind(ctx, server))
-	if len(added) > 0 {
-		h.logger.Warn("matcher behind sse uses something outside the key: it separates clients now (move the matcher before sse to let them share)",
-			zap.Strings("key_add", added))
-	}
-	if len(withheld) > 0 {
-		h.logger.Warn("handlers behind sse use something outside the key: it is withheld from shared requests (key_add passes it on and separates clients)",
-			zap.Strings("withheld", withheld))
-	}
 }

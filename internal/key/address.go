@@ -1,4 +1,4 @@
-package caddysse
+package key
 
 import (
 	"cmp"
@@ -19,7 +19,7 @@ import (
 // address of the first one, all others would have it. So it carries one that is
 // nobody's, unless the key names the address.
 
-// nobody is the address that shared upstream requests come from, as far as
+// Nobody is the address that shared upstream requests come from, as far as
 // handlers behind sse and the application are told.
 //
 // It must not be missing: applications that are told no address take that of
@@ -29,7 +29,7 @@ import (
 // client's, now or later. IANA's registry of special-purpose addresses has such
 // a block: 192.31.196.0/24 is globally routed, and answers DNS queries for
 // private addresses (AS112, RFC 7535). Nobody browses from there.
-const nobody = "192.31.196.1"
+const Nobody = "192.31.196.1"
 
 // Placeholders of a client's address.
 const (
@@ -41,14 +41,14 @@ const (
 )
 
 // names reports whether the key has a placeholder.
-func (p *keyPolicy) names(placeholder string) bool {
+func (p *Policy) names(placeholder string) bool {
 	_, ok := p.named[placeholder]
 	return ok
 }
 
 // value returns what a placeholder in the key stands for, "" if the key does not
 // have it. Caddy does not say where early data of TLS comes from.
-func (p *keyPolicy) value(r *http.Request, placeholder string) string {
+func (p *Policy) value(r *http.Request, placeholder string) string {
 	if !p.names(placeholder) {
 		return ""
 	}
@@ -58,14 +58,14 @@ func (p *keyPolicy) value(r *http.Request, placeholder string) string {
 
 // address returns the address of the client that shared upstream requests tell
 // in header fields.
-func (p *keyPolicy) address(r *http.Request) string {
+func (p *Policy) address(r *http.Request) string {
 	host := remoteHost(p.value(r, remotePlaceholder))
-	return cmp.Or(p.value(r, clientIPPlaceholder), p.value(r, remoteHostPlaceholder), host, nobody)
+	return cmp.Or(p.value(r, clientIPPlaceholder), p.value(r, remoteHostPlaceholder), host, Nobody)
 }
 
 // remote returns the remote address of a shared upstream request: of the
 // client's no more than the key names.
-func (p *keyPolicy) remote(r *http.Request) string {
+func (p *Policy) remote(r *http.Request) string {
 	if whole := p.value(r, remotePlaceholder); whole != "" {
 		return whole
 	}
@@ -78,9 +78,9 @@ func (p *keyPolicy) remote(r *http.Request) string {
 
 // remotePrefix returns the address to which {http.request.remote.host/<bits>}
 // in the key cuts the client's.
-func (p *keyPolicy) remotePrefix(r *http.Request) string {
+func (p *Policy) remotePrefix(r *http.Request) string {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	longest, bits := nobody, -1
+	longest, bits := Nobody, -1
 	for name := range p.named {
 		if !strings.HasPrefix(name, remoteHostPlaceholder+"/") {
 			continue
@@ -94,7 +94,7 @@ func (p *keyPolicy) remotePrefix(r *http.Request) string {
 }
 
 // clientIP returns what the variable client_ip of a shared upstream request is.
-func (p *keyPolicy) clientIP(r *http.Request) string {
+func (p *Policy) clientIP(r *http.Request) string {
 	host := remoteHost(p.remote(r))
 	return cmp.Or(p.value(r, clientIPPlaceholder), host)
 }
@@ -111,7 +111,7 @@ func remoteHost(address string) string {
 // believed reports whether what a request says in X-Forwarded-Proto and the
 // like is believed: Caddy's server trusts the proxy that it comes from, or the
 // reverse_proxy behind sse does.
-func (p *keyPolicy) believed(r *http.Request) bool {
+func (p *Policy) believed(r *http.Request) bool {
 	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
 		return true
 	}
@@ -123,7 +123,7 @@ func (p *keyPolicy) believed(r *http.Request) bool {
 
 // connection makes a shared upstream request one that says no more of the
 // client's connection than the key names.
-func (p *keyPolicy) connection(r *http.Request) {
+func (p *Policy) connection(r *http.Request) {
 	r.RemoteAddr = p.remote(r)
 	if !p.names("http.request.proto") && !p.names("http.request.proto_name") {
 		r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
@@ -134,7 +134,7 @@ func (p *keyPolicy) connection(r *http.Request) {
 }
 
 // tlsState copies of what is known of a TLS connection that which the key has.
-func (p *keyPolicy) tlsState(client *tls.ConnectionState) *tls.ConnectionState {
+func (p *Policy) tlsState(client *tls.ConnectionState) *tls.ConnectionState {
 	state := &tls.ConnectionState{HandshakeComplete: client.HandshakeComplete, ServerName: client.ServerName}
 	if p.certificate {
 		state.PeerCertificates, state.VerifiedChains = client.PeerCertificates, client.VerifiedChains
@@ -158,7 +158,7 @@ func (p *keyPolicy) tlsState(client *tls.ConnectionState) *tls.ConnectionState {
 
 // namesLocal reports whether the key has the address at which the server was
 // reached.
-func (p *keyPolicy) namesLocal() bool {
+func (p *Policy) namesLocal() bool {
 	return p.names(localPlaceholder) || p.names(localPlaceholder+".host") || p.names(localPlaceholder+".port")
 }
 

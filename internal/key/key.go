@@ -1,4 +1,4 @@
-package caddysse
+package key
 
 import (
 	"crypto/sha256"
@@ -16,13 +16,9 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// What makes two requests the same stream, and the principle that goes with
-// it: what is not in the key is not sent upstream. All that a response can
-// depend on is then the same for everyone who is given it.
-
-// keyPolicy says which parts of a request are in the key. It is made once from
-// the handler's configuration.
-type keyPolicy struct {
+// Policy says which parts of a request are in the key, and so what a shared
+// upstream request has of it. It does not change once New and Heed have made it.
+type Policy struct {
 	only           bool                // no header field but those in headers is in the key
 	headers        map[string]struct{} // canonical names
 	cookies        map[string]struct{} // with only: these of the Cookie field
@@ -43,52 +39,62 @@ type keyPolicy struct {
 	trusted []netip.Prefix      // the front proxies that reverse_proxy believes
 }
 
-// newKeyPolicy makes the policy of a validated configuration.
-func newKeyPolicy(h *Handler) *keyPolicy {
-	p := &keyPolicy{
+// Config is what the operator says about keys: the options of a handler, valid.
+type Config struct {
+	Template      string   // in place of query and header fields; "": they count
+	Public        bool     // no user, certificate or header field counts but publicHeaders
+	Cookies       []string // as Public, but these cookies count
+	Add           []string // templates that count besides
+	IgnoreHeaders []string
+	IgnoreQuery   []string
+	IDParameters  []string // query parameters that may bring the last event ID
+}
+
+// New makes the policy of a configuration.
+func New(c Config) *Policy {
+	p := &Policy{
 		headers:        map[string]struct{}{},
 		cookies:        map[string]struct{}{},
 		query:          map[string]struct{}{},
-		ignoredHeaders: map[string]struct{}{},
+		ignoredHeaders: headerSet(c.IgnoreHeaders...),
 		ignoredQuery:   map[string]struct{}{},
 		named:          map[string]struct{}{},
-		idParameters:   h.LastEventIDQuery,
-		user:           true,
-		certificate:    true,
+		idParameters:   c.IDParameters,
+		public:         c.Public,
 	}
 	switch {
-	case h.Key != "":
+	case c.Template != "":
 		p.only, p.dropQuery = true, true
-		p.templates = append(p.templates, h.Key)
-	case h.Share == sharePublic || h.Share == shareCookies:
+		p.templates = append(p.templates, c.Template)
+	case c.Public || len(c.Cookies) > 0:
 		p.only = true
-		p.public = h.Share == sharePublic
 		p.headers = headerSet(publicHeaders...)
-		for _, name := range h.ShareCookies {
+		for _, name := range c.Cookies {
 			p.cookies[name] = struct{}{}
 		}
 	}
-	if p.only {
-		p.user, p.certificate = false, false
-	}
-	p.templates = append(p.templates, h.KeyAdd...)
+	p.user, p.certificate = !p.only, !p.only
+	p.templates = append(p.templates, c.Add...)
 	for _, template := range p.templates {
-		for _, name := range placeholders(template) {
+		for _, name := range Placeholders(template) {
 			p.include(name)
 		}
 	}
-	if h.KeyIgnore != nil {
-		p.ignoredHeaders = headerSet(h.KeyIgnore.Headers...)
-		for _, name := range h.KeyIgnore.Query {
-			p.ignoredQuery[name] = struct{}{}
-		}
+	for _, name := range c.IgnoreQuery {
+		p.ignoredQuery[name] = struct{}{}
 	}
 	return p
 }
 
+// Whole returns the policy of requests that are one client's: nothing of them is
+// withheld.
+func Whole(idParameters []string) *Policy {
+	return &Policy{user: true, certificate: true, whole: true, idParameters: idParameters}
+}
+
 // include keeps what a placeholder of the key stands for in the request that
 // is sent upstream.
-func (p *keyPolicy) include(placeholder string) {
+func (p *Policy) include(placeholder string) {
 	p.named[placeholder] = struct{}{}
 	if name, ok := strings.CutPrefix(placeholder, "http.request.header."); ok {
 		p.headers[http.CanonicalHeaderKey(name)] = struct{}{}
@@ -113,8 +119,8 @@ func (p *keyPolicy) include(placeholder string) {
 	}
 }
 
-// placeholders lists the names of the placeholders in a template.
-func placeholders(template string) (names []string) {
+// Placeholders lists the names of the placeholders in a template.
+func Placeholders(template string) (names []string) {
 	for {
 		_, rest, ok := strings.Cut(template, "{")
 		if !ok {
@@ -140,7 +146,7 @@ func isPlaceholder(name string) bool {
 
 // headerInKey reports whether a request header field, in canonical form, tells
 // streams apart.
-func (p *keyPolicy) headerInKey(name string) bool {
+func (p *Policy) headerInKey(name string) bool {
 	if _, ok := p.ignoredHeaders[name]; ok {
 		return false
 	}
@@ -150,12 +156,12 @@ func (p *keyPolicy) headerInKey(name string) bool {
 	if name == "Cookie" && len(p.cookies) > 0 {
 		return true
 	}
-	return !p.only && !insignificant(name)
+	return !p.only && !Insignificant(name)
 }
 
 // lines returns what counts of the lines of a request header field, in
 // canonical form. It is what the upstream is sent of them.
-func (p *keyPolicy) lines(name string, values []string, address string) (kept []string) {
+func (p *Policy) lines(name string, values []string, address string) (kept []string) {
 	if name == "Forwarded" && !p.headerInKey(name) {
 		return p.forwardedLines(values, address)
 	}
@@ -175,7 +181,7 @@ func (p *keyPolicy) lines(name string, values []string, address string) (kept []
 
 // forwardedLines is lines for Forwarded, of which host and proto count where
 // X-Forwarded-Host and X-Forwarded-Proto do.
-func (p *keyPolicy) forwardedLines(values []string, address string) []string {
+func (p *Policy) forwardedLines(values []string, address string) []string {
 	_, ignored := p.ignoredHeaders["Forwarded"]
 	_, counts := p.headers["X-Forwarded-Host"]
 	if ignored || (p.only && !counts) {
@@ -192,7 +198,7 @@ func (p *keyPolicy) forwardedLines(values []string, address string) []string {
 }
 
 // cookieLine returns what counts of a Cookie field.
-func (p *keyPolicy) cookieLine(line string) string {
+func (p *Policy) cookieLine(line string) string {
 	if _, all := p.headers["Cookie"]; all || !p.only {
 		return line
 	}
@@ -208,7 +214,7 @@ func (p *keyPolicy) cookieLine(line string) string {
 }
 
 // filterQuery returns the part of a raw query that counts, its order kept.
-func (p *keyPolicy) filterQuery(raw string) string {
+func (p *Policy) filterQuery(raw string) string {
 	if raw == "" {
 		return ""
 	}
@@ -228,8 +234,9 @@ func (p *keyPolicy) filterQuery(raw string) string {
 	return strings.Join(kept, "&")
 }
 
-// parts lists what makes a request the same as another.
-func (p *keyPolicy) parts(r *http.Request, place string) []stream.Part {
+// Parts lists what makes a request that comes to a handler the same as another.
+// place is where the handler is.
+func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	orig, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	parts := make([]stream.Part, 0, 24)
@@ -309,28 +316,9 @@ func appendCertificate(parts []stream.Part, r *http.Request) []stream.Part {
 	return parts
 }
 
-// hasCredential reports whether the key of a request has something that
-// identifies a user.
-func (p *keyPolicy) hasCredential(r *http.Request) bool {
-	for _, name := range credentialHeaders {
-		if len(p.lines(name, r.Header[name], "")) > 0 {
-			return true
-		}
-	}
-	if p.certificate && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return true
-	}
-	if !p.user {
-		return false
-	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	user, ok := repl.GetString("http.auth.user.id")
-	return ok && user != ""
-}
-
 // LastEventID returns the last event ID of a request: the header field, else a
 // query parameter. param is the parameter's name, if that is where it is.
-func (p *keyPolicy) lastEventID(r *http.Request) (id, param string) {
+func (p *Policy) LastEventID(r *http.Request) (id, param string) {
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		return id, ""
 	}
@@ -349,7 +337,7 @@ func (p *keyPolicy) lastEventID(r *http.Request) (id, param string) {
 // keepsPlaceholder reports whether the upstream request may use a placeholder
 // that handlers before sse have set for the client: what it stands for is in the
 // key then.
-func (p *keyPolicy) keepsPlaceholder(name string) bool {
+func (p *Policy) keepsPlaceholder(name string) bool {
 	_, named := p.named[name]
 	return named || p.whole || (p.user && name == "http.auth.user.id")
 }
@@ -363,14 +351,14 @@ var perRequestVars = []string{
 
 // keepsVar reports whether the upstream request has a variable that handlers
 // before sse have set for the client.
-func (p *keyPolicy) keepsVar(name string, value any) bool {
+func (p *Policy) keepsVar(name string, value any) bool {
 	// That of the directive root is the site's, not the client's.
 	return p.whole || p.countsVar(name, value) || (name == "root" && p.only && isPlain(value))
 }
 
 // countsVar reports whether a variable is in the key. Where the whole request
 // counts, variables do, as far as they can be compared.
-func (p *keyPolicy) countsVar(name string, value any) bool {
+func (p *Policy) countsVar(name string, value any) bool {
 	if _, named := p.named["http.vars."+name]; named {
 		return isPlain(value)
 	}
@@ -387,24 +375,8 @@ func isPlain(value any) bool {
 	return false
 }
 
-// withoutID removes the parameters of a raw query that may bring a last event
+// WithoutID removes the parameters of a raw query that may bring a last event
 // ID.
-func (p *keyPolicy) withoutID(raw string) string {
-	return (&keyPolicy{idParameters: p.idParameters}).filterQuery(raw)
-}
-
-// mayVary reports whether an answer that depends on a request header field may
-// be shared: the field is in the key, or the same in every request that opens a
-// shared stream, or the operator has said that it does not matter. What is only
-// withheld is not: the application wants to know it, and so do handlers that
-// set it for each client.
-func (p *keyPolicy) mayVary(name string) bool {
-	_, ignored := p.ignoredHeaders[name]
-	return p.only || ignored || fixed(name) || p.headerInKey(name)
-}
-
-// mayVaryOn is mayVary for all that an answer says it depends on, but *.
-func (p *keyPolicy) mayVaryOn(answer http.Header) bool {
-	names, _ := varyNames(answer)
-	return !slices.ContainsFunc(names, func(name string) bool { return !p.mayVary(name) })
+func (p *Policy) WithoutID(raw string) string {
+	return (&Policy{idParameters: p.idParameters}).filterQuery(raw)
 }

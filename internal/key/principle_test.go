@@ -1,4 +1,4 @@
-package caddysse
+package key
 
 import (
 	"context"
@@ -148,9 +148,9 @@ var askable = []string{
 }
 
 // seen tells all that handlers behind sse can see of a request.
-func (h *Handler) seen(r *http.Request) string {
-	u := h.newUpstreamRequest(httptest.NewRecorder(), r, nil)
-	up := u.instantiate(u.request.Context(), httptest.NewRecorder(), "", "")
+func (p *Policy) seen(r *http.Request) string {
+	clean := p.Clean(r)
+	up := clean.Instantiate(clean.Template.Context(), httptest.NewRecorder(), "", "")
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %#v %s %s %s %d.%d %v %v\n", up.Method, up.Host, *up.URL, up.RequestURI, up.RemoteAddr, up.Proto, up.ProtoMajor, up.ProtoMinor, up.Close, up.Trailer)
 	for _, name := range slices.Sorted(maps.Keys(up.Header)) {
@@ -164,11 +164,11 @@ func (h *Handler) seen(r *http.Request) string {
 	}
 	vars := up.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
-		if name != "start_time" && name != insideVar {
+		if name != "start_time" {
 			fmt.Fprintf(&b, "var %s: %v\n", name, vars[name])
 		}
 	}
-	for group := range h.policy.groups {
+	for group := range p.groups {
 		_, entered := up.Context().Value(routeGroupCtxKey).(map[string]struct{})[group]
 		fmt.Fprintf(&b, "group %s: %v\n", group, entered)
 	}
@@ -182,35 +182,35 @@ func (h *Handler) seen(r *http.Request) string {
 	return b.String()
 }
 
-// everyPolicy are handlers with all kinds of keys.
-func everyPolicy() map[string]*Handler {
-	handlers := map[string]*Handler{
-		"default":            {},
-		"client_ip":          {KeyAdd: []string{"{http.vars.client_ip}"}},
-		"remote host":        {KeyAdd: []string{"{http.request.remote.host}"}},
-		"remote":             {KeyAdd: []string{"{http.request.remote}"}},
-		"remote port":        {KeyAdd: []string{"{http.request.remote.port}"}},
-		"remote prefix":      {KeyAdd: []string{"{http.request.remote.host/24}"}},
-		"both":               {KeyAdd: []string{"{http.vars.client_ip}{http.request.remote.host}"}},
-		"fields":             {KeyAdd: []string{"{http.request.header.User-Agent}", "{http.request.header.X-Real-IP}", "{http.request.header.Forwarded}"}},
-		"connection":         {KeyAdd: []string{"{http.request.proto}", "{http.request.tls.version}", "{http.request.local}"}},
-		"tenant":             {KeyAdd: []string{"{http.vars.tenant}", "{http.vars.trace_id}", "{who}"}},
-		"ignore":             {KeyIgnore: &KeyIgnore{Query: []string{"_"}, Headers: []string{"X-A", "X-Real-IP", "Forwarded", "Accept"}}},
-		"public":             {Share: sharePublic},
-		"public, client_ip":  {Share: sharePublic, KeyAdd: []string{"{http.vars.client_ip}"}},
-		"public, user":       {Share: sharePublic, KeyAdd: []string{"{http.auth.user.id}"}},
-		"cookies":            {Share: shareCookies, ShareCookies: []string{"sid"}},
-		"key":                {Key: "{http.request.uri.path}{http.request.uri.query.a}"},
-		"key of the URI":     {Key: "{http.request.uri}{http.request.header.X-Forwarded-Host}"},
-		"key of the address": {Key: "{http.request.remote.host}-{http.regexp.x.1}"},
-		"what is behind asks": {
-			Name: "behind",
-		},
-	}
-	for _, h := range handlers {
-		h.LastEventIDQuery = defaultLastEventIDQuery
-		h.instance = new(stream.Instance)
-		h.policy = newKeyPolicy(h)
+// idParameters are those that the option last_event_id_query has by default.
+var idParameters = []string{"lastEventId", "last-event-id", "last_event_id", "Last-Event-ID", "evs_last_event_id"}
+
+// everyPolicy are policies of all kinds of keys.
+func everyPolicy() map[string]*Policy {
+	policies := make(map[string]*Policy)
+	for name, c := range map[string]Config{
+		"default":             {},
+		"client_ip":           {Add: []string{"{http.vars.client_ip}"}},
+		"remote host":         {Add: []string{"{http.request.remote.host}"}},
+		"remote":              {Add: []string{"{http.request.remote}"}},
+		"remote port":         {Add: []string{"{http.request.remote.port}"}},
+		"remote prefix":       {Add: []string{"{http.request.remote.host/24}"}},
+		"both":                {Add: []string{"{http.vars.client_ip}{http.request.remote.host}"}},
+		"fields":              {Add: []string{"{http.request.header.User-Agent}", "{http.request.header.X-Real-IP}", "{http.request.header.Forwarded}"}},
+		"connection":          {Add: []string{"{http.request.proto}", "{http.request.tls.version}", "{http.request.local}"}},
+		"tenant":              {Add: []string{"{http.vars.tenant}", "{http.vars.trace_id}", "{who}"}},
+		"ignore":              {IgnoreQuery: []string{"_"}, IgnoreHeaders: []string{"X-A", "X-Real-IP", "Forwarded", "Accept"}},
+		"public":              {Public: true},
+		"public, client_ip":   {Public: true, Add: []string{"{http.vars.client_ip}"}},
+		"public, user":        {Public: true, Add: []string{"{http.auth.user.id}"}},
+		"cookies":             {Cookies: []string{"sid"}},
+		"key":                 {Template: "{http.request.uri.path}{http.request.uri.query.a}"},
+		"key of the URI":      {Template: "{http.request.uri}{http.request.header.X-Forwarded-Host}"},
+		"key of the address":  {Template: "{http.request.remote.host}-{http.regexp.x.1}"},
+		"what is behind asks": {},
+	} {
+		c.IDParameters = idParameters
+		policies[name] = New(c)
 	}
 	asked := map[string]struct{}{}
 	for _, name := range askable {
@@ -220,9 +220,9 @@ func everyPolicy() map[string]*Handler {
 		matched: map[string]struct{}{remoteHostPlaceholder: {}, headerPrefix + "User-Agent": {}}, used: asked,
 		groups: map[string]struct{}{"g1": {}}, trusted: [][]string{{"10.0.0.0/8"}},
 	}
-	handlers["what is behind asks"].policy.answer(behind)
-	handlers["key"].policy.answer(behind)
-	return handlers
+	policies["what is behind asks"].heed(behind)
+	policies["key"].heed(behind)
+	return policies
 }
 
 // TestWhatIsNotInTheKeyIsNotSentUpstream: whatever differs between two requests
@@ -234,7 +234,7 @@ func TestWhatIsNotInTheKeyIsNotSentUpstream(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	hub := stream.NewHub()
-	for name, h := range everyPolicy() {
+	for name, p := range everyPolicy() {
 		t.Run(name, func(t *testing.T) {
 			same := 0
 			for range 500 {
@@ -247,11 +247,11 @@ func TestWhatIsNotInTheKeyIsNotSentUpstream(t *testing.T) {
 					other[random.IntN(len(other))] = byte(random.Uint32())
 				}
 				r1, r2 := one.request(), other.request()
-				if hub.Key(h.policy.parts(r1, "")) != hub.Key(h.policy.parts(r2, "")) {
+				if hub.Key(p.Parts(r1, "")) != hub.Key(p.Parts(r2, "")) {
 					continue
 				}
 				same++
-				if s1, s2 := h.seen(r1), h.seen(r2); s1 != s2 {
+				if s1, s2 := p.seen(r1), p.seen(r2); s1 != s2 {
 					t.Fatalf("the same key, but behind sse there is\n%s", difference(s1, s2))
 				}
 			}
@@ -277,43 +277,4 @@ func difference(a, b string) string {
 		}
 	}
 	return out.String()
-}
-
-// TestNobodysAddress: what libraries take for inside is not the address of
-// shared upstream requests.
-func TestNobodysAddress(t *testing.T) {
-	ip := net.ParseIP(nobody)
-	if ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || !ip.IsGlobalUnicast() {
-		t.Errorf("%s passes for an address inside", nobody)
-	}
-	for _, documentation := range []string{"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"} {
-		_, block, err := net.ParseCIDR(documentation)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if block.Contains(ip) {
-			t.Errorf("%s is of a block that libraries count among the private ones", nobody)
-		}
-	}
-}
-
-func TestForwardedPlace(t *testing.T) {
-	for _, test := range []struct {
-		lines []string
-		place string
-		ok    bool
-	}{
-		{[]string{"for=192.0.2.1"}, "", true},
-		{[]string{"For=192.0.2.1;Proto=https; host=a.test;by=x"}, "proto=https;host=a.test", true},
-		{[]string{"for=a;host=a.test", `for=b, for="c,;d";proto="http"`}, `host=a.test, proto="http"`, true},
-		{[]string{`host="a\"b.test"`}, `host="a\"b.test"`, true},
-		{[]string{`host=a.test;for="x`}, "", false},
-		{[]string{`host="a"b`}, "", false},
-		{[]string{"nonsense"}, "", false},
-		{[]string{""}, "", true},
-	} {
-		if place, ok := forwardedPlace(test.lines); place != test.place || ok != test.ok {
-			t.Errorf("%q: %q %v, expected %q %v", test.lines, place, ok, test.place, test.ok)
-		}
-	}
 }
