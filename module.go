@@ -411,6 +411,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.settings = settings
+	h.settings.record = h.newAccessRecord
 	if h.Probe {
 		h.probes = newProbes()
 	}

@@ -110,9 +110,7 @@ func (h *Handler) deliverySettings() (*deliverySettings, error) {
 		interval = time.Duration(*b.Interval)
 	}
 	beat, err := heartbeatBytes(b, h.sendsEmptyBlocks())
-	s := newDeliverySettings(interval, beat, writeTimeout)
-	s.record = h.newAccessRecord
-	return s, err
+	return newDeliverySettings(interval, beat, writeTimeout), err
 }
 
 // sendsEmptyBlocks tells whether the gateway may send blocks that are no events.
