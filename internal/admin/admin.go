@@ -7,15 +7,11 @@
 package admin
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
 	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -101,11 +97,6 @@ func (at route) serve(w http.ResponseWriter, r *http.Request) error {
 	return does.handle(w, r, query)
 }
 
-// apiError is an answer in JSON that says what is wrong.
-func apiError(status int, format string, args ...any) error {
-	return caddy.APIError{HTTPStatus: status, Message: fmt.Sprintf(format, args...)}
-}
-
 // unforged turns requests away that a page of another site can make a browser
 // send without asking first: those of forms and links. With this content type
 // browsers ask, and Caddy tells them that it takes no such requests but from the
@@ -127,18 +118,5 @@ func fromHost(r *http.Request) error {
 			return apiError(http.StatusForbidden, "expected an origin with a host, not %q", stream.Clip(origin))
 		}
 	}
-	return nil
-}
-
-// writeJSON answers with a value.
-func writeJSON(w http.ResponseWriter, status int, value any) error {
-	var body bytes.Buffer
-	if err := json.NewEncoder(&body).Encode(value); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
-	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // the client may be gone
 	return nil
 }
