@@ -7,7 +7,8 @@ bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$bench")
 server_core=${BENCH_SERVER_CORE:-0} load_core=${BENCH_LOAD_CORE:-1}
 BENCH_NICE=${BENCH_NICE:-0}
-export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA
+export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA BENCH_SITE BENCH_TLS BENCH_WRAPPER
+tls= # not empty: subscribers come over TLS
 
 die() {
 	printf '%s\n' "$*" >&2
@@ -50,6 +51,7 @@ build_programs() {
 	go build -buildvcs=false -o "$work/caddy-ours" ./cmd/caddy
 	go build -buildvcs=false -o "$work/caddy-stock" github.com/caddyserver/caddy/v2/cmd/caddy
 	cd - >/dev/null
+	"$work/ssebench" certificate "$work"
 }
 
 # build_without: the gateway less what a delivery does for metrics, the admin API and the access log: the calls in these
@@ -130,16 +132,28 @@ wait_port() {
 	die "nothing listens on port $1; see $work/log"
 }
 
-config() { sed "s|BENCH_PORT|$BENCH_PORT|; s|BENCH_ORIGIN|$BENCH_ORIGIN|; s|BENCH_DIR|$work|" "$bench/$1" >"$work/$1"; }
+config() {
+	sed "s|BENCH_PORT|$BENCH_PORT|; s|BENCH_ORIGIN|$BENCH_ORIGIN|; s|BENCH_DIR|$work|; s|BENCH_PUBLISH|$BENCH_PUBLISH|;
+		s|BENCH_TLS|${tls:+ssl http2}|" "$bench/$1" >"$work/$1"
+}
+
+# site: what the Caddyfiles are to say of the site's address and certificate.
+site() {
+	BENCH_SITE=http://127.0.0.1:$BENCH_PORT BENCH_TLS=
+	if [[ -n $tls ]]; then BENCH_SITE=https://127.0.0.1:$BENCH_PORT BENCH_TLS="tls $work/cert.pem $work/key.pem"; fi
+}
 
 # start_system SYSTEM: starts it with its origin. Sets $server (the process to measure), $target and $control (ports).
 #
 #	without         the gateway less what it counts
+#	wrapped         the gateway with its listener wrapper, also with +'…'
 #	ours            the gateway; ours+'delivery handler' with a further option; NAME=PROGRAM another build of it, also with +'…'
 #	floor           the origin without anything between
 start_system() {
 	local system=$1
-	BENCH_PORT=$(free_port 18080) BENCH_ORIGIN=$(free_port 19000)
+	BENCH_PORT=$(free_port 18080) BENCH_ORIGIN=$(free_port 19000) BENCH_PUBLISH=$(free_port 20000)
+	BENCH_EXTRA='' BENCH_WRAPPER=''
+	site
 	target=$BENCH_PORT control=$BENCH_ORIGIN
 	: >"$work/log"
 	case $system in
@@ -149,14 +163,14 @@ start_system() {
 		wait_port "$BENCH_ORIGIN"
 		return
 		;;
-	nchan) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" -publish "http://127.0.0.1:$BENCH_PORT/publish" ;;
+	nchan) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" -publish "http://127.0.0.1:$BENCH_PUBLISH/publish" ;;
 	*) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" ;;
 	esac
 	case $system in
-	ours | ours+* | without | *=*)
+	ours | ours+* | wrapped | wrapped+* | without | *=*)
 		local program=${system%%+*}
 		[[ $program != without ]] || program=without=$work/caddy-without
-		BENCH_EXTRA=
+		if [[ $program == wrapped ]]; then program=ours BENCH_WRAPPER=$'listener_wrappers {\nsse\n}'; fi
 		if [[ $system == *+* ]]; then BENCH_EXTRA=${system#*+}; fi
 		if [[ $program == ours ]]; then program=$work/caddy-ours; else program=${program#*=}; fi
 		spawn "$server_core" "$program" run --config "$bench/ours.Caddyfile" --adapter caddyfile

@@ -5,13 +5,15 @@
 #	-n COUNT    subscribers, in place of the scenario's own
 #	-o DIR      where results.jsonl and report.md go; results are added (bench/out)
 #
-# Systems: floor ours stock nchan nginx haproxy varnish, without (ours less what a delivery does for metrics and the admin
+# Systems: floor ours wrapped (ours with its listener wrapper) stock nchan nginx haproxy varnish, without (ours less what a delivery does for metrics and the admin
 # API), ours+'OPTION' (a further option of sse), NAME=PROGRAM (another build of the gateway), NAME=PROGRAM+'OPTION'. The
 # server runs on core 0 (BENCH_SERVER_CORE), the load on core 1 (BENCH_LOAD_CORE), both with priority BENCH_NICE (0).
 # Without root, packages that are missing are named, not installed.
 #
 # Scenarios:
 #	cpu         CPU for a delivery, far below saturation: 1,000 and 9,800 subscribers
+#	cpu-h2      CPU for a delivery and memory for a subscriber over TLS and HTTP/2, as browsers come: 1 and 50 streams on a connection
+#	saturation-h2, storm-h2, idle-h2-1  the same over TLS and HTTP/2 as saturation and storm, and as idle with a connection each
 #	saturation  deliveries/s on one core: more events/s until the p99 is over a second
 #	pileup      the same with events that come 20 at a time
 #	big         the same with events of 10 KiB: MB/s
@@ -31,8 +33,28 @@ rounds=5 count='' out=$bench/out
 
 # round SCENARIO SYSTEM: its measurements, once.
 round() {
-	local n name=$1 system=$2
+	local n name=$1 system=$2 tls=
 	case $name in
+	cpu-h2)
+		tls=1
+		for n in 1 50; do
+			measure "cpu-h2-$n" "$system" -tls -h2 -per-conn "$n" -n "${count:-1000}" -settle 5s -steps 10:8
+		done
+		;;
+	saturation-h2)
+		tls=1
+		for n in 1 50; do
+			measure "saturation-h2-$n" "$system" -tls -h2 -per-conn "$n" -n "${count:-1000}" -steps 20:2,30:2,40:2,50:2,60:2,70:2,80:2,100:2,120:2,150:2,200:2,300:2,500:2,800:2,1200:2
+		done
+		;;
+	storm-h2)
+		tls=1
+		measure storm-h2 "$system" -tls -h2 -per-conn 1 -n "${count:-2000}" -settle 1s -steps 2:2
+		;;
+	idle-h2-1)
+		tls=1
+		measure idle-h2-1 "$system" -tls -h2 -per-conn 1 -n "${count:-5000}" -settle 10s -steps 1:2
+		;;
 	cpu)
 		for n in ${count:-1000 9800}; do
 			[[ $system != varnish || $n -le 5000 ]] || continue # threads for each subscriber: too many here
@@ -70,6 +92,7 @@ systems_of() {
 	case $1 in
 	idle | storm) echo ours stock nchan nginx haproxy ;;
 	idle-h2 | streams) echo ours stock ;;
+	*-h2 | idle-h2-1) echo wrapped ours nchan stock ;;
 	crowd) echo ours ;;
 	resume) echo ours nchan stock nginx haproxy varnish ;;
 	stuck) echo floor ours nchan ;;
@@ -103,7 +126,7 @@ main() {
 	if [[ " $* " == *" without "* ]]; then build_without; fi
 
 	if [[ $scenario == all ]]; then
-		scenarios=(cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck resume)
+		scenarios=(cpu-h2 saturation-h2 storm-h2 idle-h2-1 cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck resume)
 	else
 		scenarios=("$scenario")
 	fi

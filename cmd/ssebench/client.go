@@ -18,6 +18,7 @@ type clientConfig struct {
 	n               int
 	streams         int
 	h2              bool
+	tls             bool
 	perConn         int
 	conc            int
 	stuck           int
@@ -55,7 +56,8 @@ func parseClient(args []string) (clientConfig, error) {
 	f.Var(&c.headers, "header", "'name: value' of each request; may be given again")
 	f.IntVar(&c.n, "n", 100, "subscribers")
 	f.IntVar(&c.streams, "streams", 1, "subscriber i asks for stream i modulo this")
-	f.BoolVar(&c.h2, "h2", false, "HTTP/2 with prior knowledge")
+	f.BoolVar(&c.h2, "h2", false, "HTTP/2: with prior knowledge, or with -tls as both sides agree")
+	f.BoolVar(&c.tls, "tls", false, "TLS 1.3; the server's certificate is not verified")
 	f.IntVar(&c.perConn, "per-conn", 50, "with -h2: streams on each connection")
 	f.IntVar(&c.conc, "conc", 100, "subscribers that may wait for their response heads at once")
 	f.IntVar(&c.stuck, "stuck", 0, "clients in addition that never read (HTTP/1.1)")
@@ -82,6 +84,9 @@ func parseClient(args []string) (clientConfig, error) {
 	}
 	if c.n < 1 || c.streams < 1 || c.perConn < 1 || c.conc < 1 || c.order.size < minSize || c.order.size > maxSize {
 		return c, fmt.Errorf("counts are at least 1, and sizes %d to %d", minSize, maxSize)
+	}
+	if c.tls && (c.stuck > 0 || c.resume) {
+		return c, errors.New("-tls is not for -stuck and -resume")
 	}
 	return c, nil
 }

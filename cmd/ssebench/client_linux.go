@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -53,6 +55,7 @@ type sequence struct {
 // clientConn is a connection: HTTP/1.1 with one subscriber, or HTTP/2 with several.
 type clientConn struct {
 	fd    int
+	tls   *tls.Conn // nil without TLS
 	out   []byte
 	sub   *subscriber // HTTP/1.1
 	head  head
@@ -92,6 +95,9 @@ func (c *client) run(ctx context.Context) (*result, error) {
 	proto := "http/1.1"
 	if c.h2 {
 		proto = "http/2"
+	}
+	if c.tls {
+		proto += " tls"
 	}
 	r := &result{
 		Label: c.label, Scenario: c.scenario, Time: time.Now().UTC().Truncate(time.Second), N: c.n, Proto: proto, Streams: c.streams,
@@ -174,7 +180,7 @@ func (c *client) connect(ctx context.Context) error {
 	deadline := time.Now().Add(c.timeout)
 	for c.answered+c.failed < c.n {
 		for len(c.subs) < c.n && c.waiting < c.conc {
-			if err := c.openConn(); err != nil {
+			if err := c.openConn(ctx); err != nil {
 				return err
 			}
 		}
@@ -220,12 +226,18 @@ func (c *client) openStuck(ctx context.Context) error {
 	return nil
 }
 
-func (c *client) openConn() error {
+func (c *client) openConn(ctx context.Context) error {
 	fd, err := dial(c.to, 0)
 	if err != nil {
 		return err
 	}
 	conn := &clientConn{fd: fd, first: len(c.subs), count: 1}
+	if c.tls {
+		if conn.tls, err = handshake(ctx, fd, c.h2); err != nil {
+			reset(fd)
+			return err
+		}
+	}
 	if c.h2 {
 		conn.h2, conn.count = newH2Conn(), min(c.perConn, c.n-len(c.subs))
 		conn.out = conn.h2.out
@@ -275,6 +287,9 @@ func (c *client) handle(conn *clientConn, events uint32) error {
 	if events&^writable == 0 {
 		return nil
 	}
+	if conn.tls != nil {
+		return c.handleTLS(conn)
+	}
 	n, err := receive(conn.fd, c.buf)
 	if err != nil {
 		if again(err) {
@@ -285,19 +300,54 @@ func (c *client) handle(conn *clientConn, events uint32) error {
 	if n == 0 {
 		return errors.New("closed by the server")
 	}
+	return c.take(conn, c.buf[:n])
+}
+
+// handleTLS reads until the socket has no more bytes: epoll does not know of those that crypto/tls keeps.
+func (c *client) handleTLS(conn *clientConn) error {
+	for {
+		n, err := conn.tls.Read(c.buf)
+		if n > 0 {
+			if err := c.take(conn, c.buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, errNoBytes):
+			return nil
+		case errors.Is(err, io.EOF):
+			return errors.New("closed by the server")
+		case err != nil:
+			return fmt.Errorf("read: %w", err)
+		}
+	}
+}
+
+// take reads what a connection has brought. With TLS a read is one record.
+func (c *client) take(conn *clientConn, b []byte) error {
 	c.now = c.clock.now()
 	c.segments.reads++
+	c.segments.bytes += int64(len(b))
 	if conn.h2 != nil {
-		err = c.readH2(conn, c.buf[:n])
-	} else {
-		err = conn.read(c.buf[:n])
+		return c.readH2(conn, b)
 	}
-	c.segments.bytes += int64(n)
-	return err
+	return conn.read(b)
+}
+
+// write gives the connection what it takes of b, or all of it with TLS.
+func (conn *clientConn) write(b []byte) (int, error) {
+	if conn.tls != nil {
+		n, err := conn.tls.Write(b)
+		if err != nil {
+			return n, fmt.Errorf("write: %w", err)
+		}
+		return n, nil
+	}
+	return send(conn.fd, b)
 }
 
 func (c *client) flush(conn *clientConn) error {
-	n, err := send(conn.fd, conn.out)
+	n, err := conn.write(conn.out)
 	if err != nil && !again(err) {
 		return os.NewSyscallError("send", err)
 	}

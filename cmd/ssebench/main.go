@@ -4,6 +4,7 @@
 //	ssebench origin -addr 127.0.0.1:9000                 serves event streams, or publishes to nchan
 //	ssebench client -addr 127.0.0.1:8080 -origin 127.0.0.1:9000 -n 1000 -pid PID
 //	ssebench report results.jsonl                        medians of many runs, as Markdown
+//	ssebench certificate DIRECTORY                       cert.pem and key.pem for servers that speak TLS
 //
 // The client connects to the server under test, has the origin begin, and prints one JSON object on its standard
 // output. Used without a server between, the origin is the floor: what sending costs when nothing else is done.
@@ -20,7 +21,7 @@ import (
 	"syscall"
 )
 
-const usageText = "usage: ssebench client|origin|report [flags]; -h after one lists its flags"
+const usageText = "usage: ssebench client|origin|report|certificate [flags]; -h after one lists its flags"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -40,6 +41,8 @@ func run(ctx context.Context, args []string) error {
 		return runClient(ctx, args[1:])
 	case "origin":
 		return runOrigin(ctx, args[1:])
+	case "certificate":
+		return runCertificate(args[1:])
 	case "report":
 		return runReport(args[1:], os.Stdout)
 	default:

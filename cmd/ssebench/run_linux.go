@@ -63,8 +63,12 @@ func ownThread() {
 
 // fields are the header fields of a request over HTTP/2.
 func (c *clientConfig) fields(subscriber int) []hpack.HeaderField {
+	scheme := "http"
+	if c.tls {
+		scheme = "https"
+	}
 	fields := []hpack.HeaderField{
-		{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: c.address},
+		{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: scheme}, {Name: ":authority", Value: c.address},
 		{Name: ":path", Value: c.pathOf(subscriber)}, {Name: "accept", Value: "text/event-stream"},
 	}
 	for _, h := range c.headers {

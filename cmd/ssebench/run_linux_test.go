@@ -114,8 +114,8 @@ func TestStuck(t *testing.T) {
 	}
 }
 
-// h2Gateway serves over HTTP/2 without TLS what an origin has.
-func h2Gateway(t *testing.T, at string) string {
+// relay serves what an origin has, as begin has the server begin.
+func relay(t *testing.T, at string, begin func(*httptest.Server)) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "http://"+at+r.URL.Path, http.NoBody)
@@ -138,10 +138,7 @@ func h2Gateway(t *testing.T, at string) string {
 			}
 		}
 	}))
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	server.Config.Protocols = protocols
-	server.Start()
+	begin(server)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
 		server.Close()
@@ -149,9 +146,20 @@ func h2Gateway(t *testing.T, at string) string {
 	return server.Listener.Addr().String()
 }
 
+func withPriorKnowledge(s *httptest.Server) {
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+}
+
+func overTLS(s *httptest.Server) {
+	s.EnableHTTP2 = true
+	s.StartTLS()
+}
+
 func TestHTTP2(t *testing.T) {
 	at := startOrigin(t)
-	r := measureOnce(t, "-addr", h2Gateway(t, at), "-origin", at, "-h2", "-n", "55", "-per-conn", "10", "-path", "/s/{s}", "-streams", "3", "-steps", "100:0.2")
+	r := measureOnce(t, "-addr", relay(t, at, withPriorKnowledge), "-origin", at, "-h2", "-n", "55", "-per-conn", "10", "-path", "/s/{s}", "-streams", "3", "-steps", "100:0.2")
 	if !r.clean() || r.Received != 55*20 || r.Origin.Peak != 55 {
 		t.Errorf("%+v, origin %+v", r, r.Origin)
 	}
@@ -264,5 +272,38 @@ func TestClock(t *testing.T) {
 	before, now, after := system(), c.now(), system()
 	if now < before-precision || now > after+precision {
 		t.Errorf("the clock says %d, the system's %d before and %d after", now, before, after)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	for name, args := range map[string][]string{"HTTP/1.1": nil, "HTTP/2": {"-h2", "-per-conn", "10"}} {
+		t.Run(name, func(t *testing.T) {
+			at := startOrigin(t)
+			args = append(args, "-addr", relay(t, at, overTLS), "-origin", at, "-tls", "-n", "25", "-steps", "100:0.2")
+			r := measureOnce(t, args...)
+			if !r.clean() || r.Received != 25*20 || r.Origin.Peak != 25 || !strings.HasSuffix(r.Proto, " tls") {
+				t.Errorf("%+v, origin %+v", r, r.Origin)
+			}
+		})
+	}
+}
+
+// TestTLSRefused has a server that speaks no TLS, and one that speaks no HTTP/2 over it.
+func TestTLSRefused(t *testing.T) {
+	at := startOrigin(t)
+	for name, addr := range map[string]string{"no TLS": at, "no HTTP/2": relay(t, at, (*httptest.Server).StartTLS)} {
+		t.Run(name, func(t *testing.T) {
+			cfg, err := parseClient([]string{"-addr", addr, "-tls", "-h2", "-n", "1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := newClient(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.run(t.Context()); err == nil || !strings.Contains(err.Error(), "TLS") {
+				t.Errorf("error %v", err)
+			}
+		})
 	}
 }
