@@ -20,9 +20,15 @@ type clientFrames struct {
 	buf      []byte   // for a server that reads less than can be looked at
 }
 
-// smallRead is how much a server has to read for its frames to be looked at where it
-// reads them to.
-const smallRead = 64
+const (
+	// smallRead is how much a server has to read for its frames to be looked at
+	// where it reads them to.
+	smallRead = 64
+
+	// ownRead is how much is read for a server that reads less. Every connection
+	// keeps such a buffer while it waits for its client.
+	ownRead = 128
+)
 
 // read is the server's Read.
 func (c *Conn) read(p []byte) (int, error) {
@@ -46,7 +52,7 @@ func (c *Conn) read(p []byte) (int, error) {
 		buf := p
 		if len(p) < smallRead {
 			if f.buf == nil {
-				f.buf = make([]byte, 8*smallRead)
+				f.buf = make([]byte, ownRead)
 			}
 			buf = f.buf
 		}
@@ -189,7 +195,7 @@ func (c *Conn) fromClient(h header, payload []byte) (passes bool) {
 			s.forget()
 			return false
 		}
-		delete(c.open, h.stream)
+		c.forgetOpen(h.stream)
 	case frameHeaders:
 		c.opened(h.stream)
 	case frameSettings:
@@ -215,6 +221,14 @@ func (c *Conn) opened(id uint32) {
 		c.open = make(map[uint32]int64)
 	}
 	c.open[id] = c.initial.now
+}
+
+// forgetOpen takes note that a stream is not the server's any more. A connection whose
+// streams were all taken over keeps no map. mu is held.
+func (c *Conn) forgetOpen(id uint32) {
+	if delete(c.open, id); len(c.open) == 0 {
+		c.open = nil
+	}
 }
 
 // roomGiven takes note of a WINDOW_UPDATE of the connection. It changes it to what

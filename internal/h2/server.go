@@ -247,7 +247,7 @@ func (c *Conn) fateOf(h header, payload []byte) fate {
 			return drops
 		}
 		if h.kind == frameHeaders && h.has(flagEndStream) {
-			delete(c.open, h.stream)
+			c.forgetOpen(h.stream)
 			c.endedByServer(s)
 		}
 		f.block, f.blocks = !h.has(flagEndHeaders), c.passesOrHolds()
@@ -259,7 +259,7 @@ func (c *Conn) fateOf(h header, payload []byte) fate {
 		f.block = !h.has(flagEndHeaders)
 		return f.blocks
 	case frameRST:
-		delete(c.open, h.stream)
+		c.forgetOpen(h.stream)
 		if s != nil {
 			told := s.over
 			c.endedByServer(s)
@@ -309,7 +309,7 @@ func (c *Conn) dataFromServer(h header, payload []byte, s *Stream) fate {
 		return drops
 	}
 	if h.has(flagEndStream) {
-		delete(c.open, h.stream)
+		c.forgetOpen(h.stream)
 	} else if room, known := c.open[h.stream]; known {
 		c.open[h.stream] = room - n
 	}

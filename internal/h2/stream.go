@@ -71,8 +71,15 @@ func (c *Claim) Done() <-chan struct{} { return c.done }
 func (c *Claim) Settle() *Stream {
 	c.conn.mu.Lock()
 	defer c.conn.mu.Unlock()
-	delete(c.conn.claims, c.marker)
+	c.conn.forgetClaim(c)
 	return c.stream
+}
+
+// forgetClaim takes note that nobody looks for a claim's marker any more. mu is held.
+func (c *Conn) forgetClaim(claim *Claim) {
+	if delete(c.claims, claim.marker); len(c.claims) == 0 {
+		c.claims = nil
+	}
 }
 
 // taken reports whether DATA of the server is a claim's marker, and takes its
@@ -83,8 +90,8 @@ func (c *Conn) taken(h header, payload []byte) bool {
 	if claim == nil || !known || h.flags != 0 {
 		return false
 	}
-	delete(c.claims, claim.marker)
-	delete(c.open, h.stream)
+	c.forgetClaim(claim)
+	c.forgetOpen(h.stream)
 	claim.stream = &Stream{conn: c, id: h.stream, window: window, notify: func(Event) {}}
 	if c.streams == nil {
 		c.streams = make(map[uint32]*Stream)
