@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -83,7 +84,7 @@ func flushedAfterwards(r *http.Request) bool {
 
 // newAccessRecord prepares the entry of a request and keeps Caddy from writing
 // one. It returns nil if there is to be none.
-func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int) record {
+func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int) delivery.Record {
 	ctx := r.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool)
@@ -194,9 +195,9 @@ func (a *accessRecord) returned(extra *caddyhttp.ExtraLogFields) {
 	}
 }
 
-// ended implements record: it writes the entry, when the request's handlers have
+// Ended implements delivery.Record: it writes the entry, when the request's handlers have
 // returned. It does not wait for that, nor for the log.
-func (a *accessRecord) ended(sub *stream.Subscriber, reason stream.EndReason, size int, done func()) {
+func (a *accessRecord) Ended(sub *stream.Subscriber, reason stream.EndReason, size int, done func()) {
 	duration := time.Since(a.began)
 	sse := accessFieldsOf(sub, reason)
 	sse.duration = duration

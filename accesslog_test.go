@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -119,4 +122,38 @@ func TestAccessLogOfPrivateStreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+// blockingCore is a log that cannot be written to until it is released.
+type blockingCore struct {
+	zapcore.Core
+	entered  chan struct{}
+	released chan struct{}
+}
+
+func (blockingCore) Enabled(zapcore.Level) bool { return true }
+
+func (c blockingCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+
+func (c blockingCore) Write(zapcore.Entry, []zapcore.Field) error {
+	close(c.entered)
+	<-c.released
+	return nil
+}
+
+// When the process exits it waits for what is logged of the responses that end
+// with it: for a connection until its record is done.
+func TestExitWaitsForAccessLog(t *testing.T) {
+	core := blockingCore{zapcore.NewNopCore(), make(chan struct{}), make(chan struct{})}
+	record := &accessRecord{loggers: []*zap.Logger{zap.New(core)}, complete: true}
+	done := make(chan struct{})
+	record.Ended(new(stream.Subscriber), stream.EndStopping, 0, func() { close(done) })
+	<-core.entered
+	if !open(done) {
+		t.Error("the record is done before the access-log entry was written")
+	}
+	close(core.released)
+	eventually(t, "the record is done", func() bool { return !open(done) })
 }

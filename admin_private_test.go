@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/admin"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -43,7 +44,7 @@ func TestAdminTellsPrivateStreams(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	d := a.detail(id)
-	if len(d.List) != 1 || d.List[0].Resume != stream.ResumePrivate || d.List[0].Protocol != "1.1" || d.List[0].Delivery != deliveryHandler ||
+	if len(d.List) != 1 || d.List[0].Resume != stream.ResumePrivate || d.List[0].Protocol != "1.1" || d.List[0].Delivery != delivery.ByHandler ||
 		d.List[0].Events != 1 || d.List[0].Bytes != uint64(wire) {
 		t.Errorf("%+v", d)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/admin"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -189,7 +190,7 @@ func TestAdminTellsStreams(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 	c := d.List[0]
-	if c.Protocol != "1.1" || (c.Delivery != deliveryHandler && c.Delivery != deliveryConnection) || c.Resume != stream.ResumeLive || c.Events != 2 || c.Bytes != uint64(wire) || c.Spliced ||
+	if c.Protocol != "1.1" || (c.Delivery != delivery.ByHandler && c.Delivery != delivery.ByConnection) || c.Resume != stream.ResumeLive || c.Events != 2 || c.Bytes != uint64(wire) || c.Spliced ||
 		time.Since(c.JoinedAt) > testTimeout || c.Lag != (stream.LagInfo{}) {
 		t.Errorf("subscriber %+v", c)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -36,7 +37,7 @@ func BenchmarkFanout1000(b *testing.B) {
 	for _, size := range []int{200, 10 << 10} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
 			join, conn := benchStream(b, stream.NewHub())
-			settings := newDeliverySettings(defaultHeartbeat, []byte(emptyComment), 0)
+			settings := delivery.NewSettings(defaultHeartbeat, []byte(delivery.EmptyComment), 0)
 			ctx, cancel := context.WithCancel(b.Context())
 			var waiting atomic.Int64
 			all := make(chan struct{}, 1)
@@ -52,8 +53,8 @@ func BenchmarkFanout1000(b *testing.B) {
 				wg.Go(func() {
 					defer sub.Leave()
 					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-					d := &delivery{settings: settings, w: &discard{header: make(http.Header), flushed: flushed}, r: r, sub: sub}
-					d.deliver()
+					d := &delivery.Delivery{Settings: settings, Writer: &discard{header: make(http.Header), flushed: flushed}, Request: r, Subscriber: sub}
+					d.Run()
 				})
 			}
 			<-all

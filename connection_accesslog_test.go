@@ -11,13 +11,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 )
 
 // The access log has one entry for each response, and it tells the same
 // whichever way a client is written to.
 func TestAccessLogOfBothDeliveries(t *testing.T) {
 	entries := make(map[string]map[string]any)
-	for _, delivery := range []string{deliveryHandler, deliveryConnection} {
+	for _, way := range []string{delivery.ByHandler, delivery.ByConnection} {
 		dir := t.TempDir()
 		u := startUpstream(t, nil)
 		g := startGateway(t, site(`log {
@@ -35,20 +37,15 @@ func TestAccessLogOfBothDeliveries(t *testing.T) {
 			join live
 			ids upstream
 			prime off
-			delivery `+delivery+`
+			delivery `+way+`
 		}
 		reverse_proxy `+u.address))
 		c := g.subscribe("/path?x=1", "Cookie: secret", "Authorization: secret", "X-Other: seen")
 		up := u.accept()
 		up.event("1")
 		c.expect("1")
-		if delivery == deliveryConnection {
-			eventually(t, "the connection is taken over", func() bool {
-				ws := theWriters()
-				ws.mu.Lock()
-				defer ws.mu.Unlock()
-				return ws.live == 1
-			})
+		if way == delivery.ByConnection {
+			eventually(t, "the connection is taken over", func() bool { return delivery.Live() == 1 })
 		}
 		up.event("2")
 		c.expect("2")
@@ -64,15 +61,15 @@ func TestAccessLogOfBothDeliveries(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := bytes.Count(text, []byte("\n")); n != 1 || bytes.Contains(text, []byte("secret")) {
-			t.Errorf("%s: %d entries: %s", delivery, n, text)
+			t.Errorf("%s: %d entries: %s", way, n, text)
 		}
 		entry := make(map[string]any)
 		if err := json.Unmarshal(text[:bytes.IndexByte(text, '\n')], &entry); err != nil {
 			t.Fatal(err)
 		}
-		entries[delivery] = entry
+		entries[way] = entry
 	}
-	want, got := entries[deliveryHandler], entries[deliveryConnection]
+	want, got := entries[delivery.ByHandler], entries[delivery.ByConnection]
 	// What is different each time, or by design: of what is equally long, the
 	// kind has to be the same.
 	for _, name := range []string{"ts", "uuid", "duration", "text", "since", "ms", "now"} {

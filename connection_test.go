@@ -7,9 +7,12 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +20,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -128,15 +132,10 @@ func numberOf(m eventstream.Message, size int) (int, error) {
 // does that.
 func awaitTakenOver(t *testing.T, n int) {
 	t.Helper()
-	if os.Getenv(deliveryEnv) == deliveryHandler {
+	if os.Getenv(deliveryEnv) == delivery.ByHandler {
 		return
 	}
-	eventually(t, strconv.Itoa(n)+" connections are taken over", func() bool {
-		ws := theWriters()
-		ws.mu.Lock()
-		defer ws.mu.Unlock()
-		return ws.live == n
-	})
+	eventually(t, strconv.Itoa(n)+" connections are taken over", func() bool { return delivery.Live() == n })
 }
 
 // A client that reads slowly, or not for a while, gets every event exactly
@@ -293,4 +292,75 @@ func (c *rawSubscriber) events(t *testing.T, size int) (next func(n int), stop f
 			t.Fatalf("event %d did not come", n)
 		}
 	}, sync.OnceFunc(func() { close(stopped) })
+}
+
+// A handler that records the whole response says so only when it is given the
+// head: what it has not let through must not be missing before the events.
+func TestRecordedResponseIsNotTakenOver(t *testing.T) {
+	for name, recorder := range map[string]string{
+		"templates":  "templates {\nmime text/event-stream\n}",
+		"log_append": "log_append body {http.response.body}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := startUpstream(t, nil)
+			g := startGateway(t, site("route {\n"+recorder+"\nsse {\njoin live\nprime off\nids upstream\n}\nreverse_proxy "+u.address+"\n}"))
+			go func() {
+				up := <-u.connections
+				for i, n := range numbers(1, 20) { // in one of the pauses at least the client waits
+					up.event(n)
+					for !delivered(uint64(i + 1)) {
+						runtime.Gosched()
+					}
+				}
+				up.end()
+			}()
+			c := g.subscribe("/")
+			c.expect(numbers(1, 20)...)
+			c.expectEnd()
+		})
+	}
+}
+
+// delivered reports whether all subscribers were given the blocks up to position.
+func delivered(position uint64) bool { return stream.Process.Delivered(position) }
+
+// With `timeouts write` Caddy flushes the response when the handlers have
+// returned.
+func TestTakeOverUnderWriteTimeoutOfServer(t *testing.T) {
+	overHTTP1(t) // over TLS nobody would get through the handshake
+	dir := t.TempDir()
+	u := startUpstream(t, nil)
+	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1ns\n}\n}\nlog stdlib {\noutput file "+filepath.Join(dir, "log")+"\nlevel DEBUG\ninclude http.stdlib\n}",
+		site("log {\noutput discard\n}\nsse {\njoin live\n}\nreverse_proxy "+u.address))
+	c := g.subscribe("/")
+	up := u.accept()
+	up.event("1")
+	c.expect("1")
+	up.event("2")
+	c.expect("2")
+	up.end()
+	c.expectEnd()
+	g.load(site("respond 204"))
+	if text, err := fs.ReadFile(os.DirFS(dir), "log"); err != nil || strings.Contains(string(text), "panic") {
+		t.Errorf("%v %s", err, text)
+	}
+}
+
+// A client that hangs up just before its connection is taken over: what the
+// handlers before sse do when it has returned is not looked at meanwhile.
+func TestTakeOverOfClientThatHangsUp(t *testing.T) {
+	u := startUpstream(t, nil)
+	var after strings.Builder
+	for range 20 {
+		after.WriteString("log_append a {http.sse.resume}\n")
+	}
+	g := startGateway(t, site("log {\noutput discard\n}\nroute {\n"+after.String()+"sse {\njoin live\n}\nreverse_proxy "+u.address+"\n}"))
+	stay := g.subscribe("/")
+	up := u.accept()
+	for _, n := range numbers(1, 200) {
+		c := g.subscribe("/")
+		go c.close()
+		up.event(n)
+		stay.expect(n)
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -143,7 +144,7 @@ func (c *diffClient) fail(format string, args ...any) {
 // read reads an answer: lines, in blocks that end with a blank line. Line ends
 // are LF, but where the answer is the application's as it is.
 func (c *diffClient) read(r *bufio.Reader, direct bool) error {
-	if mark, err := r.Peek(len(byteOrderMark)); err == nil && string(mark) == string(byteOrderMark) && direct {
+	if mark, err := r.Peek(len(delivery.ByteOrderMark)); err == nil && string(mark) == string(delivery.ByteOrderMark) && direct {
 		_, _ = r.Discard(len(mark))
 	}
 	var lines []string

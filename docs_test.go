@@ -25,6 +25,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -276,7 +277,7 @@ func settingsOf(t *testing.T, h *Handler) (settings []any) {
 	t.Helper()
 	streams := h.streamOptions()
 	streams.Lines, streams.Insignificant = nil, nil // have an identity, and are no settings
-	delivery, err := h.deliverySettings()
+	writing, err := h.deliverySettings()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +292,7 @@ func settingsOf(t *testing.T, h *Handler) (settings []any) {
 	if ids == nil {
 		ids = defaultLastEventIDQuery
 	}
-	return []any{*streams, *delivery, h.Delivery != deliveryHandler, probe, memory, body, ids}
+	return []any{*streams, *writing, h.Delivery != delivery.ByHandler, probe, memory, body, ids}
 }
 
 // Each field of the JSON is in the page about it, with what it is in the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -44,11 +45,11 @@ type earlyWriter struct {
 
 	mu       sync.Mutex // guards what follows, and writing until there is an answer
 	timer    *time.Timer
-	begun    bool            // the client was sent a head before there was an answer
-	answered bool            // the upstream's head has come, or none will
-	out      *responseStream // with begun; until there is an answer
-	late     *lateAnswer     // with begun: an answer that is no event stream
-	err      error           // the client cannot be written to
+	begun    bool               // the client was sent a head before there was an answer
+	answered bool               // the upstream's head has come, or none will
+	out      *delivery.Response // with begun; until there is an answer
+	late     *lateAnswer        // with begun: an answer that is no event stream
+	err      error              // the client cannot be written to
 }
 
 // newEarlyWriter returns the writer for a request, which is served with it by
@@ -131,13 +132,13 @@ func (e *earlyWriter) begin() {
 	header.Set("Content-Type", eventStreamType)
 	setStreamHeaders(header)
 	e.ResponseWriter.WriteHeader(http.StatusOK)
-	e.out = newResponseStream(e.ResponseWriter, e.request, e.handler.settings, false)
-	theDelivered.heartbeats.Add(1)
-	if err := e.out.write(e.handler.settings.beat); err != nil {
+	e.out = delivery.NewResponse(e.ResponseWriter, e.request, e.handler.settings, false)
+	delivery.Counts.Heartbeats.Add(1)
+	if err := e.out.Send(e.handler.settings.Beat); err != nil {
 		e.fail(err)
 		return
 	}
-	e.out.startHeartbeats(&e.mu, e.fail)
+	e.out.StartHeartbeats(&e.mu, e.fail)
 }
 
 // fail gives the request up: its client cannot be written to. The lock is held.
@@ -146,14 +147,14 @@ func (e *earlyWriter) fail(err error) {
 	e.cancel()
 }
 
-// hasBegun implements early.
-func (e *earlyWriter) hasBegun() (last time.Time, begun bool) {
+// HasBegun implements delivery.Early.
+func (e *earlyWriter) HasBegun() (last time.Time, begun bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.begun {
 		return time.Time{}, false
 	}
-	return e.out.last, true
+	return e.out.Last(), true
 }
 
 // serve serves the request.
@@ -209,7 +210,7 @@ func (e *earlyWriter) WriteHeader(status int) {
 		e.ResponseWriter.WriteHeader(status)
 	case isEventStream(status, e.header) && e.header.Get("Content-Encoding") == "":
 		e.answered = true
-		e.out.close() // its writer has another
+		e.out.Close() // its writer has another
 	default:
 		e.answered = true
 		e.late = newLateAnswer(status, e.header)
@@ -284,7 +285,7 @@ func (e *earlyWriter) finish(err error) error {
 		e.setHeader(e.header) // trailers, or what goes with err
 		return err
 	}
-	defer e.out.close()
+	defer e.out.Close()
 	if e.late == nil {
 		return err
 	}
@@ -295,7 +296,7 @@ func (e *earlyWriter) finish(err error) error {
 	if e.err != nil || e.request.Context().Err() != nil {
 		end := stream.EndClient
 		if e.err != nil {
-			end = clientEnd(e.original, e.err)
+			end = delivery.ClientEnd(e.original, e.err)
 		}
 		tellAccessLog(e.original, accessFields{resume: stream.ResumePrivate, end: end})
 		return http.ErrAbortHandler
@@ -311,10 +312,10 @@ func (e *earlyWriter) tell() error {
 		form = earlyErrorOf(e.path)
 	}
 	e.logLate()
-	err := e.out.write(e.late.event(form))
+	err := e.out.Send(e.late.event(form))
 	end := stream.EndRefused
 	if err != nil {
-		end = clientEnd(e.original, err)
+		end = delivery.ClientEnd(e.original, err)
 	}
 	tellAccessLog(e.original, accessFields{resume: stream.ResumePrivate, end: end})
 	if err != nil || !earlyErrorEnds(form) {
@@ -351,5 +352,5 @@ var (
 	_ http.ResponseWriter = (*earlyWriter)(nil)
 	_ http.Flusher        = (*earlyWriter)(nil)
 	_ io.ReaderFrom       = (*earlyWriter)(nil)
-	_ early               = (*earlyWriter)(nil)
+	_ delivery.Early      = (*earlyWriter)(nil)
 )

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 )
 
 // A client over TLS says goodbye and waits for the answer, without closing its
@@ -16,8 +18,8 @@ func TestGoodbyeOverTLS(t *testing.T) {
 	u := startUpstream(t, nil)
 	all := startTransports(t, u, "heartbeat off\nwrite_timeout 1h")
 	over := all[len(all)-1]
-	sent := map[string][]int{"at once": nil, "after other data": {1, 5000, 1}, "after much data": {maxRead / 2, maxRead / 4}}
-	if os.Getenv(deliveryEnv) == deliveryHandler {
+	sent := map[string][]int{"at once": nil, "after other data": {1, 5000, 1}, "after much data": {32 << 10, 16 << 10}}
+	if os.Getenv(deliveryEnv) == delivery.ByHandler {
 		sent = map[string][]int{"at once": nil} // net/http takes other data for the next request
 	}
 	for name, before := range sent {

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -258,7 +259,7 @@ func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *stream
 // where a goroutine waits is on each client's stack as long as the client is
 // there, and over HTTP/2 decides whether that has 8 or 16 KB.
 type served struct {
-	delivery
+	delivery.Delivery
 
 	h    *Handler
 	next caddyhttp.Handler
@@ -287,7 +288,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 		return nil, again, err
 	}
 	d = &served{h: h, next: next, req: req}
-	d.w, d.r, d.sub, d.settings = w, r, sub, h.settings
+	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
 	d.begin(head, wait == nil)
 	return d, false, nil
 }
@@ -296,8 +297,8 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 func (d *served) run() error {
 	defer d.leave()
 	end := func() stream.EndReason {
-		defer subscribersBy(d.r).Dec()
-		return d.deliver()
+		defer subscribersBy(d.Request).Dec()
+		return d.Run()
 	}()
 	if end == "" {
 		d.left = true
@@ -310,26 +311,26 @@ func (d *served) run() error {
 func (d *served) leave() {
 	if !d.left {
 		d.left = true
-		d.sub.Leave()
+		d.Subscriber.Leave()
 	}
 }
 
 // end does what is left when the response has ended.
 func (d *served) end(end stream.EndReason) error {
-	tellEnd(d.r, accessFieldsOf(d.sub, end))
-	missed := d.sub.HasMissed()
+	tellEnd(d.Request, accessFieldsOf(d.Subscriber, end))
+	missed := d.Subscriber.HasMissed()
 	d.leave()
-	s := d.sub.Origin
+	s := d.Subscriber.Origin
 	// Where a write fails the server gives the connection up: nothing is to be
 	// broken off, and after a panic Caddy's log would not know how long it took.
-	givenUp := d.r.Context().Err() != nil
+	givenUp := d.Request.Context().Err() != nil
 	switch {
 	case end == stream.EndWrite && !givenUp, end == stream.EndBroken:
 		return http.ErrAbortHandler
 	case s.Detached && end != stream.EndUpstream && end != stream.EndClient:
 		return http.ErrAbortHandler // it is not whole
 	case end == stream.EndPerClient:
-		p := newPassThrough(d.h, d.w, d.r, true)
+		p := newPassThrough(d.h, d.Writer, d.Request, true)
 		p.missed = missed
 		return d.h.serveAlone(p, d.next, d.req)
 	}
@@ -398,15 +399,15 @@ func awaitReopening(r *http.Request, sub *stream.Subscriber, wait *opener) (_ *o
 // begin writes the response head, and tells of the subscriber. late tells that
 // another request has opened the stream.
 func (d *served) begin(head *stream.Head, late bool) {
-	w, r, sub := d.w, d.r, d.sub
+	w, r, sub := d.Writer, d.Request, d.Subscriber
 	s := sub.Origin
 	if s.Detached && late {
 		head = head.WithoutCookies()
 	}
 	if !s.Detached { // whose end is not always the response's
-		d.by = d.h.mayTakeOver(w, r)
+		d.By = d.h.mayTakeOver(w, r)
 	}
-	if d.by.closes() {
+	if d.By.Closes() {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
 	}
 	writeHead(w, head, sub.Outcome)
@@ -421,23 +422,23 @@ func (d *served) begin(head *stream.Head, late bool) {
 
 // mayTakeOver returns how a request's connection may be taken over; nil: it may
 // not.
-func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *takeOver {
-	if h.Delivery == deliveryHandler || r.ProtoMajor > 2 || !bodyless(r) {
+func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *delivery.TakeOver {
+	if h.Delivery == delivery.ByHandler || r.ProtoMajor > 2 || !bodyless(r) {
 		return nil
 	}
-	return mayTakeOver(w, r, flushedAfterwards(r))
+	return delivery.MayTakeOver(w, r, flushedAfterwards(r))
 }
 
 // subscribersBy counts the subscribers that are written to by their requests'
 // goroutines.
 func subscribersBy(r *http.Request) prometheus.Gauge {
-	return theMetrics.subscribers.WithLabelValues(protocolOf(r), deliveryHandler)
+	return theMetrics.subscribers.WithLabelValues(protocolOf(r), delivery.ByHandler)
 }
 
 // tellEnd tells what became of a response, to the metrics, the access log and the
 // placeholders.
 func tellEnd(r *http.Request, f accessFields) {
-	theDelivered.ended.With(string(f.end)).Inc()
+	delivery.Counts.Ended.With(string(f.end)).Inc()
 	tellAccessLog(r, f)
 }
 

@@ -24,6 +24,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -432,12 +433,7 @@ func assertHubEmpty(t testing.TB) {
 	t.Helper()
 	eventually(t, "all streams have no subscribers", func() bool { return stream.Process.Subscribers() == 0 })
 	eventually(t, "there is no private stream", func() bool { return stream.Process.Census().Kinds[stream.KindPrivate] == 0 })
-	eventually(t, "no connection is a writer's", func() bool {
-		ws := theWriters()
-		ws.mu.Lock()
-		defer ws.mu.Unlock()
-		return ws.live == 0
-	})
+	eventually(t, "no connection is a writer's", func() bool { return delivery.Live() == 0 })
 	stream.Process.EndAll()
 	done := make(chan struct{})
 	go func() { stream.Process.Wait(); close(done) }()

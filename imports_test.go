@@ -39,7 +39,11 @@ var walls = map[string]wall{
 	"internal/key":    {imports: []string{"internal/stream"}, caddy: true, http: true},
 	"internal/h2":     {http: true},
 	"internal/doctor": {imports: []string{"eventstream"}, http: true},
-	"internal/admin":  {imports: []string{"eventstream", "internal/replay", "internal/stream"}, caddy: true, http: true},
+	"internal/delivery": {
+		imports: []string{"internal/h2", "internal/meter", "internal/replay", "internal/stream"},
+		caddy:   true, http: true,
+	},
+	"internal/admin": {imports: []string{"eventstream", "internal/replay", "internal/stream"}, caddy: true, http: true},
 }
 
 // checkWall returns what a file names that its package may not.
@@ -143,6 +147,11 @@ func TestBrokenWallsOfPackages(t *testing.T) {
 		{"internal/admin", `import _ "github.com/caddyserver/caddy/v2"; import "net/http"; var _ *http.Request`, ""},
 		{"internal/admin", `import _ "github.com/caddy-sse/caddy-sse/internal/logs"`, "import github.com/caddy-sse/caddy-sse/internal/logs"},
 		{"internal/admin", `import _ "go.uber.org/zap"`, "import go.uber.org/zap"},
+		{"internal/delivery", `import _ "github.com/caddyserver/caddy/v2"; import "net/http"; var _ http.ResponseWriter`, ""},
+		{"internal/delivery", `import _ "github.com/caddy-sse/caddy-sse"`, "import github.com/caddy-sse/caddy-sse"},
+		{"internal/delivery", `import _ "github.com/caddy-sse/caddy-sse/internal/admin"`, "import github.com/caddy-sse/caddy-sse/internal/admin"},
+		{"internal/delivery", `import _ "go.uber.org/zap"`, "import go.uber.org/zap"},
+		{"internal/stream", `import _ "github.com/caddy-sse/caddy-sse/internal/delivery"`, "import github.com/caddy-sse/caddy-sse/internal/delivery"},
 	} {
 		if got := brokenWalls(t, test.code, walls[test.dir]); got != test.want {
 			t.Errorf("%s: %s: seen %q, expected %q", test.dir, test.code, got, test.want)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -86,17 +87,17 @@ func newMetrics() *metrics {
 			func(yield func(string, float64) bool) { _ = yield("in", in.Value()) && yield("out", out.Value()) }})
 	}
 	directed("blocks_total", "Blocks (events, comments, and what only sets an id or a reconnection time) that came from upstreams and went to clients.",
-		&stream.Counts.Blocks, &theDelivered.blocks)
+		&stream.Counts.Blocks, &delivery.Counts.Blocks)
 	directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.",
-		&stream.Counts.Bytes, &theDelivered.bytes)
+		&stream.Counts.Bytes, &delivery.Counts.Bytes)
 	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: metricsNamespace + "heartbeats_total", Help: "Heartbeats sent to clients.",
-	}, theDelivered.heartbeats.Value))
+	}, delivery.Counts.Heartbeats.Value))
 	labelled("upstream_connections_total", "Upstream connections that ended.", "result", stream.Counts.Connections)
 	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
 		stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced)
 	labelled("splices_total", "Splices that ended.", "end", stream.Counts.Splices)
-	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", theDelivered.ended)
+	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", delivery.Counts.Ended)
 	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
 	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", stream.Counts.Evictions)
@@ -105,7 +106,7 @@ func newMetrics() *metrics {
 	}, []string{"protocol", "delivery"})
 	m.lag = histogram{prometheus.NewDesc(metricsNamespace+"delivery_lag_seconds",
 		"Time from when a block was complete until it was written to a client; of blocks that are written together, of the first. Replays are not in it.",
-		nil, nil), theDelivered.lag}
+		nil, nil), delivery.Counts.Lag}
 	m.all = append(m.all, m.subscribers, m.lag)
 	seconds := func(name, help string, of *meter.Histogram) {
 		m.all = append(m.all, histogram{prometheus.NewDesc(metricsNamespace+name, help, nil, nil), of})
@@ -133,8 +134,8 @@ func (m *metrics) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(to chan<- prometheus.Metric) {
-	m.subscribers.WithLabelValues("1.1", deliveryConnection).Set(theDelivered.onConnections.Value())
-	m.subscribers.WithLabelValues("2", deliveryConnection).Set(theDelivered.onStreams.Value())
+	m.subscribers.WithLabelValues("1.1", delivery.ByConnection).Set(delivery.Counts.OnConnections.Value())
+	m.subscribers.WithLabelValues("2", delivery.ByConnection).Set(delivery.Counts.OnStreams.Value())
 	for _, c := range m.all {
 		c.Collect(to)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/logs"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -342,7 +343,7 @@ type Handler struct {
 	policy       *key.Policy
 	options      *stream.Options
 	detached     *detachSettings // nil: without detach
-	settings     *deliverySettings
+	settings     *delivery.Settings
 	probes       *probes // nil: without probe
 	lines        *stream.HandlerLines
 }
@@ -411,7 +412,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.settings = settings
-	h.settings.record = h.newAccessRecord
+	h.settings.Record = h.newAccessRecord
 	if h.Probe {
 		h.probes = newProbes()
 	}
@@ -427,7 +428,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		place = strings.Join(listen, " ")
 		server = s
 		h.heedBehind(ctx, s)
-		s.RegisterConnContext(withConn)
+		s.RegisterConnContext(delivery.ConnContext)
 		s.RegisterOnShutdown(func() {
 			if h.probes != nil {
 				h.probes.end()
@@ -466,7 +467,7 @@ func (h *Handler) Cleanup() error {
 	if caddy.Exiting() && h.options != nil {
 		// The server knows nothing of connections that were taken over: it has
 		// not waited for them.
-		waitEmpty(stream.Process.Stop().Add(h.options.Drain))
+		delivery.WaitEmpty(stream.Process.Stop().Add(h.options.Drain))
 	}
 	logs.Flush() // the log is closed soon
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -97,7 +98,7 @@ func (h *Handler) vouches() bool {
 
 // deliverySettings are the settings for writing to clients, defaults filled
 // in.
-func (h *Handler) deliverySettings() (*deliverySettings, error) {
+func (h *Handler) deliverySettings() (*delivery.Settings, error) {
 	interval, writeTimeout := defaultHeartbeat, defaultWriteTimeout
 	if h.WriteTimeout != nil {
 		writeTimeout = time.Duration(*h.WriteTimeout)
@@ -110,7 +111,7 @@ func (h *Handler) deliverySettings() (*deliverySettings, error) {
 		interval = time.Duration(*b.Interval)
 	}
 	beat, err := heartbeatBytes(b, h.sendsEmptyBlocks())
-	return newDeliverySettings(interval, beat, writeTimeout), err
+	return delivery.NewSettings(interval, beat, writeTimeout), err
 }
 
 // sendsEmptyBlocks tells whether the gateway may send blocks that are no events.
@@ -118,7 +119,7 @@ func (h *Handler) sendsEmptyBlocks() bool { return h.EmptyBlocks == nil || *h.Em
 
 // heartbeatBytes are what a heartbeat sends: padding is a comment before it.
 func heartbeatBytes(b *Heartbeat, emptyBlocks bool) ([]byte, error) {
-	beat := []byte(emptyComment)
+	beat := []byte(delivery.EmptyComment)
 	if !emptyBlocks {
 		beat = beat[:len(":\n")]
 	}

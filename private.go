@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -42,7 +43,7 @@ type passThrough struct {
 	cancel      context.CancelFunc // of the upstream connection
 
 	mu      sync.Mutex // guards what follows, and writing to an event stream's client
-	out     *responseStream
+	out     *delivery.Response
 	decoder eventstream.Decoder // sees what passes
 	mark    markCutter
 	last    [2]byte          // the newest bytes of the stream
@@ -114,14 +115,14 @@ var errLeft = errors.New("the stream was ended by the gateway")
 // leave ends the stream from this side, for a reason.
 func (p *passThrough) leave(reason stream.EndReason) {
 	at := time.Now()
-	p.out.endBy(func() time.Time { return at }) // what is being written has mu
+	p.out.EndBy(func() time.Time { return at }) // what is being written has mu
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil || p.end != "" {
 		return
 	}
-	if retry := p.handler.options.LastRetry(); retry != nil && !p.out.midBlock {
-		_ = p.out.write(retry) // the client may be gone
+	if retry := p.handler.options.LastRetry(); retry != nil && !p.out.MidBlock {
+		_ = p.out.Send(retry) // the client may be gone
 	}
 	p.err, p.end = errLeft, reason
 	p.cancel()
@@ -138,7 +139,7 @@ func (p *passThrough) hasLeft() (left bool, result error) {
 
 // hasLeftLocked is hasLeft. The lock is held.
 func (p *passThrough) hasLeftLocked() (left bool, result error) {
-	if errors.Is(p.err, errLeft) && (p.end != stream.EndStopping || p.out.midBlock) {
+	if errors.Is(p.err, errLeft) && (p.end != stream.EndStopping || p.out.MidBlock) {
 		result = http.ErrAbortHandler
 	}
 	return errors.Is(p.err, errLeft), result
@@ -182,9 +183,9 @@ func (p *passThrough) WriteHeader(status int) {
 		setStreamHeaders(header)
 		p.ResponseWriter.WriteHeader(status)
 	}
-	p.out = newResponseStream(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
-	p.err = p.out.flush()
-	p.out.startHeartbeats(&p.mu, p.failed)
+	p.out = delivery.NewResponse(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
+	p.err = p.out.Flush()
+	p.out.StartHeartbeats(&p.mu, p.failed)
 	p.begin()
 	p.tellGap()
 }
@@ -244,10 +245,10 @@ func (p *passThrough) tellGap() {
 	if !ok || p.err != nil || len(event) == 0 {
 		return
 	}
-	if p.err = p.out.write(event); p.err != nil {
-		p.end = clientEnd(p.request, p.err)
+	if p.err = p.out.Send(event); p.err != nil {
+		p.end = delivery.ClientEnd(p.request, p.err)
 	}
-	p.seen.sent(p.out.sent)
+	p.seen.sent(p.out.Sent())
 }
 
 // failed ends the stream because a heartbeat cannot be sent. The lock is held.
@@ -255,7 +256,7 @@ func (p *passThrough) failed(err error) {
 	if p.err != nil || p.end != "" {
 		return
 	}
-	p.err, p.end = err, clientEnd(p.request, err)
+	p.err, p.end = err, delivery.ClientEnd(p.request, err)
 	p.cancel()
 }
 
@@ -361,18 +362,18 @@ func (w eventWriter) send(b []byte, passing privateCount) {
 	stream.Counts.Blocks.Add(passing.blocks)
 	p.clock.Events(passing.events)
 	p.seen.sending(passing, len(b), p.clock.First)
-	if !p.out.began {
+	if !p.out.Began() {
 		p.mark.past = true // it is at the very start: the client drops it
 	}
 	if b = p.mark.cut(b); len(b) > 0 {
-		p.err = p.out.writeBytes(b)
+		p.err = p.out.SendBytes(b)
 	}
 	if p.err == nil {
-		theDelivered.blocks.Add(passing.blocks)
+		delivery.Counts.Blocks.Add(passing.blocks)
 	} else {
-		p.end = clientEnd(p.request, p.err)
+		p.end = delivery.ClientEnd(p.request, p.err)
 	}
-	p.seen.sent(p.out.sent)
+	p.seen.sent(p.out.Sent())
 }
 
 // noteEnd notes, of the newest bytes of the stream, whether a block ends with
@@ -388,7 +389,7 @@ func (p *passThrough) noteEnd(b []byte) {
 	default:
 		p.last = [2]byte(b[n-2:])
 	}
-	p.out.midBlock = len(p.decoder.Rest()) > 0 || (p.last[1] == '\r' && p.last[0] != '\r')
+	p.out.MidBlock = len(p.decoder.Rest()) > 0 || (p.last[1] == '\r' && p.last[0] != '\r')
 }
 
 // markCutter cuts a byte order mark off the start of a stream, where something
@@ -401,13 +402,13 @@ type markCutter struct {
 // cut returns what is to be sent when b comes.
 func (c *markCutter) cut(b []byte) []byte {
 	for !c.past && len(b) > 0 {
-		if b[0] != byteOrderMark[c.seen] {
+		if b[0] != delivery.ByteOrderMark[c.seen] {
 			c.past = true
-			return append(byteOrderMark[:c.seen:c.seen], b...) // it only began like one
+			return append(delivery.ByteOrderMark[:c.seen:c.seen], b...) // it only began like one
 		}
 		b = b[1:]
 		c.seen++
-		c.past = c.seen == len(byteOrderMark)
+		c.past = c.seen == len(delivery.ByteOrderMark)
 	}
 	return b
 }
@@ -418,7 +419,7 @@ func (p *passThrough) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.out != nil {
-		p.out.close()
+		p.out.Close()
 		p.tell()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -158,7 +159,7 @@ func (p *passThrough) Inspect() (stream.Info, bool) {
 func (p *passThrough) SampleSubscribers(now time.Time) []stream.SubscriberSample {
 	v := p.seen
 	return []stream.SubscriberSample{{
-		Client: v.client, Delivery: deliveryHandler, Joined: v.born, Outcome: p.resume(), Lag: v.lag(now),
+		Client: v.client, Delivery: delivery.ByHandler, Joined: v.born, Outcome: p.resume(), Lag: v.lag(now),
 		Events: v.events.Load(), Bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 	}}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/doctor"
 )
 
@@ -72,8 +73,8 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, kind string
 	header.Set(doctor.ProbeField, kind)
 	w.WriteHeader(http.StatusOK)
 
-	out := newResponseStream(w, r, h.settings, false)
-	defer out.close()
+	out := delivery.NewResponse(w, r, h.settings, false)
+	defer out.Close()
 	s := &probeStream{probes: h.probes, settings: h.settings, request: r, out: out, began: time.Now()}
 	if kind == doctor.ProbeFlow {
 		s.flow()
@@ -86,9 +87,9 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, kind string
 // probeStream is one probe stream.
 type probeStream struct {
 	probes   *probes
-	settings *deliverySettings
+	settings *delivery.Settings
 	request  *http.Request
-	out      *responseStream
+	out      *delivery.Response
 	began    time.Time
 	number   int
 }
@@ -105,7 +106,7 @@ func (s *probeStream) flow() {
 
 // idle sends nothing but heartbeats, until there were enough.
 func (s *probeStream) idle() {
-	interval := s.settings.heartbeat
+	interval := s.settings.Heartbeat
 	if !s.event(doctor.ProbeData{Heartbeat: float64(interval) / float64(time.Millisecond)}) {
 		return
 	}
@@ -118,10 +119,10 @@ func (s *probeStream) idle() {
 		if !s.wait(interval) {
 			return
 		}
-		if err := s.out.write(s.settings.beat); err != nil {
+		if err := s.out.Send(s.settings.Beat); err != nil {
 			return
 		}
-		theDelivered.heartbeats.Inc()
+		delivery.Counts.Heartbeats.Inc()
 	}
 	if interval > 0 {
 		left = min(left, interval/2)
@@ -144,7 +145,7 @@ func (s *probeStream) event(data doctor.ProbeData) bool {
 	if err != nil {
 		return false // cannot happen: JSON has no line ends
 	}
-	return s.out.write(wire) == nil
+	return s.out.Send(wire) == nil
 }
 
 // wait returns false if the stream is to end: because the client is gone, or after

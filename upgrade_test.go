@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -40,8 +41,8 @@ func TestOffersAreIgnored(t *testing.T) {
 	if got := sent(private, "Upgrade", "HTTP2-Settings", "Connection"); got != "" {
 		t.Errorf("sent upstream:\n%s", got)
 	}
-	beat := make([]byte, len(emptyComment))
-	if _, err := resp.Body.Read(beat); err != nil || string(beat) != emptyComment {
+	beat := make([]byte, len(delivery.EmptyComment))
+	if _, err := resp.Body.Read(beat); err != nil || string(beat) != delivery.EmptyComment {
 		t.Errorf("%q, %v, expected a heartbeat", beat, err)
 	}
 	stream.Process.Stop()

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/key"
 )
 
@@ -148,7 +149,7 @@ func (h *Handler) validateDelivery() error {
 	if h.Lag == "skip" && h.GapEvent == "" {
 		return errors.New("lag skip: needs gap_event: nothing else would tell the client that it missed events")
 	}
-	if err := oneOf("delivery", h.Delivery, "connection", deliveryHandler); err != nil {
+	if err := oneOf("delivery", h.Delivery, "connection", delivery.ByHandler); err != nil {
 		return err
 	}
 	if h.WriteTimeout != nil && *h.WriteTimeout < 0 {

@@ -1,4 +1,4 @@
-package caddysse
+package delivery
 
 import (
 	"net"
@@ -58,8 +58,8 @@ const claimTime = time.Second
 
 // claim takes the response's stream over from the server. It returns nil if that
 // cannot be done; the client may have been sent a comment then.
-func (d *delivery) claim() *connection {
-	claim := d.by.over.Conn().Claim()
+func (d *Delivery) claim() *connection {
+	claim := d.By.over.Conn().Claim()
 	if claim == nil {
 		return nil
 	}
@@ -70,19 +70,19 @@ func (d *delivery) claim() *connection {
 		select {
 		case <-claim.Done():
 		case <-timer.C:
-		case <-d.r.Context().Done():
+		case <-d.Request.Context().Done():
 		}
 	}
 	stream := claim.Settle()
 	if stream == nil {
 		return nil
 	}
-	timeout := d.settings.writeTimeout
+	timeout := d.Settings.WriteTimeout
 	return &connection{
-		settings: d.settings,
-		sub:      d.sub,
-		counted:  &theDelivered.onStreams,
-		socket:   &streamSocket{stream: stream, over: d.by.over, timeout: timeout, taken: acksOf(d.by.over)},
+		settings: d.Settings,
+		sub:      d.Subscriber,
+		counted:  &Counts.OnStreams,
+		socket:   &streamSocket{stream: stream, over: d.By.over, timeout: timeout, taken: acksOf(d.By.over)},
 	}
 }
 

@@ -1,4 +1,4 @@
-package caddysse
+package delivery
 
 import (
 	"container/heap"
@@ -40,10 +40,10 @@ func (w *writer) heartbeat(c *connection) {
 	}
 	c.began = true
 	w.counted.heartbeats++
-	w.counted.bytes += len(c.settings.beat)
-	c.bytes += len(c.settings.beat)
+	w.counted.bytes += len(c.settings.Beat)
+	c.bytes += len(c.settings.Beat)
 	if _, bare := c.socket.(*streamSocket); bare {
-		w.send(c, c.settings.beat)
+		w.send(c, c.settings.Beat)
 		return
 	}
 	w.send(c, c.settings.beatChunk)

@@ -1,4 +1,4 @@
-package caddysse
+package delivery
 
 import (
 	"bytes"
@@ -16,47 +16,48 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// deliverySettings are the settings for writing to clients.
-type deliverySettings struct {
-	heartbeat    time.Duration // 0: none
-	beat         []byte        // what a heartbeat sends
-	writeTimeout time.Duration // 0: none
+// Settings are the settings for writing to clients.
+type Settings struct {
+	Heartbeat    time.Duration // 0: none
+	Beat         []byte        // what a heartbeat sends
+	WriteTimeout time.Duration // 0: none
 
-	// record begins to record a response when its connection is taken over, after so
+	// Record begins to record a response when its connection is taken over, after so
 	// many bytes of the body. It may return nil, and be nil.
-	record func(w http.ResponseWriter, r *http.Request, size int) record
+	Record func(w http.ResponseWriter, r *http.Request, size int) Record
 
-	beatChunk []byte // beat in the chunked transfer coding
+	beatChunk []byte // Beat in the chunked transfer coding
 }
 
-func newDeliverySettings(heartbeat time.Duration, beat []byte, writeTimeout time.Duration) *deliverySettings {
-	return &deliverySettings{heartbeat: heartbeat, beat: beat, writeTimeout: writeTimeout, beatChunk: replay.AppendChunk(nil, beat)}
+// NewSettings are settings, less Record.
+func NewSettings(heartbeat time.Duration, beat []byte, writeTimeout time.Duration) *Settings {
+	return &Settings{Heartbeat: heartbeat, Beat: beat, WriteTimeout: writeTimeout, beatChunk: replay.AppendChunk(nil, beat)}
 }
 
-// responseStream writes an event stream to one client: what is written goes
+// Response writes an event stream to one client: what is written goes
 // out at once, as long as there is progress. It is not safe for concurrent use.
-type responseStream struct {
+type Response struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
 	conn     net.Conn // nil: not known
-	settings *deliverySettings
+	settings *Settings
 	piece    int         // bytes of one Write at most
 	restore  func()      // undoes what was changed of Caddy's idle timeout
 	stuck    *writeWatch // nil: writes may take as long as they like
 	vanished lookout
+	MidBlock bool // what was written ends within a block: no heartbeat
 	began    bool // something was written
-	midBlock bool // and ends within a block: no heartbeat
 	last     time.Time
 	beat     *time.Timer // of startHeartbeats
 	closed   bool
 	sent     int // bytes of the body
 }
 
-// early is a ResponseWriter that may have sent something to the client before it
+// Early is a ResponseWriter that may have sent something to the client before it
 // was given a head.
-type early interface {
+type Early interface {
 	http.ResponseWriter
-	hasBegun() (last time.Time, begun bool) // whether it has, and when the newest of it was
+	HasBegun() (last time.Time, begun bool) // whether it has, and when the newest of it was
 	Unwrap() http.ResponseWriter            // what it writes to
 }
 
@@ -65,15 +66,15 @@ type early interface {
 // write_timeout at least. A frame of HTTP/2 has as many.
 const multiplexedPiece = 16 << 10
 
-// newResponseStream takes over the writing to a client whose response head was
-// or is about to be written. close must be called in the end.
+// NewResponse takes over the writing to a client whose response head was
+// or is about to be written. Close must be called in the end.
 //
 // Writes have no deadlines: over HTTP/2 one costs more than a write. Caddy's are
 // turned off as well: those of write_idle, and that of timeouts write, which
 // would end every stream. If a write makes no progress one in the past ends the
 // response.
-func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliverySettings, began bool) *responseStream {
-	o := &responseStream{
+func NewResponse(w http.ResponseWriter, r *http.Request, settings *Settings, began bool) *Response {
+	o := &Response{
 		w:        w,
 		rc:       http.NewResponseController(w),
 		settings: settings,
@@ -81,8 +82,8 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 		began:    began,
 		last:     time.Now(),
 	}
-	if e, ok := w.(early); ok {
-		if last, begun := e.hasBegun(); begun {
+	if e, ok := w.(Early); ok {
+		if last, begun := e.HasBegun(); begun {
 			o.began, o.last = true, last
 		}
 	}
@@ -101,7 +102,7 @@ func newResponseStream(w http.ResponseWriter, r *http.Request, settings *deliver
 	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); limited || (ok && server.WriteTimeout > 0) {
 		_ = rc.SetWriteDeadline(time.Time{})
 	}
-	if timeout := settings.writeTimeout; timeout > 0 {
+	if timeout := settings.WriteTimeout; timeout > 0 {
 		o.stuck = newWriteWatch(rc, o.conn, timeout)
 		switch {
 		case o.stuck.acks != nil:
@@ -124,13 +125,22 @@ func (noDeadline) SetWriteDeadline(time.Time) error { return nil }
 // noTimeout stands for no time limit where one must be given.
 const noTimeout = 100 * 365 * 24 * time.Hour
 
-// endBy tells when the response is to end. From then on write_timeout is for all
+// EndBy tells when the response is to end. From then on write_timeout is for all
 // that is still to be written, and not for each write. It is safe for concurrent
 // use.
-func (o *responseStream) endBy(at func() time.Time) { o.stuck.endBy(at) }
+func (o *Response) EndBy(at func() time.Time) { o.stuck.endBy(at) }
 
-// close gives the client's connection back.
-func (o *responseStream) close() {
+// Began reports whether something was sent.
+func (o *Response) Began() bool { return o.began }
+
+// Last is when the newest of it was sent, or else when the response began.
+func (o *Response) Last() time.Time { return o.last }
+
+// Sent is how many bytes of the body were sent.
+func (o *Response) Sent() int { return o.sent }
+
+// Close gives the client's connection back.
+func (o *Response) Close() {
 	if o.closed {
 		return
 	}
@@ -144,26 +154,26 @@ func (o *responseStream) close() {
 	}
 }
 
-// emptyComment is the shortest heartbeat. Its blank line keeps comments from
+// EmptyComment is the shortest heartbeat. Its blank line keeps comments from
 // piling up in clients that look for blank lines only, and from hiding how the
 // next event begins.
-const emptyComment = ":\n\n"
+const EmptyComment = ":\n\n"
 
-// byteOrderMark is what a client drops at the very start of a stream.
-var byteOrderMark = []byte("\xEF\xBB\xBF")
+// ByteOrderMark is what a client drops at the very start of a stream.
+var ByteOrderMark = []byte("\xEF\xBB\xBF")
 
-// write sends whole blocks.
-func (o *responseStream) write(p []byte) error {
-	if !o.began && bytes.HasPrefix(p, byteOrderMark) {
+// Send sends whole blocks.
+func (o *Response) Send(p []byte) error {
+	if !o.began && bytes.HasPrefix(p, ByteOrderMark) {
 		// It is part of the first line. The client would drop it and take the
 		// rest of the line for a field.
-		p = append(append([]byte(nil), emptyComment...), p...)
+		p = append(append([]byte(nil), EmptyComment...), p...)
 	}
-	return o.writeBytes(p)
+	return o.SendBytes(p)
 }
 
-// writeBytes sends bytes as they are.
-func (o *responseStream) writeBytes(p []byte) error {
+// SendBytes sends bytes as they are.
+func (o *Response) SendBytes(p []byte) error {
 	o.began = true
 	for rest := p; len(rest) > 0; {
 		if len(rest) < len(p) && o.stuck.isOverdue() {
@@ -178,12 +188,12 @@ func (o *responseStream) writeBytes(p []byte) error {
 	o.last = time.Now()
 	o.vanished.wrote(o.last)
 	o.sent += len(p)
-	theDelivered.bytes.Add(len(p))
+	Counts.Bytes.Add(len(p))
 	return nil
 }
 
 // writePiece writes what is small enough that it is progress to have written it.
-func (o *responseStream) writePiece(p []byte, flush bool) error {
+func (o *Response) writePiece(p []byte, flush bool) error {
 	o.stuck.begin()
 	var err error
 	if len(p) > 0 {
@@ -199,18 +209,18 @@ func (o *responseStream) writePiece(p []byte, flush bool) error {
 	return err
 }
 
-// flush sends the response head.
-func (o *responseStream) flush() error { return o.writePiece(nil, true) }
+// Flush sends the response head.
+func (o *Response) Flush() error { return o.writePiece(nil, true) }
 
 // tend sends a heartbeat if it is due, and looks whether the client is still
 // there. It returns how long it is until it has to be called again.
-func (o *responseStream) tend(now time.Time) (wait time.Duration, err error) {
+func (o *Response) tend(now time.Time) (wait time.Duration, err error) {
 	wait, there := o.vanished.look(now)
 	if !there {
-		setUserTimeout(o.conn, o.settings.writeTimeout) // nobody is going to read the rest
+		setUserTimeout(o.conn, o.settings.WriteTimeout) // nobody is going to read the rest
 		return 0, os.ErrDeadlineExceeded
 	}
-	if o.settings.heartbeat == 0 {
+	if o.settings.Heartbeat == 0 {
 		return wait, nil
 	}
 	beat, err := o.heartbeat(now)
@@ -220,23 +230,23 @@ func (o *responseStream) tend(now time.Time) (wait time.Duration, err error) {
 // heartbeat sends a heartbeat if nothing was sent for the configured time and it
 // does not come into a block, and returns how long it is until the next may be
 // due.
-func (o *responseStream) heartbeat(now time.Time) (time.Duration, error) {
-	if idle := now.Sub(o.last); idle < o.settings.heartbeat {
-		return o.settings.heartbeat - idle, nil
+func (o *Response) heartbeat(now time.Time) (time.Duration, error) {
+	if idle := now.Sub(o.last); idle < o.settings.Heartbeat {
+		return o.settings.Heartbeat - idle, nil
 	}
-	if o.midBlock {
-		return o.settings.heartbeat, nil // sooner than that after the next bytes it is not due
+	if o.MidBlock {
+		return o.settings.Heartbeat, nil // sooner than that after the next bytes it is not due
 	}
-	theDelivered.heartbeats.Inc()
-	return o.settings.heartbeat, o.write(o.settings.beat)
+	Counts.Heartbeats.Inc()
+	return o.settings.Heartbeat, o.Send(o.settings.Beat)
 }
 
-// startHeartbeats sends heartbeats while mu is free, until close, or until one
+// StartHeartbeats sends heartbeats while mu is free, until Close, or until one
 // cannot be sent or the client has vanished: then failed is called, under mu. All
 // other use of o must be under mu as well.
-func (o *responseStream) startHeartbeats(mu *sync.Mutex, failed func(err error)) {
+func (o *Response) StartHeartbeats(mu *sync.Mutex, failed func(err error)) {
 	first := noTimeout
-	for _, d := range []time.Duration{o.settings.heartbeat, o.vanished.timeout} {
+	for _, d := range []time.Duration{o.settings.Heartbeat, o.vanished.timeout} {
 		if d > 0 {
 			first = min(first, d)
 		}
@@ -261,43 +271,43 @@ func (o *responseStream) startHeartbeats(mu *sync.Mutex, failed func(err error))
 
 // Ways to write to a client, as in the option delivery.
 const (
-	deliveryConnection = "connection"
-	deliveryHandler    = "handler"
+	ByConnection = "connection"
+	ByHandler    = "handler"
 )
 
-// delivery writes a stream to one client, in the goroutine of its request or
+// Delivery writes a stream to one client, in the goroutine of its request or
 // after that.
-type delivery struct {
+type Delivery struct {
 	// For the host to fill in.
-	w        http.ResponseWriter
-	r        *http.Request
-	sub      *stream.Subscriber
-	settings *deliverySettings
-	by       *takeOver // how the connection may be taken over; nil: it may not
+	Writer     http.ResponseWriter
+	Request    *http.Request
+	Subscriber *stream.Subscriber
+	Settings   *Settings
+	By         *TakeOver // how the connection may be taken over; nil: it may not
 
-	to       *responseStream
+	to       *Response
 	now      time.Time
 	blocks   []*replay.Block
 	leaveAt  time.Time // to look again then at the latest; zero: never
 	headSent bool
 }
 
-// deliver writes the stream until it is over, and tells why. If there is a way
+// Run writes the stream until it is over, and tells why. If there is a way
 // to take the connection over that is done as soon as it can be: then "" is
 // returned, and the subscriber is a writer's.
-func (d *delivery) deliver() stream.EndReason {
-	d.to = newResponseStream(d.w, d.r, d.settings, false)
-	d.to.endBy(d.sub.Leaves)
-	d.sub.DeliveredBy(deliveryHandler)
+func (d *Delivery) Run() stream.EndReason {
+	d.to = NewResponse(d.Writer, d.Request, d.Settings, false)
+	d.to.EndBy(d.Subscriber.Leaves)
+	d.Subscriber.DeliveredBy(ByHandler)
 	theStorm.add()
-	defer d.to.close()
+	defer d.to.Close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
 	for {
 		d.now = time.Now()
 		wake, end := d.look()
 		if err := d.send(wake != nil); err != nil {
-			return clientEnd(d.r, err)
+			return ClientEnd(d.Request, err)
 		}
 		if end != "" {
 			return end
@@ -310,33 +320,33 @@ func (d *delivery) deliver() stream.EndReason {
 		case errors.Is(err, errTaken):
 			return ""
 		case err != nil:
-			return clientEnd(d.r, err)
+			return ClientEnd(d.Request, err)
 		}
-		d.sub.Writing.Store(0)
+		d.Subscriber.Writing.Store(0)
 		timer.Reset(wait)
 		select {
 		case <-wake:
 		case <-timer.C:
-		case <-d.r.Context().Done():
+		case <-d.Request.Context().Done():
 			return stream.EndClient
 		}
 	}
 }
 
 // look finds what is to be sent now.
-func (d *delivery) look() (wake <-chan struct{}, end stream.EndReason) {
-	d.blocks, wake, d.leaveAt, end = d.sub.Next(d.blocks[:0], d.now)
+func (d *Delivery) look() (wake <-chan struct{}, end stream.EndReason) {
+	d.blocks, wake, d.leaveAt, end = d.Subscriber.Next(d.blocks[:0], d.now)
 	return wake, end
 }
 
 // send sends that, and the head, if nothing else is to come soon.
-func (d *delivery) send(waits bool) error {
+func (d *Delivery) send(waits bool) error {
 	if len(d.blocks) == 0 {
 		if !waits || d.headSent {
 			return nil
 		}
 		d.headSent = true
-		return d.to.flush()
+		return d.to.Flush()
 	}
 	d.headSent = true
 	if err := d.to.writeAll(d.blocks); err != nil {
@@ -347,10 +357,10 @@ func (d *delivery) send(waits bool) error {
 }
 
 // count tells the metrics what was sent.
-func (d *delivery) count() {
-	theDelivered.blocks.Add(d.sub.Taken)
-	if !d.sub.TakenAt.IsZero() {
-		theDelivered.lag.Observe(d.to.last.Sub(d.sub.TakenAt).Seconds())
+func (d *Delivery) count() {
+	Counts.Blocks.Add(d.Subscriber.Taken)
+	if !d.Subscriber.TakenAt.IsZero() {
+		Counts.Lag.Observe(d.to.last.Sub(d.Subscriber.TakenAt).Seconds())
 	}
 }
 
@@ -359,22 +369,22 @@ var errTaken = errors.New("the connection was taken over")
 
 // beforeWait does what is to be done when there is nothing to send, and returns
 // for how long that is so at most.
-func (d *delivery) beforeWait() (wait time.Duration, err error) {
+func (d *Delivery) beforeWait() (wait time.Duration, err error) {
 	if wait, err = d.to.tend(d.now); err != nil {
 		return 0, err
 	}
 	if !d.leaveAt.IsZero() {
 		wait = min(wait, d.leaveAt.Sub(d.now))
 	}
-	if d.by == nil {
+	if d.By == nil {
 		return wait, nil
 	}
-	settled, at := d.sub.Settled(d.now)
+	settled, at := d.Subscriber.Settled(d.now)
 	switch {
 	case settled && d.takeOver():
 		return 0, errTaken
 	case settled:
-		d.by = nil // it cannot be done
+		d.By = nil // it cannot be done
 	case !at.IsZero():
 		wait = min(wait, at.Sub(d.now))
 	}
@@ -383,44 +393,44 @@ func (d *delivery) beforeWait() (wait time.Duration, err error) {
 
 // takeOver gives the connection to a writer. It returns false if that cannot be
 // done.
-func (d *delivery) takeOver() bool {
-	header := d.w.Header()
-	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.w) == nil {
+func (d *Delivery) takeOver() bool {
+	header := d.Writer.Header()
+	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.Writer) == nil {
 		return false // a handler before this one has made something else of it, or records it, which it has decided with the head
 	}
 	c := d.take()
 	if c == nil {
 		return false
 	}
-	if d.by.over == nil && d.r.Context().Err() != nil {
+	if d.By.over == nil && d.Request.Context().Err() != nil {
 		c.socket.close() // the client hung up before; from now on the context tells that the handlers have returned
 		return false
 	}
-	d.to.close()
+	d.to.Close()
 	c.began = d.to.began
 	c.last = theWriters().moment(d.to.last)
-	if d.settings.record != nil {
-		c.log = d.settings.record(d.w, d.r, d.to.sent)
+	if d.Settings.Record != nil {
+		c.log = d.Settings.Record(d.Writer, d.Request, d.to.sent)
 	}
-	d.sub.Writing.Store(0)
+	d.Subscriber.Writing.Store(0)
 	c.counted.Inc()
-	d.sub.DeliveredBy(deliveryConnection)
+	d.Subscriber.DeliveredBy(ByConnection)
 	theWriters().take(c)
 	return true
 }
 
 // take takes the client's connection, or stream, from the server; nil: that cannot
 // be done.
-func (d *delivery) take() *connection {
-	if d.by.over != nil {
+func (d *Delivery) take() *connection {
+	if d.By.over != nil {
 		return d.claim()
 	}
 	return d.hijack()
 }
 
-// clientEnd tells a client that left from one that was cut. The server cancels
+// ClientEnd tells a client that left from one that was cut. The server cancels
 // the request's context when a write fails, whatever it fails of.
-func clientEnd(r *http.Request, err error) stream.EndReason {
+func ClientEnd(r *http.Request, err error) stream.EndReason {
 	if r.Context().Err() != nil && !errors.Is(err, http.ErrAbortHandler) && !timedOut(err) {
 		return stream.EndClient
 	}
@@ -449,16 +459,16 @@ func timedOut(err error) bool {
 var batches = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // writeAll sends blocks in one write.
-func (o *responseStream) writeAll(blocks []*replay.Block) error {
+func (o *Response) writeAll(blocks []*replay.Block) error {
 	if len(blocks) == 1 {
-		return o.write(blocks[0].Wire)
+		return o.Send(blocks[0].Wire)
 	}
 	buf := batches.Get().(*bytes.Buffer)
 	buf.Reset()
 	for _, b := range blocks {
 		buf.Write(b.Wire)
 	}
-	err := o.write(buf.Bytes())
+	err := o.Send(buf.Bytes())
 	if buf.Cap() <= 2*stream.MaxWrite {
 		batches.Put(buf)
 	}

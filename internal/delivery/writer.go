@@ -1,4 +1,4 @@
-package caddysse
+package delivery
 
 import (
 	"bytes"
@@ -99,9 +99,9 @@ func (ws *writers) gone() {
 	}
 }
 
-// waitEmpty waits until there is no connection that was taken over, at most until
+// WaitEmpty waits until there is no connection that was taken over, at most until
 // drainedAfterEnd after their responses are to end.
-func waitEmpty(end time.Time) { theWriters().waitEmpty(end.Add(drainedAfterEnd)) }
+func WaitEmpty(end time.Time) { theWriters().waitEmpty(end.Add(drainedAfterEnd)) }
 
 // waitEmpty waits until there is no connection, at most until then.
 func (ws *writers) waitEmpty(then time.Time) {
@@ -291,9 +291,9 @@ func (w *writer) tell() {
 	if w.counted == (counts{}) {
 		return
 	}
-	theDelivered.bytes.Add(w.counted.bytes)
-	theDelivered.blocks.Add(w.counted.blocks)
-	theDelivered.heartbeats.Add(w.counted.heartbeats)
+	Counts.Bytes.Add(w.counted.bytes)
+	Counts.Blocks.Add(w.counted.blocks)
+	Counts.Heartbeats.Add(w.counted.heartbeats)
 	w.counted = counts{}
 }
 
@@ -372,7 +372,7 @@ func (w *writer) count(c *connection, batch writtenBatch) {
 	w.counted.bytes += batch.bytes
 	c.bytes += batch.bytes
 	if batch.at != 0 {
-		theDelivered.lag.Observe(max(0, time.Duration(w.tick-batch.at).Seconds()))
+		Counts.Lag.Observe(max(0, time.Duration(w.tick-batch.at).Seconds()))
 	}
 }
 
@@ -381,8 +381,8 @@ func (w *writer) count(c *connection, batch writtenBatch) {
 func (w *writer) chunk(c *connection, blocks []*replay.Block) (chunk []byte, size int) {
 	if !c.began {
 		c.began = true
-		if bytes.HasPrefix(blocks[0].Wire, byteOrderMark) {
-			blocks = slices.Concat([]*replay.Block{{Wire: []byte(emptyComment)}}, blocks) // see responseStream.write
+		if bytes.HasPrefix(blocks[0].Wire, ByteOrderMark) {
+			blocks = slices.Concat([]*replay.Block{{Wire: []byte(EmptyComment)}}, blocks) // see Response.Send
 		}
 	}
 	_, bare := c.socket.(*streamSocket)
@@ -540,7 +540,7 @@ func (w *writer) takes(c *connection) bool {
 		return true
 	case c.takenAt == 0, a.taken != c.taken:
 		c.taken, c.takenAt = a.taken, w.tick
-	case w.tick-c.takenAt >= moment(c.settings.writeTimeout):
+	case w.tick-c.takenAt >= moment(c.settings.WriteTimeout):
 		return false
 	}
 	c.lookAt = c.lookIn(w.tick, looksPerTimeout)
@@ -548,5 +548,5 @@ func (w *writer) takes(c *connection) bool {
 		return true
 	}
 	leaves := c.sub.Leaves()
-	return leaves.IsZero() || w.now.Sub(leaves) < c.settings.writeTimeout
+	return leaves.IsZero() || w.now.Sub(leaves) < c.settings.WriteTimeout
 }

@@ -1,4 +1,4 @@
-package caddysse
+package delivery
 
 import (
 	"context"
@@ -22,10 +22,10 @@ import (
 // response head went through all handlers, what follows is written by a writer.
 type connection struct {
 	// Fixed after construction.
-	settings *deliverySettings
+	settings *Settings
 	writer   *writer
 	socket   socket
-	log      record // nil: not logged
+	log      Record // nil: not logged
 	counted  *meter.Gauge
 
 	signals atomic.Uint32 // signal: what the writer has not seen yet
@@ -55,12 +55,12 @@ type connection struct {
 func (c *connection) Slot() *stream.Slot  { return &c.entry }
 func (c *connection) Waker() stream.Waker { return c.writer }
 
-// record is what the host keeps of a response whose connection was taken over.
-type record interface {
-	// ended tells that the response has ended, after so many bytes of its body since
+// Record is what the host keeps of a response whose connection was taken over.
+type Record interface {
+	// Ended tells that the response has ended, after so many bytes of its body since
 	// then. It does not wait. done is to be called when it was recorded: the process
 	// may exit then.
-	ended(sub *stream.Subscriber, reason stream.EndReason, bytes int, done func())
+	Ended(sub *stream.Subscriber, reason stream.EndReason, bytes int, done func())
 }
 
 // signal is news for a connection's writer.
@@ -83,10 +83,10 @@ func (c *connection) signal(s signal) {
 
 // lookIn is when to look in a part of write_timeout; 0: never.
 func (c *connection) lookIn(now moment, part int) moment {
-	if c.settings.writeTimeout == 0 {
+	if c.settings.WriteTimeout == 0 {
 		return 0
 	}
-	return now + moment(c.settings.writeTimeout)/moment(part)
+	return now + moment(c.settings.WriteTimeout)/moment(part)
 }
 
 // leaves reports whether the subscriber has to be asked now.
@@ -98,8 +98,8 @@ func (c *connection) nextDue() (at moment) {
 	if c.blocked {
 		return at
 	}
-	if c.settings.heartbeat > 0 {
-		at = sooner(at, c.last+moment(c.settings.heartbeat))
+	if c.settings.Heartbeat > 0 {
+		at = sooner(at, c.last+moment(c.settings.Heartbeat))
 	}
 	return sooner(at, c.leaveAt)
 }
@@ -268,9 +268,9 @@ func (s *asyncSocket) close() {
 // connCtxKey is the context key of a client's connection.
 const connCtxKey caddy.CtxKey = "sse_conn"
 
-// withConn makes a client's connection known to its requests: it is for the server
+// ConnContext makes a client's connection known to its requests: it is for the server
 // to be called with each connection.
-func withConn(ctx context.Context, conn net.Conn) context.Context {
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	// The server accepts the next connection when this returns. Accepting is
 	// quicker than serving: in a storm thousands of goroutines would be ready
 	// to run, each in turn, and those that deliver events among them. So the
@@ -286,20 +286,20 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connCtxKey, conn)
 }
 
-// takeOver is a way to take over a request's connection.
-type takeOver struct {
+// TakeOver is a way to take over a request's connection.
+type TakeOver struct {
 	server http.Hijacker // net/http's ResponseWriter; nil: over HTTP/2
 	over   *sharedConn   // over HTTP/2
 }
 
-// closes reports whether the connection is the response's alone.
-func (t *takeOver) closes() bool { return t != nil && t.over == nil }
+// Closes reports whether the connection is the response's alone.
+func (t *TakeOver) Closes() bool { return t != nil && t.over == nil }
 
-// mayTakeOver returns how to take over the connection of a request without a body,
+// MayTakeOver returns how to take over the connection of a request without a body,
 // nil if its response has to be written by the handlers before this one: because
 // of what the client is, or because one of them may change the body. flushed tells
 // that the response may be flushed when they have returned.
-func mayTakeOver(w http.ResponseWriter, r *http.Request, flushed bool) *takeOver {
+func MayTakeOver(w http.ResponseWriter, r *http.Request, flushed bool) *TakeOver {
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 2 {
 		return nil
 	}
@@ -309,21 +309,21 @@ func mayTakeOver(w http.ResponseWriter, r *http.Request, flushed bool) *takeOver
 	}
 	conn, _ := r.Context().Value(connCtxKey).(net.Conn)
 	if over, ok := conn.(*sharedConn); ok && r.ProtoMajor == 2 {
-		return &takeOver{over: over}
+		return &TakeOver{over: over}
 	}
 	server, ok := inner.(http.Hijacker)
 	if !ok || r.ProtoMajor > 1 || flushed || !isSocket(conn) {
 		return nil
 	}
-	return &takeOver{server: server}
+	return &TakeOver{server: server}
 }
 
 // innermost returns the server's ResponseWriter behind those of Caddy that are
 // known to leave the body as it is, once the head is sent; nil if there is
 // another one.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
-	if e, ok := w.(early); ok {
-		if _, begun := e.hasBegun(); !begun {
+	if e, ok := w.(Early); ok {
+		if _, begun := e.HasBegun(); !begun {
 			w = e.Unwrap()
 		}
 	}
@@ -367,16 +367,16 @@ func isSocket(conn net.Conn) bool {
 
 // hijack takes the client's connection from the server. It returns nil if
 // that cannot be done.
-func (d *delivery) hijack() *connection {
-	conn, _, err := d.by.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
+func (d *Delivery) hijack() *connection {
+	conn, _, err := d.By.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
 	if err != nil {
 		return nil
 	}
 	return &connection{
-		settings: d.settings,
-		sub:      d.sub,
-		counted:  &theDelivered.onConnections,
-		socket:   newSocket(conn, d.settings.writeTimeout, theWriters().poller),
+		settings: d.Settings,
+		sub:      d.Subscriber,
+		counted:  &Counts.OnConnections,
+		socket:   newSocket(conn, d.Settings.WriteTimeout, theWriters().poller),
 	}
 }
 
@@ -384,10 +384,10 @@ func (d *delivery) hijack() *connection {
 // its access-log entry was written: the process may exit then.
 func (c *connection) over(reason stream.EndReason) {
 	c.counted.Dec()
-	theDelivered.ended.With(string(reason)).Inc()
+	Counts.Ended.With(string(reason)).Inc()
 	if c.log == nil {
 		c.writer.set.gone()
 		return
 	}
-	c.log.ended(c.sub, reason, c.bytes, c.writer.set.gone)
+	c.log.Ended(c.sub, reason, c.bytes, c.writer.set.gone)
 }

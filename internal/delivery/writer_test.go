@@ -1,0 +1,130 @@
+package delivery
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http/httptest"
+	"os"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
+)
+
+// testTimeout ends a test that would wait for ever.
+const testTimeout = 10 * time.Second
+
+// stuckConn is a connection whose client does not read any more. Its first
+// writes succeed, the next one times out, and further ones wait.
+type stuckConn struct {
+	net.Conn
+	stuck    atomic.Bool
+	timeouts atomic.Int32
+	released chan struct{}
+}
+
+func (c *stuckConn) Write(p []byte) (int, error) {
+	switch {
+	case !c.stuck.Load():
+		return c.Conn.Write(p)
+	case c.timeouts.Add(1) > 1:
+		<-c.released
+	}
+	return 0, os.ErrDeadlineExceeded
+}
+
+// Over TLS the last thing that is sent is an alert. A writer has other
+// connections: it does not wait for one whose client is stuck.
+func TestWriterDoesNotWaitForLastAlert(t *testing.T) {
+	server := httptest.NewTLSServer(nil)
+	server.Close() // it has a certificate
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() {
+		client := tls.Client(far, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+		_, _ = io.Copy(io.Discard, client)
+	}()
+	stuck := &stuckConn{Conn: near, released: make(chan struct{})}
+	conn := tls.Server(stuck, &tls.Config{Certificates: server.TLS.Certificates, MinVersion: tls.VersionTLS13})
+	if err := conn.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stuck.stuck.Store(true)
+
+	s := newSocket(conn, time.Minute, nil)
+	c := &connection{writer: &writer{news: make(chan struct{}, 1)}, socket: s}
+	s.await(c, []byte("data: 1\n\n"))
+	<-c.writer.news
+	if _, err := s.resume([]byte("data: 1\n\n")); err == nil {
+		t.Fatal("nothing timed out")
+	}
+	closed := make(chan struct{})
+	go func() {
+		s.close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(testTimeout):
+		t.Error("closing the connection waits")
+	}
+	close(stuck.released)
+}
+
+// records is a host's record that takes note of what it is told.
+type records struct {
+	reason stream.EndReason
+	bytes  int
+	done   func()
+}
+
+func (r *records) Ended(_ *stream.Subscriber, reason stream.EndReason, bytes int, done func()) {
+	r.reason, r.bytes, r.done = reason, bytes, done
+}
+
+// When the process exits it waits for connections to end, and for what is
+// recorded of them.
+func TestConnectionIsHeldUntilItIsRecorded(t *testing.T) {
+	ws := &writers{live: 1}
+	record := new(records)
+	c := &connection{writer: &writer{set: ws}, sub: new(stream.Subscriber), log: record, bytes: 7, counted: new(meter.Gauge)}
+	c.over(stream.EndStopping)
+	if record.reason != stream.EndStopping || record.bytes != 7 {
+		t.Errorf("recorded is %q after %d bytes", record.reason, record.bytes)
+	}
+	if ws.live != 1 {
+		t.Error("the connection is gone before it was recorded")
+	}
+	record.done()
+	if ws.live != 0 {
+		t.Error("the connection is not gone when it was recorded")
+	}
+}
+
+// Of a response that is not recorded nothing is waited for.
+func TestConnectionWithoutRecordIsNotHeld(t *testing.T) {
+	ws := &writers{live: 1}
+	c := &connection{writer: &writer{set: ws}, sub: new(stream.Subscriber), counted: new(meter.Gauge)}
+	if c.over(stream.EndClient); ws.live != 0 {
+		t.Error("the connection is not gone")
+	}
+}
+
+// A client to which the end of its response cannot be written is waited for
+// once when the process exits, not once for each handler.
+func TestExitWaitsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, ws := stream.NewHub(), &writers{live: 1}
+		began := time.Now()
+		for range 10 { // handlers
+			ws.waitEmpty(h.Stop().Add(stream.DefaultDrain))
+			if d := time.Since(began); d != stream.DefaultDrain {
+				t.Errorf("waited for %v", d)
+			}
+		}
+	})
+}
