@@ -157,15 +157,22 @@ func TestReloadMovesWithoutIDs(t *testing.T) {
 		})
 	})
 	t.Run("more than the buffer holds", func(t *testing.T) {
-		set := func(o *Options) { o.Buffer.Events, o.GapEvent = 2, "gap" }
+		set := func(o *Options) { o.Buffer.Events, o.GapEvent = 4, "gap" }
 		inBubble(t, set, func(st *streamTest) {
-			a, _ := st.start()
+			a, up := st.start()
 			st.reload()
 			next := st.source.acceptOpen()
-			go next.event("1", "2", "3", "4")
-			time.Sleep(splicePause)
-			a.expect(newcomer, toldGap("upstream", "sse1.E.0", "null")+"id: sse1.E.1\n\n", given("2", "3"))
-			a.expect(given("3", "4"))
+			want := []string{newcomer}
+			for _, n := range counting(1, 10) {
+				up.event(n)
+				want = append(want, given(n, n))
+				a.expect(want...)
+				want = nil
+			}
+			next.event(counting(1, 10)...) // in one piece: a part of it is behind the switch
+			up.expectGone(true)
+			next.event("11")
+			a.expect(given("11", "11"))
 		})
 	})
 }

@@ -158,11 +158,17 @@ func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 			wait.writes = wait.writes || since != 0
 		}
 	}
-	if wait.left == 0 && (!s.succeeds() || position == 0) {
+	if wait.left == 0 && (!s.waitsToSucceed() || position == 0) {
 		return nil
 	}
 	return wait
 }
+
+// waitsToSucceed reports whether a successor is not read while its buffer is full: all
+// that came after its ID is to be given. What it brings else is only compared: if it
+// was not read, that would be given after the switch, though the old connection had
+// brought it.
+func (s *Stream) waitsToSucceed() bool { return s.succeeds() && s.conn.resumed }
 
 // positionOf returns up to which position a subscriber was given the stream;
 // false: it does not read it.

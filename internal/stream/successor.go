@@ -73,8 +73,13 @@ type heldBlock struct {
 	at    time.Time
 }
 
-// hold keeps a block until it is decided what becomes of it.
+// hold keeps a block until it is decided what becomes of it. What the old connection
+// brings, too, is not given twice: where no ID tells it from what that one has not
+// brought, it is given only if the old one is lost.
 func (c *Conn) hold(b eventstream.Block, lines []byte) {
+	if !c.resumed && c.Stream.splice.parent.phase == phaseLive {
+		return
+	}
 	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
 	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines), at: time.Now()})
 }
@@ -145,7 +150,6 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 // was opened after the last one broke: after the ID that it was asked with, or from
 // now on. What it has brought until now beside the old one is not given twice.
 func (s *Stream) takeOver(sp *Stream) {
-	lostAt := s.lostAt
 	same := s.greetsAsBefore(sp.conn)
 	c := s.succeed(sp)
 	if !same {
@@ -155,7 +159,6 @@ func (s *Stream) takeOver(sp *Stream) {
 	c.held, c.blocks = nil, 0
 	if !c.resumed {
 		c.tellGap()
-		held = slices.DeleteFunc(held, func(h heldBlock) bool { return lostAt.IsZero() || h.at.Before(lostAt) })
 		s.keepState(sp)
 	}
 	seen := uint64(0)
