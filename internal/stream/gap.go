@@ -120,9 +120,9 @@ func (gap Gap) Event(eventType string) []byte {
 	return out
 }
 
-// skip moves a subscriber that is behind the oldest kept block there, and
-// tells it.
-func (sub *Subscriber) skip(dst []*replay.Block) []*replay.Block {
+// skip moves a subscriber that is behind the oldest kept block there, and returns
+// what it is told.
+func (sub *Subscriber) skip(reason string) (gapEvent []byte) {
 	s := sub.stream
 	f := &s.buffer
 	missed := int64(-1)
@@ -138,6 +138,7 @@ func (sub *Subscriber) skip(dst []*replay.Block) []*replay.Block {
 		id = string(replay.AppendID(nil, s.epoch, sub.cursor))
 	}
 	sub.cursor = f.Lost
-	s.logGap(Gap{gapLag, id, missed})
-	return append(dst, &replay.Block{Wire: s.gapEvent(gapLag, id, missed)})
+	s.recount(sub)
+	s.logGap(Gap{reason, id, missed})
+	return s.gapEvent(reason, id, missed)
 }

@@ -42,6 +42,17 @@ func (st *streamTest) second() (*reader, *fakeConn) {
 	return r, st.source.accept()
 }
 
+// greeted lets a newcomer be greeted by a connection of its own, and leave.
+func (st *streamTest) greeted(id string) {
+	st.t.Helper()
+	time.Sleep(5 * time.Second)
+	late, sp := st.join(""), st.source.acceptOpen()
+	sp.numbered(id)
+	time.Sleep(2 * splicePause)
+	sp.expectGone(true)
+	late.leave()
+}
+
 // TestNewcomerInAnOutageIsGreeted: who comes without an ID while the upstream is
 // away has a head. When the upstream goes on after an ID, it greets nobody: then
 // that client is greeted by a splice, if the upstream greets at all.
@@ -51,12 +62,7 @@ func TestNewcomerInAnOutageIsGreeted(t *testing.T) {
 			inBubble(t, unproven(), func(st *streamTest) {
 				_, _, up := st.proven()
 				if greets {
-					time.Sleep(5 * time.Second)
-					late, sp := st.join(""), st.source.acceptOpen()
-					sp.numbered("1") // as the two before
-					time.Sleep(2 * splicePause)
-					sp.expectGone(true)
-					late.leave()
+					st.greeted("1") // as the two before
 				}
 				up.breakOff()
 				c := st.join("")
@@ -79,6 +85,67 @@ func TestNewcomerInAnOutageIsGreeted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNewcomerInAnOutageIsToldBeforeTheStreamHasCaughtUp: what came while the upstream
+// was away comes to the stream, which goes on after its ID, and not to the splice that
+// greets the newcomer. That one is told, though the stream has it only later.
+func TestNewcomerInAnOutageIsToldBeforeTheStreamHasCaughtUp(t *testing.T) {
+	for name, early := range map[string]bool{"the splice has its head when the second comes to it": true, "and when it has not": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, auto(withGaps), func(st *streamTest) {
+				_, up := st.start()
+				up.numbered(counting(1, 10)...)
+				st.greeted("1")
+				up.breakOff()
+				clients := []*reader{st.join(""), st.join("")}
+				for _, c := range clients {
+					if !c.hasHead() {
+						t.Fatal("the head is held while the upstream is away")
+					}
+				}
+				up = st.source.acceptOpen() // what it missed is on its way
+				clients[0].read()
+				sp := st.source.accept()
+				if !early {
+					clients[1].read()
+				}
+				sp.open()
+				for _, c := range clients {
+					c.expect(toldGap("upstream", "", "null") + "\n")
+				}
+				sp.numbered("1")
+				up.numbered("11", "12")
+				for _, c := range clients {
+					c.expect(numbered("1"))
+				}
+			})
+		})
+	}
+}
+
+// TestNewcomerInAnOutageIsToldWhatWasEvicted: where the upstream greets nobody the
+// newcomer has all that came since its head, or is told how much of it is not kept.
+func TestNewcomerInAnOutageIsToldWhatWasEvicted(t *testing.T) {
+	inBubble(t, unproven(func(o *Options) { o.Buffer.Events = 2 }), func(st *streamTest) {
+		_, _, up := st.proven()
+		up.breakOff()
+		c := st.join("")
+		if !c.hasHead() {
+			t.Fatal("the head is held while the upstream is away")
+		}
+		c.read()
+		up = st.source.acceptOpen()
+		before := countsNow()
+		up.numbered(counting(11, 15)...)
+		c.expect(toldGap("evicted", "", "3")+"\n", numbered("14", "15"))
+		if got := countsNow().since(before)["gaps_total reason=evicted"]; got != 1 {
+			t.Errorf("%v gaps are counted, expected 1", got)
+		}
+		if n := st.logged("client missed events"); n != 1 {
+			t.Errorf("logged %d times, expected once", n)
+		}
+	})
 }
 
 // TestSilentNewcomerIsToldWhatItMissed: who waits with a head for the first event,

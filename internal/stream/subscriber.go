@@ -118,6 +118,7 @@ type Subscriber struct {
 	waiting    bool    // for a place in a splice, or for a verdict
 	released   bool    // was sent its head while it waits
 	start      uint64  // the stream's position then
+	outage     bool    // the upstream was away then
 	pending    []byte  // goes out before anything else
 	unprimed   bool    // it was not given the prelude; see preludeAt
 	untimed    bool    // nor a reconnection time
@@ -293,11 +294,11 @@ func (s *Stream) join(sub *Subscriber) {
 	case JoinReplay:
 		sub.cursor = max(f.Tail(s.options.JoinReplay), f.Lost)
 	case JoinGreeting:
-		if !s.greeting.over(time.Now()) {
-			sub.cursor = f.Lost
+		if f.Lost == 0 && !s.greeting.over(time.Now()) {
+			sub.cursor = 0
 			break
 		}
-		sub.greeted = s.greeting.blocks
+		sub.greeted = s.greeting.blocks // if it is not over, the rest comes as all does
 	}
 }
 
@@ -605,7 +606,7 @@ func (sub *Subscriber) read(dst []*replay.Block) ([]*replay.Block, EndReason) {
 		if !s.options.LagSkip {
 			return dst, endLag
 		}
-		dst = sub.skip(dst)
+		dst = append(dst, &replay.Block{Wire: sub.skip(gapLag)})
 	}
 	limit := sub.limit()
 	for _, b := range s.buffer.After(sub.cursor) {

@@ -172,6 +172,18 @@ func TestJoinGreeting(t *testing.T) {
 		up.event("3")
 		b.expect(given("7", "3"))
 	})
+	// It is given whole, though the buffer does not hold so much.
+	inBubble(t, func(o *Options) { o.Join, o.Buffer.Events = JoinGreeting, 2 }, func(st *streamTest) {
+		a, up := st.start()
+		for _, data := range []string{"hello", "state", "more"} {
+			up.event(data)
+			a.read()
+		}
+		b := st.join("")
+		b.expect(given("1", "hello"), given("2", "state"), given("3", "more"), primed("sse1.E.3"))
+		up.event("still")
+		b.expect(given("4", "still"))
+	})
 }
 
 func TestRetry(t *testing.T) {

@@ -30,7 +30,10 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	case s.phase != phaseLive:
 		return
 	case s.shares() && sub.released && sub.id == "" && !s.greetsOthers():
-		s.joinAt(sub, max(sub.start, s.buffer.Lost))
+		s.joinAt(sub, sub.start)
+		if sub.cursor < s.buffer.Lost {
+			sub.pending = append(sub.pending, sub.skip(GapEvicted)...)
+		}
 		return
 	case s.shares() && sub.id == "" && s.fresh:
 		s.joinAt(sub, s.buffer.Newest)
@@ -96,7 +99,9 @@ func (s *Stream) isSilent(sub *Subscriber, now time.Time) bool {
 // release lets a waiting subscriber have its head: it begins where the stream is
 // now.
 func (sub *Subscriber) release() {
-	sub.released, sub.start = true, sub.home.buffer.Newest
+	s := sub.home
+	sub.released, sub.start, sub.events = true, s.buffer.Newest, s.buffer.Events
+	sub.outage = s.phase != phaseLive
 }
 
 // saidAfter reports whether a stream has had something after a position that may
@@ -106,9 +111,10 @@ func (s *Stream) saidAfter(position uint64) bool {
 }
 
 // tellMissed tells a subscriber that is given a splice, and had its head before,
-// that it may have missed something meanwhile.
+// that it may have missed something meanwhile. What came while the upstream was away
+// may come to the stream later, but not to the splice.
 func (s *Stream) tellMissed(sub *Subscriber) {
-	if !sub.released || sub.id != "" || !s.saidAfter(sub.start) {
+	if !sub.released || sub.id != "" || (!sub.outage && !s.saidAfter(sub.start)) {
 		return
 	}
 	gap := Gap{GapUpstream, "", -1}
