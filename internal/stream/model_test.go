@@ -152,9 +152,10 @@ type modelConn struct {
 	lastID string
 	conn   *Conn
 	end    chan Ending
-	do     chan func() error // what the connection does by itself: a splice waits for its clients
+	do     chan func() error // what the connection does by itself: it may wait for clients
 	wrote  chan error
 	busy   func(error) // what to do when the block was taken
+	behind bool        // it had to wait for clients, and what has come since waits too
 	gone   bool
 	queue  []int  // serials that are under way
 	start  uint64 // what its stream had before
@@ -210,6 +211,7 @@ type modelClient struct {
 	slow   bool
 	headed bool // was sent its head
 	begins int  // where the stream was then, if it waited still; -1: it did not
+	outage bool // the upstream was away then
 
 	seq    *record
 	next   int // index of what it is to be given next
@@ -362,9 +364,35 @@ func (w *modelWorld) sleep(d time.Duration) {
 	if time.Since(w.pumped) > time.Second/2 {
 		w.pumpAll()
 	}
-	w.mu.Unlock()
-	time.Sleep(d)
-	w.mu.Lock()
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		pause := time.Until(end)
+		behind := slices.ContainsFunc(w.conns, func(c *modelConn) bool { return c.behind })
+		if behind {
+			pause = min(pause, modelTurn)
+		}
+		w.mu.Unlock()
+		time.Sleep(pause)
+		w.mu.Lock()
+		if behind {
+			w.catchUp()
+		}
+	}
+}
+
+// modelTurn is how long a stream that had to wait for clients is left with what has
+// come since.
+const modelTurn = 10 * time.Millisecond
+
+// catchUp lets streams that had to wait for clients take what has come since.
+func (w *modelWorld) catchUp() {
+	w.wait()
+	w.collect()
+	for _, c := range w.conns {
+		for c.behind && c.busy == nil && !c.gone && len(c.queue) > 0 {
+			w.pump(c)
+		}
+		c.behind = c.behind && !c.gone && (c.busy != nil || len(c.queue) > 0)
+	}
 }
 
 // reclaim makes room for want of memory, and notes which blocks that has cost.
@@ -393,7 +421,7 @@ func (w *modelWorld) settle() {
 		w.t.Errorf("%d bytes are counted in replay buffers that have %d", used, sum)
 	}
 	w.mu.Lock()
-	w.collect()
+	w.catchUp()
 	for w.rnd.IntN(4) > 0 && len(w.arriving) > 0 {
 		c := w.arriving[0]
 		w.arriving = w.arriving[1:]
@@ -627,6 +655,7 @@ func (w *modelWorld) answer(c *modelConn) {
 	}
 	told := rec.broke && (c.lastID == "" || !gave) && w.options.GapEvent != ""
 	rec.broke = false
+	first := rec.connections == 0
 	rec.connections++
 	rec.connected = time.Now()
 	serial, known := w.knows(c.lastID)
@@ -649,6 +678,11 @@ func (w *modelWorld) answer(c *modelConn) {
 		c.conn.Opened(&Head{Header: http.Header{}}, true)
 		return nil
 	}, func(error) {
+		for _, client := range w.clients {
+			if first && client.sub != nil && client.at == s && s.isSplice {
+				w.expectMissed(client)
+			}
+		}
 		if told && c.ctx.Err() == nil {
 			w.note(c, rec, toldSerial)
 		}
@@ -716,20 +750,14 @@ func (w *modelWorld) pump(c *modelConn) {
 	}, done)
 }
 
-// run lets a connection do something. A splice's may have to wait: then it is
-// busy, and collect calls done.
+// run lets a connection do something. It may have to wait for clients: then it is
+// busy, and collect calls done. What others bring meanwhile comes in its time.
 func (w *modelWorld) run(c *modelConn, do func() error, done func(error)) {
-	if !c.conn.Stream.isSplice {
-		w.mu.Unlock() // it may wait for clients, a bounded time, while others connect
-		err := do()
-		w.mu.Lock()
-		done(err)
-		return
-	}
 	c.busy = done
 	c.do <- do
 	w.wait()
 	w.collect()
+	c.behind = c.behind || (c.busy != nil && !c.conn.Stream.isSplice) // whose clients hold it up for as long as they like
 }
 
 // wait lets all others do what they can.
@@ -739,7 +767,7 @@ func (w *modelWorld) wait() {
 	w.mu.Lock()
 }
 
-// collect takes note of the blocks that splices have taken meanwhile.
+// collect takes note of the blocks that streams have taken meanwhile.
 func (w *modelWorld) collect() {
 	for _, c := range w.conns {
 		if c.busy == nil {
@@ -854,7 +882,7 @@ func (w *modelWorld) note(c *modelConn, rec *record, serial int) {
 	e.lastID = rec.lastID
 	s.mu.Lock()
 	if n := len(s.buffer.Blocks); n > 0 {
-		e.size = int64(len(s.buffer.Blocks[n-1].Wire))
+		e.size, e.at = int64(len(s.buffer.Blocks[n-1].Wire)), s.buffer.Blocks[n-1].At
 	}
 	if newest := s.buffer.Newest; s.phase != phaseGone && newest != uint64(len(rec.entries)+1) {
 		w.t.Errorf("position %d, expected %d", newest, len(rec.entries)+1)
@@ -1188,6 +1216,9 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		c.headed, c.begins = true, -1
 		if sub.waiting && sub.id == "" {
 			c.begins = len(w.records[sub.Origin].entries)
+			sub.mu.Lock()
+			c.outage = sub.Origin.phase != phaseLive
+			sub.mu.Unlock()
 		}
 	}
 	for range n {
@@ -1219,10 +1250,8 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		if wake != nil {
 			w.expectAll(c)
 		}
-		if onSplice {
-			w.wait()
-			w.collect()
-		}
+		w.wait() // who has waited for this client takes its next block
+		w.collect()
 		if wake != nil {
 			return
 		}
@@ -1245,7 +1274,11 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 		} else {
 			c.next, c.live = len(rec.entries), len(rec.entries)
 			if c.headed && c.begins >= 0 {
-				c.next, c.first = max(c.begins, int(sub.Origin.buffer.Lost)), false
+				c.next, c.first = c.begins, false
+				if lost := int(sub.Origin.buffer.Lost); c.next < lost {
+					c.next = lost
+					c.expectGap()
+				}
 			}
 		}
 	case waiting && !sub.waiting:
@@ -1269,6 +1302,24 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	}
 }
 
+// expectGap takes note that a client is to be told a gap before anything else.
+func (c *modelClient) expectGap() {
+	if c.sub.Origin.options.GapEvent != "" {
+		c.gaps++
+	}
+}
+
+// expectMissed takes note that a client's splice has its head: a client that had one
+// before is told what it may have missed until then.
+func (w *modelWorld) expectMissed(c *modelClient) {
+	if !c.headed || c.begins < 0 || c.sub.id != "" {
+		return
+	}
+	if c.outage || c.begins < int(c.sub.Origin.buffer.Lost) || slices.ContainsFunc(w.records[c.sub.Origin].entries[c.begins:], w.says) {
+		c.expectGap()
+	}
+}
+
 // spliced takes note that a client reads a splice.
 func (w *modelWorld) spliced(c *modelClient) {
 	sub := c.sub
@@ -1278,6 +1329,9 @@ func (w *modelWorld) spliced(c *modelClient) {
 		w.records[sub.stream] = sp
 	}
 	c.seq, c.next, c.live, c.idSet = sp, 0, 0, false
+	if !sub.stream.headAt.IsZero() {
+		w.expectMissed(c)
+	}
 	c.asked = -1
 	if serial, ok := w.knows(sub.id); ok && !w.ambiguous(sub.id) {
 		c.asked = serial
@@ -1385,10 +1439,6 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 		case GapUpstream:
 			if c.skips {
 				c.skips = false
-				return nil
-			}
-			if begins := c.begins; begins >= 0 && c.at.isSplice && slices.ContainsFunc(w.records[c.sub.Origin].entries[begins:], w.says) {
-				c.begins = -1 // it had its head then, and its splice none
 				return nil
 			}
 			if c.ending && c.sub.stream.isSplice && c.next == len(c.seq.entries) {
