@@ -67,15 +67,18 @@ func describedMetrics(t *testing.T) map[string][]string {
 		}
 	}
 	all := make(map[string][]string)
-	format := regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
+	format := regexp.MustCompile(`fqName: "([^"]+)".*constLabels: \{([^}]*)\}, variableLabels: \{([^}]*)\}`)
 	for d := range descriptions {
 		found := format.FindStringSubmatch(d.String())
 		if found == nil {
 			t.Fatalf("no name in %s", d)
 		}
 		var labels []string
-		if found[2] != "" {
-			labels = strings.Split(found[2], ",")
+		for _, constant := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(found[2], -1) {
+			labels = append(labels, constant[1])
+		}
+		if found[3] != "" {
+			labels = append(labels, strings.Split(found[3], ",")...)
 		}
 		if histograms[d] {
 			all[found[1]+"_bucket"] = append(slices.Clone(labels), "le")
@@ -224,6 +227,54 @@ func TestGrafanaDashboard(t *testing.T) {
 	}
 	for name := range left {
 		t.Errorf("%s is not shown", name)
+	}
+}
+
+// docs/alerts.yml asks for nothing that there is not, and the page about alerts has each of its conditions.
+func TestAlertsAreOfMetricsThatThereAre(t *testing.T) {
+	read := func(name string) string {
+		t.Helper()
+		text, err := os.ReadFile(name) //nolint:gosec // G304: a constant
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	labels := read("docs/reference/metrics.md") + read("docs/reference/headers-placeholders.md")
+	alerts, page, runbook := read("docs/alerts.yml"), read("docs/operate/metrics-alerts.md"), read("docs/operate/runbook.md")
+	described := describedMetrics(t)
+	rules := strings.Split(alerts, "      - alert: ")[1:]
+	if len(rules) < 7 {
+		t.Errorf("%d alerts", len(rules))
+	}
+	line := func(rule, key string) string {
+		found := regexp.MustCompile(`(?m)^ +` + key + `: (.+)$`).FindStringSubmatch(rule)
+		if found == nil {
+			t.Errorf("no %s in %s", key, rule)
+			return ""
+		}
+		return found[1]
+	}
+	for _, rule := range rules {
+		expr := line(rule, "expr")
+		shown, err := checkExpr(expr, "", described, labels)
+		if err != nil || len(shown) == 0 {
+			t.Errorf("%d metrics in %s: %v", len(shown), expr, err)
+		}
+		if !strings.Contains(page, "`"+strings.ReplaceAll(expr, "|", `\|`)+"`") {
+			t.Errorf("docs/operate/metrics-alerts.md has no %s", expr)
+		}
+		if line(rule, "severity") == "" || line(rule, "summary") == "" {
+			t.Errorf("incomplete: %s", rule)
+		}
+		if _, anchor, ok := strings.Cut(line(rule, "runbook"), "docs/operate/runbook.md#"); !ok || !anchors(runbook)[anchor] {
+			t.Errorf("no part of the runbook: %s", rule)
+		}
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(alerts, "expr: "+strings.ReplaceAll(row[1], `\|`, "|")+"\n") {
+			t.Errorf("docs/alerts.yml has no %s", row[1])
+		}
 	}
 }
 

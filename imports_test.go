@@ -17,8 +17,6 @@ import (
 // more of the world than they need: see doc.go. The compiler holds the direction,
 // this table the rest.
 
-const modulePath = "github.com/caddy-sse/caddy-sse"
-
 // wall is what the code of a package may name.
 type wall struct {
 	imports []string // packages of the module

@@ -3,6 +3,8 @@ package caddysse
 import (
 	"errors"
 	"iter"
+	"runtime"
+	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -93,7 +95,7 @@ func newMetrics() *metrics {
 	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: metricsNamespace + "heartbeats_total", Help: "Heartbeats sent to clients.",
 	}, delivery.Counts.Heartbeats.Value))
-	labelled("upstream_connections_total", "Upstream connections that ended.", "result", stream.Counts.Connections)
+	labelled("upstream_connections_ended_total", "Upstream connections that ended.", "result", stream.Counts.Connections)
 	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
 		stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced)
 	labelled("splices_total", "Splices that ended.", "end", stream.Counts.Splices)
@@ -116,10 +118,43 @@ func newMetrics() *metrics {
 	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", stream.Answers.Between)
 	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)
+	m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: metricsNamespace + "memory_limit_bytes", Help: "What all replay buffers may take together.",
+	}, func() float64 { limit, _ := stream.Process.MemoryLimit(); return float64(limit) }), buildInfo())
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers.", nil, nil)
 	return m
+}
+
+// buildInfo is always 1; what runs is in its labels.
+func buildInfo() prometheus.Collector {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: metricsNamespace + "build_info", Help: "Always 1. The labels tell what runs.",
+		ConstLabels: prometheus.Labels{"version": moduleVersion(), "goversion": runtime.Version()},
+	})
+	info.Set(1)
+	return info
+}
+
+// modulePath names the module.
+const modulePath = "github.com/caddy-sse/caddy-sse"
+
+// moduleVersion is that of the module in this program: "(devel)" where it was built from a working copy.
+func moduleVersion() string {
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if build.Main.Path == modulePath {
+		return build.Main.Version
+	}
+	for _, dependency := range build.Deps {
+		if dependency.Path == modulePath {
+			return dependency.Version
+		}
+	}
+	return "unknown"
 }
 
 // Describe implements prometheus.Collector.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,7 +169,7 @@ func TestMetrics(t *testing.T) {
 	}
 	want["subscribers_ended_total reason=client"] = clients + 3
 	want["answers_ended_total result=cancelled"] = 1
-	want["upstream_connections_total result=cancelled"] = 1
+	want["upstream_connections_ended_total result=cancelled"] = 1
 	expectMetrics(t, before, want)
 }
 
@@ -257,9 +258,37 @@ func TestMetricsOverReloads(t *testing.T) {
 	eventually(t, "all is counted", func() bool {
 		got := gather(t).since(before)
 		return got["blocks_total direction=in"] == 21 && got["blocks_total direction=out"] == 21 &&
-			got["upstream_connections_total result=cancelled"] == 20
+			got["upstream_connections_ended_total result=cancelled"] == 20
 	})
 	a.close()
+}
+
+// A counter is a family without its suffix in OpenMetrics, and no other metric has its name: strict parsers refuse that.
+func TestMetricFamiliesHaveNamesOfTheirOwn(t *testing.T) {
+	families := make(map[string]string)
+	for name := range describedMetrics(t) {
+		family := name
+		for _, suffix := range []string{"_total", "_info", "_bucket", "_sum", "_count"} {
+			family = strings.TrimSuffix(family, suffix)
+		}
+		if other, taken := families[family]; taken && !strings.HasSuffix(name, "_bucket") && !strings.HasSuffix(name, "_sum") && !strings.HasSuffix(name, "_count") {
+			t.Errorf("%s and %s are one family", name, other)
+		}
+		families[family] = name
+	}
+}
+
+// What runs and what it may use is told.
+func TestBuildAndLimitAreMetrics(t *testing.T) {
+	u := startUpstream(t, nil)
+	startGateway(t, proxied("memory 64MiB", u))
+	all := gather(t)
+	if got := all["memory_limit_bytes"]; got != 64<<20 {
+		t.Errorf("memory_limit_bytes is %v", got)
+	}
+	if name := "build_info goversion=" + runtime.Version() + " version=" + moduleVersion(); all[name] != 1 {
+		t.Errorf("no %s: %v", name, all)
+	}
 }
 
 // docs/reference/metrics.md names all metrics and their labels, and no others.

@@ -29,7 +29,7 @@ func TestAttemptThatHangs(t *testing.T) {
 		}
 		next.numbered("2")
 		a.expect(newcomer, numbered("1", "2"))
-		if n := countsNow().since(before)["upstream_connections_total result=stalled"]; n != 1 {
+		if n := countsNow().since(before)["upstream_connections_ended_total result=stalled"]; n != 1 {
 			t.Errorf("%v connections counted as stalled", n)
 		}
 		// Once there is a head, it may say nothing for as long as it likes.

@@ -448,7 +448,7 @@ type countsOf map[string]float64
 func countsNow() countsOf {
 	all := make(countsOf)
 	for name, l := range map[string]*meter.Labelled{
-		"upstream_connections_total result": Counts.Connections, "splices_total end": Counts.Splices,
+		"upstream_connections_ended_total result": Counts.Connections, "splices_total end": Counts.Splices,
 		"gaps_total reason": Counts.Gaps, "memory_evictions_total evicted": Counts.Evictions,
 	} {
 		for label, n := range l.All() {

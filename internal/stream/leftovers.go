@@ -108,9 +108,6 @@ func (h *Hub) NewestInstance() *Instance {
 	return h.instances[len(h.instances)-1]
 }
 
-// MemoryLimit is how much all replay buffers may take, and whether they take more.
-func (h *Hub) MemoryLimit() (limit int64, over bool) { return h.Memory.limit.Load(), h.Memory.over() }
-
 // SpliceIDs are how the splices are named to operators.
 func (h *Hub) SpliceIDs() (ids []string) {
 	for _, s := range h.Every() {

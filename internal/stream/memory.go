@@ -82,6 +82,9 @@ func (h *Hub) LimitMemory(inst *Instance, size int64) {
 	h.setMemoryLocked()
 }
 
+// MemoryLimit is how much all replay buffers may take, and whether they take more.
+func (h *Hub) MemoryLimit() (limit int64, over bool) { return h.Memory.limit.Load(), h.Memory.over() }
+
 // setMemoryLocked makes the smallest stated value the limit.
 func (h *Hub) setMemoryLocked() {
 	limit := int64(0)
