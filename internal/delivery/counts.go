@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"github.com/caddy-sse/caddy-sse/internal/meter"
-
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 

@@ -22,15 +22,6 @@ import (
 // was progress: so much later than the option says a client is cut at most.
 const looksPerTimeout = 4
 
-// acks is what a client's system has taken of all that was sent to it.
-type acks struct {
-	taken   int64 // bytes that it has acknowledged
-	waiting int64 // bytes that it has not, or that were not sent yet
-}
-
-// ackTeller tells that; false: it is not known.
-type ackTeller func() (acks, bool)
-
 // writeWatch ends the response of a client to which a write makes no progress.
 type writeWatch struct {
 	rc      *http.ResponseController

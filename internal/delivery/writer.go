@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
@@ -38,88 +37,6 @@ const (
 	// connections to which the end of their response cannot be written.
 	drainedAfterEnd = time.Second
 )
-
-// theWriters are those of the process; they begin with the first connection
-// that is taken over.
-var theWriters = sync.OnceValue(func() *writers { return newWriters(runtime.GOMAXPROCS(0)) })
-
-// writers is a set of writers.
-type writers struct {
-	began  time.Time
-	all    []*writer
-	poller *poller
-	last   atomic.Uint32 // the writer that got the newest connection
-
-	mu    sync.Mutex
-	live  int           // connections
-	empty chan struct{} // closed when there is none; nil: nobody waits
-}
-
-func newWriters(n int) *writers {
-	ws := &writers{began: time.Now().Add(-1), all: make([]*writer, n), poller: newPoller()}
-	for i := range ws.all {
-		ws.all[i] = &writer{set: ws, news: make(chan struct{}, 1)}
-		go ws.all[i].run()
-	}
-	return ws
-}
-
-// take gives a connection to a writer.
-func (ws *writers) take(c *connection) {
-	ws.hold()
-	c.writer = ws.writerOf(c)
-	c.index = -1
-	c.signal(signalNew)
-}
-
-// writerOf is the writer that a connection belongs to: one for all streams that go
-// over a connection of HTTP/2.
-func (ws *writers) writerOf(c *connection) *writer {
-	next := func() *writer { return ws.all[int(ws.last.Add(1))%len(ws.all)] }
-	if s, ok := c.socket.(*streamSocket); ok {
-		return s.over.writerOf(next)
-	}
-	return next()
-}
-
-// hold lets the process wait for something more before it exits. gone ends that.
-func (ws *writers) hold() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.live++
-}
-
-func (ws *writers) gone() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.live--
-	if ws.live == 0 && ws.empty != nil {
-		close(ws.empty)
-		ws.empty = nil
-	}
-}
-
-// WaitEmpty waits until there is no connection that was taken over, at most until
-// drainedAfterEnd after their responses are to end.
-func WaitEmpty(end time.Time) { theWriters().waitEmpty(end.Add(drainedAfterEnd)) }
-
-// waitEmpty waits until there is no connection, at most until then.
-func (ws *writers) waitEmpty(then time.Time) {
-	ws.mu.Lock()
-	if ws.live == 0 {
-		ws.mu.Unlock()
-		return
-	}
-	if ws.empty == nil {
-		ws.empty = make(chan struct{})
-	}
-	empty := ws.empty
-	ws.mu.Unlock()
-	select {
-	case <-empty:
-	case <-time.After(time.Until(then)):
-	}
-}
 
 // writer writes to its connections, one after the other, what fits into their
 // sockets. What is without a lock is for its goroutine only.
@@ -223,17 +140,6 @@ func (w *writer) flush() {
 func (w *writer) look() {
 	w.now = time.Now()
 	w.tick = w.set.moment(w.now)
-}
-
-// moment is a point in time, by the monotonic clock: nanoseconds since a little
-// before the writers began. 0 is none.
-type moment time.Duration
-
-func (ws *writers) moment(t time.Time) moment {
-	if t.IsZero() {
-		return 0
-	}
-	return moment(t.Sub(ws.began))
 }
 
 // collect takes over what was handed to the writer. It reports whether there
@@ -400,38 +306,6 @@ func (w *writer) chunk(c *connection, blocks []*replay.Block) (chunk []byte, siz
 	return chunk, size
 }
 
-// batch is blocks that go out together, as one chunk. Those who are at the same
-// point of a stream are sent the same bytes.
-type batch struct {
-	blocks []*replay.Block
-	chunk  []byte
-	size   int
-	lent   bool // a connection has not been sent all of it
-}
-
-func (b *batch) of(blocks []*replay.Block) (chunk []byte, size int) {
-	if slices.Equal(b.blocks, blocks) {
-		return b.chunk, b.size
-	}
-	b.blocks = append(b.blocks[:0], blocks...)
-	if b.lent || cap(b.chunk) > 2*stream.MaxWrite {
-		b.chunk, b.lent = nil, false
-	}
-	b.size = 0
-	for _, blk := range blocks {
-		b.size += len(blk.Wire)
-	}
-	b.chunk = b.chunk[:0]
-	if b.size > 0 { // without data it would be the last chunk
-		b.chunk = replay.AppendChunkSize(b.chunk, b.size)
-		for _, blk := range blocks {
-			b.chunk = append(b.chunk, blk.Wire...)
-		}
-		b.chunk = append(b.chunk, "\r\n"...)
-	}
-	return b.chunk, b.size
-}
-
 // send writes bytes to a connection, which has none that wait. It returns false
 // if they do not all fit, or the connection is gone.
 func (w *writer) send(c *connection, p []byte) bool {
@@ -549,4 +423,59 @@ func (w *writer) takes(c *connection) bool {
 	}
 	leaves := c.sub.Leaves()
 	return leaves.IsZero() || w.now.Sub(leaves) < c.settings.WriteTimeout
+}
+
+// serveDue does what is due by time.
+func (w *writer) serveDue() {
+	for range perTurn {
+		if len(w.due) == 0 || w.due[0].due > w.tick {
+			return
+		}
+		c := heap.Pop(&w.due).(*connection)
+		switch at := c.nextDue(); {
+		case at == 0, at > w.tick: // put off by what was sent meanwhile
+		case c.lookAt != 0 && w.tick >= c.lookAt:
+			if !w.takes(c) {
+				w.close(c, stream.EndWrite)
+				continue
+			}
+		case c.leaves(w.tick):
+			w.serve(c)
+		default:
+			w.heartbeat(c)
+		}
+		if !c.closed {
+			w.schedule(c)
+		}
+	}
+}
+
+// heartbeat sends a heartbeat.
+func (w *writer) heartbeat(c *connection) {
+	if c.end != "" {
+		return
+	}
+	c.began = true
+	w.counted.heartbeats++
+	w.counted.bytes += len(c.settings.Beat)
+	c.bytes += len(c.settings.Beat)
+	if _, bare := c.socket.(*streamSocket); bare {
+		w.send(c, c.settings.Beat)
+		return
+	}
+	w.send(c, c.settings.beatChunk)
+}
+
+// schedule makes sure that the connection is looked at when something is due.
+func (w *writer) schedule(c *connection) {
+	at := c.nextDue()
+	switch {
+	case at == 0:
+	case c.index < 0:
+		c.due = at
+		heap.Push(&w.due, c)
+	case at < c.due: // later ones are seen when it is due
+		c.due = at
+		heap.Fix(&w.due, c.index)
+	}
 }
