@@ -56,6 +56,10 @@ const (
 	// headPatience is how long others join a splice that has no head yet.
 	headPatience = time.Second
 
+	// closeTime is how long an application that holds one connection is given to
+	// notice that it is closed, before it is asked for another one.
+	closeTime = 500 * time.Millisecond
+
 	// enoughWitnesses is how many blocks, each of which occurs once in either
 	// buffer, show that two connections bring the same.
 	enoughWitnesses = 3
@@ -389,6 +393,9 @@ func (s *Stream) spliceFailed(end Ending) {
 	if alone && !joins {
 		parent.closed.Store(true)
 		parent.endLocked()
+		for sub := range parent.subs {
+			sub.finishFrom = now.Add(closeTime)
+		}
 	}
 	s.endLocked()
 	s.hub.untrack(s)

@@ -1343,6 +1343,37 @@ func TestSpliceOfSingleStreamApplication(t *testing.T) {
 	})
 }
 
+// Nobody but the newcomer has the stream that keeps the application from answering
+// it, because the client of that has left. So it is closed, and the application is
+// asked again, when it has had the time to notice: to EventSource another refusal
+// would be the end.
+func TestSingleStreamApplicationIsAskedAgain(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, up := st.start()
+		up.event("hello")
+		time.Sleep(time.Minute)
+		a.leave() // the page is loaded again
+		b, sp := st.second()
+		c := st.join("")
+		sp.answer(http.StatusConflict, 0)
+		up.expectGone(true)
+		asked := time.Now()
+		for _, r := range []*reader{b, c} {
+			if !r.sub.WaitForHead(context.Background()) || r.sub.TurnedAway() != EndAskAgain {
+				st.t.Errorf("turned away: %q", r.sub.TurnedAway())
+			}
+			if took := time.Since(asked); took != closeTime {
+				st.t.Errorf("asks again after %v", took)
+			}
+			r.leave()
+		}
+		st.source.expectNone()
+		d := st.join("")
+		st.source.acceptOpen().event("hello")
+		d.expect(newcomer, given("1", "hello"))
+	})
+}
+
 // Who joins at the newest event, because its splice was refused, is told what it has
 // missed, if it has.
 func TestRefusedSpliceTellsWhatIsMissed(t *testing.T) {

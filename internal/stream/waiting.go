@@ -162,6 +162,9 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 	if sub.waiting {
 		s.admit(sub, now)
 	}
+	if sub.finish == EndAskAgain && now.Before(sub.finishFrom) {
+		return s.bell.wait(), sub.finishFrom
+	}
 	if sub.finish != "" || s.phase == phaseGone {
 		return nil, time.Time{}
 	}
