@@ -28,8 +28,9 @@ type accessFields struct {
 	events uint64
 	end    stream.EndReason
 
-	firstEvent time.Duration // from the request to it; 0: there was none
-	duration   time.Duration // since the request came
+	private    stream.PrivateReason // empty: it is shared
+	firstEvent time.Duration        // from the request to it; 0: there was none
+	duration   time.Duration        // since the request came
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
@@ -38,6 +39,9 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("resume", f.resume)
 	enc.AddUint64("events", f.events)
 	enc.AddString("end_reason", string(f.end))
+	if f.private != "" {
+		enc.AddString("private", string(f.private))
+	}
 	enc.AddDuration("first_event", f.firstEvent)
 	enc.AddDuration("duration", f.duration)
 	return nil
@@ -45,7 +49,7 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 // accessFieldsOf are those of a subscriber whose response ended.
 func accessFieldsOf(sub *stream.Subscriber, end stream.EndReason) accessFields {
-	return accessFields{stream: sub.Key().String(), resume: sub.Outcome, events: sub.Sent, firstEvent: sub.FirstEvent, end: end}
+	return accessFields{stream: sub.Key().String(), resume: sub.Outcome, events: sub.Sent, firstEvent: sub.FirstEvent, end: end, private: sub.WhyPrivate().Reason}
 }
 
 // startOf is when a request came.

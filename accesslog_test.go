@@ -80,7 +80,7 @@ func TestAccessLogTellsOfStreams(t *testing.T) {
 
 // Also those with which a request is answered that could have shared one.
 func TestAccessLogOfPrivateStreams(t *testing.T) {
-	for name, options := range map[string]string{"share off": "share off", "an answer with a cookie": ""} {
+	for name, options := range map[string]string{"share_off": "share off", "set_cookie": ""} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "access.log")
 			u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -102,7 +102,7 @@ func TestAccessLogOfPrivateStreams(t *testing.T) {
 				c.expect("1", "2")
 				test.do(c, up)
 				eventually(t, "the entry", func() bool { return len(accessEntries(t, path)) == i+1 })
-				want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end}
+				want := map[string]any{"resume": "private", "events": 2.0, "end_reason": test.end, "private": name}
 				sse, _ := accessEntries(t, path)[i]["sse"].(map[string]any)
 				if id, _ := sse["stream"].(string); !strings.HasPrefix(id, stream.KindPrivate+"-") {
 					t.Errorf("stream %q", id)

@@ -36,10 +36,11 @@ type opener struct {
 	withheld    bool
 
 	mu      sync.Mutex
-	claimed bool  // the answer is being written
-	left    bool  // the client does not wait any more
-	err     error // what the handlers behind sse returned; set before done
-	again   bool  // the client has to ask by itself; set before done
+	claimed bool           // the answer is being written
+	left    bool           // the client does not wait any more
+	err     error          // what the handlers behind sse returned; set before done
+	again   bool           // the client has to ask by itself; set before done
+	why     stream.Private // with again: why its stream is private then
 }
 
 func newOpener(h *Handler, w http.ResponseWriter, r *http.Request, lastEventID string, withheld bool) *opener {
@@ -149,7 +150,10 @@ func (c *capture) WriteHeader(status int) {
 			checked = own.Clone()
 			checked.Del("Set-Cookie") // it is dropped
 		}
-		shareable := c.request.detached || c.request.policy.MayShare(checked, c.request.sent.Template)
+		if !c.request.detached {
+			c.conn.Private = c.request.policy.WhyPrivate(checked, c.request.sent.Template)
+		}
+		shareable := c.conn.Private.Reason == ""
 		if shareable || !c.conn.Opening() {
 			if body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn); known {
 				if err := c.conn.Keep(); err != nil {
@@ -160,6 +164,7 @@ func (c *capture) WriteHeader(status int) {
 				c.open(own, added, body, shareable)
 				return
 			}
+			c.conn.Private = stream.Private{Reason: stream.PrivateCoding, Detail: own.Get("Content-Encoding")}
 		}
 	}
 	if !c.conn.Opening() || c.stopped() || c.conn.Awaits(status) {
@@ -191,12 +196,15 @@ func (c *capture) isForNobody(status int, own http.Header) bool {
 
 // askAgain lets the client ask by itself, as those who waited with it do.
 func (c *capture) askAgain() {
+	if c.conn.Private.Reason == "" {
+		c.conn.Private = stream.Private{Reason: stream.PrivateWithheld, Detail: "status " + strconv.Itoa(c.status)}
+	}
 	c.conn.Refused(stream.Ending{Status: c.status}.Retriable())
 	c.fail(errAskAgain)
 	o := c.opener
 	c.opener = nil
 	if o != nil && o.claim() {
-		o.again = true
+		o.again, o.why = true, c.conn.Private
 		o.finish(nil)
 	}
 }
@@ -233,6 +241,7 @@ func (c *capture) pass() {
 		return
 	}
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
+	c.passed.why = c.conn.Private
 	c.passed.cancel = func() { c.cancel(errNobodyWaits) }
 	context.AfterFunc(o.r.Context(), c.passed.cancel)
 	c.passed.cameWith(o.lastEventID, o.withheld)

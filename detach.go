@@ -147,6 +147,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 				zap.Int64("max_request_body", h.detached.maxBody), zap.Int64("content_length", length), zap.Int("suppressed", suppressed))
 		})
 		p := newPassThrough(h, w, r, false)
+		p.why.Reason = h.whyAlone(r)
 		p.cameWith(id, own)
 		return nil, h.servePrivate(p, next)
 	}
@@ -159,6 +160,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		LastEventID: id,
 		Options:     h.detached.options,
 		Client:      clientOf(r),
+		Private:     stream.Private{Reason: h.whyAlone(r)},
 		Logger:      h.logger,
 		Source: func(bool) stream.Source {
 			u := h.wholeRequest(w, r, h.resuming(r, next))

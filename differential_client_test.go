@@ -48,7 +48,7 @@ type note struct {
 	id     string // the last event ID: of the request, or after the block
 	told   bool   // a head that tells a gap
 	left   bool   // an end that is the client's own
-	direct bool   // a head without SSE-Resume: of an upstream connection of its own
+	direct bool   // a head without an outcome of resuming: of an upstream connection of its own
 	must   int    // with a head: so many events had been sent, at most, before it
 	text   string
 }
@@ -112,9 +112,10 @@ func (c *diffClient) connect(ctx context.Context) {
 		return
 	}
 	outcome := resp.Header.Get("SSE-Resume")
+	direct := outcome == "" || outcome == stream.ResumePrivate // without a gateway, or as without one
 	_, sent := c.app.sent()
-	c.note(note{kind: noteHead, id: id, told: outcome == stream.ResumeGap, direct: outcome == "", must: sent, text: resp.Proto + " " + outcome})
-	err = c.read(bufio.NewReader(resp.Body), outcome == "")
+	c.note(note{kind: noteHead, id: id, told: outcome == stream.ResumeGap, direct: direct, must: sent, text: resp.Proto + " " + outcome})
+	err = c.read(bufio.NewReader(resp.Body), direct)
 	c.note(note{kind: noteEnd, text: err.Error(), left: ctx.Err() != nil})
 }
 

@@ -647,7 +647,7 @@ func TestAccessFieldsAreDocumented(t *testing.T) {
 		t.Errorf("documented are the placeholders\n%q, expected\n%q", documented, placeholders)
 	}
 	enc := zapcore.NewMapObjectEncoder()
-	if err := enc.AddObject("sse", accessFields{}); err != nil {
+	if err := enc.AddObject("sse", accessFields{private: stream.PrivateMethod}); err != nil {
 		t.Fatal(err)
 	}
 	fields := slices.Sorted(maps.Keys(enc.Fields["sse"].(map[string]any)))

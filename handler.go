@@ -79,6 +79,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return h.serveDetached(w, r, next)
 	}
 	p := newPassThrough(h, w, r, false)
+	p.why.Reason = h.whyAlone(r)
 	id, _ := h.policy.LastEventID(r)
 	p.cameWith(id, false)
 	return nil, h.servePrivate(p, next)
@@ -139,9 +140,24 @@ func declineHTTP2(r *http.Request) {
 }
 
 // mayJoin reports whether a request may share a stream with others.
-func (h *Handler) mayJoin(r *http.Request) bool {
-	return h.Share != shareOff && r.Method == http.MethodGet &&
-		!isMCP(r) && r.URL.Opaque == "" && acceptsEventStream(r.Header) && bodyless(r)
+func (h *Handler) mayJoin(r *http.Request) bool { return h.whyAlone(r) == "" }
+
+// whyAlone tells why a request shares no stream with others, whatever it is
+// answered with; empty: it may.
+func (h *Handler) whyAlone(r *http.Request) stream.PrivateReason {
+	switch {
+	case h.Share == shareOff:
+		return stream.PrivateShareOff
+	case isMCP(r):
+		return stream.PrivateMCP
+	case r.Method != http.MethodGet:
+		return stream.PrivateMethod
+	case !acceptsEventStream(r.Header):
+		return stream.PrivateAccept
+	case r.URL.Opaque != "", !bodyless(r):
+		return stream.PrivateRequest
+	}
+	return ""
 }
 
 // isMCP reports whether a request says that it is of the Model Context
@@ -211,7 +227,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 // serveUnjoined serves a request that cannot join a stream.
 func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, why error) error {
 	if errors.Is(why, stream.ErrUnshareable) {
-		return h.serveAlone(newPassThrough(h, w, r, false), next, req)
+		return h.serveAlone(newPassThrough(h, w, r, false), next, req, stream.WhyPrivate(why))
 	}
 	return h.turnAway(w, req.Key, why)
 }
@@ -241,8 +257,9 @@ func (h *Handler) turnAway(w http.ResponseWriter, key stream.Key, why error) err
 const maxRetryAfter = 10
 
 // serveAlone gives a client that asked for an event stream an upstream
-// connection of its own, because the answers are not shared.
-func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *stream.Request) error {
+// connection of its own, because the answers are not shared, and why.
+func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *stream.Request, why stream.Private) error {
+	p.why = why
 	p.onShareable = func() { stream.Process.Shareable(req.Key) }
 	withheld := h.withholds(req.LastEventID)
 	if withheld {
@@ -318,7 +335,7 @@ func (d *served) leave() {
 // end does what is left when the response has ended.
 func (d *served) end(end stream.EndReason) error {
 	tellEnd(d.Request, accessFieldsOf(d.Subscriber, end))
-	missed := d.Subscriber.HasMissed()
+	missed, why := d.Subscriber.HasMissed(), d.Subscriber.WhyAlone()
 	d.leave()
 	s := d.Subscriber.Origin
 	// Where a write fails the server gives the connection up: nothing is to be
@@ -332,7 +349,7 @@ func (d *served) end(end stream.EndReason) error {
 	case end == stream.EndPerClient:
 		p := newPassThrough(d.h, d.Writer, d.Request, true)
 		p.missed = missed
-		return d.h.serveAlone(p, d.next, d.req)
+		return d.h.serveAlone(p, d.next, d.req, why)
 	}
 	return nil
 }
@@ -364,7 +381,7 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		if wait != nil && (errors.Is(err, stream.ErrUnshareable) || !wait.leave()) {
 			<-wait.done
 			if wait.again {
-				err := h.serveAlone(newPassThrough(h, w, r, false), next, req)
+				err := h.serveAlone(newPassThrough(h, w, r, false), next, req, wait.why)
 				return nil, false, err
 			}
 			return nil, false, wait.err
@@ -374,8 +391,9 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 	switch sub.TurnedAway() {
 	case stream.EndPerClient, stream.EndRefused:
 		// By the upstream, which is to tell why.
+		why := sub.WhyAlone()
 		detach()
-		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req)
+		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req, why)
 	case stream.EndAskAgain:
 		return nil, true, nil
 	case stream.EndNoSecond:

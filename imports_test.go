@@ -41,7 +41,7 @@ var walls = map[string]wall{
 		imports: []string{"internal/h2", "internal/meter", "internal/replay", "internal/stream"},
 		caddy:   true, http: true,
 	},
-	"internal/admin": {imports: []string{"eventstream", "internal/replay", "internal/stream"}, caddy: true, http: true},
+	"internal/admin": {imports: []string{"eventstream", "internal/hints", "internal/replay", "internal/stream"}, caddy: true, http: true},
 }
 
 // checkWall returns what a file names that its package may not.

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -24,6 +25,7 @@ type metrics struct {
 	streams     *prometheus.Desc
 	upstreams   *prometheus.Desc
 	bufferBytes *prometheus.Desc
+	hints       *prometheus.Desc
 	all         []prometheus.Collector
 }
 
@@ -116,6 +118,7 @@ func newMetrics() *metrics {
 	seconds("answer_head_seconds", "Time from a request to the head of the event stream that answers it, private or detached.", stream.Answers.Head)
 	seconds("answer_first_event_seconds", "Time from a request to the first event of the private or detached stream that answers it.", stream.Answers.First)
 	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", stream.Answers.Between)
+	labelled("private_streams_total", "Streams that are one client's, by why they are.", "reason", stream.Counts.Private)
 	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)
 	m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -123,6 +126,7 @@ func newMetrics() *metrics {
 	}, func() float64 { limit, _ := stream.Process.MemoryLimit(); return float64(limit) }), buildInfo())
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
+	m.hints = prometheus.NewDesc(metricsNamespace+"hints", "Hints that hold: what the gateway has noticed of its configuration.", []string{"kind"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers.", nil, nil)
 	return m
 }
@@ -165,6 +169,7 @@ func (m *metrics) Describe(to chan<- *prometheus.Desc) {
 	to <- m.streams
 	to <- m.upstreams
 	to <- m.bufferBytes
+	to <- m.hints
 }
 
 // Collect implements prometheus.Collector.
@@ -180,6 +185,9 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	for state, n := range census.States {
 		to <- prometheus.MustNewConstMetric(m.upstreams, prometheus.GaugeValue, float64(n), state)
+	}
+	for kind, n := range hints.Process.Counts() {
+		to <- prometheus.MustNewConstMetric(m.hints, prometheus.GaugeValue, float64(n), string(kind))
 	}
 	to <- prometheus.MustNewConstMetric(m.bufferBytes, prometheus.GaugeValue, float64(stream.Process.Memory.Used.Load()))
 }

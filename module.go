@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/logs"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -346,6 +347,7 @@ type Handler struct {
 	settings     *delivery.Settings
 	probes       *probes // nil: without probe
 	lines        *stream.HandlerLines
+	hints        *hints.Source // nil before it is provisioned
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -440,6 +442,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		})
 	}
 	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
+	h.hints = hints.Process.Source(place, h.Name, h.logger)
 	stream.Process.LimitMemory(h.instance, h.Memory)
 	return nil
 }
@@ -464,6 +467,7 @@ func (h *Handler) Cleanup() error {
 	if h.instance != nil {
 		stream.Process.Retire(h.instance)
 	}
+	h.hints.Close()
 	if caddy.Exiting() && h.options != nil {
 		// The server knows nothing of connections that were taken over: it has
 		// not waited for them.

@@ -676,7 +676,7 @@ func TestPrivateStreamOfPost(t *testing.T) {
 	}
 	resp := post()
 	for name, want := range map[string]string{
-		"X-Own": "yes", "Set-Cookie": "a=1", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "SSE-Resume": "",
+		"X-Own": "yes", "Set-Cookie": "a=1", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "SSE-Resume": "private",
 	} {
 		if got := resp.Header.Get(name); got != want {
 			t.Errorf("%s: %q, expected %q", name, got, want)

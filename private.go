@@ -25,9 +25,10 @@ type passThrough struct {
 	*caddyhttp.ResponseWriterWrapper
 	handler    *Handler
 	request    *http.Request
-	host, path string      // of the request as received, which handlers behind sse may change
-	headSent   bool        // the client has the head of an event stream already
-	unsent     http.Header // with headSent: that of the answer, which the client does not see
+	host, path string         // of the request as received, which handlers behind sse may change
+	why        stream.Private // it is not shared
+	headSent   bool           // the client has the head of an event stream already
+	unsent     http.Header    // with headSent: that of the answer, which the client does not see
 
 	missed  bool   // it may miss what came since it was sent its head
 	lostID  string // the gateway's ID that the client came with, and cannot be resumed from
@@ -167,12 +168,12 @@ func (p *passThrough) WriteHeader(status int) {
 	body, known := newBodyWriter(header.Get("Content-Encoding"), eventWriter{p})
 	if !known {
 		p.countGap()
+		p.why = stream.Private{Reason: stream.PrivateCoding, Detail: header.Get("Content-Encoding")}
+		p.tellPrivate()
 		p.plain(status)
 		return
 	}
-	if p.onShareable != nil && p.handler.policy.MayShare(header, p.request) {
-		p.onShareable()
-	}
+	p.judge(header)
 	p.body = body
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,8 +211,12 @@ func (p *passThrough) findGap(header http.Header) {
 	if p.askedID != "" && header.Get("SSE-Resume") == "" {
 		p.lostID = p.askedID // no gateway knows it
 	}
-	if p.lostID != "" && !p.headSent {
+	switch {
+	case p.headSent:
+	case p.lostID != "":
 		header.Set("SSE-Resume", stream.ResumeGap)
+	case header.Get("SSE-Resume") == "":
+		header.Set("SSE-Resume", stream.ResumePrivate)
 	}
 }
 
@@ -266,12 +271,14 @@ func (p *passThrough) begin() {
 	if repl, ok := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.sse.stream", p.ID())
 		repl.Set("http.sse.resume", p.resume())
+		repl.Set("http.sse.private", string(p.why.Reason))
 	}
 	subscribersBy(p.request).Inc()
 	p.clock.Headed()
 	if age := p.handler.options.RandomAge(); age > 0 {
 		p.LeaveAfter(age, stream.EndMaxAge)
 	}
+	p.tellPrivate()
 	stream.Process.TrackPrivate(p)
 }
 
@@ -444,7 +451,7 @@ func (p *passThrough) tell() {
 	p.seen.close()
 	stream.AnswerEnded(p.end)
 	subscribersBy(p.request).Dec()
-	tellEnd(p.request, accessFields{stream: p.ID(), resume: p.resume(), events: p.seen.events.Load(), firstEvent: p.clock.First, end: p.end})
+	tellEnd(p.request, accessFields{stream: p.ID(), resume: p.resume(), events: p.seen.events.Load(), firstEvent: p.clock.First, end: p.end, private: p.why.Reason})
 }
 
 // errIncomplete is why a stream broke off whose handlers do not say.

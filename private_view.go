@@ -143,7 +143,7 @@ func (p *passThrough) Inspect() (stream.Info, bool) {
 	v := p.seen
 	events := v.events.Load()
 	info := stream.Info{
-		ID: p.ID(), Kind: stream.KindPrivate, Stream: p.ID(), Host: stream.Clip(p.host), Path: stream.Clip(p.path), SeparatedBy: []string{}, BeganAt: v.born,
+		ID: p.ID(), Kind: stream.KindPrivate, Stream: p.ID(), Host: stream.Clip(p.host), Path: stream.Clip(p.path), SeparatedBy: []string{}, BeganAt: v.born, Private: p.why.Info(),
 		Subscribers: 1, EventsReceived: events, BytesReceived: v.received.Load(),
 		EventsSent: events, BytesSent: uint64(v.given.Load()), //nolint:gosec // a count is not negative
 		Upstream: stream.UpstreamInfo{State: stream.StateOpen, Since: v.born, Connections: 1},

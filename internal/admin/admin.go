@@ -40,6 +40,9 @@ var routes = []route{
 	{"/sse/feed", map[string]action{
 		http.MethodGet: {handle: serveFeed, query: []string{"sort", "order", "limit", "stream"}},
 	}},
+	{"/sse/hints", map[string]action{
+		http.MethodGet: {handle: listHints},
+	}},
 	{"/sse/streams", map[string]action{
 		http.MethodGet: {handle: listStreams, query: []string{"sort", "order", "limit", "offset"}},
 	}},

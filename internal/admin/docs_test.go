@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -67,6 +68,8 @@ var schemaTypes = map[string]reflect.Type{
 	"LastIDs":       reflect.TypeFor[stream.LastIDs](),
 	"Private":       reflect.TypeFor[stream.PrivateInfo](),
 	"Stream":        reflect.TypeFor[stream.Info](),
+	"Hint":          reflect.TypeFor[hints.Hint](),
+	"HintList":      reflect.TypeFor[HintList](),
 	"Subscriber":    reflect.TypeFor[Subscriber](),
 	"StreamList":    reflect.TypeFor[StreamList](),
 	"StreamDetail":  reflect.TypeFor[StreamDetail](),
@@ -227,10 +230,20 @@ func TestAdminFieldsAreDocumented(t *testing.T) {
 		"Stream.kind":       {stream.KindShared, stream.KindSplice, stream.KindPrivate, stream.KindDetached},
 		"Subscriber.resume": {stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced, stream.ResumePrivate},
 		"BlockEvent.kind":   {blockEvent, blockComment, blockControl, blockGap},
+		"Private.reason":    wordsOf(stream.PrivateReasons),
+		"Hint.kind":         wordsOf(hints.Kinds),
 	} {
 		name, property, _ := strings.Cut(field, ".")
 		assertWords(t, field, doc.Components.Schemas[name].Properties[property].Enum, words)
 	}
+}
+
+// wordsOf are labels as texts.
+func wordsOf[T ~string](labels []T) (words []string) {
+	for _, label := range labels {
+		words = append(words, string(label))
+	}
+	return words
 }
 
 func assertWords(t *testing.T, what string, described []any, words []string) {

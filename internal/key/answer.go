@@ -6,18 +6,39 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// MayShare reports whether the answer to a request may be given to others with
-// the same key.
-func (p *Policy) MayShare(answer http.Header, r *http.Request) bool {
-	if _, everything := varyNames(answer); everything || p.Varies(answer) {
-		return false
+// WhyPrivate tells why the answer to a request may not be given to others with
+// the same key; without a reason it may.
+func (p *Policy) WhyPrivate(answer http.Header, r *http.Request) stream.Private {
+	names, everything := varyNames(answer)
+	if everything {
+		return stream.Private{Reason: stream.PrivateVary, Detail: "*"}
 	}
-	if len(answer["Set-Cookie"]) > 0 && !p.public {
-		return false
+	if names = slices.DeleteFunc(names, p.mayVary); len(names) > 0 {
+		return stream.Private{Reason: stream.PrivateVary, Detail: strings.Join(names, ", ")}
 	}
-	return p.hasCredential(r) || !saysPrivate(answer["Cache-Control"])
+	if cookies := answer["Set-Cookie"]; len(cookies) > 0 && !p.public {
+		return stream.Private{Reason: stream.PrivateSetCookie, Detail: cookieNames(cookies)}
+	}
+	if saysPrivate(answer["Cache-Control"]) && !p.hasCredential(r) {
+		return stream.Private{Reason: stream.PrivateControl}
+	}
+	return stream.Private{}
+}
+
+// cookieNames names the cookies that an answer sets. Their values are nobody's
+// business.
+func cookieNames(lines []string) string {
+	names := make([]string, 0, len(lines))
+	for _, line := range lines {
+		if name, _, ok := strings.Cut(line, "="); ok {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // GivesCookies reports whether the first answer of a stream may set cookies: on

@@ -6,7 +6,7 @@
 //	Policy.Parts      what is in the key of a request
 //	Policy.Clean      the request as it is sent upstream: what is not in the key is out
 //	Policy.Heed       what stands behind sse and asks for more: in the key then, or out
-//	Policy.MayShare   whether the application says that its answer is not for all
+//	Policy.WhyPrivate whether the application says that its answer is not for all
 //
 // What a policy does not know counts: an unknown header field keeps clients apart.
 package key

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
@@ -83,17 +84,32 @@ func (r PrivateReason) OfRequest() bool {
 	return false
 }
 
-// Text says it in words.
-func (r PrivateReason) Text() string { return privateTexts[r].text }
-
-// Remedy is what to do about it.
-func (r PrivateReason) Remedy() string { return privateTexts[r].remedy }
-
 // Private is why a stream is private. The zero value is of one that is shared.
 type Private struct {
 	Reason PrivateReason
 	Detail string    // what of the request or the answer it is: a name, never a value
 	Until  time.Time // with a reason that was learnt of an earlier answer: how long it holds
+}
+
+// Text says it in words.
+func (p Private) Text() string {
+	text := privateTexts[p.Reason].text
+	if p.Detail != "" {
+		text += ": " + Clip(p.Detail)
+	}
+	return text
+}
+
+// Remedy is what to do about it.
+func (p Private) Remedy() string {
+	if p.Reason != PrivateVary {
+		return privateTexts[p.Reason].remedy
+	}
+	if p.Detail == "*" {
+		return "have the application leave it out of Vary: * says that no other request may have the same answer"
+	}
+	name, _, _ := strings.Cut(p.Detail, ",")
+	return strings.ReplaceAll(privateTexts[p.Reason].remedy, "<name>", Clip(name))
 }
 
 // PrivateInfo is what operators are told of it.
@@ -110,7 +126,7 @@ func (p Private) Info() *PrivateInfo {
 	if p.Reason == "" {
 		return nil
 	}
-	info := &PrivateInfo{Reason: p.Reason, Detail: Clip(p.Detail), Text: p.Reason.Text(), Remedy: p.Reason.Remedy()}
+	info := &PrivateInfo{Reason: p.Reason, Detail: Clip(p.Detail), Text: p.Text(), Remedy: p.Remedy()}
 	if !p.Until.IsZero() {
 		info.Until = &p.Until
 	}
@@ -136,6 +152,16 @@ func WhyPrivate(err error) Private {
 		return orElse(e.why, Private{Reason: PrivateNoStream})
 	}
 	return Private{Reason: PrivateNoStream}
+}
+
+// WhyPrivate tells why the subscriber's stream is private.
+func (sub *Subscriber) WhyPrivate() Private {
+	if sub.Origin == nil {
+		return Private{}
+	}
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return sub.home.why
 }
 
 // WhyAlone tells a subscriber that is turned away, so that it gets an upstream connection of its own, for what.

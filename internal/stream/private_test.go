@@ -11,8 +11,8 @@ import (
 // Every reason says what it is, and what to do.
 func TestPrivateReasonsHaveWords(t *testing.T) {
 	for _, reason := range PrivateReasons {
-		if reason.Text() == "" || reason.Remedy() == "" {
-			t.Errorf("%s: text %q, remedy %q", reason, reason.Text(), reason.Remedy())
+		if info := (Private{Reason: reason}).Info(); info.Text == "" || info.Remedy == "" {
+			t.Errorf("%+v", info)
 		}
 	}
 	for reason := range privateTexts {
