@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -132,7 +133,7 @@ func numberOf(m eventstream.Message, size int) (int, error) {
 // does that.
 func awaitTakenOver(t *testing.T, n int) {
 	t.Helper()
-	if os.Getenv(deliveryEnv) == delivery.ByHandler {
+	if deliverytest.Of(t) == delivery.ByHandler {
 		return
 	}
 	eventually(t, strconv.Itoa(n)+" connections are taken over", func() bool { return delivery.Live() == n })

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -172,7 +173,7 @@ func newDiffApp(s *differential, path string, seed uint64) *diffApp {
 	add(pick(rnd, "", "", "prime off"))
 	add(pick(rnd, "", "heartbeat 50ms"))
 	add(pick(rnd, "", "", "", "max_age 1s"))
-	if os.Getenv(deliveryEnv) == "" {
+	if deliverytest.Of(s.t) == "" {
 		add(pick(rnd, "", "delivery handler"))
 	}
 	d.options = strings.Join(options, "\n")

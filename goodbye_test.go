@@ -3,12 +3,12 @@ package caddysse
 import (
 	"crypto/tls"
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 )
 
 // A client over TLS says goodbye and waits for the answer, without closing its
@@ -19,7 +19,7 @@ func TestGoodbyeOverTLS(t *testing.T) {
 	all := startTransports(t, u, "heartbeat off\nwrite_timeout 1h")
 	over := all[len(all)-1]
 	sent := map[string][]int{"at once": nil, "after other data": {1, 5000, 1}, "after much data": {32 << 10, 16 << 10}}
-	if os.Getenv(deliveryEnv) == delivery.ByHandler {
+	if deliverytest.Of(t) == delivery.ByHandler {
 		sent = map[string][]int{"at once": nil} // net/http takes other data for the next request
 	}
 	for name, before := range sent {

@@ -5,18 +5,17 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 )
 
-// deliveryHTTP2 is a value of deliveryEnv: gateways speak TLS, share connections
-// of HTTP/2, and are asked over one.
-const deliveryHTTP2 = "http2"
-
-func overHTTP2() bool { return os.Getenv(deliveryEnv) == deliveryHTTP2 }
+// overHTTP2 reports whether gateways speak TLS, share connections of HTTP/2, and are
+// asked over one.
+func overHTTP2() bool { return deliverytest.OverHTTP2() }
 
 // testPair is the certificate of all gateways that are reached over HTTP/2.
 var testPair = sync.OnceValue(func() tls.Certificate {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -71,31 +72,32 @@ func startGateway(t testing.TB, caddyfile string) *gateway {
 // load replaces the configuration, as a reload does.
 func (g *gateway) load(caddyfile string) {
 	g.t.Helper()
-	if err := loadCaddyfile(strings.ReplaceAll(caddyfile, "{socket}", "unix/"+g.socket)); err != nil {
+	if err := loadCaddyfile(g.t, strings.ReplaceAll(caddyfile, "{socket}", "unix/"+g.socket)); err != nil {
 		g.t.Fatal(err)
 	}
 }
 
-// deliveryEnv is the environment variable with the way to write to clients that
-// is tested, if not the default.
-const deliveryEnv = "CADDY_SSE_DELIVERY"
-
-func loadCaddyfile(caddyfile string) error {
+func loadCaddyfile(t testing.TB, caddyfile string) error {
+	t.Helper()
 	adapter := caddyconfig.GetAdapter("caddyfile")
 	body, _, err := adapter.Adapt([]byte(testGlobals+caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
 		return err
 	}
-	return caddy.Load(withDelivery(body), true)
+	return caddy.Load(withDelivery(t, body), true)
 }
 
 // withDelivery sets the way to write to clients that is tested in an adapted
 // configuration: all tests hold for both.
-func withDelivery(body []byte) []byte {
+func withDelivery(t testing.TB, body []byte) []byte {
+	t.Helper()
 	if overHTTP2() {
 		return withHTTP2(body)
 	}
-	if delivery := os.Getenv(deliveryEnv); delivery != "" && !bytes.Contains(body, []byte(`"delivery":`)) {
+	if !bytes.Contains(body, []byte(`"handler":"sse"`)) || bytes.Contains(body, []byte(`"delivery":`)) {
+		return body
+	}
+	if delivery := deliverytest.Of(t); delivery != "" {
 		body = bytes.ReplaceAll(body, []byte(`"handler":"sse"`), []byte(`"delivery":"`+delivery+`","handler":"sse"`))
 	}
 	return body

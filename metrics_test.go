@@ -18,6 +18,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -107,7 +108,7 @@ func TestMetrics(t *testing.T) {
 		length += len("id: " + n + "\ndata: " + n + "\n\n")
 	}
 	const privateSubscribers = "subscribers delivery=handler protocol=1.1"
-	subscribers := "subscribers delivery=" + cmp.Or(os.Getenv(deliveryEnv), delivery.ByConnection) + " protocol=1.1"
+	subscribers := "subscribers delivery=" + cmp.Or(deliverytest.Of(t), delivery.ByConnection) + " protocol=1.1"
 	want := gathered{
 		"streams kind=shared":             1,
 		"upstream_connections state=open": 1,

@@ -43,7 +43,7 @@ func startGatewayWith(t *testing.T, globals, caddyfile string) *gateway {
 		t.Fatal(err)
 	}
 	g.awaitReload(func() {
-		if err := caddy.Load(withDelivery([]byte(body)), true); err != nil {
+		if err := caddy.Load(withDelivery(t, []byte(body)), true); err != nil {
 			t.Fatal(err)
 		}
 	})

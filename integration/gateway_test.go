@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 )
 
 // gateway is a Caddy with the module, in a process of its own.
@@ -79,7 +81,7 @@ func (setup gatewaySetup) start(t testing.TB) *gateway {
 func (g *gateway) run(t testing.TB) {
 	t.Helper()
 	caddyfile := filepath.Join(g.dir, "Caddyfile")
-	if err := os.WriteFile(caddyfile, []byte(g.caddyfile(g.setup.directives)), 0o600); err != nil {
+	if err := os.WriteFile(caddyfile, []byte(g.caddyfile(t, g.setup.directives)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	args := []string{g.setup.program, "run", "--config", caddyfile, "--adapter", "caddyfile"}
@@ -152,16 +154,18 @@ func (g *gateway) dialAdmin(ctx context.Context) (net.Conn, error) {
 // configurationStatus is what the status of /configuration, which tells the configurations apart, counts from.
 const configurationStatus = 200
 
-// deliveryEnv is the environment variable with the way to write to clients that is tested, if not the default.
-const deliveryEnv = "CADDY_SSE_DELIVERY"
-
 // handlers are the lines that begin the handler's directive.
 var handlers = regexp.MustCompile(`(?m)^sse( @\S+)?( \{)?$`)
 
 // caddyfile returns a configuration. Each is another one: Caddy takes no notice of one that it has.
-func (g *gateway) caddyfile(directives string) string {
+func (g *gateway) caddyfile(t testing.TB, directives string) string {
+	t.Helper()
 	g.loads++
-	if delivery := os.Getenv(deliveryEnv); delivery != "" {
+	delivery := ""
+	if handlers.MatchString(directives) {
+		delivery = deliverytest.Of(t)
+	}
+	if delivery != "" {
 		directives = handlers.ReplaceAllStringFunc(directives, func(line string) string {
 			return strings.TrimSuffix(line, " {") + " {\ndelivery " + delivery + map[bool]string{false: "\n}"}[strings.HasSuffix(line, " {")]
 		})
@@ -182,7 +186,7 @@ func (g *gateway) caddyfile(directives string) string {
 // load gives the gateway new directives. It returns how long that took, and the answer if it was refused.
 func (g *gateway) load(directives string) (took time.Duration, err error) {
 	g.t.Helper()
-	text := g.caddyfile(directives)
+	text := g.caddyfile(g.t, directives)
 	began := time.Now()
 	status, answer := g.ask(http.MethodPost, "/load", text)
 	took = time.Since(began)

@@ -1,0 +1,66 @@
+// Package deliverytest tells tests which of the two ways to write to clients they
+// are run for.
+//
+// A test that asks has to hold for both, and is run for both; one that does not ask
+// is run once. Nobody lists them: who asks takes note of the test (ci/test.sh).
+package deliverytest
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Environment variables: the way to write to clients that is tested, and the file in
+// which the tests are noted that ask for it.
+const (
+	env     = "CADDY_SSE_DELIVERY"
+	noteEnv = "CADDY_SSE_DELIVERY_NOTE"
+)
+
+// dir is the folder of the package that is tested; a test may leave it.
+var dir, _ = os.Getwd()
+
+var (
+	mu    sync.Mutex
+	noted = make(map[string]bool)
+)
+
+// Of returns the way to write to clients that a test is run for: a value of the
+// option delivery, or "" for the default.
+func Of(t testing.TB) string {
+	t.Helper()
+	if file := os.Getenv(noteEnv); file != "" {
+		if err := note(file, t.Name()); err != nil {
+			t.Errorf("taking note that the test depends on the delivery: %v", err)
+		}
+	}
+	return os.Getenv(env)
+}
+
+// OverHTTP2 reports whether the clients of tests are to share connections of HTTP/2,
+// which is neither way of the two: who asks for this only need not run twice.
+func OverHTTP2() bool { return os.Getenv(env) == "http2" }
+
+// note adds a line with a test's package and name to a file. Tests of several
+// packages do at the same time.
+func note(file, test string) error {
+	test, _, _ = strings.Cut(test, "/") // subtests are not run by themselves
+	mu.Lock()
+	defer mu.Unlock()
+	if noted[test] {
+		return nil
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(f, "%s\t%s\n", dir, test); err != nil {
+		_ = f.Close()
+		return err
+	}
+	noted[test] = true
+	return f.Close()
+}
