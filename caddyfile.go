@@ -49,6 +49,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"max_streams":         parseCount(func(h *Handler) *int { return &h.MaxStreams }),
 	"max_subscribers":     parseCount(func(h *Handler) *int { return &h.MaxSubscribers }),
 	"max_age":             parseMaxAge,
+	"reauthorize":         parseReauthorize,
 	"reconnect":           parseText(func(h *Handler) *string { return &h.Reconnect }, "broken, always, resumable or never"),
 	"upstream_timeout":    parseUpstreamTimeout,
 	"give_up":             parseGiveUp,
@@ -104,6 +105,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		max_event_size    <size>
 //		max_streams       <count>
 //		max_subscribers   <count>
+//		reauthorize       <interval> [upstream]
 //
 //		reconnect         broken|always|resumable|never
 //		upstream_timeout  <duration>
@@ -278,6 +280,21 @@ func parseShare(h *Handler, d *caddyfile.Dispenser) error {
 func parseKeyAdd(h *Handler, d *caddyfile.Dispenser) error {
 	if h.KeyAdd = d.RemainingArgs(); len(h.KeyAdd) == 0 {
 		return d.Err("key_add: expected at least one placeholder, such as {vars.tenant}")
+	}
+	return nil
+}
+
+func parseReauthorize(h *Handler, d *caddyfile.Dispenser) error {
+	interval, err := durationArg(d)
+	if err != nil {
+		return err
+	}
+	h.Reauthorize = &Reauthorize{Interval: interval}
+	if d.NextArg() {
+		if d.Val() != "upstream" {
+			return d.Errf("reauthorize: expected upstream or nothing after the interval, not %q", d.Val())
+		}
+		h.Reauthorize.Upstream = true
 	}
 	return nil
 }

@@ -275,6 +275,15 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`max_age -1h`, `!expected a duration`},
 		{`max_age 1h 2h`, `!unexpected argument "2h"`},
 	},
+	"reauthorize": {
+		{`reauthorize 1m`, `{"reauthorize":{"interval":60000000000}}`},
+		{`reauthorize 30s upstream`, `{"reauthorize":{"interval":30000000000,"upstream":true}}`},
+		{`reauthorize`, `!expected a duration, such as 15s`},
+		{`reauthorize often`, `!expected a duration, such as 15s, not "often"`},
+		{`reauthorize 500ms`, `!expected an interval of at least 1s`},
+		{`reauthorize 1m application`, `!expected upstream or nothing after the interval, not "application"`},
+		{`reauthorize 1m upstream now`, `!unexpected argument "now"`},
+	},
 	"last_event_id_query": {
 		{`last_event_id_query since cursor`, `{"last_event_id_query":["since","cursor"]}`},
 		{`last_event_id_query off`, `{"last_event_id_query":[]}`},
@@ -563,6 +572,7 @@ func TestWrongJSON(t *testing.T) {
 		{`{"lag":"skip"}`, "lag skip: needs gap_event"},
 		{`{"write_timeout":-1}`, "write_timeout: expected"},
 		{`{"max_age":-1}`, "max_age: expected"},
+		{`{"reauthorize":{}}`, "reauthorize: expected"},
 		{`{"reconnect":"no"}`, "reconnect: expected"},
 		{`{"upstream_timeout":-1}`, "upstream_timeout: expected"},
 		{`{"give_up":-1}`, "give_up: expected"},

@@ -39,6 +39,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.takeRenewal(w, r, next, q)
 		return nil
 	}
+	if q, ok := r.Context().Value(recheckCtxKey{}).(*recheck); ok && q.handler == nil {
+		h.takeRecheck(r, next, q)
+		return nil
+	}
 	declineHTTP2(r)
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
@@ -306,6 +310,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	}
 	d = &served{h: h, next: next, req: req}
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
+	d.Notice = h.welcomeSubscriber(sub, req, r).notice
 	d.begin(head, wait == nil)
 	return d, false, nil
 }

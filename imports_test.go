@@ -33,6 +33,7 @@ var walls = map[string]wall{
 	"internal/hints":        {zap: true},
 	"internal/replay":       {imports: []string{"eventstream"}},
 	"internal/meter":        {},
+	"internal/access":       {},
 	"internal/stream":       {imports: []string{"eventstream", "internal/logs", "internal/meter", "internal/replay"}, zap: true},
 	"internal/key":          {imports: []string{"internal/stream"}, caddy: true, http: true},
 	"internal/h2":           {http: true},

@@ -104,6 +104,7 @@ func newMetrics() *metrics {
 	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", delivery.Counts.Ended)
 	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
+	labelled("reauthorizations_total", "Requests of clients that were run again to see whether they are let in, by what became of them.", "result", theReauthorized)
 	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", stream.Counts.Evictions)
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",

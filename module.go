@@ -241,6 +241,12 @@ type Handler struct {
 	// 0, no limit.
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 
+	// How often each client's request is run again, as it came, through the handlers
+	// before this one: authentication, say. If they refuse it, the client's
+	// response ends. Requests that are no GET are not run again. Default: only
+	// after a reload of the configuration.
+	Reauthorize *Reauthorize `json:"reauthorize,omitempty"`
+
 	// What happens when the upstream connection of a stream ends. "broken" (the
 	// default): if it broke (a reset, an unexpected end, upstream_timeout), it
 	// is opened again and the subscribers stay; if it ended as HTTP says, so do
@@ -466,6 +472,7 @@ func (h *Handler) heedBehind(ctx caddy.Context, server *caddyhttp.Server) {
 func (h *Handler) Cleanup() error {
 	if h.instance != nil {
 		stream.Process.Retire(h.instance)
+		theGuests.Stale(h.instance)
 	}
 	h.hints.Close()
 	if caddy.Exiting() && h.options != nil {

@@ -42,6 +42,7 @@ type passThrough struct {
 	body        bodyWriter         // nil: not an event stream
 	seen        *privateView       // by operators; the same
 	cancel      context.CancelFunc // of the upstream connection
+	who         *guest
 
 	mu      sync.Mutex // guards what follows, and writing to an event stream's client
 	out     *delivery.Response
@@ -280,6 +281,7 @@ func (p *passThrough) begin() {
 	}
 	p.tellPrivate()
 	stream.Process.TrackPrivate(p)
+	p.who = p.handler.welcomePrivate(p)
 }
 
 // plain lets an answer pass that is not an event stream.
@@ -425,6 +427,9 @@ func (p *passThrough) stop() {
 	stream.Process.ForgetPrivate(p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.who != nil {
+		p.who.Left()
+	}
 	if p.out != nil {
 		p.out.Close()
 		p.tell()

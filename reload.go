@@ -3,8 +3,10 @@ package caddysse
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -67,27 +70,29 @@ func (u *upstreamRequest) Renew(server any, q *stream.Renewal) bool {
 	if !ok || u.received == nil {
 		return false
 	}
-	again := &renewedRequest{q, u.received, u.idParam}
-	ctx, cancel := context.WithTimeout(context.WithValue(u.received.Context(), renewalCtxKey{}, again), renewalTimeout)
+	return renew(s, u.received, u.idParam, q, u.handler.logger)
+}
+
+// renew runs a client's request again through a server, for the stream that it is of.
+func renew(s *caddyhttp.Server, received *http.Request, idParam string, q *stream.Renewal, logger *zap.Logger) bool {
+	again := &renewedRequest{q, received, idParam}
+	ctx, cancel := context.WithTimeout(context.WithValue(received.Context(), renewalCtxKey{}, again), renewalTimeout)
 	defer cancel()
-	r := u.received.Clone(ctx)
 	err := runNext(caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		return through(s, w, r)
-	}), &discardWriter{header: make(http.Header), cancel: cancel}, r)
+	}), &discardWriter{header: make(http.Header), cancel: cancel}, received.Clone(ctx))
 	if _, panicked := errors.AsType[panicError](err); panicked {
-		u.handler.logger.Error("request that was run again after a reload failed", zap.NamedError("reason", err))
+		logger.Error("request that was run again after a reload failed", zap.NamedError("reason", err))
 		return false
 	}
 	return q.Source != nil
 }
 
 // through runs a request through a server's handlers as the server does, less the
-// access log and the answer to an error: nobody has made this request.
+// access log, the metrics of requests and the answer to an error: nobody has made this
+// request.
 func through(s *caddyhttp.Server, w http.ResponseWriter, r *http.Request) error {
-	if !plainNames(s, r.Header) {
-		s.ServeHTTP(w, r)
-		return nil
-	}
+	dropAliases(s, r.Header)
 	if s.StrictSNIHost != nil && *s.StrictSNIHost && r.TLS != nil {
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {
@@ -99,21 +104,67 @@ func through(s *caddyhttp.Server, w http.ResponseWriter, r *http.Request) error 
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s)
 	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
-	return s.Routes.Compile(nothing).ServeHTTP(w, r)
+	return uncounted(s.Routes, nothing).ServeHTTP(w, r)
 }
 
-// plainNames reports whether there are no header fields that the server drops because
-// handlers could take them for others: it has rules of its own for that.
-func plainNames(s *caddyhttp.Server, header http.Header) bool {
-	if len(s.ExpectedUnderscoreHeaders) > 0 || len(s.ExpectedDotHeaders) > 0 {
-		return false
+// uncounted compiles a server's routes as Caddy does, less the metrics of requests,
+// which Caddy puts around each route.
+func uncounted(routes caddyhttp.RouteList, next caddyhttp.Handler) caddyhttp.Handler {
+	for _, route := range slices.Backward(routes) {
+		next = uncountedRoute(&route, next)
 	}
-	for name := range header {
-		if strings.ContainsAny(name, "_.") {
-			return false
+	return next
+}
+
+func uncountedRoute(route *caddyhttp.Route, next caddyhttp.Handler) caddyhttp.Handler {
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		groups, _ := r.Context().Value(key.RouteGroupCtxKey).(map[string]struct{})
+		if _, entered := groups[route.Group]; entered && route.Group != "" {
+			return next.ServeHTTP(w, r)
 		}
-	}
-	return true
+		matches, err := route.MatcherSets.AnyMatchWithError(r)
+		if err != nil {
+			return err
+		}
+		if !matches {
+			return next.ServeHTTP(w, r)
+		}
+		if route.Group != "" && groups != nil {
+			groups[route.Group] = struct{}{}
+		}
+		handler := next
+		if route.Terminal {
+			handler = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+		}
+		for _, mid := range slices.Backward(route.Handlers) {
+			inner := handler
+			handler = caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				return mid.ServeHTTP(w, r, inner)
+			})
+		}
+		return handler.ServeHTTP(w, r)
+	})
+}
+
+// dropAliases drops header fields that handlers could take for others, as the server
+// does, if it is not said that they are expected. Of repeated ones, and of those that
+// they could be taken for, the configuration that the request came through has.
+func dropAliases(s *caddyhttp.Server, header http.Header) {
+	maps.DeleteFunc(header, func(name string, _ []string) bool {
+		return strings.ContainsAny(name, "_.") &&
+			!isExpected(name, s.ExpectedUnderscoreHeaders) && !isExpected(name, s.ExpectedDotHeaders)
+	})
+}
+
+// isExpected reports whether a header field is in a list, in which a name may end with
+// an asterisk.
+func isExpected(name string, list []string) bool {
+	return slices.ContainsFunc(list, func(entry string) bool {
+		if prefix, ok := strings.CutSuffix(entry, "*"); ok {
+			return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+		}
+		return strings.EqualFold(name, entry)
+	})
 }
 
 // takeRenewal leaves what a request that is run again came for, if it leads to

@@ -90,6 +90,9 @@ func (h *Handler) validateStream() error {
 	if h.MaxEventSize < 0 || h.MaxEventSize > math.MaxInt32 {
 		return fmt.Errorf("max_event_size: expected 1 to %d bytes, not %d", math.MaxInt32, h.MaxEventSize)
 	}
+	if r := h.Reauthorize; r != nil && time.Duration(r.Interval) < minReauthorize {
+		return fmt.Errorf("reauthorize: expected an interval of at least %v, not %v", minReauthorize, time.Duration(r.Interval))
+	}
 	if h.MaxStreams < 0 {
 		return fmt.Errorf("max_streams: expected 0 (no limit) or more, not %d", h.MaxStreams)
 	}

@@ -54,6 +54,7 @@ const (
 	signalWritable                    // the socket takes more
 	signalHungUp                      // the client has closed the connection
 	signalReadable                    // it has sent something
+	signalLeave                       // its response is to end now
 )
 
 // signal hands the connection to its writer to be looked at. It is safe for

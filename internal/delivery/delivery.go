@@ -18,6 +18,7 @@ type Delivery struct {
 	Subscriber *stream.Subscriber
 	Settings   *Settings
 	By         *TakeOver // how the connection may be taken over; nil: it may not
+	Notice     *Notice   // that the response is to end; nil: none comes
 
 	to       *Response
 	now      time.Time
@@ -61,6 +62,7 @@ func (d *Delivery) Run() stream.EndReason {
 		select {
 		case <-wake:
 		case <-timer.C:
+		case <-d.Notice.given():
 		case <-d.Request.Context().Done():
 			return stream.EndClient
 		}
@@ -148,6 +150,7 @@ func (d *Delivery) takeOver() bool {
 	}
 	d.Subscriber.Writing.Store(0)
 	c.counted.Inc()
+	d.Notice.takenBy(c)
 	d.Subscriber.DeliveredBy(ByConnection)
 	theWriters().take(c)
 	return true

@@ -223,6 +223,10 @@ func (w *writer) serve(c *connection) {
 	if signals&signalReadable != 0 {
 		c.socket.readable(c)
 	}
+	if c.blocked && signals&signalLeave != 0 {
+		w.close(c, stream.EndRevoked) // what it has not taken is not for it any more
+		return
+	}
 	if c.blocked {
 		if signals&signalWritable == 0 || !w.resume(c) {
 			return

@@ -285,7 +285,7 @@ func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 			add("var "+name, caddy.ToString(vars[name]))
 		}
 	}
-	entered, _ := r.Context().Value(routeGroupCtxKey).(map[string]struct{})
+	entered, _ := r.Context().Value(RouteGroupCtxKey).(map[string]struct{})
 	for _, name := range slices.Sorted(maps.Keys(p.groups)) {
 		if _, ok := entered[name]; ok {
 			add("route group", name)

@@ -123,7 +123,7 @@ func (c *choices) request() *http.Request {
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, choose(m, false, true))
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, choose(m, "192.0.2.1", "192.0.2.2"))
-	groups := r.Context().Value(routeGroupCtxKey).(map[string]struct{})
+	groups := r.Context().Value(RouteGroupCtxKey).(map[string]struct{})
 	for _, group := range []string{"g1", "g2"} {
 		if choose(m, false, true) {
 			groups[group] = struct{}{}
@@ -169,7 +169,7 @@ func (p *Policy) seen(r *http.Request) string {
 		}
 	}
 	for group := range p.groups {
-		_, entered := up.Context().Value(routeGroupCtxKey).(map[string]struct{})[group]
+		_, entered := up.Context().Value(RouteGroupCtxKey).(map[string]struct{})[group]
 		fmt.Fprintf(&b, "group %s: %v\n", group, entered)
 	}
 	orig := up.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)

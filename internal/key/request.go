@@ -12,9 +12,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// routeGroupCtxKey is Caddy's context key of the route groups that were
+// RouteGroupCtxKey is Caddy's context key of the route groups that were
 // entered, so that the rest of a group is not. Caddy does not export it.
-const routeGroupCtxKey caddy.CtxKey = "route_group"
+const RouteGroupCtxKey caddy.CtxKey = "route_group"
 
 // Request is what a client's request brought, to make upstream requests of, one
 // after the other. Nothing in it is shared with the client's request: that one
@@ -39,7 +39,7 @@ func (p *Policy) Copy(r *http.Request) *Request {
 		vars:     maps.Clone(ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)),
 	}
 	c.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if groups, ok := ctx.Value(routeGroupCtxKey).(map[string]struct{}); ok {
+	if groups, ok := ctx.Value(RouteGroupCtxKey).(map[string]struct{}); ok {
 		c.groups = maps.Clone(groups)
 	}
 	c.Original, _ = ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
@@ -128,7 +128,7 @@ func (c *Request) Instantiate(ctx context.Context, w http.ResponseWriter, lastEv
 	repl := caddy.NewReplacer()
 	r = caddyhttp.PrepareRequest(r, repl, w, c.server)
 	maps.Copy(r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any), c.vars)
-	if groups, ok := r.Context().Value(routeGroupCtxKey).(map[string]struct{}); ok {
+	if groups, ok := r.Context().Value(RouteGroupCtxKey).(map[string]struct{}); ok {
 		maps.Copy(groups, c.groups)
 	}
 	orig := c.Original

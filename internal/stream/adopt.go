@@ -93,11 +93,11 @@ func (h *Hub) renew(s *Stream) {
 		}
 		s.mu.Unlock()
 		q := &Renewal{Key: s.Key}
-		server := h.newestServer(s.place)
+		server := h.NewestServer(func(place string) bool { return place == s.place })
 		if server == nil || server == refused {
 			break
 		}
-		if src.Renew(server, q) {
+		if src.Renew(server, q) || s.renewedByOther(server, q) {
 			h.adopt(s, q)
 		} else {
 			refused = server // but there may be a newer one by now, or a client
@@ -107,13 +107,9 @@ func (h *Hub) renew(s *Stream) {
 	s.drain(s.DrainTime(), endReload)
 }
 
-// newestServer returns the server of the newest configuration that has a
-// handler of a place, nil if there is none.
-func (h *Hub) newestServer(place string) any {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (h *Hub) newestServerLocked(fits func(place string) bool) any {
 	for _, inst := range slices.Backward(h.instances) {
-		if inst.Place == place && (h.Serves == nil || h.Serves(inst.server)) {
+		if fits(inst.Place) && (h.Serves == nil || h.Serves(inst.server)) {
 			return inst.server
 		}
 	}

@@ -38,4 +38,6 @@ type HandlerLines struct {
 	Late        logs.Throttle
 	Resumed     logs.Throttle
 	NotResumed  logs.Throttle
+	Revoked     logs.Throttle
+	Unanswered  logs.Throttle
 }

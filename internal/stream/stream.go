@@ -330,7 +330,11 @@ func (sub *Subscriber) Leave() {
 	if s.only == sub && !forget {
 		s.endLocked()
 	}
+	pass := sub.pass
 	s.mu.Unlock()
+	if pass != nil {
+		pass.Left()
+	}
 	if forget {
 		s.hub.forget(s)
 	}

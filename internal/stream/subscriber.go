@@ -28,6 +28,7 @@ const (
 	endLag       EndReason = "lag"       // the client is behind the replay buffer
 	EndBroken    EndReason = "broken"    // the upstream connection broke, and that is not hidden
 	EndAdmin     EndReason = "admin"     // an operator ended it, over the admin API
+	EndRevoked   EndReason = "revoked"   // the client is not let in any more
 
 	// EndPerClient is no end for the client: it gets an upstream connection
 	// of its own, because the upstream gives each one a session.
@@ -37,7 +38,8 @@ const (
 // EndReasons are all reasons for which responses end.
 var EndReasons = []string{
 	string(EndClient), string(EndWrite), string(EndUpstream), string(endGaveUp), string(EndRefused), string(EndOversized),
-	string(endReload), string(EndStopping), string(EndMaxAge), string(endLag), string(EndBroken), string(EndAdmin), string(EndPerClient),
+	string(endReload), string(EndStopping), string(EndMaxAge), string(endLag), string(EndBroken), string(EndAdmin), string(EndRevoked),
+	string(EndPerClient),
 }
 
 // Nor are these, which are for who was sent no head yet: its request looks for a
@@ -132,6 +134,7 @@ type Subscriber struct {
 	tail       []byte        // what the upstream sent after its last blank line
 	leaveAt    time.Time     // ends the response then; zero: never
 	leaveFor   EndReason     // why
+	pass       Pass          // nil: it has none
 	Sent       uint64        // how many events it was given
 	FirstEvent time.Duration // from when it came to the first of them
 	bytes      uint64        // and bytes
@@ -416,11 +419,15 @@ func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 	if sub.waiting {
 		sub.home.admit(sub, now)
 	}
-	if sub.finish == EndPerClient {
+	leaves := !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt)
+	revoked := leaves && sub.leaveFor == EndRevoked // nothing is for it any more
+	if sub.finish == EndPerClient && !revoked {
 		return dst, time.Time{}, sub.finish
 	}
-	if !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt) {
-		dst = sub.tellBeforeEnd(dst)
+	if leaves {
+		if !revoked {
+			dst = sub.tellBeforeEnd(dst)
+		}
 		if retry := sub.stream.options.LastRetry(); retry != nil {
 			dst = append(dst, &replay.Block{Wire: retry})
 		}

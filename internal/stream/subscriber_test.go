@@ -573,3 +573,38 @@ func TestNothingBeforeFirstBlock(t *testing.T) {
 		})
 	})
 }
+
+// Who is not let in any more is given nothing of what is there, and is not served in
+// another way.
+func TestRevokedSubscribersAreGivenNothing(t *testing.T) {
+	inBubble(t, func(o *Options) { o.RetryMin, o.RetryMax = 0, 0 }, func(st *streamTest) {
+		a, up := st.start()
+		b := st.join("")
+		up.event("1")
+		a.expect(newcomer, given("1", "1"))
+		b.sub.EndAt(time.Now(), EndRevoked)
+		b.expectEnd(EndRevoked)
+		if b.sub.Sent != 0 {
+			t.Errorf("%d events were counted", b.sub.Sent)
+		}
+		b.leave()
+		up.event("2")
+		a.expect(given("2", "2"))
+
+		c := st.join("")
+		c.sub.EndAt(time.Now().Add(time.Minute), EndRevoked)
+		c.sub.EndAt(time.Now().Add(time.Hour), EndMaxAge) // is later
+		up.event("3")
+		c.expect(primed("sse1.E.2"), given("3", "3"))
+		up.event("4")
+		time.Sleep(time.Minute)
+		c.expectEnd(EndRevoked)
+
+		d := st.join("")
+		d.sub.mu.Lock()
+		d.sub.finish = EndPerClient
+		d.sub.mu.Unlock()
+		d.sub.EndAt(time.Now(), EndRevoked)
+		d.expectEnd(EndRevoked)
+	})
+}

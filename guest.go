@@ -1,0 +1,271 @@
+package caddysse
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/access"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
+)
+
+// Access that ends.
+//
+// Handlers before sse let a request in, and its response may last for days. So each
+// client's request is kept as it came, and run again up to sse: after a reload, and at
+// the interval of the option reauthorize. Who is refused is let go, and meets the
+// refusal when it comes back. What is no verdict, because the authentication service
+// is away, say, changes nothing: see docs/adr/0007-access-ends.md.
+
+// theGuests are all clients of event streams that the process has.
+var theGuests access.Set
+
+// guest is a client's response that lasts.
+type guest struct {
+	access.Guest
+
+	handler atomic.Pointer[Handler] // whose configuration has let it in last
+	request *keptRequest            // nil: it is not run again
+	tooLong bool                    // because there is too much of it
+
+	// Of a stream of the hub: the subscriber, what its request has in common with
+	// others, and how whoever serves it is woken.
+	sub      *stream.Subscriber
+	key      stream.Key
+	detached bool
+	notice   *delivery.Notice
+
+	private *passThrough // of a private stream
+}
+
+// welcome makes a client known whose response is about to last. since is when its
+// request came.
+func (h *Handler) welcome(g *guest, r *http.Request) *guest {
+	g.Subject = g
+	g.handler.Store(h)
+	if r.Method == http.MethodGet { // else it could be repeated, where it does not lead to sse any more
+		g.request, g.tooLong = h.keep(r)
+	}
+	theGuests.Add(&g.Guest, h.instance, h.reauthorizeInterval())
+	if h.instance.Retired.Load() {
+		theGuests.StaleOne(&g.Guest)
+	}
+	return g
+}
+
+// welcomeSubscriber is welcome for a subscriber of a stream of the hub.
+func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, req *stream.Request, r *http.Request) *guest {
+	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.Detached, notice: delivery.NewNotice()}, r)
+	sub.LetIn(g)
+	return g
+}
+
+// welcomePrivate is welcome for the client of a private stream.
+func (h *Handler) welcomePrivate(p *passThrough) *guest {
+	return h.welcome(&guest{private: p}, p.request)
+}
+
+// Left implements stream.Pass.
+func (g *guest) Left() { theGuests.Remove(&g.Guest) }
+
+// Dismiss implements access.Subject.
+func (g *guest) Dismiss(within time.Duration) {
+	if g.private != nil {
+		g.private.LeaveAfter(randomUpTo(within), stream.EndRevoked)
+		return
+	}
+	if within > 0 {
+		time.AfterFunc(randomUpTo(within), func() { g.Dismiss(0) })
+		return
+	}
+	g.sub.EndAt(time.Now(), stream.EndRevoked)
+	g.notice.Give()
+}
+
+// recheck is in the context of a guest's request that is run again.
+type recheck struct {
+	guest   *guest
+	handler *Handler // the sse handler that it reached; nil: none
+
+	application *applicationAnswer // nil: it was not asked
+}
+
+// recheckCtxKey is the context key of a *recheck.
+type recheckCtxKey struct{}
+
+// Ask implements access.Subject.
+func (g *guest) Ask() access.Verdict {
+	verdict, status, err := g.ask()
+	h := g.handler.Load()
+	switch verdict {
+	case access.Stays:
+		theReauthorized.With(reauthorizedPassed).Inc()
+	case access.Refused:
+		theReauthorized.With(reauthorizedRefused).Inc()
+		h.lines.Revoked.Log(func(suppressed int) {
+			h.logger.Info("client let go: its request is refused now", zap.Int("status", status), zap.Int("suppressed", suppressed))
+		})
+	case access.Unknown:
+		if errors.Is(err, errNoServer) {
+			break
+		}
+		theReauthorized.With(reauthorizedFailed).Inc()
+		h.lines.Unanswered.Log(func(suppressed int) {
+			h.logger.Warn("client stays: it was not found out whether its request is refused now",
+				zap.Int("status", status), zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
+		})
+	case access.Unasked:
+	}
+	return verdict
+}
+
+// ask runs the request again through the newest configuration.
+func (g *guest) ask() (verdict access.Verdict, status int, err error) {
+	if g.tooLong {
+		return access.Refused, http.StatusRequestHeaderFieldsTooLarge, nil
+	}
+	if g.request == nil {
+		return access.Unasked, 0, nil
+	}
+	h := g.handler.Load()
+	server, _ := stream.Process.NewestServer(g.mayBeAt(h.instance.Place)).(*caddyhttp.Server)
+	if server == nil {
+		return access.Unknown, 0, errNoServer // its stream ends by that, if it is shared
+	}
+	q := &recheck{guest: g}
+	ctx, cancel := context.WithTimeout(context.WithValue(g.request.context(), recheckCtxKey{}, q), renewalTimeout)
+	defer cancel()
+	w := &verdictWriter{header: make(http.Header), cancel: cancel}
+	err = runNext(caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return through(server, w, r)
+	}), w, g.request.build(ctx))
+	if q.handler == nil && w.status == 0 && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return access.Unknown, 0, ctx.Err()
+	}
+	if q.handler == nil {
+		verdict, status = judge(w.status, err)
+		return verdict, status, err
+	}
+	if q.application != nil && q.application.verdict() != access.Stays {
+		return q.application.verdict(), q.application.status, q.application.err
+	}
+	g.handler.Store(q.handler)
+	theGuests.Move(&g.Guest, q.handler.instance, q.handler.reauthorizeInterval())
+	return access.Stays, http.StatusOK, nil
+}
+
+// errNoServer: there is no configuration to ask, during a reload, say.
+var errNoServer = errors.New("no server has an sse handler at this address")
+
+// mayBeAt tells at which places a handler of the new configuration may be the
+// guest's: that of a shared stream has the same name.
+func (g *guest) mayBeAt(place string) func(string) bool {
+	if g.private == nil {
+		return func(p string) bool { return p == place }
+	}
+	listen, _, _ := strings.Cut(place, "\x00")
+	return func(p string) bool { return strings.HasPrefix(p, listen+"\x00") }
+}
+
+// judge finds the verdict of the handlers before sse, none of which has let the
+// request through. status is that of their answer, 0: there is none.
+func judge(status int, err error) (access.Verdict, int) {
+	var handlerErr caddyhttp.HandlerError
+	if status == 0 && err != nil {
+		status = http.StatusInternalServerError
+		if errors.As(err, &handlerErr) {
+			status = handlerErr.StatusCode
+		}
+	}
+	if isNoVerdict(status) {
+		return access.Unknown, status
+	}
+	return access.Refused, status // also by an answer of another kind: it does not lead to sse any more
+}
+
+// isNoVerdict reports whether a status says something of who answers, or of how often
+// or when it was asked, and not of the client.
+func isNoVerdict(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests,
+		statusCancelled:
+		return true
+	}
+	return status >= http.StatusInternalServerError
+}
+
+// statusCancelled is what reverse_proxy says of a request that was cancelled, by its
+// timeout here.
+const statusCancelled = 499
+
+// takeRecheck takes note that a request that is run again has reached the handler,
+// where it leads to the guest's stream.
+func (h *Handler) takeRecheck(r *http.Request, next caddyhttp.Handler, q *recheck) {
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	g := q.guest
+	switch {
+	case g.private != nil:
+	case g.detached && h.detached != nil:
+		if stream.Process.Key(h.detachedParts(r)) != g.key {
+			return
+		}
+	case g.detached:
+	case !h.mayJoin(r) || stream.Process.Key(h.policy.Parts(r, h.instance.Place)) != g.key:
+		return // it would be given another stream
+	}
+	q.handler = h
+	if h.Reauthorize != nil && h.Reauthorize.Upstream {
+		q.application = askApplication(r, next)
+	}
+}
+
+// Renew implements stream.Pass.
+func (g *guest) Renew(server any, q *stream.Renewal) bool {
+	s, ok := server.(*caddyhttp.Server)
+	if !ok || g.request == nil {
+		return false
+	}
+	h := g.handler.Load()
+	return renew(s, g.request.build(g.request.context()), "", q, h.logger)
+}
+
+// verdictWriter is the ResponseWriter of a guest's request that is run again. A
+// refusal is short, and let come to its end: whoever sends it would log that it was
+// cut.
+type verdictWriter struct {
+	header http.Header
+	cancel context.CancelFunc
+	status int // 0: none yet
+	left   int // bytes that are taken yet
+}
+
+// maxRefusal is how many bytes of a refusal are taken.
+const maxRefusal = 64 << 10
+
+func (v *verdictWriter) Header() http.Header { return v.header }
+
+func (v *verdictWriter) WriteHeader(status int) {
+	if status < http.StatusOK || v.status != 0 {
+		return
+	}
+	v.status, v.left = status, maxRefusal
+	if isEventStream(status, v.header) {
+		v.cancel() // it comes to no end
+	}
+}
+
+func (v *verdictWriter) Write(p []byte) (int, error) {
+	v.WriteHeader(http.StatusOK)
+	if v.left -= len(p); v.left < 0 {
+		v.cancel()
+		return 0, stream.ErrStreamOver
+	}
+	return len(p), nil
+}

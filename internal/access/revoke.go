@@ -1,0 +1,110 @@
+package access
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"sync"
+	"time"
+)
+
+// Revoking ends the responses of all guests that have a key. A key is a keyed
+// hash: what it was made of is not kept.
+//
+// A request that is on its way to a response is no guest yet. So it takes note of
+// the Clock when it comes, and when it becomes a guest what was revoked since is
+// looked at.
+
+// Key is what a guest can be revoked by.
+type Key [16]byte
+
+// keySecret is of the keyed hashes; it is the process's.
+var keySecret = sync.OnceValue(func() []byte {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails: crypto/rand
+	return secret
+})
+
+// KeyOf makes a key of what names a value, and of the hash of that.
+func KeyOf(name string, value [sha256.Size]byte) (key Key) {
+	mac := hmac.New(sha256.New, keySecret())
+	mac.Write(value[:])
+	mac.Write([]byte(name))
+	copy(key[:], mac.Sum(nil))
+	return key
+}
+
+// Clock is a moment in the order of revocations.
+type Clock uint64
+
+// maxRevocations bounds how many revocations are known to requests on their way.
+// One that has seen more pass is revoked: that is the safe side.
+const maxRevocations = 1024
+
+// revocations are the newest ones.
+type revocations struct {
+	now    Clock // how many there were
+	newest [maxRevocations]revocation
+}
+
+type revocation struct {
+	key  Key
+	fits func(*Guest) bool
+}
+
+// Now is the moment for a request that comes now.
+func (s *Set) Now() Clock {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.now
+}
+
+// Key gives a guest that was added the key that it can be revoked by. It reports
+// whether that was revoked after the moment since; then it is to be dismissed.
+func (s *Set) Key(g *Guest, key Key, since Clock) (revoked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key == (Key{}) || !g.in {
+		return false
+	}
+	remove(s.keys, g.key, g)
+	g.key = key
+	if s.keys == nil {
+		s.keys = make(map[Key]map[*Guest]struct{})
+	}
+	insert(s.keys, key, g)
+	return s.revokedSince(g, since)
+}
+
+// revokedSince reports whether a guest's key was revoked after a moment. The lock
+// is held.
+func (s *Set) revokedSince(g *Guest, since Clock) bool {
+	if s.said.now-since > maxRevocations {
+		return true
+	}
+	for at := since; at < s.said.now; at++ {
+		if r := &s.said.newest[at%maxRevocations]; r.key == g.key && r.fits(g) {
+			return true
+		}
+	}
+	return false
+}
+
+// Revoke dismisses all guests with a key that fit, each at a random moment within
+// the time, and returns how many there were. fits may be asked of guests to come.
+func (s *Set) Revoke(key Key, fits func(*Guest) bool, within time.Duration) int {
+	s.mu.Lock()
+	s.said.newest[s.said.now%maxRevocations] = revocation{key, fits}
+	s.said.now++
+	var all []*Guest
+	for g := range s.keys[key] {
+		if fits(g) {
+			all = append(all, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range all {
+		g.Subject.Dismiss(within)
+	}
+	return len(all)
+}

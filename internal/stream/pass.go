@@ -1,0 +1,63 @@
+package stream
+
+import "time"
+
+// Pass is what a subscriber was let in with, for who looks whether that still holds.
+type Pass interface {
+	// Left tells that the response is over. It may be called again.
+	Left()
+
+	// Renew runs the client's request through a server, as Source.Renew does.
+	Renew(server any, q *Renewal) bool
+}
+
+// LetIn gives a subscriber that is about to be served its pass.
+func (sub *Subscriber) LetIn(pass Pass) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.pass = pass
+}
+
+// EndAt ends the response at a moment, unless it ends before. Who serves it has to be
+// woken by the caller: to ring for one would wake all.
+func (sub *Subscriber) EndAt(at time.Time, reason EndReason) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
+		sub.leaveAt, sub.leaveFor = at, reason
+	}
+}
+
+// maxOtherPasses bounds how many subscribers' requests are run again for a stream
+// whose own is refused.
+const maxOtherPasses = 16
+
+// renewedByOther looks for a subscriber whose request the new configuration takes
+// for the same stream, where that of the one that opened it is refused.
+func (s *Stream) renewedByOther(server any, q *Renewal) bool {
+	s.mu.Lock()
+	var passes []Pass
+	for sub := range s.subs {
+		if sub.pass != nil {
+			passes = append(passes, sub.pass)
+		}
+		if len(passes) == maxOtherPasses {
+			break
+		}
+	}
+	s.mu.Unlock()
+	for _, pass := range passes {
+		if pass.Renew(server, q) {
+			return true
+		}
+	}
+	return false
+}
+
+// NewestServer returns the server of the newest configuration that has a handler of
+// a place that fits; nil: there is none.
+func (h *Hub) NewestServer(fits func(place string) bool) any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.newestServerLocked(fits)
+}

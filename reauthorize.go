@@ -1,0 +1,107 @@
+package caddysse
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/access"
+	"github.com/caddy-sse/caddy-sse/internal/meter"
+)
+
+// Reauthorize says when it is looked again whether a client is let in.
+type Reauthorize struct {
+	// How often each client's request is run again through the handlers before
+	// this one. At least 1 s.
+	Interval caddy.Duration `json:"interval,omitempty"`
+
+	// Ask the application as well, with the client's own request, which is
+	// cancelled as soon as its status is known. Default: false.
+	Upstream bool `json:"upstream,omitempty"`
+}
+
+// minReauthorize is the shortest interval: a typing error is not to be an attack on the
+// authentication service.
+const minReauthorize = time.Second
+
+// reauthorizeInterval is how often a client's request is run again; 0: after a reload
+// only.
+func (h *Handler) reauthorizeInterval() time.Duration {
+	if h.Reauthorize == nil {
+		return 0
+	}
+	return time.Duration(h.Reauthorize.Interval)
+}
+
+// What became of requests that were run again, as a label.
+const (
+	reauthorizedPassed  = "passed"
+	reauthorizedRefused = "refused"
+	reauthorizedFailed  = "failed"
+)
+
+// theReauthorized counts them.
+var theReauthorized = meter.NewLabelled(reauthorizedPassed, reauthorizedRefused, reauthorizedFailed)
+
+// applicationAnswer is the ResponseWriter of a client's request that the application is
+// asked with again. Its body is not wanted.
+//
+// It is a GET and not a HEAD: what a framework makes of HEAD for a handler that never
+// ends is no answer to whether the client may have the stream, and may leave the handler
+// running. That of a GET is cancelled as that of a client which leaves.
+type applicationAnswer struct {
+	header http.Header
+	cancel context.CancelFunc
+	status int // 0: there was none
+	err    error
+}
+
+// askApplication runs the handlers behind sse up to the head of their answer.
+func askApplication(r *http.Request, next caddyhttp.Handler) *applicationAnswer {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	a := &applicationAnswer{header: make(http.Header), cancel: cancel}
+	caddyhttp.SetVar(ctx, insideVar, insideForGood)
+	// In place: the placeholders know the request by its address.
+	*r = *r.WithContext(ctx)
+	a.err = runNext(next, a, r)
+	if a.status == 0 {
+		_, a.status = judge(0, a.err)
+	}
+	return a
+}
+
+func (a *applicationAnswer) Header() http.Header { return a.header }
+
+// WriteHeader ends the request at its head: the handlers behind sse are unwound, as
+// reverse_proxy does when an answer breaks off. If they read on, they would log that it
+// did.
+func (a *applicationAnswer) WriteHeader(status int) {
+	if status < http.StatusOK {
+		return
+	}
+	if a.status == 0 {
+		a.status = status
+	}
+	a.cancel()
+	panic(http.ErrAbortHandler)
+}
+
+func (a *applicationAnswer) Write([]byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	return 0, http.ErrAbortHandler
+}
+
+// verdict is what the answer says of the client.
+func (a *applicationAnswer) verdict() access.Verdict {
+	switch {
+	case isEventStream(a.status, a.header):
+		return access.Stays
+	case a.status == 0, isNoVerdict(a.status):
+		return access.Unknown
+	}
+	return access.Refused
+}
