@@ -26,7 +26,7 @@ type asyncSocket struct {
 // roomTeller tells how many bytes a connection takes without waiting.
 type roomTeller func() int
 
-func (s *asyncSocket) watch(c *connection) { s.poll = c.writer.set.poller.watch(s.conn, c) }
+func (s *asyncSocket) watch(c *connection) { s.poll = s.poll.poller.watch(s.conn, c) }
 
 func (s *asyncSocket) write(p []byte) (n int, err error) {
 	if s.room == nil || s.room() < len(p) {
@@ -123,6 +123,9 @@ func (s *asyncSocket) fault() error {
 	}
 	return s.pending()
 }
+
+// finish does nothing: the last chunk is the end.
+func (*asyncSocket) finish() {}
 
 // close closes the connection. Over TLS an alert is sent before, which waits for
 // seconds if the client is stuck.

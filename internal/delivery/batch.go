@@ -38,3 +38,10 @@ func (b *batch) of(blocks []*replay.Block) (chunk []byte, size int) {
 	}
 	return b.chunk, b.size
 }
+
+// writtenBatch is blocks that go out together, for the metrics and the access log.
+type writtenBatch struct {
+	blocks int
+	bytes  int    // without transfer coding
+	at     moment // when the first of them was complete; 0: they are a replay
+}

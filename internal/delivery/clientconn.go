@@ -1,9 +1,10 @@
 package delivery
 
 import (
-	"context"
 	"net"
-	"runtime"
+
+	"reflect"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -11,20 +12,17 @@ import (
 // connCtxKey is the context key of a client's connection.
 const connCtxKey caddy.CtxKey = "sse_conn"
 
-// ConnContext makes a client's connection known to its requests: it is for the server
-// to be called with each connection.
-func ConnContext(ctx context.Context, conn net.Conn) context.Context {
-	// The server accepts the next connection when this returns. Accepting is
-	// quicker than serving: in a storm thousands of goroutines would be ready
-	// to run, each in turn, and those that deliver events among them. So the
-	// others go first; what is not accepted yet waits in the listener's queue.
-	runtime.Gosched()
+// pathCaddyHTTP is the package path of Caddy's HTTP app.
+const pathCaddyHTTP = "github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	if ctx.Value(connCtxKey) != nil {
-		return ctx // another sse handler of the server has
+// isSocket reports whether a connection is one of the system's, or TLS over
+// one, so that nothing else between has a part in what is written.
+func isSocket(conn net.Conn) bool {
+	switch conn := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	case interface{ NetConn() net.Conn }: // tls.Conn
+		return strings.HasPrefix(reflect.TypeOf(conn).String(), "*tls.") && isSocket(conn.NetConn())
 	}
-	if side := sideOf(conn); side != nil {
-		conn = &sharedConn{Side: side}
-	}
-	return context.WithValue(ctx, connCtxKey, conn)
+	return false
 }

@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"sync/atomic"
-	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -13,7 +12,7 @@ import (
 type connection struct {
 	// Fixed after construction.
 	settings *Settings
-	writer   *writer
+	inbox    *inbox // of its writer
 	socket   socket
 	log      Record // nil: not logged
 	counted  *meter.Gauge
@@ -39,12 +38,12 @@ type connection struct {
 	began   bool             // something was sent
 	ended   bool             // the last chunk was
 	closed  bool
+	bare    bool // what is sent needs no transfer coding, and socket.finish ends it
 }
 
-// Slot and waker implement waiter.
-func (c *connection) Slot() *stream.Slot { return &c.entry }
-
-func (c *connection) Waker() stream.Waker { return c.writer }
+// Slot and Waker implement stream.Waiter.
+func (c *connection) Slot() *stream.Slot  { return &c.entry }
+func (c *connection) Waker() stream.Waker { return c.inbox }
 
 // signal is news for a connection's writer.
 type signal uint32
@@ -61,7 +60,7 @@ const (
 // concurrent use.
 func (c *connection) signal(s signal) {
 	if c.signals.Or(uint32(s)) == 0 {
-		c.writer.lookAtOne(c)
+		c.inbox.lookAtOne(c)
 	}
 }
 
@@ -86,14 +85,6 @@ func (c *connection) nextDue() (at moment) {
 		at = sooner(at, c.last+moment(c.settings.Heartbeat))
 	}
 	return sooner(at, c.leaveAt)
-}
-
-// sooner is the earlier of two moments, or the one that there is.
-func sooner(a, b moment) moment {
-	if a == 0 || (b != 0 && b < a) {
-		return b
-	}
-	return a
 }
 
 // socket is a connection's transport, for its writer.
@@ -121,37 +112,9 @@ type socket interface {
 	// that is not known.
 	fault() error
 
+	// finish ends the response as complete, where the bytes do not say so.
+	finish()
+
 	// close closes the connection.
 	close()
 }
-
-// hijack takes the client's connection from the server. It returns nil if
-// that cannot be done.
-func (d *Delivery) hijack() *connection {
-	conn, _, err := d.By.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
-	if err != nil {
-		return nil
-	}
-	return &connection{
-		settings: d.Settings,
-		sub:      d.Subscriber,
-		counted:  &Counts.OnConnections,
-		socket:   newSocket(conn, d.Settings.WriteTimeout, theWriters().poller),
-	}
-}
-
-// over tells that the response has ended. The connection counts as gone when
-// its access-log entry was written: the process may exit then.
-func (c *connection) over(reason stream.EndReason) {
-	c.counted.Dec()
-	Counts.Ended.With(string(reason)).Inc()
-	if c.log == nil {
-		c.writer.set.gone()
-		return
-	}
-	c.log.Ended(c.sub, reason, c.bytes, c.writer.set.gone)
-}
-
-// moment is a point in time, by the monotonic clock: nanoseconds since a little
-// before the writers began. 0 is none.
-type moment time.Duration

@@ -134,15 +134,16 @@ func (d *Delivery) takeOver() bool {
 	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.Writer) == nil {
 		return false // a handler before this one has made something else of it, or records it, which it has decided with the head
 	}
-	c := d.take()
-	if c == nil {
+	socket := d.By.take(d.Request.Context(), d.to)
+	if socket == nil {
 		return false
 	}
-	if d.By.over == nil && d.Request.Context().Err() != nil {
-		c.socket.close() // the client hung up before; from now on the context tells that the handlers have returned
+	if d.By.Closes() && d.Request.Context().Err() != nil {
+		socket.close() // the client hung up before; from now on the context tells that the handlers have returned
 		return false
 	}
 	d.to.Close()
+	c := d.By.connection(socket, d.Settings, d.Subscriber)
 	c.began = d.to.began
 	c.last = theWriters().moment(d.to.last)
 	if d.Settings.Record != nil {
@@ -152,15 +153,6 @@ func (d *Delivery) takeOver() bool {
 	c.counted.Inc()
 	d.Notice.takenBy(c)
 	d.Subscriber.DeliveredBy(ByConnection)
-	theWriters().take(c)
+	theWriters().take(c, d.By.home())
 	return true
-}
-
-// take takes the client's connection, or stream, from the server; nil: that cannot
-// be done.
-func (d *Delivery) take() *connection {
-	if d.By.over != nil {
-		return d.claim()
-	}
-	return d.hijack()
 }

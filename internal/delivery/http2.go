@@ -1,10 +1,10 @@
 package delivery
 
 import (
+	"context"
 	"net"
 	"os"
 	"reflect"
-	"sync"
 	"syscall"
 	"time"
 
@@ -16,10 +16,15 @@ import (
 type sharedConn struct {
 	*h2.Side
 
-	once   sync.Once
-	writer *writer
+	home
 
 	queued bool // for the writer: it is among those to be flushed
+}
+
+// flush implements queue.
+func (over *sharedConn) flush() {
+	over.queued = false
+	over.Conn().Flush()
 }
 
 // sideOf returns the server's side of a connection that it shares; nil: it does
@@ -37,12 +42,6 @@ func sideOf(conn net.Conn) *h2.Side {
 	return side
 }
 
-// writerOf returns the writer of all streams of the connection.
-func (over *sharedConn) writerOf(next func() *writer) *writer {
-	over.once.Do(func() { over.writer = next() })
-	return over.writer
-}
-
 // streamSocket is a stream of HTTP/2 that was taken over from the server.
 type streamSocket struct {
 	stream   *h2.Stream
@@ -56,34 +55,28 @@ type streamSocket struct {
 // waited for that a stream is taken over: until then its client gets no events.
 const claimTime = time.Second
 
-// claim takes the response's stream over from the server. It returns nil if that
+// claim takes a response's stream over from the server. It returns nil if that
 // cannot be done; the client may have been sent a comment then.
-func (d *Delivery) claim() *connection {
-	claim := d.By.over.Conn().Claim()
+func (over *sharedConn) claim(ctx context.Context, to *Response) socket {
+	claim := over.Conn().Claim()
 	if claim == nil {
 		return nil
 	}
-	d.to.began = true
-	if d.to.writePiece([]byte(claim.Marker()), true) == nil {
+	to.began = true
+	if to.writePiece([]byte(claim.Marker()), true) == nil {
 		timer := time.NewTimer(claimTime)
 		defer timer.Stop()
 		select {
 		case <-claim.Done():
 		case <-timer.C:
-		case <-d.Request.Context().Done():
+		case <-ctx.Done():
 		}
 	}
 	stream := claim.Settle()
 	if stream == nil {
 		return nil
 	}
-	timeout := d.Settings.WriteTimeout
-	return &connection{
-		settings: d.Settings,
-		sub:      d.Subscriber,
-		counted:  &Counts.OnStreams,
-		socket:   &streamSocket{stream: stream, over: d.By.over, timeout: timeout, taken: acksOf(d.By.over)},
-	}
+	return &streamSocket{stream: stream, over: over, timeout: to.settings.WriteTimeout, taken: acksOf(over)}
 }
 
 func (s *streamSocket) watch(c *connection) {
@@ -109,7 +102,7 @@ func (s *streamSocket) write(p []byte) (n int, err error) {
 func (s *streamSocket) flush() {
 	if w := s.over.writer; !s.over.queued {
 		s.over.queued = true
-		w.shared = append(w.shared, s.over)
+		w.queues = append(w.queues, s.over)
 	}
 }
 
@@ -157,9 +150,9 @@ func (s *streamSocket) close() {
 		s.stream.Reset()
 	}
 	s.flush()
-	set := s.over.writer.set
-	set.hold()
-	s.over.Conn().Written(set.gone)
+	live := s.over.writer.live
+	live.hold()
+	s.over.Conn().Written(live.gone)
 }
 
 // Interface guard.

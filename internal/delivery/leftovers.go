@@ -3,8 +3,8 @@ package delivery
 // Live counts the connections that were taken over and are not gone yet. It is for
 // tests that run whole gateways in their own process.
 func Live() int {
-	ws := theWriters()
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	return ws.live
+	l := &theWriters().live
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n
 }

@@ -23,14 +23,14 @@ type poller struct {
 // generation: what was meant for an earlier one is dropped.
 type pollSlot struct {
 	c          *connection
-	generation uint32
+	generation uint32 // not 0
 }
 
-// pollEntry is a connection's place in a poller; the zero value: it has none.
+// pollEntry is a connection's place in a poller.
 type pollEntry struct {
-	poller     *poller
+	poller     *poller // nil: there is none
 	slot       uint32
-	generation uint32
+	generation uint32 // 0: it has no place
 }
 
 // newPoller returns nil if there is none; then heartbeats fail to those who
@@ -129,7 +129,7 @@ func (p *poller) watchFD(fd int, c *connection, events uint32) pollEntry {
 		slot, p.free = p.free[last], p.free[:last]
 	} else {
 		slot = uint32(len(p.slots)) //nolint:gosec // G115: no more than there are file descriptors
-		p.slots = append(p.slots, pollSlot{})
+		p.slots = append(p.slots, pollSlot{generation: 1})
 	}
 	s := &p.slots[slot]
 	s.c = c
@@ -143,7 +143,7 @@ func (p *poller) watchFD(fd int, c *connection, events uint32) pollEntry {
 func (e *pollEntry) awaitWritable(fd int) { e.control(unix.EPOLL_CTL_MOD, fd, unix.EPOLLOUT) }
 
 func (e *pollEntry) control(op, fd int, events uint32) {
-	if e.poller == nil {
+	if e.generation == 0 {
 		return
 	}
 	event := unix.EpollEvent{
@@ -156,15 +156,15 @@ func (e *pollEntry) control(op, fd int, events uint32) {
 
 // remove gives the place up. The system drops the socket when it is closed.
 func (e *pollEntry) remove() {
-	p := e.poller
-	if p == nil {
+	if e.generation == 0 {
 		return
 	}
-	e.poller = nil
+	e.generation = 0
+	p := e.poller
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &p.slots[e.slot]
 	s.c = nil
-	s.generation++
+	s.generation = max(1, s.generation+1)
 	p.free = append(p.free, e.slot)
 }

@@ -102,9 +102,6 @@ type noDeadline struct{ http.ResponseWriter }
 // SetWriteDeadline does nothing.
 func (noDeadline) SetWriteDeadline(time.Time) error { return nil }
 
-// noTimeout stands for no time limit where one must be given.
-const noTimeout = 100 * 365 * 24 * time.Hour
-
 // Began reports whether something was sent.
 func (o *Response) Began() bool { return o.began }
 
@@ -133,14 +130,6 @@ func (o *Response) Close() {
 		o.restore()
 	}
 }
-
-// EmptyComment is the shortest heartbeat. Its blank line keeps comments from
-// piling up in clients that look for blank lines only, and from hiding how the
-// next event begins.
-const EmptyComment = ":\n\n"
-
-// ByteOrderMark is what a client drops at the very start of a stream.
-var ByteOrderMark = []byte("\xEF\xBB\xBF")
 
 // Send sends whole blocks.
 func (o *Response) Send(p []byte) error {

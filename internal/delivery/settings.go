@@ -39,3 +39,11 @@ const (
 	ByConnection = "connection"
 	ByHandler    = "handler"
 )
+
+// EmptyComment is the shortest heartbeat. Its blank line keeps comments from
+// piling up in clients that look for blank lines only, and from hiding how the
+// next event begins.
+const EmptyComment = ":\n\n"
+
+// ByteOrderMark is what a client drops at the very start of a stream.
+var ByteOrderMark = []byte("\xEF\xBB\xBF")

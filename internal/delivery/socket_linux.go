@@ -13,16 +13,16 @@ import (
 )
 
 // newSocket makes the transport of a connection that was taken over. A plain
-// one is detached from Go's network poller: a file descriptor is all that is
-// left of it.
+// one is detached from Go's network poller, if there is another one: a file
+// descriptor is all that is left of it.
 func newSocket(conn net.Conn, timeout time.Duration, p *poller) socket {
 	if raw, ok := conn.(syscall.Conn); ok && p != nil {
 		if fd, err := duplicate(raw); err == nil {
 			_ = conn.Close()
-			return &fdSocket{fd: fd}
+			return &fdSocket{fd: fd, poll: pollEntry{poller: p}}
 		}
 	}
-	s := &asyncSocket{conn: conn, timeout: timeout, taken: acksOf(conn)}
+	s := &asyncSocket{conn: conn, timeout: timeout, taken: acksOf(conn), poll: pollEntry{poller: p}}
 	if over, ok := conn.(*tls.Conn); ok {
 		if raw, ok := over.NetConn().(syscall.Conn); ok {
 			s.room, s.pending = roomOf(raw), faultOf(raw)
@@ -51,7 +51,7 @@ type fdSocket struct {
 	poll pollEntry
 }
 
-func (s *fdSocket) watch(c *connection) { s.poll = c.writer.set.poller.watchFD(s.fd, c, 0) }
+func (s *fdSocket) watch(c *connection) { s.poll = s.poll.poller.watchFD(s.fd, c, 0) }
 
 func (s *fdSocket) write(p []byte) (n int, err error) {
 	for {
@@ -98,6 +98,9 @@ func socketError(fd int) error {
 	}
 	return nil
 }
+
+// finish does nothing: the last chunk is the end.
+func (*fdSocket) finish() {}
 
 // close closes the connection, after all that was written. What the client has
 // sent is read before: otherwise the system would reset the connection, and the

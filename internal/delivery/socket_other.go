@@ -20,7 +20,7 @@ func roomOf(syscall.Conn) func() int { return nil }
 // cannot be sent.
 type poller struct{}
 
-type pollEntry struct{}
+type pollEntry struct{ poller *poller }
 
 func newPoller() *poller { return nil }
 

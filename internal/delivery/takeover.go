@@ -1,11 +1,14 @@
 package delivery
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"reflect"
-	"strings"
 
+	"runtime"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -73,17 +76,50 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// pathCaddyHTTP is the package path of Caddy's HTTP app.
-const pathCaddyHTTP = "github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-// isSocket reports whether a connection is one of the system's, or TLS over
-// one, so that nothing else between has a part in what is written.
-func isSocket(conn net.Conn) bool {
-	switch conn := conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return true
-	case interface{ NetConn() net.Conn }: // tls.Conn
-		return strings.HasPrefix(reflect.TypeOf(conn).String(), "*tls.") && isSocket(conn.NetConn())
+// take takes the client's connection, or stream, from the server; nil: that cannot
+// be done.
+func (t *TakeOver) take(ctx context.Context, to *Response) socket {
+	if t.over != nil {
+		return t.over.claim(ctx, to)
 	}
-	return false
+	conn, _, err := t.server.Hijack() // what the client has sent beyond its request is not answered (RFC 9112, 9.3.2)
+	if err != nil {
+		return nil
+	}
+	return newSocket(conn, to.settings.WriteTimeout, theWriters().poller)
+}
+
+// connection is the connection that a socket is, for a writer.
+func (t *TakeOver) connection(s socket, settings *Settings, sub *stream.Subscriber) *connection {
+	c := &connection{settings: settings, sub: sub, socket: s, counted: &Counts.OnConnections}
+	if t.over != nil {
+		c.counted, c.bare = &Counts.OnStreams, true
+	}
+	return c
+}
+
+// home is where the connection's writer is told; nil: it has any.
+func (t *TakeOver) home() *home {
+	if t.over != nil {
+		return &t.over.home
+	}
+	return nil
+}
+
+// ConnContext makes a client's connection known to its requests: it is for the server
+// to be called with each connection.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	// The server accepts the next connection when this returns. Accepting is
+	// quicker than serving: in a storm thousands of goroutines would be ready
+	// to run, each in turn, and those that deliver events among them. So the
+	// others go first; what is not accepted yet waits in the listener's queue.
+	runtime.Gosched()
+
+	if ctx.Value(connCtxKey) != nil {
+		return ctx // another sse handler of the server has
+	}
+	if side := sideOf(conn); side != nil {
+		conn = &sharedConn{Side: side}
+	}
+	return context.WithValue(ctx, connCtxKey, conn)
 }

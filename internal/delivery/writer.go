@@ -5,7 +5,6 @@ import (
 	"container/heap"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
@@ -32,21 +31,16 @@ const (
 	// piecesPerTurn is how many writes of about MaxWrite bytes a connection
 	// gets at once: a replay must not keep live delivery waiting.
 	piecesPerTurn = 2
-
-	// drainedAfterEnd is how long the process waits, at its exit, for
-	// connections to which the end of their response cannot be written.
-	drainedAfterEnd = time.Second
 )
 
 // writer writes to its connections, one after the other, what fits into their
 // sockets. What is without a lock is for its goroutine only.
 type writer struct {
-	set  *writers
-	news chan struct{}
+	// Fixed after construction.
+	clock
+	live *live
 
-	mu      sync.Mutex
-	lists   [][]stream.Waiter // to be looked at
-	singles []stream.Waiter
+	inbox // has a lock
 
 	now     time.Time // about
 	tick    moment    // the same
@@ -55,10 +49,12 @@ type writer struct {
 	due     dueHeap
 	blocks  []*replay.Block
 	batch   batch
-	room    []stream.Waiter // an empty list
 	counted counts
-	shared  []*sharedConn // something waits in their queues
+	queues  []queue // something waits in them
 }
+
+// queue is where bytes of several connections wait to go out together.
+type queue interface{ flush() }
 
 // workList is a list of connections of which the first ones have been served.
 type workList struct {
@@ -69,33 +65,8 @@ type workList struct {
 // counts is what a writer has not told the metrics yet.
 type counts struct{ blocks, bytes, heartbeats int }
 
-// Wake hands a list of connections to the writer.
-func (w *writer) Wake(list []stream.Waiter) {
-	w.mu.Lock()
-	w.lists = append(w.lists, list)
-	w.mu.Unlock()
-	w.rouse()
-}
-
-func (w *writer) lookAtOne(c *connection) {
-	w.mu.Lock()
-	w.singles = append(w.singles, c)
-	w.mu.Unlock()
-	w.rouse()
-}
-
-func (w *writer) rouse() {
-	select {
-	case w.news <- struct{}{}:
-	default: // it has been
-	}
-}
-
-// Spare returns an empty list, with room if there is one.
-func (w *writer) Spare() []stream.Waiter {
-	list := w.room
-	w.room = nil
-	return list
+func newWriter(clock clock, live *live) *writer {
+	return &writer{clock: clock, live: live, inbox: inbox{news: make(chan struct{}, 1)}}
 }
 
 // run serves connections for ever.
@@ -111,7 +82,7 @@ func (w *writer) run() {
 		if !busy {
 			wait := noTimeout
 			if len(w.due) > 0 {
-				wait = time.Until(w.set.began.Add(time.Duration(w.due[0].due)))
+				wait = time.Until(w.time(w.due[0].due))
 			}
 			timer.Reset(wait)
 			select {
@@ -128,18 +99,17 @@ func (w *writer) run() {
 // flush writes what was put into the queues of connections of HTTP/2 since the
 // last time: that of all streams of one goes out together.
 func (w *writer) flush() {
-	for i, over := range w.shared {
-		over.queued = false
-		over.Conn().Flush()
-		w.shared[i] = nil
+	for _, q := range w.queues {
+		q.flush()
 	}
-	w.shared = w.shared[:0]
+	clear(w.queues)
+	w.queues = w.queues[:0]
 }
 
 // look looks at the clock.
 func (w *writer) look() {
 	w.now = time.Now()
-	w.tick = w.set.moment(w.now)
+	w.tick = w.moment(w.now)
 }
 
 // collect takes over what was handed to the writer. It reports whether there
@@ -237,7 +207,7 @@ func (w *writer) serve(c *connection) {
 		var leaveAt time.Time
 		var end stream.EndReason
 		w.blocks, waits, leaveAt, end = c.sub.NextOf(c, w.blocks[:0], w.now)
-		c.leaveAt = w.set.moment(leaveAt)
+		c.leaveAt = w.moment(leaveAt)
 		if len(w.blocks) > 0 && !w.write(c, w.blocks, end) {
 			return
 		}
@@ -257,7 +227,7 @@ func (w *writer) serve(c *connection) {
 // or the connection is gone.
 func (w *writer) write(c *connection, blocks []*replay.Block, end stream.EndReason) bool {
 	chunk, size := w.chunk(c, blocks)
-	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.set.moment(c.sub.TakenAt)}
+	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.moment(c.sub.TakenAt)}
 	if !w.send(c, chunk) {
 		if !c.closed {
 			c.end, c.partly = end, batch
@@ -267,13 +237,6 @@ func (w *writer) write(c *connection, blocks []*replay.Block, end stream.EndReas
 	}
 	w.count(c, batch)
 	return true
-}
-
-// writtenBatch is blocks that go out together, for the metrics and the access log.
-type writtenBatch struct {
-	blocks int
-	bytes  int    // without transfer coding
-	at     moment // when the first of them was complete; 0: they are a replay
 }
 
 // count counts blocks that were written whole.
@@ -295,15 +258,14 @@ func (w *writer) chunk(c *connection, blocks []*replay.Block) (chunk []byte, siz
 			blocks = slices.Concat([]*replay.Block{{Wire: []byte(EmptyComment)}}, blocks) // see Response.Send
 		}
 	}
-	_, bare := c.socket.(*streamSocket)
 	switch {
-	case len(blocks) == 1 && bare:
+	case len(blocks) == 1 && c.bare:
 		return blocks[0].Wire, len(blocks[0].Wire)
 	case len(blocks) == 1 && blocks[0].Chunk != nil:
 		return blocks[0].Chunk, len(blocks[0].Wire)
 	}
 	chunk, size = w.batch.of(blocks)
-	if bare && size > 0 {
+	if c.bare && size > 0 {
 		end := len(chunk) - len("\r\n")
 		chunk = chunk[end-size : end]
 	}
@@ -377,8 +339,8 @@ func (w *writer) end(c *connection, reason stream.EndReason) {
 	if reason.Whole() && !c.ended {
 		c.ended = true
 		c.end = reason
-		if s, ok := c.socket.(*streamSocket); ok {
-			s.finish()
+		if c.bare {
+			c.socket.finish()
 		} else if !w.send(c, []byte(replay.LastChunk)) {
 			return
 		}
@@ -404,7 +366,7 @@ func (w *writer) close(c *connection, reason stream.EndReason) {
 	}
 	c.sub.LeaveBell(c)
 	c.sub.Leave()
-	c.over(reason)
+	w.over(c, reason)
 	c.rest, c.sub = nil, nil
 }
 
@@ -463,7 +425,7 @@ func (w *writer) heartbeat(c *connection) {
 	w.counted.heartbeats++
 	w.counted.bytes += len(c.settings.Beat)
 	c.bytes += len(c.settings.Beat)
-	if _, bare := c.socket.(*streamSocket); bare {
+	if c.bare {
 		w.send(c, c.settings.Beat)
 		return
 	}
@@ -482,4 +444,16 @@ func (w *writer) schedule(c *connection) {
 		c.due = at
 		heap.Fix(&w.due, c.index)
 	}
+}
+
+// over tells that the response has ended. The connection counts as gone when
+// its access-log entry was written: the process may exit then.
+func (w *writer) over(c *connection, reason stream.EndReason) {
+	c.counted.Dec()
+	Counts.Ended.With(string(reason)).Inc()
+	if c.log == nil {
+		w.live.gone()
+		return
+	}
+	c.log.Ended(c.sub, reason, c.bytes, w.live.gone)
 }

@@ -56,9 +56,9 @@ func TestWriterDoesNotWaitForLastAlert(t *testing.T) {
 	stuck.stuck.Store(true)
 
 	s := newSocket(conn, time.Minute, nil)
-	c := &connection{writer: &writer{news: make(chan struct{}, 1)}, socket: s}
+	c := &connection{inbox: &inbox{news: make(chan struct{}, 1)}, socket: s}
 	s.await(c, []byte("data: 1\n\n"))
-	<-c.writer.news
+	<-c.inbox.news
 	if _, err := s.resume([]byte("data: 1\n\n")); err == nil {
 		t.Fatal("nothing timed out")
 	}
@@ -89,27 +89,27 @@ func (r *records) Ended(_ *stream.Subscriber, reason stream.EndReason, bytes int
 // When the process exits it waits for connections to end, and for what is
 // recorded of them.
 func TestConnectionIsHeldUntilItIsRecorded(t *testing.T) {
-	ws := &writers{live: 1}
+	w := &writer{live: &live{n: 1}}
 	record := new(records)
-	c := &connection{writer: &writer{set: ws}, sub: new(stream.Subscriber), log: record, bytes: 7, counted: new(meter.Gauge)}
-	c.over(stream.EndStopping)
+	c := &connection{sub: new(stream.Subscriber), log: record, bytes: 7, counted: new(meter.Gauge)}
+	w.over(c, stream.EndStopping)
 	if record.reason != stream.EndStopping || record.bytes != 7 {
 		t.Errorf("recorded is %q after %d bytes", record.reason, record.bytes)
 	}
-	if ws.live != 1 {
+	if w.live.n != 1 {
 		t.Error("the connection is gone before it was recorded")
 	}
 	record.done()
-	if ws.live != 0 {
+	if w.live.n != 0 {
 		t.Error("the connection is not gone when it was recorded")
 	}
 }
 
 // Of a response that is not recorded nothing is waited for.
 func TestConnectionWithoutRecordIsNotHeld(t *testing.T) {
-	ws := &writers{live: 1}
-	c := &connection{writer: &writer{set: ws}, sub: new(stream.Subscriber), counted: new(meter.Gauge)}
-	if c.over(stream.EndClient); ws.live != 0 {
+	w := &writer{live: &live{n: 1}}
+	c := &connection{sub: new(stream.Subscriber), counted: new(meter.Gauge)}
+	if w.over(c, stream.EndClient); w.live.n != 0 {
 		t.Error("the connection is not gone")
 	}
 }
@@ -118,10 +118,10 @@ func TestConnectionWithoutRecordIsNotHeld(t *testing.T) {
 // once when the process exits, not once for each handler.
 func TestExitWaitsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, ws := stream.NewHub(), &writers{live: 1}
+		h, live := stream.NewHub(), &live{n: 1}
 		began := time.Now()
 		for range 10 { // handlers
-			ws.waitEmpty(h.Stop().Add(stream.DefaultDrain))
+			live.wait(h.Stop().Add(stream.DefaultDrain))
 			if d := time.Since(began); d != stream.DefaultDrain {
 				t.Errorf("waited for %v", d)
 			}

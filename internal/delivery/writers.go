@@ -13,85 +13,48 @@ var theWriters = sync.OnceValue(func() *writers { return newWriters(runtime.GOMA
 
 // writers is a set of writers.
 type writers struct {
-	began  time.Time
+	clock
+
 	all    []*writer
 	poller *poller
 	last   atomic.Uint32 // the writer that got the newest connection
-
-	mu    sync.Mutex
-	live  int           // connections
-	empty chan struct{} // closed when there is none; nil: nobody waits
+	live   live
 }
 
 func newWriters(n int) *writers {
-	ws := &writers{began: time.Now().Add(-1), all: make([]*writer, n), poller: newPoller()}
+	ws := &writers{clock: clock{time.Now().Add(-1)}, all: make([]*writer, n), poller: newPoller()}
 	for i := range ws.all {
-		ws.all[i] = &writer{set: ws, news: make(chan struct{}, 1)}
+		ws.all[i] = newWriter(ws.clock, &ws.live)
 		go ws.all[i].run()
 	}
 	return ws
 }
 
-// take gives a connection to a writer.
-func (ws *writers) take(c *connection) {
-	ws.hold()
-	c.writer = ws.writerOf(c)
+// take gives a connection to a writer. at is where its home is, if it has one.
+func (ws *writers) take(c *connection, at *home) {
+	ws.live.hold()
+	var w *writer
+	if at == nil {
+		w = ws.next()
+	} else {
+		at.once.Do(func() { at.writer = ws.next() })
+		w = at.writer
+	}
+	c.inbox = &w.inbox
 	c.index = -1
 	c.signal(signalNew)
 }
 
-// writerOf is the writer that a connection belongs to: one for all streams that go
-// over a connection of HTTP/2.
-func (ws *writers) writerOf(c *connection) *writer {
-	next := func() *writer { return ws.all[int(ws.last.Add(1))%len(ws.all)] }
-	if s, ok := c.socket.(*streamSocket); ok {
-		return s.over.writerOf(next)
-	}
-	return next()
-}
+// next is the writer whose turn it is to get a connection.
+func (ws *writers) next() *writer { return ws.all[int(ws.last.Add(1))%len(ws.all)] }
 
-// hold lets the process wait for something more before it exits. gone ends that.
-func (ws *writers) hold() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.live++
-}
-
-func (ws *writers) gone() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.live--
-	if ws.live == 0 && ws.empty != nil {
-		close(ws.empty)
-		ws.empty = nil
-	}
+// home is the writer that several connections belong to: all streams that go over
+// a connection of HTTP/2.
+type home struct {
+	once   sync.Once
+	writer *writer
 }
 
 // WaitEmpty waits until there is no connection that was taken over, at most until
 // drainedAfterEnd after their responses are to end.
-func WaitEmpty(end time.Time) { theWriters().waitEmpty(end.Add(drainedAfterEnd)) }
-
-// waitEmpty waits until there is no connection, at most until then.
-func (ws *writers) waitEmpty(then time.Time) {
-	ws.mu.Lock()
-	if ws.live == 0 {
-		ws.mu.Unlock()
-		return
-	}
-	if ws.empty == nil {
-		ws.empty = make(chan struct{})
-	}
-	empty := ws.empty
-	ws.mu.Unlock()
-	select {
-	case <-empty:
-	case <-time.After(time.Until(then)):
-	}
-}
-
-func (ws *writers) moment(t time.Time) moment {
-	if t.IsZero() {
-		return 0
-	}
-	return moment(t.Sub(ws.began))
-}
+func WaitEmpty(end time.Time) { theWriters().live.wait(end.Add(drainedAfterEnd)) }
