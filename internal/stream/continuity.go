@@ -165,23 +165,31 @@ func (s *Stream) skips(sp *Stream, to uint64) (next string, skips bool) {
 	})
 }
 
+// arrived returns up to which position a stream has nothing that may still be on its
+// way to a splice: that is older, or the splice has brought something after it.
+func (s *Stream) arrived(sp *Stream, now time.Time) (position uint64) {
+	for _, k := range slices.Backward(s.buffer.Blocks) {
+		n := 0
+		if k.HasID && k.Dispatches {
+			n, _ = sp.buffer.Twins(k.Hash)
+		}
+		if n > 0 || !sp.isLive(k) || now.Sub(k.At) > twinWindow {
+			return k.Position
+		}
+	}
+	return 0
+}
+
 // tellBeforeEnd appends the gap event that a subscriber would be told when its splice
 // is merged: its response ends before, and when it comes back its ID is a newer one.
-func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block) []*replay.Block {
+func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*replay.Block {
 	sp, s := sub.stream, sub.home
 	if sp.splice == nil || sp.headAt.IsZero() {
 		return dst
 	}
 	gap := sp.splice.gap
 	if !sp.splice.merged {
-		to := uint64(0) // what came since may be on its way to the splice
-		for _, k := range slices.Backward(s.buffer.Blocks) {
-			if !sp.isLive(k) {
-				to = k.Position
-				break
-			}
-		}
-		if next, skips := s.skips(sp, to); skips {
+		if next, skips := s.skips(sp, s.arrived(sp, now)); skips {
 			s.logSkipped(sp.openID, next, -1)
 			gap = s.gapEvent(GapUpstream, sp.openID, -1)
 		}

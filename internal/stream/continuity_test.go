@@ -363,6 +363,43 @@ func TestGapBeforeMaxAge(t *testing.T) {
 	}
 }
 
+// An event that came as the splice was opened may be on its way to it, but not any more
+// when the splice has brought a later one, or after a while.
+func TestGapOfWhatCameWithTheSplice(t *testing.T) {
+	for name, test := range map[string]struct {
+		later bool
+		age   time.Duration
+		told  bool
+	}{
+		"a later one has come": {true, time.Second / 2, true},
+		"none, for a while":    {false, 2 * time.Second, true},
+		"none yet":             {false, time.Second / 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, auto(withGaps), func(st *streamTest) {
+				_, up := st.start()
+				up.numbered("hello")
+				time.Sleep(time.Minute)
+				st.options.MaxAge = test.age
+				b := st.join("x")
+				sp := st.source.accept()
+				up.numbered("c")
+				sp.open()
+				sp.numbered("hello")
+				if test.later {
+					up.numbered("d")
+					sp.numbered("d")
+				}
+				b.read()
+				time.Sleep(test.age)
+				if told := strings.Contains(b.read(), toldGap("upstream", "x", "null")); told != test.told || b.end != EndMaxAge {
+					t.Errorf("told a gap: %v, end %q", told, b.end)
+				}
+			})
+		})
+	}
+}
+
 // A greeting that each connection is sent is no event that the upstream left out.
 func TestSpliceContinuityOfGreetings(t *testing.T) {
 	inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 12 }), func(st *streamTest) {

@@ -510,8 +510,29 @@ func TestReconnectAfterFirstOfSharedID(t *testing.T) {
 				up.sendAll(test.again)
 				a.expect(test.given)
 			})
+			inBubble(t, func(o *Options) { o.IDs = IDsGateway }, func(st *streamTest) {
+				a, up := st.start()
+				up.sendAll(test.before)
+				a.read()
+				up.breakOff()
+				up = st.source.acceptOpen()
+				up.sendAll(test.again)
+				if got, want := dataOf(a.read()), dataOf(test.given); got != want {
+					t.Errorf("with the gateway's ids: given %q, expected %q", got, want)
+				}
+			})
 		})
 	}
+}
+
+// dataOf returns the data lines of a text.
+func dataOf(text string) (data string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "data:") {
+			data += line
+		}
+	}
+	return data
 }
 
 // What an upstream without ids sent while it was lost, nobody knows: it is told.

@@ -107,7 +107,7 @@ func (c *Conn) isRepeat(b eventstream.Block, lines []byte) bool {
 // again, too: else the older ones would have the last word.
 func (c *Conn) repeatsUpTo(position uint64) bool {
 	f := &c.Stream.buffer
-	asked, ok := f.Find(c.openID)
+	asked, ok := c.askedFrom()
 	if !ok || c.blocks == 0 {
 		return false
 	}
@@ -116,6 +116,26 @@ func (c *Conn) repeatsUpTo(position uint64) bool {
 	kept := slices.DeleteFunc(slices.Clone(f.After(asked)), func(b *replay.Block) bool { return isNone(b) || b.Position >= position })
 	rest := len(brought) - len(kept)
 	return len(kept) > 0 && rest >= 0 && slices.EqualFunc(brought[rest:], kept, (*replay.Block).Equal)
+}
+
+// askedFrom returns the position after which the upstream was asked to go on: that of
+// the first of the newest blocks with the ID. Where clients do not see the upstream's
+// ids the buffer does not find it by that.
+func (c *Conn) askedFrom() (position uint64, ok bool) {
+	f := &c.Stream.buffer
+	if position, ok = f.Find(c.openID); ok {
+		return position, true
+	}
+	for _, k := range slices.Backward(f.Blocks) {
+		switch {
+		case k.Position > c.start, !k.HasID:
+		case k.ID == c.openID:
+			position, ok = k.Position, true
+		case ok:
+			return position, true
+		}
+	}
+	return position, ok
 }
 
 // checkRenumbered makes blocks of earlier connections unreachable by id when

@@ -124,6 +124,26 @@ func TestNewcomerInAnOutageIsToldBeforeTheStreamHasCaughtUp(t *testing.T) {
 	}
 }
 
+// TestNewcomerInAnOutageIsWaitedFor: what the upstream sends first after an outage is
+// not evicted before a newcomer was given it.
+func TestNewcomerInAnOutageIsWaitedFor(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 2 }), func(st *streamTest) {
+		a, up := st.start()
+		up.numbered(counting(1, 10)...)
+		up.breakOff()
+		c := st.join("")
+		a.leave()
+		if !c.hasHead() {
+			t.Fatal("the head is held while the upstream is away")
+		}
+		up = st.source.acceptOpen()
+		go up.numbered(counting(11, 15)...)
+		c.expect(primed("10"), numbered("11", "12"))
+		c.expect(numbered("13", "14"))
+		c.expect(numbered("15"))
+	})
+}
+
 // TestNewcomerInAnOutageIsToldWhatWasEvicted: where the upstream greets nobody the
 // newcomer has all that came since its head, or is told how much of it is not kept.
 func TestNewcomerInAnOutageIsToldWhatWasEvicted(t *testing.T) {

@@ -426,7 +426,7 @@ func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 	}
 	if leaves {
 		if !revoked {
-			dst = sub.tellBeforeEnd(dst)
+			dst = sub.tellBeforeEnd(dst, now)
 		}
 		if retry := sub.stream.options.LastRetry(); retry != nil {
 			dst = append(dst, &replay.Block{Wire: retry})
@@ -446,7 +446,7 @@ func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 	case end != "", len(dst) > 0:
 		return dst, sub.lookAt(), end
 	case sub.finish != "" && !now.Before(sub.finishFrom):
-		dst = sub.tellBeforeEnd(dst)
+		dst = sub.tellBeforeEnd(dst, now)
 		if len(sub.tail) > 0 {
 			dst = append(dst, &replay.Block{Wire: sub.tail})
 			sub.tail = nil

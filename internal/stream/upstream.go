@@ -137,6 +137,7 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 		sp.splice.since, sp.splice.active = s.headAt, time.Time{}
 	}
 	s.trySplices(s.headAt)
+	s.joinReleased()
 	s.wakeWaiting()
 	s.wakeLocked() // for those whose head waits for this one; see held
 	if opening {

@@ -29,7 +29,7 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 		return
 	case s.phase != phaseLive:
 		return
-	case s.shares() && sub.released && sub.id == "" && !s.greetsOthers():
+	case s.goesOnFromHead(sub):
 		s.joinAt(sub, sub.start)
 		if sub.cursor < s.buffer.Lost {
 			sub.pending = append(sub.pending, sub.skip(GapEvicted)...)
@@ -53,6 +53,22 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 // of the stream, which goes on after an ID: who came without one, while the
 // upstream was away, is greeted by a splice.
 func (s *Stream) greetsOthers() bool { return s.greets && s.conn != nil && s.conn.resumed }
+
+// goesOnFromHead reports whether a waiting subscriber that has its head goes on where
+// the stream was then.
+func (s *Stream) goesOnFromHead(sub *Subscriber) bool {
+	return s.shares() && sub.released && sub.id == "" && !s.greetsOthers()
+}
+
+// joinReleased lets those who do so read at once: what the upstream sends first, after
+// an outage, may be more than the buffer holds.
+func (s *Stream) joinReleased() {
+	for sub := range s.subs {
+		if sub.waiting && sub.finish == "" && s.goesOnFromHead(sub) {
+			s.joinAt(sub, sub.start)
+		}
+	}
+}
 
 // joinAt lets a waiting subscriber read the stream after position.
 func (s *Stream) joinAt(sub *Subscriber, position uint64) {
