@@ -15,10 +15,9 @@ import (
 // of evidence: their bytes, their ids, their times, their neighbours.
 
 const (
-	// maxAttempts in attemptWindow is how often runs are compared for a splice,
-	// and maxSteps how many blocks are looked at for it: it is done while the
-	// reader of the upstream waits.
-	maxAttempts   = 8
+	// maxSteps is how many blocks are looked at, each time that runs are compared
+	// for a splice, and after how many in attemptWindow it is left for later: it is
+	// done while the reader of the upstream waits.
 	attemptWindow = 5 * time.Millisecond
 	maxSteps      = 512
 )
@@ -223,13 +222,12 @@ func (s *Stream) meeting(sp *Stream, now time.Time, again *time.Time) (position 
 	return s.meetingByRun(sp, now, again)
 }
 
-// mayAttempt bounds how often it is tried to find a meeting by comparing runs.
+// mayAttempt bounds how much is looked at to find a meeting by comparing runs.
 func (st *spliceState) mayAttempt(now time.Time, again *time.Time) bool {
 	if now.Sub(st.attemptsAt) >= attemptWindow {
-		st.attempts, st.attemptsAt = 0, now
+		st.steps, st.attemptsAt = 0, now
 	}
-	st.attempts++
-	if st.attempts <= maxAttempts {
+	if st.steps < maxSteps {
 		return true
 	}
 	earliest(again, st.attemptsAt.Add(attemptWindow))
@@ -249,21 +247,59 @@ func (s *Stream) meetingByID(sp *Stream, b *replay.Block) (position uint64, ok b
 
 // meetingByRun looks for the run of blocks that ends with the splice's newest.
 func (s *Stream) meetingByRun(sp *Stream, now time.Time, again *time.Time) (position uint64, ok bool) {
-	ours, theirs := s.buffer.Blocks, sp.buffer.Blocks
-	last := len(theirs) - 1
-	for !theirs[last].Dispatches {
-		last--
-	}
-	newest, steps := theirs[last], 0
-	for i, k := range slices.Backward(ours) {
-		if steps++; steps > maxSteps || newest.At.Sub(k.At) > twinWindow {
-			break
-		}
-		if k.Dispatches && s.near(sp, k, newest) && k.Equal(newest) && s.witnessed(sp, i, last) {
+	if i, last, ok := s.alignment(sp); ok {
+		k, newest := s.buffer.Blocks[i], sp.buffer.Blocks[last]
+		if newest.At.Sub(k.At) <= twinWindow && s.witnessed(sp, i, last) {
 			return k.Position, true
 		}
 	}
 	return s.meetingOfEquals(sp, now, again)
+}
+
+// alignment returns which block of the stream is the splice's newest event, last, if
+// both bring the same: as far after the newest witness, a block that occurs once on
+// either side. Without one there is nothing to be seen.
+func (s *Stream) alignment(sp *Stream) (i, last int, ok bool) {
+	theirs, after := sp.buffer.Blocks, 0
+	last = -1
+	for j, b := range slices.Backward(theirs) {
+		if sp.splice.steps++; len(theirs)-j > maxSteps {
+			return 0, 0, false
+		}
+		if !b.Dispatches {
+			continue
+		}
+		if last < 0 {
+			last = j
+		}
+		n, k := s.buffer.Twins(b.Hash)
+		switch {
+		case n == 0, !s.counts(sp, b):
+			return 0, 0, false // the stream has not got it yet, or it may be how each begins
+		case n == 1 && sp.buffer.OccursOnce(b):
+			i, ok = s.eventsAfter(sp, k, after)
+			return i, last, ok
+		}
+		after++
+	}
+	return 0, 0, false
+}
+
+// eventsAfter returns the index of the event that came to the stream n events after a
+// block, for a splice; false if it has not come yet.
+func (s *Stream) eventsAfter(sp *Stream, k *replay.Block, n int) (i int, ok bool) {
+	blocks := s.buffer.Blocks
+	i = len(blocks) - len(s.buffer.After(k.Position)) - 1
+	for n > 0 {
+		sp.splice.steps++
+		if i++; i == len(blocks) {
+			return 0, false
+		}
+		if blocks[i].Dispatches {
+			n--
+		}
+	}
+	return i, true
 }
 
 // witnessed reports whether it shows that the splice's block j, to its end, is the

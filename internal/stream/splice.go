@@ -85,7 +85,7 @@ type spliceState struct {
 	greetedLast time.Time // when the newest block of its greeting came
 	active      time.Time // when stream or splice first brought something since it was opened
 	hurried     bool      // a probe was opened beside it
-	attempts    int       // at a merge, since
+	steps       int       // how many blocks were looked at to merge it, since
 	attemptsAt  time.Time
 
 	// A merged splice is over for its subscribers at position at; they go on
