@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"strings"
@@ -122,4 +123,21 @@ func BenchmarkReclaim(b *testing.B) {
 		sub.Leave()
 	}
 	h.running.Wait()
+}
+
+func BenchmarkMarkUnshareable(b *testing.B) {
+	h := NewHub()
+	var key Key
+	i := uint64(0)
+	mark := func() {
+		i++
+		binary.LittleEndian.PutUint64(key[:], i)
+		h.markUnshareable(key, unshareableTime, Private{})
+	}
+	for range maxUnshareable {
+		mark()
+	}
+	for b.Loop() {
+		mark()
+	}
 }

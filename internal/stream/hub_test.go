@@ -1,8 +1,12 @@
 package stream
 
 import (
+	"context"
+	"runtime"
 	"slices"
 	"testing"
+
+	"go.uber.org/zap"
 )
 
 // FuzzKeyHash checks that different parts never have the same key.
@@ -25,4 +29,44 @@ func FuzzKeyHash(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The opener's source is replaced before its connection is opened.
+func TestFirstConnectionIsTheOpeners(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	n := 0
+	for range 50 {
+		h := NewHub()
+		x, y := h.Register("p", "old"), h.Register("p", "new")
+		got := make(chan string, 1)
+		mk := func(i *Instance, name string) *Request {
+			return &Request{Instance: i, Options: testOptions(), Logger: zap.NewNop(),
+				Source: func(bool) Source { return nameSource{name, got} }}
+		}
+		a, _ := h.Join(mk(x, "opener"))
+		b, _ := h.Join(mk(y, "other"))
+		if <-got != "opener" {
+			n++
+		}
+		a.Leave()
+		b.Leave()
+		h.running.Wait()
+	}
+	if n > 0 {
+		t.Errorf("%d of 50 first connections are not the opener's: a refusal finds no opener, who waits for ever", n)
+	}
+}
+
+type nameSource struct {
+	name string
+	got  chan string
+}
+
+func (nameSource) Retired() bool { return false }
+
+func (nameSource) Renew(any, *Renewal) bool { return false }
+
+func (d nameSource) Open(ctx context.Context, _ string, conn *Conn) Ending {
+	d.got <- d.name
+	return Ending{Status: 401}
 }

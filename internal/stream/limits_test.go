@@ -362,3 +362,26 @@ func TestRetiredSourceForGood(t *testing.T) {
 		st.source.expectNone()
 	})
 }
+
+// An endpoint event that comes when the only client has left.
+func TestSessionWithoutAClientLeavesNothing(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		a.leave()
+		_ = up.send("event: endpoint\ndata: /x\n\n")
+		time.Sleep(time.Hour)
+		st.expectStreams(0)
+	})
+}
+
+func TestSessionWithoutAClientEnds(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		a.leave()
+		if err := up.send("event: endpoint\ndata: /messages?session=1\n\n"); err == nil {
+			st.t.Error("the connection goes on")
+		}
+		up.expectGone(true)
+		st.expectStreams(0)
+	})
+}

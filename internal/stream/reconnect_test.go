@@ -766,3 +766,34 @@ func TestWaitingEndsWithTheProbe(t *testing.T) {
 		}
 	})
 }
+
+func TestRenumberedIDIsFoundWhereItIsNewest(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		// A counter that begins anew, or another event with the same ID: who has that
+		// is given all that he may lack.
+		up = st.source.acceptOpen()
+		if err := up.send("id: 1\ndata: new 1\n\nid: 2\ndata: new 2\n\n"); err != nil {
+			st.t.Fatal(err)
+		}
+		st.join("1").expectOutcome("replayed; events=2")
+		st.join("2").expectOutcome("replayed; events=0")
+	})
+}
+
+func TestGiveUpDoesNotCountConnectedTime(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1")
+		for range 4 {
+			time.Sleep(40 * time.Second)
+			up.breakOff() // each time it is back at once
+			if a.read(); a.end != "" {
+				st.t.Fatalf("end %q, though the upstream was never away for %v", a.end, maxReconnectDelay)
+			}
+			up = st.source.acceptOpen()
+		}
+	})
+}

@@ -1543,3 +1543,219 @@ func testSpliceSlow(st *streamTest) {
 		t.Errorf("given %q, end %q", got, b.end)
 	}
 }
+
+// deafSource opens with a head although the context is done by then.
+type deafSource struct{ release chan struct{} }
+
+func (deafSource) Retired() bool { return false }
+
+func (deafSource) Renew(any, *Renewal) bool { return false }
+
+func (d deafSource) Open(ctx context.Context, _ string, conn *Conn) Ending {
+	<-d.release
+	conn.Opened(&Head{Header: http.Header{}}, true)
+	<-ctx.Done()
+	return Ending{Events: true, Err: ctx.Err()}
+}
+
+// A splice whose head comes when its only client has left.
+func TestSpliceThatIsOverTeachesNothing(t *testing.T) {
+	inBubble(t, func(o *Options) { o.Join = joinAuto }, func(st *streamTest) {
+		_, up := st.start()
+		up.event("1")
+		s := st.readers[0].sub.Origin
+		for range 3 {
+			time.Sleep(2 * time.Second)
+			d := deafSource{make(chan struct{})}
+			s.mu.Lock()
+			old := s.source
+			s.source = d
+			s.mu.Unlock()
+			b := st.join("")
+			b.read() // opens a splice
+			sp := b.sub.stream
+			if sp == s {
+				st.t.Fatal("no splice")
+			}
+			b.leave()
+			close(d.release)
+			synctest.Wait()
+			time.Sleep(2 * time.Second)
+			s.mu.Lock()
+			s.source = old
+			if sp.phase != phaseGone {
+				st.t.Errorf("the splice is in phase %d after its end", sp.phase)
+			}
+			s.mu.Unlock()
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.learned != (learned{}) || s.spliced {
+			st.t.Errorf("learnt from splices that were over: %+v", s.learned)
+		}
+	})
+}
+
+// Waiting clients while the upstream is away for longer than splice_timeout.
+func TestWhoWaitsIsNotSentToABrokenUpstream(t *testing.T) {
+	inBubble(t, func(o *Options) { o.Join = joinAuto; o.GiveUp = time.Hour }, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		a.read()
+		up.breakOff()
+		go func() {
+			for c := range st.source.conns {
+				c.end <- Ending{Status: 502}
+			}
+		}()
+		b := st.join("")
+		b.read()
+		time.Sleep(defaultSpliceTimeout + time.Second)
+		b.read()
+		if b.end == EndPerClient {
+			st.t.Error("sent to the failing upstream on its own")
+		}
+		for _, r := range st.readers {
+			r.leave()
+		}
+		st.hub.EndAll()
+		st.hub.running.Wait()
+		close(st.source.conns)
+	})
+}
+
+// A splice that breaks, and comes back with a head that may not be shared.
+func TestSpliceThatComesBackPrivateIsNotRepeated(t *testing.T) {
+	inBubble(t, func(o *Options) { o.Join = joinAuto }, func(st *streamTest) {
+		_, up := st.start()
+		up.numbered("10")
+		b, c := st.join("3"), st.join("3")
+		b.read()
+		c.read()
+		sp := st.source.acceptOpen()
+		sp.numbered("4", "5")
+		b.read()
+		if got := c.read(); !strings.Contains(got, "data: 5") {
+			st.t.Fatalf("%q", got)
+		}
+		sp.breakOff()
+		sp = st.source.accept()
+		sp.events = true
+		sp.run(func() { sp.conn.Opened(&Head{Header: http.Header{}}, false) })
+		c.read()
+		b.read()
+		if c.end == EndPerClient || b.end == EndPerClient {
+			st.t.Error("goes upstream again with Last-Event-ID 3, after it was given 4 and 5")
+		}
+	})
+}
+
+// compacted: the greeting is the last change of each key, as it was broadcast.
+func TestGreetingOfLastChangesIsGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newSim()
+		last := map[string]string{}
+		u.greet = func(c *simConn) {
+			for _, k := range []string{"k1", "k2", "k3"} {
+				if last[k] != "" {
+					c.out <- last[k]
+				}
+			}
+			c.subscribe()
+		}
+		g := newSimGateway(t, u, 0, nil)
+		a := g.join("")
+		time.Sleep(time.Second)
+		for i, k := range []string{"k3", "k2", "k1"} {
+			u.broadcastOf(func() string {
+				last[k] = event(strconv.Itoa(i+1), k+"="+strconv.Itoa(i))
+				return last[k]
+			})
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		b := g.join("")
+		time.Sleep(5 * time.Second)
+		got, _ := b.events()
+		if strings.Join(got, " ") != "k1=2 k2=1 k3=0" {
+			t.Errorf("was given %q, a direct client gets k1=2 k2=1 k3=0", got)
+		}
+		g.close(a, b)
+	})
+}
+
+// retained: the greeting is the last event.
+func TestGreetingOfTheLastEventIsGiven(t *testing.T) {
+	for _, ids := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			u := newSim()
+			var last string
+			u.greet = func(c *simConn) {
+				if last != "" {
+					c.out <- last
+				}
+				c.subscribe()
+			}
+			g := newSimGateway(t, u, 0, nil)
+			clients := []*simClient{g.join("")}
+			n := 0
+			tick := func() {
+				u.broadcastOf(func() string {
+					n++
+					id := ""
+					if ids {
+						id = strconv.Itoa(n)
+					}
+					last = event(id, "v"+strconv.Itoa(n))
+					return last
+				})
+			}
+			for i := range 60 {
+				time.Sleep(500 * time.Millisecond)
+				tick()
+				if i%10 == 5 {
+					time.Sleep(100 * time.Millisecond)
+					clients = append(clients, g.join(""))
+				}
+			}
+			time.Sleep(time.Minute)
+			b := g.join("")
+			time.Sleep(5 * time.Second)
+			if got, _ := b.events(); len(got) != 1 {
+				t.Errorf("ids %v: was given %q, a direct client gets the last value", ids, got)
+			}
+			g.close(append(clients, b)...)
+		})
+	}
+}
+
+// Splices that bring nothing at all.
+func TestGreetingThatWasEmptyBeforeIsGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newSim()
+		alert := ""
+		u.greet = func(c *simConn) {
+			if alert != "" {
+				c.out <- alert
+			}
+			c.subscribe()
+		}
+		g := newSimGateway(t, u, 0, nil)
+		clients := []*simClient{g.join("")}
+		time.Sleep(time.Second)
+		u.broadcast(event("1", "hello all"))
+		for range 3 {
+			time.Sleep(10 * time.Second)
+			clients = append(clients, g.join(""))
+		}
+		time.Sleep(10 * time.Second)
+		u.broadcastOf(func() string { alert = event("2", "alert on"); return alert })
+		time.Sleep(10 * time.Second)
+		b := g.join("")
+		time.Sleep(5 * time.Second)
+		if got, _ := b.events(); len(got) != 1 {
+			t.Errorf("was given %q, a direct client gets the alert", got)
+		}
+		g.close(append(clients, b)...)
+	})
+}

@@ -355,3 +355,39 @@ func TestStreamsByKey(t *testing.T) {
 		}
 	})
 }
+
+// A slow client is given the bytes at a clean end before what the stream's next life
+// brings.
+func TestTailComesBeforeTheNextLife(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		slow := st.join("")
+		up.numbered("1")
+		_ = up.send("data: half\n")
+		up.close()
+		a.read()
+		a.leave()
+		b := st.join("1")
+		up = st.source.acceptOpen()
+		up.numbered("2", "3")
+		_ = b
+		slow.expectEnd(EndUpstream, newcomer, numbered("1"), "data: half\n")
+	})
+}
+
+func TestTailComesAlsoAfterAReturn(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		slow := st.join("")
+		up.numbered("1", "2")
+		if err := up.send("data: tail"); err != nil {
+			st.t.Fatal(err)
+		}
+		up.close()
+		a.expectEnd(EndUpstream, newcomer, numbered("1", "2"), "data: tail")
+		a.leave()
+		st.join("2")
+		st.source.acceptOpen().numbered("3")
+		slow.expectEnd(EndUpstream, newcomer, numbered("1", "2"), "data: tail")
+	})
+}
