@@ -44,6 +44,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	declineHTTP2(r)
+	h.instance.Requests.Add(1)
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
@@ -439,6 +440,7 @@ func (d *served) begin(head *stream.Head, late bool) {
 	repl.Set("http.sse.resume", sub.Outcome)
 	outcome, _, _ := strings.Cut(sub.Outcome, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
+	d.h.instance.Answers.Add(1)
 	sub.TellGap()
 	subscribersBy(r).Inc()
 }

@@ -269,6 +269,7 @@ func (p *passThrough) failed(err error) {
 // begin makes the stream known.
 func (p *passThrough) begin() {
 	p.seen = newPrivateView(p)
+	p.handler.instance.Answers.Add(1)
 	if repl, ok := p.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.sse.stream", p.ID())
 		repl.Set("http.sse.resume", p.resume())

@@ -134,9 +134,15 @@ func (p *passThrough) Sample(now time.Time) (stream.Sample, bool) {
 	v := p.seen
 	events := v.events.Load()
 	return stream.Sample{
-		Of: p, Number: v.number, Path: p.path, Private: true, Subscribers: 1, Received: events, Sent: events,
+		Of: p, Number: v.number, Kind: stream.KindPrivate, Place: p.handler.instance.Place, Host: p.host, Path: stream.Clip(p.path),
+		Private: true, Connections: 1, Subscribers: 1, Received: events, Sent: events,
 		Bytes: uint64(v.given.Load()), State: stream.StateOpen, Lag: v.lag(now), //nolint:gosec // a count is not negative
 	}, true
+}
+
+func (p *passThrough) Glance() (stream.Glance, bool) {
+	events := p.seen.events.Load()
+	return stream.Glance{Number: p.seen.number, Subscribers: 1, Received: events, Sent: events}, true
 }
 
 func (p *passThrough) Inspect() (stream.Info, bool) {

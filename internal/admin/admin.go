@@ -38,13 +38,13 @@ var routes = []route{
 		http.MethodGet: {handle: servePage},
 	}},
 	{"/sse/feed", map[string]action{
-		http.MethodGet: {handle: serveFeed, query: []string{"sort", "order", "limit", "stream"}},
+		http.MethodGet: {handle: serveFeed, query: slices.Concat([]string{"sort", "order", "limit", "stream", "by"}, filtering)},
 	}},
 	{"/sse/hints", map[string]action{
 		http.MethodGet: {handle: listHints},
 	}},
 	{"/sse/streams", map[string]action{
-		http.MethodGet: {handle: listStreams, query: []string{"sort", "order", "limit", "offset"}},
+		http.MethodGet: {handle: listStreams, query: slices.Concat([]string{"sort", "order", "limit", "offset"}, filtering)},
 	}},
 	{"/sse/streams/{id}", map[string]action{
 		http.MethodGet:    {handle: showStream, query: []string{"sort", "order", "limit", "offset"}},
@@ -60,6 +60,7 @@ var routes = []route{
 
 // Routes returns what Caddy's admin endpoint is to serve.
 func Routes() []caddy.AdminRoute {
+	theHistory.begin()
 	all := []caddy.AdminRoute{{Pattern: "/sse/", Handler: caddy.AdminHandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		return apiError(http.StatusNotFound, "there is nothing at %s", stream.Clip(r.URL.Path))
 	})}}

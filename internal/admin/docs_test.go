@@ -78,6 +78,10 @@ var schemaTypes = map[string]reflect.Type{
 	"Error": reflect.TypeFor[struct {
 		Error string `json:"error"` // of caddy.APIError
 	}](),
+	"Point":        reflect.TypeFor[Point](),
+	"Group":        reflect.TypeFor[Group](),
+	"Handler":      reflect.TypeFor[stream.HandlerInfo](),
+	"Hint":         reflect.TypeFor[hints.Hint](),
 	"FeedStream":   reflect.TypeFor[FeedStream](),
 	"Totals":       reflect.TypeFor[Totals](),
 	"StreamsEvent": reflect.TypeFor[StreamsEvent](),
@@ -340,6 +344,12 @@ func assertParameter(t *testing.T, name, parameter string, s *schema) {
 		bounds(0, 0, maxOffset)
 	case "last":
 		bounds(defaultTail, 0, maxTail)
+	case "by":
+		assertWords(t, name+": by", s.Enum, []string{"stream", "path"})
+	case "kind":
+		assertWords(t, name+": kind", s.Enum, kinds)
+	case "state":
+		assertWords(t, name+": state", s.Enum, states)
 	case "order":
 		assertWords(t, name+": order", s.Enum, []string{"asc", "desc"})
 	case "sort":

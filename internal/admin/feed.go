@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -22,6 +23,10 @@ const (
 
 	// feedSubscribers is how many subscribers the feed of a stream shows.
 	feedSubscribers = 50
+
+	// maxHandlers and maxHints are how many of them a feed shows.
+	maxHandlers = 50
+	maxHints    = 50
 )
 
 // look is what was seen of all streams at a moment.
@@ -148,6 +153,8 @@ type FeedStream struct {
 
 	ReceivedRate float64 `json:"received_rate"`
 	SentRate     float64 `json:"sent_rate"`
+	Connections  int     `json:"connections"`
+	History      []Point `json:"history"`
 }
 
 // Totals are sums over all streams; of the lag, the greatest.
@@ -155,17 +162,23 @@ type Totals struct {
 	Streams      int            `json:"streams"`
 	Private      int            `json:"private"`
 	Subscribers  int            `json:"subscribers"`
+	Connections  int            `json:"connections"`
 	Lost         int            `json:"lost"` // whose upstream connection is
 	ReceivedRate float64        `json:"received_rate"`
 	SentRate     float64        `json:"sent_rate"`
 	Lag          stream.LagInfo `json:"lag"`
+	History      []Point        `json:"history"`
 }
 
 // StreamsEvent is the data of the feed's events of type streams.
 type StreamsEvent struct {
-	At      time.Time    `json:"at"`
-	Totals  Totals       `json:"totals"`
-	Streams []FeedStream `json:"streams"`
+	At       time.Time            `json:"at"`
+	Totals   Totals               `json:"totals"`
+	Matching int                  `json:"matching"`
+	Groups   []Group              `json:"groups"`
+	Streams  []FeedStream         `json:"streams"`
+	Handlers []stream.HandlerInfo `json:"handlers"`
+	Hints    []hints.Hint         `json:"hints"`
 }
 
 // StreamEvent is the data of the feed's events of type stream.
@@ -182,10 +195,11 @@ type GoneEvent struct {
 
 // totals sums the samples up.
 func (l *look) totals() Totals {
-	t := Totals{Streams: len(l.samples), Private: countPrivate(l.samples)}
+	t := Totals{Streams: len(l.samples), Private: countPrivate(l.samples), History: []Point{}}
 	for i := range l.samples {
 		s := &l.samples[i]
 		t.Subscribers += s.Subscribers
+		t.Connections += s.Connections
 		t.ReceivedRate += s.ReceivedRate
 		t.SentRate += s.SentRate
 		t.Lag.Blocks, t.Lag.Seconds = max(t.Lag.Blocks, s.Lag.Blocks), max(t.Lag.Seconds, s.Lag.Seconds)
@@ -198,9 +212,11 @@ func (l *look) totals() Totals {
 
 // tellRates tells about the stream that the sample is of, with its rates; false if
 // it is over.
-func tellRates(s *stream.Sample) (FeedStream, bool) {
+func tellRates(s *stream.Sample, h *remembered) (FeedStream, bool) {
 	info, ok := s.Tell()
-	return FeedStream{Info: info, ReceivedRate: s.ReceivedRate, SentRate: s.SentRate}, ok
+	return FeedStream{
+		Info: info, ReceivedRate: s.ReceivedRate, SentRate: s.SentRate, Connections: s.Connections, History: h.of([]uint64{s.Number}),
+	}, ok
 }
 
 // serveFeed answers with the feed: of all streams, or of one.
@@ -212,13 +228,23 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query params) error {
 	if page.limit, err = query.number("limit", defaultFeed, 1, maxFeed); err != nil {
 		return err
 	}
-	add := func(v *view, l *look) (bool, error) { return true, addStreams(v, l, page) }
+	meant, err := filterOf(query)
+	if err != nil {
+		return err
+	}
+	by, err := query.oneOf("by", "stream", []string{"stream", "path"})
+	if err != nil {
+		return err
+	}
+	add := func(v *view, l *look, h *remembered) (bool, error) {
+		return true, addStreams(v, l, h, page, meant, by == "path")
+	}
 	if id, ok := query["stream"]; ok {
 		s := stream.Process.Find(id)
 		if s == nil {
 			return noSuchStream(id)
 		}
-		add = func(v *view, l *look) (bool, error) { return addStream(v, l, s) }
+		add = func(v *view, l *look, h *remembered) (bool, error) { return addStream(v, l, h, s) }
 	}
 	v, err := openView(w, r)
 	if err != nil {
@@ -228,6 +254,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query params) error {
 	theFeeder.join()
 	defer theFeeder.leave()
 	number := uint64(0)
+	history := theHistory.recall() // for the first event
 	for {
 		l, changed := theFeeder.after(number)
 		if l == nil {
@@ -237,18 +264,35 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query params) error {
 			continue
 		}
 		number = l.number
-		more, err := add(v, l)
+		more, err := add(v, l, history)
+		history = nil
 		if err != nil || v.flush() != nil || !more || !v.stays() {
 			return nil // the viewer is gone, or gets no more
 		}
 	}
 }
 
-// addStreams adds the event of a look at all streams.
-func addStreams(v *view, l *look, page paging[stream.Sample]) error {
-	e := StreamsEvent{At: l.at, Totals: l.totals(), Streams: []FeedStream{}}
-	for _, s := range page.of(l.samples, streamOrders["began"]) {
-		if told, ok := tellRates(&s); ok {
+// addStreams adds the event of a look at the streams that are meant, or at their groups.
+func addStreams(v *view, l *look, h *remembered, page paging[stream.Sample], meant filter, grouped bool) error {
+	e := StreamsEvent{
+		At: l.at, Totals: l.totals(), Groups: []Group{}, Streams: []FeedStream{},
+		Handlers: stream.Process.InspectHandlers(), Hints: hints.Process.List(),
+	}
+	e.Totals.History = h.all()
+	e.Handlers = e.Handlers[:min(len(e.Handlers), maxHandlers)]
+	e.Hints = e.Hints[:min(len(e.Hints), maxHints)]
+	samples := meant.of(l.samples)
+	if grouped {
+		all := groupsOf(samples)
+		e.Matching = len(all)
+		for _, g := range pageOf(page, all) {
+			e.Groups = append(e.Groups, g.tell(h))
+		}
+		return v.add("streams", strconv.FormatUint(l.number, 10), e)
+	}
+	e.Matching = len(samples)
+	for _, s := range page.of(samples, streamOrders["began"]) {
+		if told, ok := tellRates(&s, h); ok {
 			e.Streams = append(e.Streams, told)
 		}
 	}
@@ -257,12 +301,12 @@ func addStreams(v *view, l *look, page paging[stream.Sample]) error {
 
 // addStream adds the event of a look at one stream, if that had begun by then. It
 // returns false if it is over.
-func addStream(v *view, l *look, s stream.Observed) (more bool, err error) {
+func addStream(v *view, l *look, h *remembered, s stream.Observed) (more bool, err error) {
 	for i := range l.samples {
 		if l.samples[i].Of != s {
 			continue
 		}
-		told, ok := tellRates(&l.samples[i])
+		told, ok := tellRates(&l.samples[i], h)
 		if !ok {
 			break
 		}

@@ -78,6 +78,7 @@ var streamOrders = map[string]func(a, b *stream.Sample) int{
 var feedOrders = func() map[string]func(a, b *stream.Sample) int {
 	orders := maps.Clone(streamOrders)
 	orders["received_rate"] = func(a, b *stream.Sample) int { return cmp.Compare(a.ReceivedRate, b.ReceivedRate) }
+	orders["clients_per_connection"] = func(a, b *stream.Sample) int { return cmp.Compare(perConnection(a), perConnection(b)) }
 	orders["sent_rate"] = func(a, b *stream.Sample) int { return cmp.Compare(a.SentRate, b.SentRate) }
 	return orders
 }()
@@ -106,7 +107,11 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query params) error {
 	if err != nil {
 		return err
 	}
-	all := stream.Process.Samples(time.Now())
+	meant, err := filterOf(query)
+	if err != nil {
+		return err
+	}
+	all := meant.of(stream.Process.Samples(time.Now()))
 	list := StreamList{
 		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Streams: []stream.Info{},
 	}

@@ -92,12 +92,14 @@ type Hub struct {
 
 // Instance is one provisioned handler.
 type Instance struct {
-	Place    string      // listen addresses of the server, and the handler's name
-	server   any         // tells configurations apart
-	sequence uint64      // grows with each configuration
-	Retired  atomic.Bool // its configuration was cleaned up
-	memory   int64       // what it states for all replay buffers, 0: nothing; guarded by hub.mu
-	crowded  bool        // its configuration has or had another one of the same place; guarded by hub.mu
+	Place    string        // listen addresses of the server, and the handler's name
+	server   any           // tells configurations apart
+	sequence uint64        // grows with each configuration
+	Retired  atomic.Bool   // its configuration was cleaned up
+	Requests atomic.Uint64 // that have come to it
+	Answers  atomic.Uint64 // of those, answered with event streams
+	memory   int64         // what it states for all replay buffers, 0: nothing; guarded by hub.mu
+	crowded  bool          // its configuration has or had another one of the same place; guarded by hub.mu
 }
 
 // Process is shared by all handlers of all configurations of the process.

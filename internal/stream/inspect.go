@@ -107,6 +107,7 @@ type Observed interface {
 	// for which a stream looks at each subscriber, is only in the sample.
 	Sample(now time.Time) (Sample, bool)
 	Inspect() (Info, bool)
+	Glance() (Glance, bool)
 	SampleSubscribers(now time.Time) []SubscriberSample
 
 	// watch is what a tail reads.
@@ -356,8 +357,13 @@ func (s *Stream) LetGo(window time.Duration) (subscribers int) {
 type Sample struct {
 	Of          Observed
 	Number      uint64
+	Kind        string
+	Key         Key    // of a private stream it says nothing
+	Place       string // of its handler
+	Host        string
 	Path        string
 	Private     bool
+	Connections int // upstream connections, those of splices too
 	Subscribers int
 	Received    uint64 // events
 	Sent        uint64
@@ -367,7 +373,7 @@ type Sample struct {
 	Lost        bool // an upstream connection that was open
 	Lag         LagInfo
 
-	// Of the last second; see feed.go.
+	// Of the last second; see internal/admin.
 	ReceivedRate float64
 	SentRate     float64
 }
@@ -377,10 +383,19 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state := s.upstreamState()
+	connections := len(s.splices)
+	if state == StateOpen || state == StateOpening {
+		connections++
+	}
 	return Sample{
 		Of:          s,
 		Number:      s.number,
+		Kind:        s.kind(),
+		Key:         s.Key,
+		Place:       s.place,
+		Host:        s.shownHost,
 		Path:        s.shownPath,
+		Connections: connections,
 		Subscribers: len(s.subs),
 		Received:    s.buffer.Events,
 		Sent:        s.given.events,
@@ -390,6 +405,22 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 		Lost:        (state == StateOpening || state == StateWaiting) && !s.endedAt.IsZero(),
 		Lag:         s.lag(now),
 	}, s.listed()
+}
+
+// Glance is what changes of a stream and costs little to look at, however many
+// subscribers it has.
+type Glance struct {
+	Number      uint64
+	Subscribers int
+	Received    uint64 // events
+	Sent        uint64
+}
+
+// Glance looks at the stream; false if it is none that is shown.
+func (s *Stream) Glance() (Glance, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Glance{s.number, len(s.subs), s.buffer.Events, s.given.events}, s.listed()
 }
 
 // Tell tells about the stream that the sample is of; false if it is over.
@@ -421,6 +452,43 @@ func (h *Hub) Samples(now time.Time) []Sample {
 		if one, ok := o.Sample(now); ok {
 			all = append(all, one)
 		}
+	}
+	return all
+}
+
+// Glances looks at all streams.
+func (h *Hub) Glances() []Glance {
+	every := h.Observed()
+	all := make([]Glance, 0, len(every))
+	for _, o := range every {
+		if one, ok := o.Glance(); ok {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// HandlerInfo is what is told of a handler.
+type HandlerInfo struct {
+	Listen   string `json:"listen"`
+	Handler  string `json:"handler"`
+	Requests uint64 `json:"requests"`
+	Streams  uint64 `json:"event_streams"`
+}
+
+// InspectHandlers tells of those of all configurations that are in use, in the order in
+// which they were provisioned.
+func (h *Hub) InspectHandlers() []HandlerInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]HandlerInfo, 0, len(h.instances))
+	for _, inst := range h.instances {
+		if inst.Retired.Load() {
+			continue
+		}
+		info := HandlerInfo{Requests: inst.Requests.Load(), Streams: inst.Answers.Load()}
+		info.Listen, info.Handler = PlaceOf(inst.Place)
+		all = append(all, info)
 	}
 	return all
 }
