@@ -115,13 +115,15 @@ func TestLivePage(t *testing.T) {
 	u := startPhoenix(t, 50*time.Millisecond, "-ids=all", "-line="+hostile)
 	g := gatewaySetup{
 		program: plainPath, admin: freeAdmin(t),
-		directives: route("/events*", "buffer 100000\ndrain 1s", "reverse_proxy "+u.address),
+		directives: route("/events*", "buffer 100000\ndrain 1s", "reverse_proxy "+u.address) +
+			route("/cookies*", "", "reverse_proxy "+u.address+" {\nheader_down +Set-Cookie visitor=1\n}"),
 	}.start(t)
 	d := startDriver(t, "http://"+g.admin)
 	if status := d.do("goto", "url", "http://"+g.admin+"/sse/"); status != "200" {
 		t.Fatalf("status %s", status)
 	}
-	d.until("!document.getElementById('empty').hidden")
+	d.until("!document.getElementById('empty').hidden && document.querySelectorAll('#handlers li').length === 2")
+	d.until("document.getElementById('handlers').textContent.includes('no request has come to it')")
 	d.shoot("1-empty")
 
 	// Who skips to the streams stays with them.
@@ -140,8 +142,34 @@ func TestLivePage(t *testing.T) {
 	time.Sleep(5 * time.Second) // for the graphs, which nothing depends on
 	d.shoot("2-streams")
 
+	// What is looked for.
+	d.do("eval", "js", "document.getElementById('search').focus()")
+	for _, key := range strings.Split("OTHER", "") {
+		d.do("press", "key", key)
+	}
+	d.until("document.querySelectorAll('#rows tr').length === 1 && document.querySelector('#rows .path').textContent === '/events/other'")
+	d.do("eval", "js", "document.getElementById('search').value = 'nowhere'; document.getElementById('search').dispatchEvent(new Event('input'))")
+	d.until("!document.getElementById('none').hidden && document.getElementById('empty').hidden")
+	d.shoot("2-none")
+	d.do("eval", "js", "document.getElementById('search').value = ''; document.getElementById('search').dispatchEvent(new Event('input'))")
+	d.until("document.querySelectorAll('#rows tr').length === 2")
+
+	// A path whose clients share nothing, and why.
+	for i := range 3 {
+		private := startCrowd(t, 1, false, g.url(fmt.Sprintf("/cookies?%d", i)))
+		defer private.assert()
+	}
+	d.until(row("/cookies", "3") + " && [...document.querySelectorAll('#rows .per[data-alone]')].some((e) => e.textContent === '1')")
+	d.shoot("2-paths")
+	d.do("eval", "js", "[...document.querySelectorAll('#rows .path')].find((a) => a.textContent === '/cookies').click()")
+	d.until("!document.getElementById('within').hidden && document.querySelectorAll('#rows tr').length === 3")
+	d.until("document.getElementById('within-what').textContent === 'sse /cookies* /cookies'")
+	d.shoot("2-within")
+	d.do("click", "selector", "#within .back")
+	d.until("document.getElementById('within').hidden && document.querySelectorAll('#rows tr').length === 3")
+
 	// Its own page, by keyboard.
-	d.do("eval", "js", "document.querySelector('#rows .path').focus()")
+	d.do("eval", "js", "[...document.querySelectorAll('#rows .path')].find((a) => a.textContent === '/events').focus()")
 	d.do("press", "key", "Enter")
 	d.until("document.activeElement.id === 'detail-title' && document.activeElement.textContent === '/events'")
 	d.until("document.querySelectorAll('#tail li').length > 20 && document.querySelectorAll('#subscribers tr').length === 50")
@@ -154,7 +182,20 @@ func TestLivePage(t *testing.T) {
 	if text := d.do("eval", "js", "document.documentElement.outerHTML"); strings.Contains(text, "secret") {
 		t.Error("the value of a parameter is on the page")
 	}
+	if n := d.do("eval", "js", "document.querySelector('#detail-tiles li:nth-child(3) .line').getAttribute('d').split('L').length > 4"); n != "true" {
+		t.Error("the graph does not begin with what was before the page of the stream")
+	}
 	d.shoot("3-stream")
+
+	// The tail stops and goes on, and the button is legible under the pointer.
+	d.do("click", "selector", "#pause")
+	d.until("document.getElementById('pause').textContent === 'Resume' && document.getElementById('pause').matches(':hover')")
+	d.until("getComputedStyle(document.getElementById('pause')).color !== getComputedStyle(document.getElementById('pause')).backgroundColor")
+	d.do("eval", "js", "window.shown = document.querySelector('#tail li').textContent")
+	d.shoot("3-paused")
+	d.until("document.querySelector('#tail li').textContent === window.shown")
+	d.do("click", "selector", "#pause")
+	d.until("document.getElementById('pause').textContent === 'Pause' && document.querySelector('#tail li').textContent !== window.shown")
 
 	// The upstream breaks and recovers.
 	u.crash()
@@ -185,12 +226,17 @@ func TestLivePage(t *testing.T) {
 	d.do("press", "key", "Escape")
 	d.until("!document.getElementById('ask').open && document.activeElement.id === 'drain'")
 	d.do("press", "key", "Enter")
-	d.until("document.getElementById('ask').open")
+	d.until("document.getElementById('ask').open && document.activeElement.textContent === 'Cancel'")
+	d.do("press", "key", "Shift+Tab")
+	d.until("document.activeElement.id === 'window'")
+	d.do("press", "key", "2")
+	d.do("press", "key", "Tab")
 	d.do("press", "key", "Tab")
 	d.until("document.activeElement.id === 'ask-yes'")
 	d.do("press", "key", "Enter")
-	d.until("document.getElementById('said').textContent.includes('draining 200 subscribers over 1 s')")
+	d.until("document.getElementById('said').textContent.includes('draining 200 subscribers over 2 s')")
 	d.until("!document.getElementById('over').hidden && document.getElementById('drain').disabled")
+	d.until("!document.getElementById('next').hidden && document.getElementById('next-link').hash !== location.hash")
 	d.shoot("7-drained")
 	ended := func(r record) bool { return len(r.ends) == 1 && r.heads == 2 }
 	first.until("the end, and another stream", ended)
@@ -198,7 +244,9 @@ func TestLivePage(t *testing.T) {
 	first.assert(record.check, record.checkEnds)
 	rest.assert(record.check, record.checkEnds)
 	other.assert(record.checkStayed)
-	d.do("click", "selector", ".back")
+	d.do("click", "selector", "#next-link")
+	d.until(tile("Subscribers", "200") + " && document.getElementById('over').hidden")
+	d.do("click", "selector", "#detail .back")
 	d.until(row("/events", "200"))
 
 	// A private stream: seen, watched and ended.
@@ -215,7 +263,7 @@ func TestLivePage(t *testing.T) {
 	if _, err := io.Copy(io.Discard, private); err == nil {
 		t.Error("the response that was cut looks complete")
 	}
-	d.do("click", "selector", ".back")
+	d.do("click", "selector", "#detail .back")
 	d.until(row("/events", "200"))
 
 	// The end of the other one.

@@ -93,6 +93,9 @@ func (f *feeder) run(stop <-chan struct{}) {
 	for {
 		now := time.Now()
 		l := &look{at: now, samples: f.hub.Samples(now)}
+		if before == nil {
+			l.rateSince(theHistory.recall())
+		}
 		l.rate(before)
 		if !f.show(l, stop) {
 			return
@@ -144,6 +147,23 @@ func (l *look) rate(before *look) {
 		}
 		s.ReceivedRate = float64(s.Received-min(b.Received, s.Received)) / seconds
 		s.SentRate = float64(s.Sent-min(b.Sent, s.Sent)) / seconds
+	}
+}
+
+// rateSince computes the rates since the newest glance, for the first look.
+func (l *look) rateSince(h *remembered) {
+	if len(h.last) == 0 {
+		return
+	}
+	before := &h.last[len(h.last)-1]
+	seconds := l.at.Sub(before.at).Seconds()
+	if seconds <= 0 || before.of == nil {
+		return
+	}
+	for i := range l.samples {
+		s := &l.samples[i]
+		received, sent := grown(before.of[s.Number], stream.Glance{Received: s.Received, Sent: s.Sent})
+		s.ReceivedRate, s.SentRate = received/seconds, sent/seconds
 	}
 }
 

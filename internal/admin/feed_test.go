@@ -17,6 +17,12 @@ func TestFeedRates(t *testing.T) {
 	if s := now.samples; s[0].ReceivedRate != 2 || s[1].ReceivedRate != 2.5 || s[1].SentRate != 0 {
 		t.Errorf("%+v", s)
 	}
+	first := &look{at: at.Add(2 * time.Second), samples: []stream.Sample{{Number: 1, Received: 14, Sent: 6}, {Number: 2, Received: 8}}}
+	first.rateSince(&remembered{[]glances{{at: at, of: map[uint64]stream.Glance{1: {Received: 10}}}}})
+	if s := first.samples; s[0].ReceivedRate != 2 || s[0].SentRate != 3 || s[1].ReceivedRate != 4 {
+		t.Errorf("of the first look: %+v", s)
+	}
+	first.rateSince(new(remembered)) // there was no glance
 	now.rate(nil)
 	now.rate(now) // no time has passed
 }

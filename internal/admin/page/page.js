@@ -136,8 +136,9 @@
           if (values.length > HISTORY) values.shift();
           g.draw(values, least);
         },
-        clear() {
-          values.length = 0;
+        // begin draws what was there before the page.
+        begin(before) {
+          values.splice(0, values.length, ...before);
           g.draw(values, least);
         },
       };
@@ -145,6 +146,9 @@
     }
     return all;
   }
+
+  // past makes values for a graph of the points of the last minute, which are five seconds apart.
+  const past = (points, of) => points.flatMap((p) => Array(5).fill(of(p))).slice(-HISTORY + 1);
 
   // ---- the state of an upstream
 
@@ -161,13 +165,31 @@
 
   // ---- all streams
 
-  const rows = new Map(); // by ID of the stream
+  const rows = new Map(); // by what they are of
   const totals = tiles(byId('tiles'), [
-    ['streams', 'Streams', 5], ['subscribers', 'Subscribers', 5], ['received', 'Events in /s', 5],
+    ['per', 'Clients per connection', 2], ['subscribers', 'Subscribers', 5], ['received', 'Events in /s', 5],
     ['sent', 'Events out /s', 5], ['lag', 'Largest lag', 0.1], ['lost', 'Upstreams lost', 2],
   ]);
+  const sharing = (clients, connections) => clients / Math.max(1, connections);
 
-  function newRow(s) {
+  // ofStream and ofGroup make rows of the same kind of what the feed tells.
+  const ofStream = (s, at) => ({
+    key: s.id, title: title(s), href: '#' + encodeURIComponent(s.id), state: stateOf(s), age: since(s.upstream.since, at),
+    mark: s.draining ? 'draining' : '', per: sharing(s.subscribers, s.connections), alone: s.kind === 'private',
+    where: place(s) + (s.separated_by.length ? ` · by ${s.separated_by.join(', ')}` : ''), subscribers: s.subscribers, received: s.received_rate,
+    lag: s.lag, history: s.history,
+  });
+  const ofGroup = (g) => ({
+    key: JSON.stringify([g.listen, g.handler, g.path]), title: title(g),
+    href: g.stream ? '#' + encodeURIComponent(g.stream) : '#in/' + encodeURIComponent(JSON.stringify([g.listen, g.handler, g.path])),
+    state: g.lost ? ['lost', g.streams > 1 ? `${count(g.lost)} of ${count(g.streams)} lost` : 'lost'] : stateOf({upstream: g}),
+    age: plural(g.connections, 'connection', 'connections'), mark: '', per: g.clients_per_connection, alone: g.streams > 1 && g.clients_per_connection <= 1,
+    where: [g.hosts > 1 ? plural(g.hosts, 'host', 'hosts') : g.host, g.handler && `sse ${g.handler}`, g.streams > 1 && `${count(g.streams)} streams`,
+      g.private && (g.private === g.streams ? 'private' : `${count(g.private)} private`)].filter(Boolean).join(' · '),
+    subscribers: g.subscribers, received: g.received_rate, lag: g.lag, history: g.history,
+  });
+
+  function newRow(r) {
     const tr = make('tr');
     tr.setAttribute('role', 'row');
     const cell = (label) => {
@@ -178,17 +200,18 @@
       return td;
     };
     const first = cell();
-    const a = make('a', 'path', title(s));
-    a.href = '#' + encodeURIComponent(s.id);
+    const a = make('a', 'path', r.title);
     const where = make('div', 'small');
     first.append(a, where);
+    const per = make('div', 'per');
+    cell('Clients per connection').append(per);
     const upstream = cell('Upstream');
     const state = make('span', 'state'), mark = make('span', 'mark'), age = make('span');
     const more = make('div', 'small');
     more.append(age, ' ', mark);
     upstream.append(state, more);
-    const number = (label, least) => {
-      const box = make('div', 'num'), value = make('span'), g = graph(), values = [];
+    const number = (label, least, values) => {
+      const box = make('div', 'num'), value = make('span'), g = graph();
       box.append(value, g.svg);
       cell(label).append(box);
       return (n, text) => {
@@ -198,30 +221,38 @@
         g.draw(values, least);
       };
     };
-    const subscribers = number('Subscribers', 5), received = number('Events in /s', 5), behind = number('Lag', 0.1);
+    const subscribers = number('Subscribers', 5, past(r.history, (p) => p.subscribers));
+    const received = number('Events in /s', 5, past(r.history, (p) => p.received_rate)), behind = number('Lag', 0.1, []);
     let before = '';
-    const update = (s, at) => {
-      const [kind, text] = stateOf(s);
+    const update = (r) => {
+      const [kind, text] = r.state;
       setState(state, text, kind);
-      setText(age, since(s.upstream.since, at));
-      setText(mark, s.draining ? 'draining' : '');
-      const differs = s.separated_by.length ? ` · by ${s.separated_by.join(', ')}` : '';
-      setText(where, place(s) + differs);
-      subscribers(s.subscribers, count(s.subscribers));
-      received(s.received_rate, rate(s.received_rate));
-      behind(s.lag.seconds, lag(s.lag));
-      const changed = before && before !== kind ? `${title(s)}: upstream ${text}` : '';
+      setText(age, r.age);
+      setText(mark, r.mark);
+      setText(where, r.where);
+      if (a.getAttribute('href') !== r.href) a.setAttribute('href', r.href);
+      setText(per, tenth.format(r.per));
+      per.toggleAttribute('data-alone', r.alone);
+      subscribers(r.subscribers, count(r.subscribers));
+      received(r.received, rate(r.received));
+      behind(r.lag.seconds, lag(r.lag));
+      const changed = before && before !== kind ? `${r.title}: upstream ${text}` : '';
       before = kind;
       return changed;
     };
     return {tr, update};
   }
 
-  function showStreams(e) {
-    const t = e.totals;
-    totals.streams.set(count(t.streams), t.private ? `${count(t.private)} of them private` : '');
-    totals.streams.push(t.streams);
-    totals.subscribers.set(count(t.subscribers));
+  function showTotals(t) {
+    if (t.history.length) {
+      totals.subscribers.begin(past(t.history, (p) => p.subscribers));
+      totals.received.begin(past(t.history, (p) => p.received_rate));
+      totals.sent.begin(past(t.history, (p) => p.sent_rate));
+    }
+    const per = sharing(t.subscribers, t.connections);
+    totals.per.set(tenth.format(per), plural(t.connections, 'connection', 'connections'));
+    totals.per.push(per);
+    totals.subscribers.set(count(t.subscribers), plural(t.streams, 'stream', 'streams') + (t.private ? `, ${count(t.private)} private` : ''));
     totals.subscribers.push(t.subscribers);
     totals.received.set(rate(t.received_rate));
     totals.received.push(t.received_rate);
@@ -231,38 +262,87 @@
     totals.lag.push(t.lag.seconds);
     totals.lost.set(count(t.lost));
     totals.lost.push(t.lost);
+  }
 
+  function showStreams(e) {
+    showTotals(e.totals);
+    showHints(e.hints, e.at);
     const body = byId('rows'), there = new Set(), news = [];
-    for (const s of e.streams) {
-      there.add(s.id);
-      let row = rows.get(s.id);
+    const all = [...e.groups.map(ofGroup), ...e.streams.map((s) => ofStream(s, e.at))];
+    for (const r of all) {
+      there.add(r.key);
+      let row = rows.get(r.key);
       if (!row) {
-        row = newRow(s);
-        rows.set(s.id, row);
+        row = newRow(r);
+        rows.set(r.key, row);
         body.append(row.tr);
       }
-      const changed = row.update(s, e.at);
+      const changed = row.update(r);
       if (changed) news.push(changed);
     }
-    for (const [id, row] of rows) {
-      if (!there.has(id)) {
+    for (const [key, row] of rows) {
+      if (!there.has(key)) {
         row.tr.remove();
-        rows.delete(id);
+        rows.delete(key);
       }
     }
     // Rows do not move away under a pointer or the focus.
     if (!body.matches(':hover') && !body.contains(document.activeElement)) {
       let at = body.firstElementChild;
-      for (const s of e.streams) {
-        const tr = rows.get(s.id).tr;
+      for (const r of all) {
+        const tr = rows.get(r.key).tr;
         if (tr === at) at = at.nextElementSibling;
         else body.insertBefore(tr, at);
       }
     }
-    byId('empty').hidden = t.streams > 0;
-    setText(byId('shown'), e.streams.length < t.streams ? `${count(e.streams.length)} of ${count(t.streams)}` : plural(t.streams, 'stream', 'streams'));
+    byId('empty').hidden = e.totals.streams > 0;
+    document.querySelector('.streams').hidden = all.length === 0;
+    byId('none').hidden = e.totals.streams === 0 || all.length > 0;
+    if (!e.totals.streams) showHandlers(e.handlers);
+    const what = grouped() ? ['path', 'paths'] : ['stream', 'streams'];
+    setText(byId('shown'), all.length < e.matching ? `${count(all.length)} of ${plural(e.matching, ...what)}` : plural(e.matching, ...what));
     if (news.length) say(news.slice(0, 3).join(', ') + (news.length > 3 ? `, and ${news.length - 3} more` : ''));
   }
+
+  // showHandlers lists the handlers, and what they have seen: why there is no stream.
+  function showHandlers(handlers) {
+    byId('no-handlers').hidden = handlers.length > 0;
+    byId('handlers').replaceChildren(...handlers.map((h) => {
+      const li = make('li');
+      li.append(make('code', '', h.handler ? `sse ${h.handler}` : 'sse'), ` on ${h.listen || 'no address'}: `,
+        !h.requests ? 'no request has come to it' :
+          `${plural(h.requests, 'request', 'requests')}, ${h.event_streams ? count(h.event_streams) : 'none'} answered with an event stream`);
+      return li;
+    }));
+  }
+
+  // ---- hints
+
+  const FIRST_HINTS = 3;
+  let allHints = false, hintsShown = '';
+
+  // showHints shows what the gateway has noticed of its configuration.
+  function showHints(hints, at) {
+    byId('hints').hidden = hints.length === 0;
+    const some = allHints ? hints : hints.slice(0, FIRST_HINTS);
+    byId('more-hints').hidden = hints.length <= FIRST_HINTS;
+    setText(byId('more-hints'), allHints ? 'Show fewer' : `Show all ${count(hints.length)}`);
+    const now = JSON.stringify(some.map((h) => [h.kind, h.place, h.text, h.remedy, h.count]));
+    if (now === hintsShown) return;
+    hintsShown = now;
+    byId('hint-list').replaceChildren(...some.map((h) => {
+      const li = make('li');
+      const remedy = make('span', 'remedy', h.remedy);
+      li.append(make('span', 'where', [h.handler && `sse ${h.handler}`, h.place].filter(Boolean).join(' ')), h.text, remedy);
+      if (h.count > 1) li.append(make('span', 'small', `${count(h.count)} times, first ${since(h.first_at, at)} ago`));
+      return li;
+    }));
+  }
+  byId('more-hints').addEventListener('click', () => {
+    allHints = !allHints;
+    hintsShown = '';
+    connect();
+  });
 
   // ---- one stream
 
@@ -272,6 +352,30 @@
   ]);
   let known = ''; // the upstream's state
   let alone = false; // the stream is private
+  let shared = ''; // what names streams of the same key; none of a private stream
+  let looking; // for the stream that follows it
+
+  // followed looks for the stream that clients of this one get now, until there is one.
+  function followed() {
+    if (looking || !shared || !byId('next').hidden) return;
+    const id = current;
+    const again = () => { looking = setTimeout(look, 2000); };
+    const number = (id) => Number(id.split('-')[1]);
+    const look = async () => {
+      try {
+        const answer = await (await fetch(`streams?key=${encodeURIComponent(shared)}&sort=began&order=desc&limit=5`)).json();
+        if (id !== current) return;
+        const next = answer.streams.find((s) => number(s.id) > number(id) && !s.draining);
+        if (!next) return again();
+        setText(byId('next-link'), '#' + next.id.split('-')[1]);
+        byId('next-link').href = '#' + encodeURIComponent(next.id);
+        byId('next').hidden = false;
+      } catch {
+        if (id === current) again(); // it cannot be reached just now
+      }
+    };
+    looking = setTimeout(look, 0);
+  }
 
   function fact(name, ...values) {
     const div = make('div'), dd = make('dd');
@@ -283,8 +387,16 @@
   function showStream(e) {
     const s = e.stream;
     const [kind, text] = stateOf(s);
+    alone = s.kind === 'private';
     setText(byId('detail-title'), title(s));
     setText(byId('detail-where'), place(s));
+    if (s.history.length) {
+      own.subscribers.begin(past(s.history, (p) => p.subscribers));
+      own.received.begin(past(s.history, (p) => p.received_rate));
+      own.sent.begin(past(s.history, (p) => p.sent_rate));
+    }
+    shared = alone ? '' : s.stream;
+    if (s.draining) followed();
     own.upstream.set(text, `for ${since(s.upstream.since, e.at)}${s.draining ? ', draining' : ''}`, kind);
     own.subscribers.set(count(s.subscribers), s.splices ? plural(s.splices, 'splice', 'splices') : '');
     own.subscribers.push(s.subscribers);
@@ -296,7 +408,6 @@
     own.lag.push(s.lag.seconds);
     if (known && known !== kind) say(`upstream ${text}`);
     known = kind;
-    alone = s.kind === 'private';
 
     const error = s.upstream.last_error;
     const b = s.buffer;
@@ -312,6 +423,7 @@
         s.last_ids.upstream || s.last_ids.gateway ? '' : 'none')]),
       ...(s.first_event_seconds === 0 ? [] : [fact('First event', `${span(s.first_event_seconds)} after the request`)]),
       fact('Traffic', `${bytes(s.bytes_received)} in, ${bytes(s.bytes_sent)} out`),
+      ...(s.private ? [fact('Private because', `${s.private.text}${s.private.detail ? ` (${s.private.detail})` : ''}. ${s.private.remedy}`)] : []),
       fact('Separated by', alone ? 'everything: it is one client’s' : s.separated_by.length ? s.separated_by.join(', ') : 'nothing but the path'),
       fact('In the log', make('code', '', s.stream), ...(s.epoch ? [', epoch ', make('code', '', s.epoch)] : [])),
     );
@@ -338,6 +450,7 @@
 
   function over() {
     byId('over').hidden = false;
+    followed();
     byId('drain').disabled = byId('end').disabled = true;
     own.upstream.set('over', '', 'ended');
     for (const tile of [own.subscribers, own.received, own.sent, own.lag]) tile.set('–');
@@ -384,17 +497,18 @@
 
   byId('pause').addEventListener('click', () => {
     paused = !paused;
-    byId('pause').setAttribute('aria-pressed', String(paused));
+    setText(byId('pause'), paused ? 'Resume' : 'Pause');
+    byId('pause').classList.toggle('on', paused);
     if (!paused) paint();
   });
 
   // ---- drain and end
 
-  async function change(method, path, done) {
+  async function change(method, path, done, body) {
     try {
-      const answer = await fetch(path, {method, headers: {'Content-Type': 'application/json'}});
-      const body = await answer.json();
-      say(answer.ok ? done(body) : `refused: ${body.error}`);
+      const answer = await fetch(path, {method, headers: {'Content-Type': 'application/json'}, body: body && JSON.stringify(body)});
+      const told = await answer.json();
+      say(answer.ok ? done(told) : `refused: ${told.error}`);
     } catch (error) {
       say(`failed: ${error.message}`);
     }
@@ -402,6 +516,8 @@
 
   let asked;
   function ask(heading, text, yes, act) {
+    byId('ask-over').hidden = yes !== 'Drain';
+    byId('window').value = '';
     setText(byId('ask-title'), heading);
     setText(byId('ask-text'), text);
     setText(byId('ask-yes'), yes);
@@ -414,10 +530,11 @@
   byId('drain').addEventListener('click', () => {
     const id = current;
     ask(`Drain ${byId('detail-title').textContent}?`,
-      alone ? 'Cuts its client’s response after the time of the option drain, if it has not ended by then, and closes its upstream connection.' :
-        'Disconnects its clients one by one, over the time of the option drain. Browsers reconnect automatically, to a new stream.',
+      alone ? 'Cuts its client’s response after a while, if it has not ended by then, and closes its upstream connection.' :
+        'Disconnects its clients one by one. Browsers reconnect automatically, to a new stream.',
       'Drain', () => change('POST', `streams/${encodeURIComponent(id)}/drain`,
-        (a) => `draining ${plural(a.subscribers, 'subscriber', 'subscribers')} over ${span(a.window_seconds)}`));
+        (a) => `draining ${plural(a.subscribers, 'subscriber', 'subscribers')} over ${span(a.window_seconds)}`,
+        byId('window').value === '' ? undefined : {window: `${byId('window').value}s`}));
   });
   byId('end').addEventListener('click', () => {
     const id = current;
@@ -430,7 +547,20 @@
 
   // ---- which of the two is shown, and reading only while it is seen
 
-  let current = null, open = [];
+  let current = null, within = null, open = [];
+
+  const grouped = () => !within && byId('by').value === 'path';
+
+  // meant is the query of the streams that are asked for.
+  function meant() {
+    const [sort, order] = byId('sort').value.split(' ');
+    const q = new URLSearchParams({sort, order, limit: byId('limit').value, by: grouped() ? 'path' : 'stream'});
+    for (const name of ['search', 'kind', 'state']) {
+      if (byId(name).value) q.set(name, byId(name).value);
+    }
+    if (within) ['listen', 'handler', 'path'].forEach((name, i) => q.set(name, within[i]));
+    return q;
+  }
 
   function close() {
     for (const source of open) source.close();
@@ -441,8 +571,8 @@
     close();
     if (document.hidden) return;
     if (!current) {
-      const [sort, order] = byId('sort').value.split(' ');
-      open.push(follow(() => `feed?sort=${sort}&order=${order}&limit=${byId('limit').value}`, {streams: showStreams}, link));
+      setText(byId('what'), grouped() ? 'Path' : 'Stream');
+      open.push(follow(() => `feed?${meant()}`, {streams: showStreams}, link));
       return;
     }
     const id = encodeURIComponent(current);
@@ -459,15 +589,33 @@
     open.push(follow(() => `streams/${id}/tail?last=${byId('tail').children.length ? 0 : 20}`, tailHandlers, () => {}));
   }
 
+  // groupOf reads which path of which handler is asked for.
+  function groupOf(hash) {
+    if (!hash?.startsWith('in/')) return null;
+    try {
+      const group = JSON.parse(decodeURIComponent(hash.slice(3)));
+      return Array.isArray(group) && group.length === 3 && group.every((part) => typeof part === 'string') ? group : null;
+    } catch {
+      return null;
+    }
+  }
+
   function route(event) {
     current = location.hash.slice(1) || null;
+    within = groupOf(current);
+    byId('within').hidden = !within;
+    if (within) setText(byId('within-what'), [within[1] && `sse ${within[1]}`, within[2]].filter(Boolean).join(' '));
+    byId('by').disabled = Boolean(within);
     if (current && !/^[0-9a-z]+-[0-9]+$/.test(current)) current = null; // no ID of a stream
     byId('overview').hidden = Boolean(current);
     byId('detail').hidden = !current;
-    byId('over').hidden = true;
+    byId('over').hidden = byId('next').hidden = true;
+    clearTimeout(looking);
+    looking = undefined;
+    shared = '';
     byId('drain').disabled = byId('end').disabled = false;
     known = '';
-    for (const tile of [own.subscribers, own.received, own.sent, own.lag]) tile.clear();
+    for (const tile of [own.subscribers, own.received, own.sent, own.lag]) tile.begin([]);
     queue = [];
     byId('tail').replaceChildren();
     byId('facts').replaceChildren();
@@ -490,6 +638,11 @@
   addEventListener('pageshow', (e) => { if (e.persisted) connect(); });
   document.addEventListener('visibilitychange', connect);
   byId('sort').addEventListener('change', connect);
-  byId('limit').addEventListener('change', connect);
+  for (const name of ['limit', 'by', 'kind', 'state']) byId(name).addEventListener('change', connect);
+  let typing;
+  byId('search').addEventListener('input', () => {
+    clearTimeout(typing);
+    typing = setTimeout(connect, 300);
+  });
   route();
 })();
