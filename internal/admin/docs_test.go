@@ -81,7 +81,6 @@ var schemaTypes = map[string]reflect.Type{
 	"Point":        reflect.TypeFor[Point](),
 	"Group":        reflect.TypeFor[Group](),
 	"Handler":      reflect.TypeFor[stream.HandlerInfo](),
-	"Hint":         reflect.TypeFor[hints.Hint](),
 	"FeedStream":   reflect.TypeFor[FeedStream](),
 	"Totals":       reflect.TypeFor[Totals](),
 	"StreamsEvent": reflect.TypeFor[StreamsEvent](),
