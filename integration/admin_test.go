@@ -111,6 +111,7 @@ func freeAdmin(t *testing.T) string {
 
 // Issue 7: the live page, as a person sees it.
 func TestLivePage(t *testing.T) {
+	t.Parallel()
 	const clients = 200
 	u := startPhoenix(t, 50*time.Millisecond, "-ids=all", "-line="+hostile)
 	g := gatewaySetup{
@@ -306,6 +307,7 @@ func tile(name, text string) string {
 // Who watches does not keep the process, whichever way it is stopped. Caddy takes it for a failure when its admin endpoint
 // does not end.
 func TestStopWithViewers(t *testing.T) {
+	t.Parallel()
 	for name, stop := range map[string]func(g *gateway){
 		"SIGTERM": func(g *gateway) { g.stop() },
 		"caddy stop": func(g *gateway) {

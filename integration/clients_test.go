@@ -14,6 +14,7 @@ import (
 
 // Issue 3, acceptance 6: clients that people use resume across connections that are cut in the middle.
 func TestRealClients(t *testing.T) {
+	t.Parallel()
 	plain := startTicker(t, "-interval=25ms")
 	numbered := startTicker(t, "-interval=25ms", "-ids=all")
 	pages := startPages(t)
@@ -21,6 +22,15 @@ func TestRealClients(t *testing.T) {
 		route("/plain", "retry 50ms", "reverse_proxy "+plain.address)+
 			route("/ids", "retry 50ms", "reverse_proxy "+numbered.address)+
 			"handle /page.html {\nreverse_proxy "+pages.Listener.Addr().String()+"\n}\n")
+	t.Cleanup(func() { // all that was missed came from the replay buffer
+		for _, u := range []*upstream{plain, numbered} {
+			for _, open := range u.all("open") {
+				if open.LastEventID != "" {
+					t.Errorf("%s was asked for what is after %q", u.name, open.LastEventID)
+				}
+			}
+		}
+	})
 	clients := []struct {
 		name  string
 		start func(t *testing.T, name string, through *forwarder, path string) *process
@@ -34,18 +44,11 @@ func TestRealClients(t *testing.T) {
 	for _, client := range clients {
 		for _, path := range []string{"/plain", "/ids"} {
 			t.Run(client.name+path, func(t *testing.T) {
+				t.Parallel()
 				through := startForwarder(t, g.address)
 				c := client.start(t, client.name, through, path)
 				testRealClient(t, c, through)
 			})
-		}
-	}
-	// All that was missed came from the replay buffer.
-	for _, u := range []*upstream{plain, numbered} {
-		for _, open := range u.all("open") {
-			if open.LastEventID != "" {
-				t.Errorf("%s was asked for what is after %q", u.name, open.LastEventID)
-			}
 		}
 	}
 }

@@ -28,8 +28,10 @@ func modelToken(t *testing.T, data string) string {
 
 // Issue 5, acceptance 3: a client whose connection is cut 5 times gets each of 2,000 tokens once, of one request.
 func TestDetachedAnswer(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"post-fetch-event-source", "post-fetch"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 			g := startGateway(t, unlogged+"sse {\nshare off\ndetach 1m\nbuffer 4096\nretry 50ms\n}\nreverse_proxy "+model.address)
 			through := startForwarder(t, g.address)
@@ -73,6 +75,7 @@ func TestDetachedAnswer(t *testing.T) {
 // Issue 5, acceptances 3 and 4: who is gone for good lets the model stop after the time of detach, and DELETE does at
 // once. A stranger cannot.
 func TestDetachedAnswerAbandoned(t *testing.T) {
+	t.Parallel()
 	const detach = 2 * time.Second
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	g := startGateway(t, unlogged+"sse {\nshare off\ndetach "+detach.String()+"\n}\nreverse_proxy "+model.address)

@@ -37,6 +37,7 @@ var earlyModels = map[string]struct {
 // Issue 20: a model that thinks for longer than a proxy on the way waits is no trouble for the SDKs; what it refuses late
 // is an error of theirs, and neither a hang nor an empty answer.
 func TestEarlyAnswers(t *testing.T) {
+	t.Parallel()
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	args := make([]string, 0, len(earlyModels)+1)
 	for name := range earlyModels {

@@ -90,6 +90,7 @@ func (o *overhearing) await(t *testing.T, what string, came func(text string) bo
 // Some clients show their program an event without data for each block that is none: r3labs/sse is one. With
 // empty_blocks off it sees the application's events only.
 func TestEmptyBlocks(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		options string
 		shown   []string
@@ -99,6 +100,7 @@ func TestEmptyBlocks(t *testing.T) {
 		{"heartbeat 100ms\nretry 2s\nempty_blocks off", []string{"1", "2", "3"}},
 	} {
 		t.Run(test.options, func(t *testing.T) {
+			t.Parallel()
 			app := startAnnouncer(t)
 			g := startGateway(t, route("/events", test.options, "reverse_proxy "+app.Listener.Addr().String()))
 			client, heard := sse.NewClient(g.url("/events")), new(overhearing)

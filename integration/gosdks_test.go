@@ -285,6 +285,7 @@ var goVariants = []struct{ name, path, version string }{
 
 // Issue 5: MCP with the SDKs in Go, each with each.
 func TestMCPGoSDKs(t *testing.T) {
+	t.Parallel()
 	for serverName, newServer := range goServers {
 		t.Run(serverName+" server", func(t *testing.T) {
 			u := startGoServer(t, newServer)

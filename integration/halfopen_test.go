@@ -104,6 +104,7 @@ func (r report) time() time.Time { return time.UnixMicro(int64(r.Time * 1e6)) }
 
 // Issue 4, acceptance 6: a client whose packets do not arrive any more is gone soon, though its stream is quiet.
 func TestVanishedClient(t *testing.T) {
+	t.Parallel()
 	n := startNetwork(t)
 	const clients = 5 // over each version of HTTP
 	u := startTickerInside(t, n.gateway)
@@ -138,8 +139,10 @@ func startTickerInside(t testing.TB, namespace string) *upstream {
 
 // Issue 4, acceptance 6: a client that does not read any more, and whose kernel takes nothing more, is gone soon.
 func TestFrozenClient(t *testing.T) {
+	t.Parallel()
 	for _, h2 := range []bool{false, true} {
 		t.Run(fmt.Sprint("h2=", h2), func(t *testing.T) {
+			t.Parallel()
 			u := startTicker(t, "-interval=20ms", "-size=16384")
 			g := gatewaySetup{
 				globals:    plainHTTP2,

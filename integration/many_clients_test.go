@@ -8,6 +8,7 @@ import (
 
 // Issue 2, acceptance 1.
 func TestThousandClientsOneConnection(t *testing.T) {
+	t.Parallel()
 	const (
 		clients = 1000
 		events  = 200

@@ -32,8 +32,10 @@ func startMCP(t *testing.T, url, transport, action string) *process {
 
 // Issue 5: MCP with the reference server and the TypeScript SDK.
 func TestMCP(t *testing.T) {
+	t.Parallel()
 	for _, transport := range mcpTransports {
 		t.Run(transport.name, func(t *testing.T) {
+			t.Parallel()
 			u := startEverything(t, transport)
 			g := startGateway(t, unlogged+"sse\nreverse_proxy "+u.address)
 			t.Run("tools", func(t *testing.T) { testMCPTools(t, u, g, transport) })
@@ -160,6 +162,7 @@ func TestMCPHeartbeats(t *testing.T) {
 
 // Sessions that can be resumed.
 func TestMCPResumable(t *testing.T) {
+	t.Parallel()
 	u := startUpstream(t, "mcp", command(nodePath, "upstreams/mcp.mjs"))
 	g := startGateway(t, unlogged+"sse\nreverse_proxy "+u.address)
 	t.Run("announce", func(t *testing.T) { testMCPAnnounce(t, u, g) })

@@ -27,11 +27,13 @@ var modelResults = map[string]string{
 
 // Issue 5: through the gateway, the SDKs of language models yield what they yield without it.
 func TestModelClients(t *testing.T) {
-	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
-	// There are heartbeats in between, which they do not see.
-	g := startGateway(t, unlogged+"sse {\nheartbeat 5ms\n}\nreverse_proxy "+model.address)
+	t.Parallel()
 	for _, name := range []string{"openai", "anthropic", "ai"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
+			// There are heartbeats in between, which they do not see.
+			g := startGateway(t, unlogged+"sse {\nheartbeat 5ms\n}\nreverse_proxy "+model.address)
 			script := "clients/" + name + ".mjs"
 			direct := startNode(t, script, "http://"+model.address)
 			leaveModel(t, direct, model)
@@ -89,6 +91,7 @@ func assertNoticed(t *testing.T, u *upstream, connection int, left report) {
 
 // A large request body is not held back: the upstream has its beginning before the client has sent its end.
 func TestLargeRequestIsStreamed(t *testing.T) {
+	t.Parallel()
 	const size = 20 << 20
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	g := startGateway(t, unlogged+"sse\nreverse_proxy "+model.address)
@@ -116,6 +119,7 @@ func TestLargeRequestIsStreamed(t *testing.T) {
 
 // An event stream passes as it is, also where its last event has no blank line.
 func TestModelBytes(t *testing.T) {
+	t.Parallel()
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	g := startGateway(t, unlogged+"sse\nreverse_proxy "+model.address)
 	for _, name := range []string{"text", "tool", "unended", "overloaded"} {

@@ -97,6 +97,7 @@ func (p *pocketBase) awaitQuiet() { <-time.After(quietTime) }
 
 // Issue 13, acceptance 3: with no option, each user of a PocketBase gets what only he may see, and nothing else.
 func TestPocketBase(t *testing.T) {
+	t.Parallel()
 	p := startPocketBase(t, 3)
 	for user := range 3 {
 		p.join(user, user+1)
@@ -110,6 +111,7 @@ func TestPocketBase(t *testing.T) {
 }
 
 func TestPocketBaseWithManyAtOnce(t *testing.T) {
+	t.Parallel()
 	const users = 20
 	p := startPocketBase(t, users)
 	p.join(0, users)

@@ -89,6 +89,7 @@ func extraRoute(u *phoenix, i int) string {
 
 // Issue 4, acceptance 2: what a reload leaves behind is freed, while the clients of before are there.
 func TestReloadsLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
 	u := startPhoenix(t, 100*time.Millisecond, "-ids=all")
 	directives := route("/events", "buffer 1000\ngap_event lost", "reverse_proxy "+u.address)
 	g := gatewaySetup{program: plainPath, globals: plainHTTP2, directives: directives}.start(t)
@@ -134,6 +135,7 @@ func (g *gateway) heap() int64 {
 
 // Issue 4, acceptance 2: a configuration that fails changes nothing.
 func TestFailedReload(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
@@ -181,12 +183,14 @@ func port(l net.Listener) string { return strconv.Itoa(l.Addr().(*net.TCPAddr).P
 
 // Issue 4, acceptance 2: a stream that has no handler any more ends, after a whole block.
 func TestReloadWithoutHandler(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, directives string }{
 		{"refused", "handle /events {\nrespond 410\n}"},
 		{"plain", "handle /events {\nreverse_proxy 127.0.0.1:1\n}"},
 		{"gone", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			u := startPhoenix(t, 5*time.Millisecond, "-ids=none")
 			kept := route("/kept", "", "reverse_proxy "+u.address)
 			g := gatewaySetup{globals: plainHTTP2, directives: kept + route("/events", "", "reverse_proxy "+u.address)}.start(t)
@@ -213,6 +217,7 @@ func TestReloadWithoutHandler(t *testing.T) {
 
 // Issue 4, acceptance 3: a reload that changes the upstream's address.
 func TestReloadChangesUpstream(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		old, new []string
@@ -227,6 +232,7 @@ func TestReloadChangesUpstream(t *testing.T) {
 		{"no ids, from a dead one", []string{"-ids=none", "-line=old"}, []string{"-ids=none", "-line=new"}, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			before := startPhoenix(t, 20*time.Millisecond, c.old...)
 			after := before.twin(c.new...)
 			testChangeOfUpstream(t, before, after, "reverse_proxy "+before.address, "reverse_proxy "+after.address, c.ids, c.dead)
@@ -266,8 +272,10 @@ func TestReloadMovesManyStreams(t *testing.T) {
 
 // Issue 4, acceptance 3: over HTTP/3 the old upstream connection does not outlive its configuration.
 func TestReloadWithHTTP3Upstream(t *testing.T) {
+	t.Parallel()
 	for _, ids := range []string{"all", "none"} {
 		t.Run("ids="+ids, func(t *testing.T) {
+			t.Parallel()
 			before := startPhoenix(t, 20*time.Millisecond, "-ids="+ids)
 			after := before.twin("-ids=" + ids)
 			testChangeOfUpstream(t, before, after,

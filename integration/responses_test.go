@@ -20,6 +20,7 @@ func responsesAnswer(t *testing.T, options, keeps, providerCuts, clientCuts stri
 // Issue 20: a provider that cuts its connection 50 times, and keeps its answers, is asked once, and the SDK has each event
 // once; one that has forgotten the answer breaks off, as does one without the option.
 func TestAnswersSurviveTheirProvider(t *testing.T) {
+	t.Parallel()
 	for _, options := range []string{"resume_upstream openai_responses", "resume_upstream openai_responses\ndetach 1m\nbuffer 5000"} {
 		told, posts, gets := responsesAnswer(t, options, "keeps", "50", "0")
 		if told != wholeAnswer || posts != 1 || gets != 50 {
@@ -37,6 +38,7 @@ func TestAnswersSurviveTheirProvider(t *testing.T) {
 // Issue 20: the SDK leaves an answer 50 times and comes back with starting_after. It has each event once, of a provider
 // that knows nothing of that, and is asked once.
 func TestAnswersSurviveTheirClient(t *testing.T) {
+	t.Parallel()
 	told, posts, gets := responsesAnswer(t, "detach 1m\nbuffer 5000", "forgets", "0", "50")
 	if told != wholeAnswer || posts != 1 || gets != 0 {
 		t.Errorf("%s, %d POSTs, %d GETs", told, posts, gets)

@@ -22,6 +22,7 @@ const restartClients = 1000
 
 // Issue 4, acceptance 1: what happens to the upstream is not seen by clients.
 func TestUpstreamRestarts(t *testing.T) {
+	t.Parallel()
 	ways := []struct {
 		name    string
 		restart func(u *phoenix)
@@ -42,6 +43,7 @@ func TestUpstreamRestarts(t *testing.T) {
 	for _, way := range ways {
 		for _, ids := range []string{"all", "none"} {
 			t.Run(way.name+"/ids="+ids, func(t *testing.T) {
+				t.Parallel()
 				// Without ids, events tell which life of the upstream they are of, so that no change of it is overlooked.
 				args := append([]string{"-ids=" + ids}, way.args...)
 				if ids == "none" {
@@ -97,6 +99,7 @@ func moments(n int, window time.Duration) (all []time.Duration) {
 // Issue 4, acceptance 1: attempts to reach an upstream come one at a time, at random times that are further and further
 // apart.
 func TestReconnectDelays(t *testing.T) {
+	t.Parallel()
 	const (
 		streams  = 40
 		attempts = 6 // of each

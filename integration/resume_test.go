@@ -36,6 +36,7 @@ func (w *wanderer) until(number int) error {
 
 // Issue 2, acceptance 3: 500 clients are cut at once and come back at once.
 func TestReconnectStorm(t *testing.T) {
+	t.Parallel()
 	for _, ids := range []string{"none", "all", "mixed"} {
 		t.Run(ids, func(t *testing.T) {
 			u := startTicker(t, "-ids="+ids)
@@ -174,6 +175,7 @@ func startGap(t *testing.T, args ...string) (u *upstream, g *gateway, evicted st
 
 // An ID that the stream cannot go on from is told, in the response's head and in the stream.
 func TestGapIsTold(t *testing.T) {
+	t.Parallel()
 	u, g, evicted := startGap(t)
 	number := gapEvents
 	for _, c := range []struct {

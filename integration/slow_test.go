@@ -119,6 +119,7 @@ func assertUndisturbed(t *testing.T, readers []*follower, before, most int64, sl
 
 // Issue 2, acceptance 8: a client that stops reading is cut.
 func TestClientThatStopsReadingIsCut(t *testing.T) {
+	t.Parallel()
 	const writeTimeout = time.Second
 	u, g, readers, all := startBehind(t, "write_timeout 1s")
 
@@ -156,6 +157,7 @@ func TestClientThatStopsReadingIsCut(t *testing.T) {
 
 // Issue 2, acceptance 8: a client behind the replay buffer is disconnected, and told when it comes back.
 func TestLagDisconnect(t *testing.T) {
+	t.Parallel()
 	u, g, _, all := startBehind(t, "write_timeout 10m\ngap_event lost")
 	for _, s := range all {
 		close(s.wake)
@@ -182,6 +184,7 @@ func TestLagDisconnect(t *testing.T) {
 
 // Issue 2, acceptance 8: a client behind the replay buffer is told so, and goes on with what is kept.
 func TestLagSkip(t *testing.T) {
+	t.Parallel()
 	u, _, _, all := startBehind(t, "write_timeout 10m\ngap_event lost\nlag skip")
 	for _, s := range all {
 		close(s.wake)

@@ -4,6 +4,7 @@ import "testing"
 
 // What the gateway has lost, an upstream that gives ids is asked for, and then has one connection again.
 func TestUpstreamIsAskedForWhatIsLost(t *testing.T) {
+	t.Parallel()
 	const events = 2 * gapEvents
 	u, g, evicted := startGap(t, "-ids=all", "-history")
 	f := follow(t, "client with "+evicted, g.url("/events"), evicted)

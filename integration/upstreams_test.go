@@ -9,6 +9,7 @@ import (
 
 // Issue 2, acceptance 2.
 func TestUpstreams(t *testing.T) {
+	t.Parallel()
 	const interval = "-interval=40ms"
 	kinds := []struct {
 		name     string
@@ -41,7 +42,10 @@ func TestUpstreams(t *testing.T) {
 	}
 	g := startGateway(t, directives.String())
 	for i, kind := range kinds {
-		t.Run(kind.name, func(t *testing.T) { testUpstream(t, upstreams[i], kind.protocol, g.url("/"+kind.name)) })
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			testUpstream(t, upstreams[i], kind.protocol, g.url("/"+kind.name))
+		})
 	}
 }
 

@@ -212,6 +212,7 @@ type modelClient struct {
 	headed bool // was sent its head
 	begins int  // where the stream was then, if it waited still; -1: it did not
 	outage bool // the upstream was away then
+	waits  bool // for a place in a splice, or for the upstream
 
 	seq    *record
 	next   int // index of what it is to be given next
@@ -678,11 +679,17 @@ func (w *modelWorld) answer(c *modelConn) {
 		c.conn.Opened(&Head{Header: http.Header{}}, true)
 		return nil
 	}, func(error) {
+		s.mu.Lock()
 		for _, client := range w.clients {
-			if first && client.sub != nil && client.at == s && s.isSplice {
+			switch {
+			case client.sub == nil || client.at != s:
+			case first && s.isSplice:
 				w.expectMissed(client)
+			case client.waits && !client.sub.waiting: // it goes on where it had its head
+				w.moved(client, true)
 			}
 		}
+		s.mu.Unlock()
 		if told && c.ctx.Err() == nil {
 			w.note(c, rec, toldSerial)
 		}
@@ -992,7 +999,7 @@ func (w *modelWorld) join(c *modelClient, id string) {
 		had = -1
 	}
 	*c = modelClient{
-		number: c.number, slow: c.slow, sub: sub, at: sub.stream, lastID: id, have: -1,
+		number: c.number, slow: c.slow, sub: sub, at: sub.stream, waits: sub.waiting, lastID: id, have: -1,
 		seq: rec, live: len(rec.entries), first: true, absent: id == "",
 	}
 	w.expectOutcome(c, id, had)
@@ -1276,7 +1283,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 // moved takes note of where a client reads now: in a splice, or no longer.
 func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	sub, from := c.sub, c.at
-	c.at = sub.stream
+	c.at, c.waits = sub.stream, sub.waiting
 	rec := w.records[sub.Origin]
 	switch {
 	case waiting && !sub.waiting && sub.stream == sub.Origin:

@@ -277,6 +277,27 @@ func TestReloadDoublesNothing(t *testing.T) {
 			})
 		})
 	}
+	// So are events without ids that came after the ID which the new one is asked with.
+	t.Run("evicted, and without ids", func(t *testing.T) {
+		inBubble(t, func(o *Options) { o.Buffer.Events = 4 }, func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			up.event("x", "y")
+			a.read()
+			st.reload()
+			next := st.source.acceptOpen()
+			for _, id := range counting(2, 12) {
+				up.numbered(id)
+				a.expect(numbered(id))
+			}
+			next.event("x", "y")
+			next.numbered("2")
+			time.Sleep(overlap)
+			up.expectGone(true)
+			next.numbered(counting(3, 13)...)
+			a.expect(numbered("13"))
+		})
+	})
 	t.Run("ids that the new one begins to give", func(t *testing.T) {
 		inBubble(t, gapEvent, func(st *streamTest) {
 			a, up := st.start()

@@ -80,10 +80,10 @@ func TestSpliceWaitParentEnds(t *testing.T) {
 		a.read()
 		up.close()
 		a.leave()
-		b.expectEnd(EndUpstream)
+		b.expectEnd(EndUpstream, primed("1"))
 		st.join("1")
 		st.source.acceptOpen()
-		slow.expectEnd(EndUpstream)
+		slow.expectEnd(EndUpstream, primed("1"))
 		st.source.expectNone()
 	})
 }

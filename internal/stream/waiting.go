@@ -30,10 +30,7 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	case s.phase != phaseLive:
 		return
 	case s.goesOnFromHead(sub):
-		s.joinAt(sub, sub.start)
-		if sub.cursor < s.buffer.Lost {
-			sub.pending = append(sub.pending, sub.skip(GapEvicted)...)
-		}
+		s.goOnFromHead(sub)
 		return
 	case s.shares() && sub.id == "" && s.fresh:
 		s.joinAt(sub, s.buffer.Newest)
@@ -65,8 +62,16 @@ func (s *Stream) goesOnFromHead(sub *Subscriber) bool {
 func (s *Stream) joinReleased() {
 	for sub := range s.subs {
 		if sub.waiting && sub.finish == "" && s.goesOnFromHead(sub) {
-			s.joinAt(sub, sub.start)
+			s.goOnFromHead(sub)
 		}
+	}
+}
+
+// goOnFromHead lets one of them read, and tells it what is not kept any more.
+func (s *Stream) goOnFromHead(sub *Subscriber) {
+	s.joinAt(sub, sub.start)
+	if sub.cursor < s.buffer.Lost {
+		sub.pending = append(sub.pending, sub.skip(GapEvicted)...)
 	}
 }
 
