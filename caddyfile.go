@@ -50,6 +50,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"max_subscribers":     parseCount(func(h *Handler) *int { return &h.MaxSubscribers }),
 	"max_age":             parseMaxAge,
 	"reauthorize":         parseReauthorize,
+	"revoke_by":           parseText(func(h *Handler) *string { return &h.RevokeBy }, "a placeholder, such as {http.auth.user.id}"),
 	"reconnect":           parseText(func(h *Handler) *string { return &h.Reconnect }, "broken, always, resumable or never"),
 	"upstream_timeout":    parseUpstreamTimeout,
 	"give_up":             parseGiveUp,
@@ -106,6 +107,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		max_streams       <count>
 //		max_subscribers   <count>
 //		reauthorize       <interval> [upstream]
+//		revoke_by         <template>
 //
 //		reconnect         broken|always|resumable|never
 //		upstream_timeout  <duration>

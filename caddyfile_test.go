@@ -284,6 +284,13 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`reauthorize 1m application`, `!expected upstream or nothing after the interval, not "application"`},
 		{`reauthorize 1m upstream now`, `!unexpected argument "now"`},
 	},
+	"revoke_by": {
+		{`revoke_by {http.auth.user.id}`, `{"revoke_by":"{http.auth.user.id}"}`},
+		{`revoke_by {cookie.session}`, `{"revoke_by":"{http.request.cookie.session}"}`},
+		{`revoke_by`, `!expected a placeholder, such as {http.auth.user.id}`},
+		{`revoke_by user`, `!expected a placeholder, such as {http.auth.user.id}, not "user"`},
+		{`revoke_by {user} {tenant}`, `!unexpected argument "{tenant}"`},
+	},
 	"last_event_id_query": {
 		{`last_event_id_query since cursor`, `{"last_event_id_query":["since","cursor"]}`},
 		{`last_event_id_query off`, `{"last_event_id_query":[]}`},
@@ -572,6 +579,7 @@ func TestWrongJSON(t *testing.T) {
 		{`{"lag":"skip"}`, "lag skip: needs gap_event"},
 		{`{"write_timeout":-1}`, "write_timeout: expected"},
 		{`{"max_age":-1}`, "max_age: expected"},
+		{`{"revoke_by":"x"}`, "revoke_by: expected"},
 		{`{"reauthorize":{}}`, "reauthorize: expected"},
 		{`{"reconnect":"no"}`, "reconnect: expected"},
 		{`{"upstream_timeout":-1}`, "upstream_timeout: expected"},

@@ -143,6 +143,7 @@ func (c *capture) WriteHeader(status int) {
 		c.fail(stream.ErrStreamOver)
 		return
 	}
+	c.request.handler.takeRevocations(c.header, c.request.sent.Template.Host)
 	own, added := c.ownHeader()
 	if isEventStream(status, own) {
 		checked := own

@@ -91,6 +91,7 @@ func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next ca
 		LastEventID: id,
 		Options:     h.detached.options,
 		Client:      clientOf(r),
+		Holder:      h.holderOf(r),
 		Logger:      h.logger,
 	}
 	if r.Method == http.MethodDelete {
@@ -160,6 +161,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		LastEventID: id,
 		Options:     h.detached.options,
 		Client:      clientOf(r),
+		Holder:      h.holderOf(r),
 		Private:     stream.Private{Reason: h.whyAlone(r)},
 		Logger:      h.logger,
 		Source: func(bool) stream.Source {

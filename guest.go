@@ -24,9 +24,6 @@ import (
 // refusal when it comes back. What is no verdict, because the authentication service
 // is away, say, changes nothing: see docs/adr/0007-access-ends.md.
 
-// theGuests are all clients of event streams that the process has.
-var theGuests access.Set
-
 // guest is a client's response that lasts.
 type guest struct {
 	access.Guest
@@ -34,6 +31,7 @@ type guest struct {
 	handler atomic.Pointer[Handler] // whose configuration has let it in last
 	request *keptRequest            // nil: it is not run again
 	tooLong bool                    // because there is too much of it
+	host    string                  // with revoke_by
 
 	// Of a stream of the hub: the subscriber, what its request has in common with
 	// others, and how whoever serves it is woken.
@@ -45,35 +43,54 @@ type guest struct {
 	private *passThrough // of a private stream
 }
 
-// welcome makes a client known whose response is about to last. since is when its
-// request came.
-func (h *Handler) welcome(g *guest, r *http.Request) *guest {
+// welcome makes a client known whose response is about to last. holder is what it is
+// known by.
+func (h *Handler) welcome(g *guest, r *http.Request, holder stream.Holder) *guest {
 	g.Subject = g
 	g.handler.Store(h)
+	if holder != (stream.Holder{}) {
+		g.host = strings.ToLower(r.Host)
+	}
 	if r.Method == http.MethodGet { // else it could be repeated, where it does not lead to sse any more
 		g.request, g.tooLong = h.keep(r)
 	}
-	theGuests.Add(&g.Guest, h.instance, h.reauthorizeInterval())
+	access.Process.Add(&g.Guest, h.instance, h.reauthorizeInterval())
 	if h.instance.Retired.Load() {
-		theGuests.StaleOne(&g.Guest)
+		access.Process.StaleOne(&g.Guest)
 	}
 	return g
 }
 
+// beRevocable makes it possible to take a guest's access back, and does that if it was
+// while the request was on its way. It must be able to be dismissed.
+func (g *guest) beRevocable(holder stream.Holder, came access.Clock) {
+	if holder == (stream.Holder{}) {
+		return
+	}
+	if access.Process.Key(&g.Guest, access.Key(holder), came) {
+		g.Dismiss(0)
+		stream.Process.EndHeld(holder, g.handler.Load().scopeOf(g.host).holds, 0)
+	}
+}
+
 // welcomeSubscriber is welcome for a subscriber of a stream of the hub.
 func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, req *stream.Request, r *http.Request) *guest {
-	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.Detached, notice: delivery.NewNotice()}, r)
+	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.Detached, notice: delivery.NewNotice()}, r, req.Holder)
 	sub.LetIn(g)
+	g.beRevocable(req.Holder, cameAt(r))
 	return g
 }
 
 // welcomePrivate is welcome for the client of a private stream.
 func (h *Handler) welcomePrivate(p *passThrough) *guest {
-	return h.welcome(&guest{private: p}, p.request)
+	holder := h.holderOf(p.request)
+	g := h.welcome(&guest{private: p}, p.request, holder)
+	g.beRevocable(holder, cameAt(p.request))
+	return g
 }
 
 // Left implements stream.Pass.
-func (g *guest) Left() { theGuests.Remove(&g.Guest) }
+func (g *guest) Left() { access.Process.Remove(&g.Guest) }
 
 // Dismiss implements access.Subject.
 func (g *guest) Dismiss(within time.Duration) {
@@ -93,6 +110,7 @@ func (g *guest) Dismiss(within time.Duration) {
 type recheck struct {
 	guest   *guest
 	handler *Handler // the sse handler that it reached; nil: none
+	holder  stream.Holder
 
 	application *applicationAnswer // nil: it was not asked
 }
@@ -139,7 +157,7 @@ func (g *guest) ask() (verdict access.Verdict, status int, err error) {
 	if server == nil {
 		return access.Unknown, 0, errNoServer // its stream ends by that, if it is shared
 	}
-	q := &recheck{guest: g}
+	q, began := &recheck{guest: g}, access.Process.Now()
 	ctx, cancel := context.WithTimeout(context.WithValue(g.request.context(), recheckCtxKey{}, q), renewalTimeout)
 	defer cancel()
 	w := &verdictWriter{header: make(http.Header), cancel: cancel}
@@ -156,8 +174,11 @@ func (g *guest) ask() (verdict access.Verdict, status int, err error) {
 	if q.application != nil && q.application.verdict() != access.Stays {
 		return q.application.verdict(), q.application.status, q.application.err
 	}
-	g.handler.Store(q.handler)
-	theGuests.Move(&g.Guest, q.handler.instance, q.handler.reauthorizeInterval())
+	if q.handler != h {
+		g.handler.Store(q.handler)
+		access.Process.Move(&g.Guest, q.handler.instance, q.handler.reauthorizeInterval())
+		g.beRevocable(q.holder, began)
+	}
 	return access.Stays, http.StatusOK, nil
 }
 
@@ -220,7 +241,7 @@ func (h *Handler) takeRecheck(r *http.Request, next caddyhttp.Handler, q *rechec
 	case !h.mayJoin(r) || stream.Process.Key(h.policy.Parts(r, h.instance.Place)) != g.key:
 		return // it would be given another stream
 	}
-	q.handler = h
+	q.handler, q.holder = h, h.holderOf(r)
 	if h.Reauthorize != nil && h.Reauthorize.Upstream {
 		q.application = askApplication(r, next)
 	}

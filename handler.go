@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,22 +16,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // insideVar tells, in Caddy's variables, whether a request is inside an sse
-// handler (*atomic.Bool): a nested one steps aside.
+// handler (*passage): a nested one steps aside.
 const insideVar = "http.handlers.sse.inside"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	inside, known := caddyhttp.GetVar(r.Context(), insideVar).(*atomic.Bool)
+	inside, known := caddyhttp.GetVar(r.Context(), insideVar).(*passage)
 	if neverStream(r) || (known && inside.Load()) {
 		return next.ServeHTTP(w, r)
 	}
 	if !known {
-		inside = new(atomic.Bool)
+		inside = new(passage)
+		if h.RevokeBy != "" {
+			inside.came = access.Process.Now()
+		}
 		caddyhttp.SetVar(r.Context(), insideVar, inside)
 	}
 	if q, ok := r.Context().Value(renewalCtxKey{}).(*renewedRequest); ok && q.Source == nil {
@@ -203,6 +206,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		Instance: h.instance,
 		Options:  h.options,
 		Client:   clientOf(r),
+		Holder:   h.holderOf(r),
 		Logger:   h.logger,
 		Source: func(waits bool) stream.Source {
 			u := h.newUpstreamRequest(w, r, next)

@@ -24,6 +24,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -436,7 +437,7 @@ func assertHubEmpty(t testing.TB) {
 	eventually(t, "all streams have no subscribers", func() bool { return stream.Process.Subscribers() == 0 })
 	eventually(t, "there is no private stream", func() bool { return stream.Process.Census().Kinds[stream.KindPrivate] == 0 })
 	eventually(t, "no connection is a writer's", func() bool { return delivery.Live() == 0 })
-	eventually(t, "nobody is a guest", func() bool { return theGuests.Len() == 0 })
+	eventually(t, "nobody is a guest", func() bool { return access.Process.Len() == 0 })
 	stream.Process.EndAll()
 	done := make(chan struct{})
 	go func() { stream.Process.Wait(); close(done) }()

@@ -33,7 +33,7 @@ var walls = map[string]wall{
 	"internal/hints":        {zap: true},
 	"internal/replay":       {imports: []string{"eventstream"}},
 	"internal/meter":        {},
-	"internal/access":       {},
+	"internal/access":       {imports: []string{"internal/meter"}},
 	"internal/stream":       {imports: []string{"eventstream", "internal/logs", "internal/meter", "internal/replay"}, zap: true},
 	"internal/key":          {imports: []string{"internal/stream"}, caddy: true, http: true},
 	"internal/h2":           {http: true},
@@ -43,7 +43,7 @@ var walls = map[string]wall{
 		imports: []string{"internal/h2", "internal/meter", "internal/replay", "internal/stream"},
 		caddy:   true, http: true,
 	},
-	"internal/admin": {imports: []string{"eventstream", "internal/hints", "internal/replay", "internal/stream"}, caddy: true, http: true},
+	"internal/admin": {imports: []string{"eventstream", "internal/access", "internal/hints", "internal/replay", "internal/stream"}, caddy: true, http: true},
 }
 
 // checkWall returns what a file names that its package may not.

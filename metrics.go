@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
@@ -105,6 +106,7 @@ func newMetrics() *metrics {
 	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
 	labelled("reauthorizations_total", "Requests of clients that were run again to see whether they are let in, by what became of them.", "result", theReauthorized)
+	labelled("revocations_total", "Revocations of clients' access.", "by", access.Revoked)
 	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", stream.Counts.Evictions)
 	m.subscribers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricsNamespace + "subscribers", Help: "Clients of event streams.",

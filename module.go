@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/key"
@@ -247,6 +248,14 @@ type Handler struct {
 	// after a reload of the configuration.
 	Reauthorize *Reauthorize `json:"reauthorize,omitempty"`
 
+	// A template of placeholders that a client is known by, as
+	// {http.auth.user.id} or {http.request.cookie.session}. Who has a value of it
+	// is let go when an operator says so, with POST /sse/revoke of the admin API,
+	// or the application, with the header field SSE-Revoke in any of its answers,
+	// which clients do not see. A hash of the value is kept. Default: none;
+	// SSE-Revoke passes.
+	RevokeBy string `json:"revoke_by,omitempty"`
+
 	// What happens when the upstream connection of a stream ends. "broken" (the
 	// default): if it broke (a reset, an unexpected end, upstream_timeout), it
 	// is opened again and the subscribers stay; if it ended as HTTP says, so do
@@ -347,6 +356,8 @@ type Handler struct {
 	logger       *zap.Logger
 	accessLogger *zap.Logger
 	instance     *stream.Instance
+	scope        uint64 // of revocations
+	withdraw     func() // takes back that clients can be revoked
 	policy       *key.Policy
 	options      *stream.Options
 	detached     *detachSettings // nil: without detach
@@ -450,6 +461,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
 	h.hints = hints.Process.Source(place, h.Name, h.logger)
 	stream.Process.LimitMemory(h.instance, h.Memory)
+	h.scope = scopes.Add(1)
+	h.withdraw = access.Process.Offer(h.RevokeBy)
 	return nil
 }
 
@@ -472,7 +485,8 @@ func (h *Handler) heedBehind(ctx caddy.Context, server *caddyhttp.Server) {
 func (h *Handler) Cleanup() error {
 	if h.instance != nil {
 		stream.Process.Retire(h.instance)
-		theGuests.Stale(h.instance)
+		access.Process.Stale(h.instance)
+		h.withdraw()
 	}
 	h.hints.Close()
 	if caddy.Exiting() && h.options != nil {

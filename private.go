@@ -161,6 +161,7 @@ func (p *passThrough) WriteHeader(status int) {
 	}
 	p.wroteHeader = true
 	header := p.Header()
+	p.handler.takeRevocations(header, p.host)
 	if !isEventStream(status, header) {
 		p.plain(status)
 		return

@@ -93,8 +93,8 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 }
 
 // insideForGood marks a detached request for a nested sse.
-var insideForGood = func() *atomic.Bool {
-	inside := new(atomic.Bool)
+var insideForGood = func() *passage {
+	inside := new(passage)
 	inside.Store(true)
 	return inside
 }()

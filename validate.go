@@ -93,6 +93,9 @@ func (h *Handler) validateStream() error {
 	if r := h.Reauthorize; r != nil && time.Duration(r.Interval) < minReauthorize {
 		return fmt.Errorf("reauthorize: expected an interval of at least %v, not %v", minReauthorize, time.Duration(r.Interval))
 	}
+	if h.RevokeBy != "" && len(key.Placeholders(h.RevokeBy)) == 0 {
+		return fmt.Errorf("revoke_by: expected a placeholder, such as {http.auth.user.id}, not %q", h.RevokeBy)
+	}
 	if h.MaxStreams < 0 {
 		return fmt.Errorf("max_streams: expected 0 (no limit) or more, not %d", h.MaxStreams)
 	}

@@ -78,7 +78,11 @@ type Set struct {
 	timer   *time.Timer
 	working int // goroutines that ask
 	said    revocations
+	names   map[string]int // what guests can be revoked by, and how many say so
 }
+
+// Process is the process's.
+var Process Set
 
 // Add adds a guest of an owner, to be asked about at an interval; 0: never by
 // itself.

@@ -4,8 +4,12 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"maps"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
 
 // Revoking ends the responses of all guests that have a key. A key is a keyed
@@ -14,6 +18,15 @@ import (
 // A request that is on its way to a response is no guest yet. So it takes note of
 // the Clock when it comes, and when it becomes a guest what was revoked since is
 // looked at.
+
+// Who has revoked, as a label.
+const (
+	ByAdmin       = "admin"
+	ByApplication = "application"
+)
+
+// Revoked counts revocations.
+var Revoked = meter.NewLabelled(ByAdmin, ByApplication)
 
 // Key is what a guest can be revoked by.
 type Key [16]byte
@@ -39,12 +52,12 @@ type Clock uint64
 
 // maxRevocations bounds how many revocations are known to requests on their way.
 // One that has seen more pass is revoked: that is the safe side.
-const maxRevocations = 1024
+const maxRevocations = 1 << 14
 
 // revocations are the newest ones.
 type revocations struct {
-	now    Clock // how many there were
-	newest [maxRevocations]revocation
+	now    Clock        // how many there were
+	newest []revocation // by their number, modulo maxRevocations
 }
 
 type revocation struct {
@@ -64,11 +77,13 @@ func (s *Set) Now() Clock {
 func (s *Set) Key(g *Guest, key Key, since Clock) (revoked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if key == (Key{}) || !g.in {
+	if !g.in {
 		return false
 	}
 	remove(s.keys, g.key, g)
-	g.key = key
+	if g.key = key; key == (Key{}) {
+		return false
+	}
 	if s.keys == nil {
 		s.keys = make(map[Key]map[*Guest]struct{})
 	}
@@ -94,6 +109,9 @@ func (s *Set) revokedSince(g *Guest, since Clock) bool {
 // the time, and returns how many there were. fits may be asked of guests to come.
 func (s *Set) Revoke(key Key, fits func(*Guest) bool, within time.Duration) int {
 	s.mu.Lock()
+	if s.said.newest == nil {
+		s.said.newest = make([]revocation, maxRevocations)
+	}
 	s.said.newest[s.said.now%maxRevocations] = revocation{key, fits}
 	s.said.now++
 	var all []*Guest
@@ -107,4 +125,32 @@ func (s *Set) Revoke(key Key, fits func(*Guest) bool, within time.Duration) int 
 		g.Subject.Dismiss(within)
 	}
 	return len(all)
+}
+
+// Offer makes known that guests can be revoked by a value of this name; "" offers
+// nothing. What it returns takes that back, and may be called again.
+func (s *Set) Offer(name string) (withdraw func()) {
+	if name == "" {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names == nil {
+		s.names = make(map[string]int)
+	}
+	s.names[name]++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.names[name]--; s.names[name] == 0 {
+			delete(s.names, name)
+		}
+	})
+}
+
+// Names are what guests can be revoked by.
+func (s *Set) Names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.names))
 }

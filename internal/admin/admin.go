@@ -43,6 +43,9 @@ var routes = []route{
 	{"/sse/hints", map[string]action{
 		http.MethodGet: {handle: listHints},
 	}},
+	{"/sse/revoke", map[string]action{
+		http.MethodPost: {handle: revoke, changes: true},
+	}},
 	{"/sse/streams", map[string]action{
 		http.MethodGet: {handle: listStreams, query: slices.Concat([]string{"sort", "order", "limit", "offset"}, filtering)},
 	}},

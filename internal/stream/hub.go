@@ -171,6 +171,7 @@ type Request struct {
 	IDParam     string        // the query parameter that brought it, if not the header field
 	Options     *Options
 	Client      Client
+	Holder      Holder  // whose the request is; zero: that is not known
 	Private     Private // why the stream is to be its client's alone, where it is; see OpenDetached
 
 	// source returns what opens upstream connections for this request. It is

@@ -40,4 +40,5 @@ type HandlerLines struct {
 	NotResumed  logs.Throttle
 	Revoked     logs.Throttle
 	Unanswered  logs.Throttle
+	Withdrawn   logs.Throttle
 }

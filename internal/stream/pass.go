@@ -61,3 +61,21 @@ func (h *Hub) NewestServer(fits func(place string) bool) any {
 	defer h.mu.Unlock()
 	return h.newestServerLocked(fits)
 }
+
+// Holder is whose request it is, as far as access is taken back by that: a hash.
+type Holder [16]byte
+
+// EndHeld ends all streams that one holder's requests have opened and nobody else's
+// joined, those too that have no client: what they keep, and their upstream connection,
+// were for requests that are not to be let in. Their next request opens another one.
+// Subscribers are let go within the window.
+func (h *Hub) EndHeld(holder Holder, fits func(place, host string) bool, window time.Duration) {
+	if holder == (Holder{}) {
+		return
+	}
+	for _, s := range h.Every() {
+		if s.holder == holder && !s.mixed.Load() && fits(s.place, s.shownHost) {
+			s.drain(window, EndRevoked)
+		}
+	}
+}

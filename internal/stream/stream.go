@@ -70,6 +70,7 @@ type Stream struct {
 	Detached             bool          // see detach.go
 	answer               *AnswerClock  // of a detached stream; guarded by mu
 	responses            *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
+	holder               Holder        // of the request that opened it
 	headTime             time.Duration // how long others than its first client wait for its head
 	hurry                chan struct{} // tells run not to wait until the next attempt
 
@@ -81,6 +82,7 @@ type Stream struct {
 	adoptable bool // the owner was alone at its place
 
 	closed atomic.Bool // takes no more subscribers
+	mixed  atomic.Bool // has had subscribers of more than one holder
 
 	ready chan struct{} // closed when head, refused or stopped is set
 
@@ -206,6 +208,7 @@ func newStream(h *Hub, req *Request, head *Head) *Stream {
 
 		headTime: max(OpeningPatience, req.headTime),
 	}
+	s.holder = req.Holder
 	s.shownHost, s.shownPath = shownOf(req.Parts)
 	s.setLogger(req.Logger)
 	s.buffer.Limits = req.Options.Buffer
@@ -291,6 +294,9 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 		sub.own = true
 	}
 	s.subs[sub] = struct{}{}
+	if req.Holder != s.holder {
+		s.mixed.Store(true)
+	}
 	s.resume(sub, req.LastEventID)
 	if s.phase == phaseEnded && s.Detached {
 		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail
