@@ -1297,7 +1297,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 			c.next, c.live = len(rec.entries), len(rec.entries)
 			if c.headed && c.begins >= 0 {
 				c.next, c.first = c.begins, false
-				if lost := int(sub.Origin.buffer.Lost); c.next < lost {
+				if lost := int(min(sub.Origin.buffer.Lost, sub.cursor)); c.next < lost {
 					c.next = lost
 					c.expectGap()
 				}

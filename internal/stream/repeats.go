@@ -46,6 +46,31 @@ func (s *Stream) noteBrought(b *replay.Block) {
 	}
 }
 
+// broughtSince returns what the stream has after an ID, to begin with: the upstream
+// sends events without ids that came after it again.
+func (s *Stream) broughtSince(id string) (hashes []uint64) {
+	position, ok := s.firstWith(id, s.buffer.Newest)
+	if id == "" || !ok {
+		return nil
+	}
+	for _, k := range s.buffer.After(position) {
+		if !k.CommentOnly && !k.Told {
+			hashes = append(hashes, broughtHash([]byte(k.ID), k.Wire[:k.Lines]))
+		}
+	}
+	return hashes
+}
+
+// broughtNext reports whether a block without an id is the next one that the connection
+// before has brought after the ID that this one was asked with.
+func (c *Conn) broughtNext(h heldBlock) bool {
+	if h.block.HasID || h.block.CommentOnly() || len(c.brought) == 0 || c.brought[0] != broughtHash(nil, h.lines) {
+		return false
+	}
+	c.brought = c.brought[1:]
+	return true
+}
+
 // isRepeat reports whether a block of a later connection is one that the
 // stream has. Blocks count as repeats only while they form a run, from the
 // connection's first block with an id, equal in their order to kept blocks, or to
@@ -107,7 +132,7 @@ func (c *Conn) isRepeat(b eventstream.Block, lines []byte) bool {
 // again, too: else the older ones would have the last word.
 func (c *Conn) repeatsUpTo(position uint64) bool {
 	f := &c.Stream.buffer
-	asked, ok := c.askedFrom()
+	asked, ok := c.Stream.firstWith(c.openID, c.start)
 	if !ok || c.blocks == 0 {
 		return false
 	}
@@ -118,18 +143,18 @@ func (c *Conn) repeatsUpTo(position uint64) bool {
 	return len(kept) > 0 && rest >= 0 && slices.EqualFunc(brought[rest:], kept, (*replay.Block).Equal)
 }
 
-// askedFrom returns the position after which the upstream was asked to go on: that of
-// the first of the newest blocks with the ID. Where clients do not see the upstream's
-// ids the buffer does not find it by that.
-func (c *Conn) askedFrom() (position uint64, ok bool) {
-	f := &c.Stream.buffer
-	if position, ok = f.Find(c.openID); ok {
+// firstWith returns the position after which the upstream goes on when it is asked with
+// an ID: that of the first of the newest blocks with it, up to another position. Where
+// clients do not see the upstream's ids the buffer does not find it by that.
+func (s *Stream) firstWith(id string, upTo uint64) (position uint64, ok bool) {
+	f := &s.buffer
+	if position, ok = f.Find(id); ok {
 		return position, true
 	}
 	for _, k := range slices.Backward(f.Blocks) {
 		switch {
-		case k.Position > c.start, !k.HasID:
-		case k.ID == c.openID:
+		case k.Position > upTo, !k.HasID:
+		case k.ID == id:
 			position, ok = k.Position, true
 		case ok:
 			return position, true

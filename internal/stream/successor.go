@@ -42,7 +42,7 @@ func (s *Stream) openSuccessor() {
 	sp := s.newSplice(id, "")
 	sp.splice.succeeds = true
 	sp.buffer.Indexed()
-	s.successor, s.brought = sp, nil
+	s.successor, s.brought = sp, s.broughtSince(id)
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -163,7 +163,7 @@ func (s *Stream) takeOver(sp *Stream) {
 	}
 	seen := uint64(0)
 	for _, h := range held {
-		if c.dropping == repeatAwaited && s.broughtToo(h, &seen, c.start) {
+		if c.dropping == repeatAwaited && (c.broughtNext(h) || s.broughtToo(h, &seen, c.start)) {
 			c.dropped++
 			continue
 		}
