@@ -26,6 +26,7 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"name":                parseText(func(h *Handler) *string { return &h.Name }, "a name"),
 	"share":               parseShare,
+	"set_cookie":          parseText(func(h *Handler) *string { return &h.SetCookie }, "strip or private"),
 	"key":                 parseText(func(h *Handler) *string { return &h.Key }, "a template, such as {http.request.uri}"),
 	"key_add":             parseKeyAdd,
 	"key_ignore":          parseKeyIgnore,
@@ -69,7 +70,8 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //
 //	sse [<matcher>] {
 //		name       <name>
-//		share      public|off|cookies <names...>
+//		share      public|off|cookies <names...>|headers <names...>
+//		set_cookie strip|private
 //		key        <template>
 //		key_add    <placeholders...>
 //		key_ignore query|header <names...>
@@ -261,7 +263,7 @@ func sizeValue(d *caddyfile.Dispenser, option, text string) (int64, error) {
 }
 
 func parseShare(h *Handler, d *caddyfile.Dispenser) error {
-	const expected = "public, off, or cookies with their names"
+	const expected = "public, off, or cookies or headers with their names"
 	value, err := arg(d, expected)
 	if err != nil {
 		return err
@@ -271,6 +273,10 @@ func parseShare(h *Handler, d *caddyfile.Dispenser) error {
 	case shareCookies:
 		if h.ShareCookies = d.RemainingArgs(); len(h.ShareCookies) == 0 {
 			return d.Err("share cookies: expected the name of at least one cookie")
+		}
+	case shareHeaders:
+		if h.ShareHeaders = d.RemainingArgs(); len(h.ShareHeaders) == 0 {
+			return d.Err("share headers: expected the name of at least one header field")
 		}
 	default:
 		return d.Errf("share: expected %s, not %q", expected, value)

@@ -540,7 +540,7 @@ func TestAllOptionsTogether(t *testing.T) {
 
 func TestWrongJSON(t *testing.T) {
 	for _, test := range []struct{ config, want string }{
-		{`{"share":"everything"}`, "share: expected public, cookies or off"},
+		{`{"share":"everything"}`, "share: expected public, cookies, headers or off"},
 		{`{"share":"cookies"}`, "share cookies: expected the name"},
 		{`{"share_cookies":["a"]}`, "share_cookies: only with share cookies"},
 		{`{"share":"public","share_cookies":["a"]}`, "share_cookies: only with share cookies"},

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 )
 
 // TestExamples: each example is formatted, adapts without a warning, can be
@@ -45,8 +47,12 @@ func TestExamples(t *testing.T) {
 			if err := json.Unmarshal(adapted, &config); err != nil {
 				t.Fatal(err)
 			}
+			told := hints.Process.Told()
 			if err := caddy.Validate(&config); err != nil {
 				t.Error(err)
+			}
+			if hints.Process.Told() != told {
+				t.Error("something in it is doubtful: caddy validate says what")
 			}
 			if !strings.Contains(docs.String(), "../examples/"+name) {
 				t.Error("no page of the docs links to it")
@@ -90,8 +96,12 @@ func TestExampleFolders(t *testing.T) {
 			if err := json.Unmarshal(adapted, &config); err != nil {
 				t.Fatal(err)
 			}
+			told := hints.Process.Told()
 			if err := caddy.Validate(&config); err != nil {
 				t.Error(err)
+			}
+			if hints.Process.Told() != told {
+				t.Error("something in it is doubtful: caddy validate says what")
 			}
 			page, err := fs.ReadFile(folder, "README.md")
 			if err != nil || !strings.Contains(string(page), "\n## Run it\n") || !strings.Contains(string(page), "\n## What to look at\n") {

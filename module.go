@@ -22,6 +22,8 @@ func init() {
 	stream.Process.Serves = serves
 	caddy.RegisterModule((*Handler)(nil))
 	httpcaddyfile.RegisterHandlerDirective("sse", parseCaddyfile)
+	caddy.RegisterModule(Global{})
+	httpcaddyfile.RegisterGlobalOption("sse", parseGlobal)
 	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
 }
 
@@ -49,7 +51,14 @@ var defaultLastEventIDQuery = []string{
 const (
 	sharePublic  = "public"
 	shareCookies = "cookies"
+	shareHeaders = "headers"
 	shareOff     = "off"
+)
+
+// Values of Handler.SetCookie.
+const (
+	setCookieStrip   = "strip"
+	setCookiePrivate = "private"
 )
 
 // Handler is a middleware that stands in front of an application which sends
@@ -117,7 +126,8 @@ type Handler struct {
 	// after two connections were seen to be told the same. "public": all
 	// requests for a URL; only Origin, X-Forwarded-Host and X-Forwarded-Proto
 	// separate clients. "cookies": as public, and the cookies of share_cookies
-	// separate clients too. "off": none; each client has an upstream connection
+	// separate clients too. "headers": as public, and the header fields of
+	// share_headers do. "off": none; each client has an upstream connection
 	// of its own. Anything that does not separate clients is removed from the
 	// upstream request, the client's address included: see key_add.
 	Share string `json:"share,omitempty"`
@@ -125,6 +135,17 @@ type Handler struct {
 	// With share "cookies": the names of the cookies that separate clients.
 	// Other cookies are not sent upstream.
 	ShareCookies []string `json:"share_cookies,omitempty"`
+
+	// With share "headers": the names of the header fields that separate clients,
+	// and are sent upstream: those of an authenticating handler before sse, say.
+	ShareHeaders []string `json:"share_headers,omitempty"`
+
+	// What becomes of a cookie that an answer sets, if it could be shared but for
+	// that. "private" (the default): the stream is its client's alone, who gets the
+	// cookie. "strip": nobody gets it, and the stream is shared as others are; for
+	// applications that set one with each answer. With share "public" it is always
+	// stripped. A stream that is private for another reason keeps its cookies.
+	SetCookie string `json:"set_cookie,omitempty"`
 
 	// A template of placeholders that takes the place of query and header
 	// fields in what makes two requests the same. Fields, cookies and
@@ -154,8 +175,8 @@ type Handler struct {
 	Retry *Retry `json:"retry,omitempty"`
 
 	// How many bytes the replay buffers of all streams of the process, of all
-	// its handlers, may have together. If several handlers state it, the
-	// smallest value counts. Over it, streams that only linger are ended, those
+	// its handlers, may have together: best stated once, in the app sse. If it is
+	// stated in several places, the smallest value counts. Over it, streams that only linger are ended, those
 	// without subscribers for longest first; then the largest buffers lose their
 	// oldest blocks, down to the newest block of each. Who misses something by
 	// that is told as always. Default: 512 MiB.
@@ -442,7 +463,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 	var place string
 	var server any = h
-	if s, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+	s, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if ok {
 		listen := slices.Sorted(slices.Values(s.Listen))
 		place = strings.Join(listen, " ")
 		server = s
@@ -460,7 +482,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
 	h.hints = hints.Process.Source(place, h.Name, h.logger)
-	stream.Process.LimitMemory(h.instance, h.Memory)
+	global, err := globalOf(ctx)
+	if err != nil {
+		return err
+	}
+	stream.Process.LimitMemory(h.instance, least(h.Memory, global.Memory))
+	h.doubt(ctx, s, place, global.Memory)
 	h.scope = scopes.Add(1)
 	h.withdraw = access.Process.Offer(h.RevokeBy)
 	return nil

@@ -80,6 +80,8 @@ func (h *Handler) keyConfig() key.Config {
 		Template:     h.Key,
 		Public:       h.Share == sharePublic,
 		Cookies:      h.ShareCookies,
+		Headers:      h.ShareHeaders,
+		StripCookies: h.SetCookie == setCookieStrip,
 		Add:          h.KeyAdd,
 		IDParameters: h.LastEventIDQuery,
 	}
@@ -93,7 +95,7 @@ func (h *Handler) keyConfig() key.Config {
 // who share a key the same: with a key of the operator's own, or with a way to
 // join that gives newcomers what other connections were told.
 func (h *Handler) vouches() bool {
-	return h.Share == sharePublic || h.Share == shareCookies || h.Key != "" || (h.Join != "" && h.Join != "auto")
+	return h.Share == sharePublic || h.Share == shareCookies || h.Share == shareHeaders || h.Key != "" || (h.Join != "" && h.Join != "auto")
 }
 
 // deliverySettings are the settings for writing to clients, defaults filled

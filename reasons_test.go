@@ -2,7 +2,9 @@ package caddysse
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -159,5 +161,92 @@ func TestLearntReasonHasATime(t *testing.T) {
 	}
 	if learnt != 1 {
 		t.Errorf("%d streams say until when the reason holds, expected that of who came later", learnt)
+	}
+}
+
+// set_cookie strip: the stream is shared, and nobody is given the cookie.
+func TestSetCookieStrip(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", eventStreamType)
+		w.Header().Set("Set-Cookie", "laravel_session=secret")
+	})
+	g := startGateway(t, proxied("set_cookie strip", u))
+	a := g.subscribe("/")
+	up := u.accept()
+	b := g.subscribe("/")
+	for _, c := range []*testClient{a, b} {
+		if got := c.resp.Header.Get("Set-Cookie"); got != "" || c.outcome() != stream.ResumeLive {
+			t.Errorf("Set-Cookie: %q, SSE-Resume: %q", got, c.outcome())
+		}
+	}
+	up.event("1")
+	a.expect("1")
+	b.expect("1")
+	if _, all := u.counts(); all != 1 {
+		t.Errorf("%d upstream connections", all)
+	}
+}
+
+// share headers: those fields separate clients, and are sent; others are not. They are taken to say who the user is.
+func TestShareHeaders(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", eventStreamType)
+		w.Header().Set("Cache-Control", "private")
+	})
+	g := startGateway(t, proxied("share headers remote-user", u))
+	a := g.subscribe("/", "Remote-User: a", "Cookie: _ga=1")
+	upA := u.accept()
+	again := g.subscribe("/", "Remote-User: a", "Cookie: _ga=2")
+	b := g.subscribe("/", "Remote-User: b", "Cookie: _ga=3")
+	upB := u.accept()
+	upA.event("for a")
+	upB.event("for b")
+	a.expect("for a")
+	again.expect("for a")
+	b.expect("for b")
+	for _, up := range []*upstreamClient{upA, upB} {
+		if h := up.request.Header; h.Get("Remote-User") == "" || h.Get("Cookie") != "" {
+			t.Errorf("sent upstream: %v", h)
+		}
+	}
+}
+
+// A session cookie whose value changes with each answer: docs/guides/authentication.md says how to share by the user.
+func TestSessionCookieThatChanges(t *testing.T) {
+	sessions := 0
+	u := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		sessions++
+		w.Header().Set("Content-Type", eventStreamType)
+		w.Header().Set("Set-Cookie", "session="+r.Header.Get("Remote-User")+"-"+strconv.Itoa(sessions))
+	})
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cookie, err := r.Cookie("session")
+		if err != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		user, _, _ := strings.Cut(cookie.Value, "-")
+		w.Header().Set("Remote-User", user)
+	}))
+	t.Cleanup(auth.Close)
+	g := startGateway(t, site("forward_auth "+auth.Listener.Addr().String()+" {\nuri /auth\ncopy_headers Remote-User\n}\n"+
+		"sse {\nshare headers Remote-User\nset_cookie strip\n}\nreverse_proxy "+u.address))
+	a := g.subscribe("/", "Cookie: session=ann-1")
+	up := u.accept()
+	again := g.subscribe("/", "Cookie: session=ann-2; _ga=7")
+	up.event("for ann")
+	last := a.expect("for ann").LastEventID
+	again.expect("for ann")
+	a.close()
+	up.event("and more")
+	back := g.subscribe("/", "Cookie: session=ann-3", "Last-Event-ID: "+last)
+	back.expect("and more")
+	g.subscribe("/", "Cookie: session=bob-1")
+	u.accept().event("for bob")
+	if resp := g.get("/"); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without a session: %s", resp.Status)
+	}
+	if found := hints.Process.List(); len(found) > 0 {
+		t.Errorf("hints: %+v", found)
 	}
 }

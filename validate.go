@@ -24,15 +24,25 @@ func (h *Handler) Validate() error {
 func (h *Handler) validateKey() error {
 	switch h.Share {
 	case "", sharePublic, shareOff:
-		if len(h.ShareCookies) > 0 {
-			return fmt.Errorf("share_cookies: only with share cookies, not %q", h.Share)
-		}
 	case shareCookies:
 		if len(h.ShareCookies) == 0 {
 			return errors.New("share cookies: expected the name of at least one cookie")
 		}
+	case shareHeaders:
+		if len(h.ShareHeaders) == 0 || slices.Contains(h.ShareHeaders, "") {
+			return errors.New("share headers: expected the name of at least one header field")
+		}
 	default:
-		return fmt.Errorf("share: expected public, cookies or off, not %q", h.Share)
+		return fmt.Errorf("share: expected public, cookies, headers or off, not %q", h.Share)
+	}
+	if len(h.ShareCookies) > 0 && h.Share != shareCookies {
+		return fmt.Errorf("share_cookies: only with share cookies, not %q", h.Share)
+	}
+	if len(h.ShareHeaders) > 0 && h.Share != shareHeaders {
+		return fmt.Errorf("share_headers: only with share headers, not %q", h.Share)
+	}
+	if err := oneOf("set_cookie", h.SetCookie, setCookieStrip, setCookiePrivate); err != nil {
+		return err
 	}
 	if h.Key != "" && h.Share != "" {
 		return fmt.Errorf("key: not with share %s: each says what makes two requests the same", h.Share)

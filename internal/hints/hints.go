@@ -79,6 +79,7 @@ func (h *Hint) over(now time.Time) bool { return !h.lasts && now.Sub(h.Last) >= 
 type Store struct {
 	mu      sync.Mutex
 	sources map[*Source]struct{}
+	told    uint64
 }
 
 // Process is that of all handlers of all configurations of the process.
@@ -179,6 +180,7 @@ func (src *Source) note(kind Kind, place string, lasts bool, say func() (text, r
 		Count: 1, First: now, Last: now, lasts: lasts,
 	}
 	p.hints[place] = h
+	src.store.told++
 	if !p.mayLog(now) {
 		return nil
 	}
@@ -232,6 +234,13 @@ func (s *Store) List() []Hint {
 		return cmp.Or(b.First.Compare(a.First), strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Place, b.Place))
 	})
 	return all
+}
+
+// Told is how many hints there have been, those that do not hold any more too.
+func (s *Store) Told() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told
 }
 
 // Counts returns how many hints there are of each kind.

@@ -47,6 +47,9 @@ func TestHintIsToldOnceAndCounted(t *testing.T) {
 		if logs.Len() != 2 || logs.All()[0].Level != zap.WarnLevel || logs.All()[1].Level != zap.InfoLevel {
 			t.Errorf("log lines %v, expected a warning and an info", logs.All())
 		}
+		if s.Told() != 2 {
+			t.Errorf("%d hints were told", s.Told())
+		}
 		if n := s.Counts(); n[Query] != 1 || n[Linger] != 1 || n[Memory] != 0 || len(n) != len(Kinds) {
 			t.Errorf("counts %v", n)
 		}

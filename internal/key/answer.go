@@ -20,7 +20,7 @@ func (p *Policy) WhyPrivate(answer http.Header, r *http.Request) stream.Private 
 	if names = slices.DeleteFunc(names, p.mayVary); len(names) > 0 {
 		return stream.Private{Reason: stream.PrivateVary, Detail: strings.Join(names, ", ")}
 	}
-	if cookies := answer["Set-Cookie"]; len(cookies) > 0 && !p.public {
+	if cookies := answer["Set-Cookie"]; len(cookies) > 0 && !p.dropsCookies {
 		return stream.Private{Reason: stream.PrivateSetCookie, Detail: cookieNames(cookies)}
 	}
 	if saysPrivate(answer["Cache-Control"]) && !p.hasCredential(r) {
@@ -42,8 +42,8 @@ func cookieNames(lines []string) string {
 }
 
 // GivesCookies reports whether the first answer of a stream may set cookies: on
-// a public one they would be everybody's.
-func (p *Policy) GivesCookies() bool { return !p.public }
+// a public one they would be everybody's, and the operator may say that they are not needed.
+func (p *Policy) GivesCookies() bool { return !p.dropsCookies }
 
 // Varies reports whether an answer says, other than by *, that it depends on
 // something of a request that differs between requests with the same key.
@@ -65,7 +65,7 @@ func (p *Policy) mayVary(name string) bool {
 // hasCredential reports whether the key of a request has something that
 // identifies a user.
 func (p *Policy) hasCredential(r *http.Request) bool {
-	for _, name := range credentialHeaders {
+	for _, name := range p.credentials {
 		if len(p.lines(name, r.Header[name], "")) > 0 {
 			return true
 		}

@@ -31,8 +31,9 @@ type Policy struct {
 	certificate    bool     // the TLS client certificate is in the key
 	templates      []string
 	named          map[string]struct{} // the placeholders in them
-	public         bool
-	whole          bool // of a detached stream, which is one client's: nothing is withheld
+	dropsCookies   bool                // that an answer sets: they are not for clients
+	credentials    []string            // header fields that identify a user, where they count
+	whole          bool                // of a detached stream, which is one client's: nothing is withheld
 
 	// What handlers behind sse decide by besides (behind.go).
 	groups  map[string]struct{} // of routes
@@ -44,6 +45,8 @@ type Config struct {
 	Template      string   // in place of query and header fields; "": they count
 	Public        bool     // no user, certificate or header field counts but publicHeaders
 	Cookies       []string // as Public, but these cookies count
+	Headers       []string // as Public, but these header fields count
+	StripCookies  bool     // what an answer sets is not for clients
 	Add           []string // templates that count besides
 	IgnoreHeaders []string
 	IgnoreQuery   []string
@@ -60,15 +63,19 @@ func New(c Config) *Policy {
 		ignoredQuery:   map[string]struct{}{},
 		named:          map[string]struct{}{},
 		idParameters:   c.IDParameters,
-		public:         c.Public,
+		dropsCookies:   c.Public || c.StripCookies,
+		credentials:    credentialHeaders,
 	}
 	switch {
 	case c.Template != "":
 		p.only, p.dropQuery = true, true
 		p.templates = append(p.templates, c.Template)
-	case c.Public || len(c.Cookies) > 0:
+	case c.Public || len(c.Cookies) > 0 || len(c.Headers) > 0:
 		p.only = true
-		p.headers = headerSet(publicHeaders...)
+		p.headers = headerSet(slices.Concat(publicHeaders, c.Headers)...)
+		for _, name := range c.Headers {
+			p.credentials = append(slices.Clip(p.credentials), http.CanonicalHeaderKey(name))
+		}
 		for _, name := range c.Cookies {
 			p.cookies[name] = struct{}{}
 		}

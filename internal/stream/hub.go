@@ -98,6 +98,7 @@ type Instance struct {
 	Retired  atomic.Bool   // its configuration was cleaned up
 	Requests atomic.Uint64 // that have come to it
 	Answers  atomic.Uint64 // of those, answered with event streams
+	config   any           // of which it is; guarded by hub.mu
 	memory   int64         // what it states for all replay buffers, 0: nothing; guarded by hub.mu
 	crowded  bool          // its configuration has or had another one of the same place; guarded by hub.mu
 }
@@ -136,6 +137,14 @@ func (h *Hub) Register(place string, server any) *Instance {
 	}
 	h.instances = append(h.instances, inst)
 	return inst
+}
+
+// SharesPlace reports whether another handler of the same configuration has the
+// same place, that is, no name of its own.
+func (h *Hub) SharesPlace(inst *Instance) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.aloneLocked(inst)
 }
 
 // aloneLocked reports whether no other handler of the same configuration has the

@@ -82,6 +82,21 @@ func (h *Hub) LimitMemory(inst *Instance, size int64) {
 	h.setMemoryLocked()
 }
 
+// MemoryDiffers reports whether another handler of the same configuration, which
+// config stands for, states another value than this one, and what counts then.
+// Other configurations come and go with their own.
+func (h *Hub) MemoryDiffers(inst *Instance, config any) (limit int64, differs bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	inst.config, limit = config, inst.memory
+	for _, i := range h.instances {
+		if i.config == config && i.memory > 0 && inst.memory > 0 && i.memory != inst.memory {
+			limit, differs = min(limit, i.memory), true
+		}
+	}
+	return limit, differs
+}
+
 // MemoryLimit is how much all replay buffers may take, and whether they take more.
 func (h *Hub) MemoryLimit() (limit int64, over bool) { return h.Memory.limit.Load(), h.Memory.over() }
 
