@@ -19,7 +19,7 @@ func (l logged) reloadWith(globals, caddyfile string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if err := caddy.Load(withDelivery([]byte(body)), true); err != nil {
+	if err := caddy.Load(withDelivery(l.t, []byte(body)), true); err != nil {
 		l.t.Fatal(err)
 	}
 }
