@@ -175,7 +175,7 @@ func (p *Policy) lines(name string, values []string, address string) (kept []str
 	if !p.headerInKey(name) {
 		return nil
 	}
-	if name != "Cookie" {
+	if name != "Cookie" || p.allCookies() {
 		return values
 	}
 	for _, value := range values {
@@ -204,11 +204,14 @@ func (p *Policy) forwardedLines(values []string, address string) []string {
 	return []string{"for=" + forwardedNode(address) + ";" + place}
 }
 
-// cookieLine returns what counts of a Cookie field.
+// allCookies reports whether every cookie counts.
+func (p *Policy) allCookies() bool {
+	_, all := p.headers["Cookie"]
+	return all || !p.only
+}
+
+// cookieLine returns what counts of a Cookie field, if not all of it does.
 func (p *Policy) cookieLine(line string) string {
-	if _, all := p.headers["Cookie"]; all || !p.only {
-		return line
-	}
 	var kept []string
 	for pair := range strings.SplitSeq(line, ";") {
 		pair = strings.TrimSpace(pair)
@@ -225,7 +228,7 @@ func (p *Policy) filterQuery(raw string) string {
 	if raw == "" {
 		return ""
 	}
-	var kept []string
+	kept := make([]string, 0, 8) // on the stack
 	for pair := range strings.SplitSeq(raw, "&") {
 		name, _, _ := strings.Cut(pair, "=")
 		if unescaped, err := url.QueryUnescape(name); err == nil {
@@ -281,19 +284,19 @@ func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 		}
 	}
 	address := p.address(r)
-	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+	for _, name := range sortedNames(r.Header) {
 		for _, value := range p.lines(name, r.Header[name], address) {
-			add("header "+name, value)
+			add(headerPart(name), value)
 		}
 	}
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	for _, name := range slices.Sorted(maps.Keys(vars)) {
+	for _, name := range sortedNames(vars) {
 		if p.countsVar(name, vars[name]) {
 			add("var "+name, caddy.ToString(vars[name]))
 		}
 	}
 	entered, _ := r.Context().Value(RouteGroupCtxKey).(map[string]struct{})
-	for _, name := range slices.Sorted(maps.Keys(p.groups)) {
+	for _, name := range sortedNames(p.groups) {
 		if _, ok := entered[name]; ok {
 			add("route group", name)
 		}
@@ -308,6 +311,35 @@ func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 		})
 	}
 	return parts
+}
+
+// sortedNames are the keys of a map, in order: in one piece of memory, for every
+// request has three of them.
+func sortedNames[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	names := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(names)
+	return names
+}
+
+// headerPart is what a part of the key is called that is a request header field.
+func headerPart(name string) string {
+	if part, ok := headerParts[name]; ok {
+		return part
+	}
+	return "header " + name
+}
+
+// headerParts has what headerPart returns for the fields that most requests have.
+var headerParts = map[string]string{
+	"Accept-Language":   "header Accept-Language",
+	"Authorization":     "header Authorization",
+	"Cookie":            "header Cookie",
+	"Origin":            "header Origin",
+	"X-Forwarded-Host":  "header X-Forwarded-Host",
+	"X-Forwarded-Proto": "header X-Forwarded-Proto",
 }
 
 // appendCertificate appends the TLS client certificate of a request, if it has

@@ -155,17 +155,21 @@ func (h *Hub) aloneLocked(inst *Instance) bool {
 
 // Key hashes parts, each of which may contain anything.
 func (h *Hub) Key(parts []Part) (key Key) {
-	mac := hmac.New(sha256.New, h.secret[:])
-	var length [8]byte
-	write := func(text string) {
-		binary.LittleEndian.PutUint64(length[:], uint64(len(text)))
-		mac.Write(length[:])
-		mac.Write([]byte(text))
+	size := 0
+	for _, part := range parts {
+		size += 16 + len(part.Name) + len(part.Value)
+	}
+	text := make([]byte, 0, size) // to be hashed in one go
+	add := func(s string) {
+		text = binary.LittleEndian.AppendUint64(text, uint64(len(s)))
+		text = append(text, s...)
 	}
 	for _, part := range parts {
-		write(part.Name)
-		write(part.Value)
+		add(part.Name)
+		add(part.Value)
 	}
+	mac := hmac.New(sha256.New, h.secret[:])
+	mac.Write(text)
 	mac.Sum(key[:0])
 	return key
 }
