@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash"
 	"maps"
 	"slices"
 	"sync"
@@ -61,7 +62,8 @@ func (k Key) String() string { return hex.EncodeToString(k[:8]) }
 //
 // Lock order: hub.mu, then a stream's mu, then hub.allMu.
 type Hub struct {
-	secret [32]byte // of the keyed hashes; fixed after construction
+	secret [32]byte  // of the keyed hashes; fixed after construction
+	macs   sync.Pool // of hash.Hash, keyed with it
 
 	// Reports whether a server is one of the running configuration, not of one
 	// that is being loaded. nil: all are. Set before anything else is done.
@@ -168,9 +170,14 @@ func (h *Hub) Key(parts []Part) (key Key) {
 		add(part.Name)
 		add(part.Value)
 	}
-	mac := hmac.New(sha256.New, h.secret[:])
+	mac, ok := h.macs.Get().(hash.Hash)
+	if !ok {
+		mac = hmac.New(sha256.New, h.secret[:])
+	}
 	mac.Write(text)
 	mac.Sum(key[:0])
+	mac.Reset()
+	h.macs.Put(mac)
 	return key
 }
 
