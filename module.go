@@ -25,6 +25,9 @@ func init() {
 	caddy.RegisterModule(Global{})
 	httpcaddyfile.RegisterGlobalOption("sse", parseGlobal)
 	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
+	caddy.RegisterModule((*AdminSite)(nil))
+	httpcaddyfile.RegisterHandlerDirective("sse_admin", parseAdminSite)
+	httpcaddyfile.RegisterDirectiveOrder("sse_admin", httpcaddyfile.Before, "metrics") // before sse, which would share the feed
 }
 
 // Defaults of the options that are durations or sizes and not the buffer's.
