@@ -447,6 +447,7 @@ func (d *served) begin(head *stream.Head, late bool) {
 	d.h.instance.Answers.Add(1)
 	sub.TellGap()
 	subscribersBy(r).Inc()
+	delivery.Came()
 }
 
 // mayTakeOver returns how a request's connection may be taken over; nil: it may

@@ -57,13 +57,14 @@ build_programs() {
 # build_without: the gateway less what a delivery does for metrics, the admin API and the access log: the calls in these
 # lines are taken out of copies of the files, which the compiler is given in their place.
 build_without() {
-	local file replaced=()
+	local file copy replaced=()
 	cd "$root"
-	for file in writer.go subscriber.go upstream.go delivery.go; do
-		sed -E '/^\t+(theMetrics\.(blocks|bytes|lag|heartbeats)\b.*|theMetrics\.heartbeats\.Inc\(\)|sub\.(count|hold)\(out\)|w\.count\(c, .*|w\.counted\.(blocks|bytes|heartbeats) \+= .*)$/d' \
-			"$file" >"$work/without-$file"
-		! cmp -s "$file" "$work/without-$file" || die "build_without: nothing is left out of $file"
-		replaced+=("\"$root/$file\": \"$work/without-$file\"")
+	for file in internal/delivery/{writer,delivery,response}.go internal/stream/{subscriber,upstream}.go; do
+		copy=$work/without-${file//\//-}
+		sed -E '/^\t+(Counts\.(Blocks|Bytes|Lag|Heartbeats)\b.*|sub\.(count|hold)\(out\)|w\.count\(c, .*|w\.counted\.(blocks|bytes|heartbeats)(\+\+| \+= .*))$/d' \
+			"$file" >"$copy"
+		! cmp -s "$file" "$copy" || die "build_without: nothing is left out of $file"
+		replaced+=("\"$root/$file\": \"$copy\"")
 	done
 	printf '{"Replace": {%s}}' "$(IFS=,; printf '%s' "${replaced[*]}")" >"$work/without.json"
 	go build -buildvcs=false -overlay "$work/without.json" -o "$work/caddy-without" ./cmd/caddy

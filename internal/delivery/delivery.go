@@ -34,7 +34,6 @@ func (d *Delivery) Run() stream.EndReason {
 	d.to = NewResponse(d.Writer, d.Request, d.Settings, false)
 	d.to.EndBy(d.Subscriber.Leaves)
 	d.Subscriber.DeliveredBy(ByHandler)
-	theStorm.add()
 	defer d.to.Close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()

@@ -25,6 +25,9 @@ type storm struct {
 // theStorm is the process's.
 var theStorm storm
 
+// Came takes note of a client that was sent the head of a stream.
+func Came() { theStorm.add() }
+
 // add takes note of a client.
 func (s *storm) add() {
 	s.mu.Lock()
