@@ -16,6 +16,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -653,5 +654,42 @@ func TestAccessFieldsAreDocumented(t *testing.T) {
 	fields := slices.Sorted(maps.Keys(enc.Fields["sse"].(map[string]any)))
 	if documented := tableColumn(t, headersPage, "in `sse`", 1); !slices.Equal(documented, fields) {
 		t.Errorf("documented are the fields\n%q, expected\n%q", documented, fields)
+	}
+}
+
+// Each guarantee names a test that there is, and the numbers are in order.
+func TestGuaranteesHaveTests(t *testing.T) {
+	tests := make(map[string]bool)
+	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`).FindAllStringSubmatch(string(text), -1) {
+			tests[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := section(readPage(t, "docs/security.md"), "## What the gateway guarantees")
+	guarantees := regexp.MustCompile(`(?m)^(\d+)\. .*$`).FindAllStringSubmatch(text, -1)
+	if len(guarantees) < 13 {
+		t.Errorf("%d guarantees", len(guarantees))
+	}
+	for i, g := range guarantees {
+		if g[1] != strconv.Itoa(i+1) {
+			t.Errorf("number %s, expected %d", g[1], i+1)
+		}
+		named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(g[0], -1)
+		if len(named) == 0 {
+			t.Errorf("no test: %s", g[0])
+		}
+		for _, name := range named {
+			if !tests[name[1]] {
+				t.Errorf("there is no %s: %s", name[1], g[0])
+			}
+		}
 	}
 }

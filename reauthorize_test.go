@@ -412,3 +412,26 @@ func TestVerdictsOfStatuses(t *testing.T) {
 		t.Error("an event stream is no refusal")
 	}
 }
+
+// BenchmarkReauthorize is what it costs to run one client's request again. 10,000
+// clients at 60 s are 167 of them a second.
+func BenchmarkReauthorize(b *testing.B) {
+	for _, before := range []string{"", "basic_auth {\nbob $2a$04$02OmM.cEQ3O2RNotx5munu7gQzpn5PSUMUvktxeTPvwStzKfKwls6\n}\n"} {
+		b.Run(map[bool]string{true: "plain", false: "basic_auth"}[before == ""], func(b *testing.B) {
+			u := startUpstream(b, nil)
+			g := startGateway(b, site(before+"sse {\nreauthorize 1h\n}\nreverse_proxy "+u.address))
+			client := g.subscribe("/events?a=1", "Authorization: Basic Ym9iOnNlY3JldA==", "Cookie: session=0123456789abcdef; theme=dark",
+				"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Accept-Language: de,en;q=0.5",
+				"Referer: https://example.com/page", "Sec-Fetch-Mode: cors", "Sec-Fetch-Site: same-origin", "Cache-Control: no-cache")
+			defer client.close()
+			var who *guest
+			access.Process.Each(func(g *access.Guest) { who = g.Subject.(*guest) })
+			b.ReportAllocs()
+			for b.Loop() {
+				if verdict, status, err := who.ask(); verdict != access.Stays {
+					b.Fatal(verdict, status, err)
+				}
+			}
+		})
+	}
+}

@@ -164,6 +164,17 @@ func (s *Set) Len() (n int) {
 	return n
 }
 
+// Each calls look for each guest; it must not call the set.
+func (s *Set) Each(look func(*Guest)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, guests := range s.owners {
+		for g := range guests {
+			look(g)
+		}
+	}
+}
+
 // join and leave are for the owner's guests. The lock is held, as in all that
 // follows.
 func (s *Set) join(g *Guest, owner any) {

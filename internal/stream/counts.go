@@ -9,6 +9,7 @@ var Counts = struct {
 	Splices       *meter.Labelled // that ended, by how
 	Gaps          *meter.Labelled // that were told, by reason
 	Evictions     *meter.Labelled // for memory, by what
+	Young         meter.Counter   // streams that lingered, and were ended because too many did
 	Private       *meter.Labelled // streams that are one client's, by reason
 }{
 	Connections: meter.NewLabelled(ResultClean, ResultBroken, ResultStalled, ResultOversized, ResultRefused, ResultFailed, ResultCancelled),

@@ -73,6 +73,7 @@ type Hub struct {
 
 	Memory bufferMemory // of all replay buffers
 	facts  facts        // what applications have shown
+	young  young        // streams that linger without having earned much
 
 	mu          sync.Mutex
 	streams     map[Key][]*Stream // those that may be joined

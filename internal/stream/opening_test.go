@@ -3,6 +3,7 @@ package stream
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -80,5 +81,57 @@ func TestMaxStreamsEndsLingering(t *testing.T) {
 		if _, err := st.tryJoin(""); !errors.Is(err, errTooManyStreams) {
 			st.t.Errorf("when none lingers any more: %v", err)
 		}
+	})
+}
+
+// Who asks for one thing after the other and leaves when it has an event holds no more
+// than a bound of upstream connections; streams that others are in, or were in for as
+// long as they linger, are not touched.
+func TestChurnHoldsFewConnections(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		come := func(n int) (*reader, *fakeConn) {
+			st.key = Key{byte(n), byte(n >> 8), byte(n >> 16)}
+			return st.start()
+		}
+		used, _ := come(1 << 16)
+		stayed, _ := come(1<<16 + 1)
+		shared, _ := come(1<<16 + 2)
+		st.join("").leave()
+		time.Sleep(DefaultLinger)
+		stayed.leave()
+		shared.leave()
+		before := Counts.Young.Value()
+		const churn = 5 * maxYoung
+		for n := range churn {
+			r, up := come(n)
+			up.event("1")
+			r.leave()
+			synctest.Wait()
+			if open := st.source.running.Load(); open > maxYoung+4 {
+				t.Fatalf("%d upstream connections after %d clients", open, n+1)
+			}
+		}
+		synctest.Wait()
+		if open := st.source.running.Load(); open != maxYoung+3 {
+			t.Errorf("%d upstream connections", open)
+		}
+		if ended := Counts.Young.Value() - before; ended != churn-maxYoung {
+			t.Errorf("%v were counted", ended)
+		}
+		// The newest linger, and those that come back find them.
+		again := st.join("")
+		if again.sub.Origin.arrivals != 2 {
+			t.Error("the newest does not linger")
+		}
+		again.leave()
+		time.Sleep(DefaultLinger)
+		synctest.Wait()
+		if open := st.source.running.Load(); open != 1 {
+			t.Errorf("%d upstream connections at the end", open)
+		}
+		if left := len(st.hub.young.have) + st.hub.young.all.Len(); left != 0 {
+			t.Errorf("%d are counted at the end", left)
+		}
+		used.leave()
 	})
 }

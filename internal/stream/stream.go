@@ -279,10 +279,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 			s.useSource()
 		}
 	}
-	if s.linger != nil {
-		s.linger.Stop()
-		s.linger = nil
-	}
+	s.stopLinger()
 	s.arrivals++
 	sub := &Subscriber{
 		param: req.IDParam, client: req.Client, mu: s.mu, Origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
@@ -344,6 +341,7 @@ func (sub *Subscriber) Leave() {
 	if forget {
 		s.hub.forget(s)
 	}
+	s.hub.endYoung()
 }
 
 // lingerLocked ends the stream after the linger time, unless somebody comes.
@@ -364,6 +362,18 @@ func (s *Stream) lingerLocked() {
 		}
 	})
 	s.linger = timer
+	if s.isYoung() {
+		s.hub.young.add(s)
+	}
+}
+
+// stopLinger takes back that the stream ends by itself. The lock is held.
+func (s *Stream) stopLinger() {
+	if s.linger != nil {
+		s.linger.Stop()
+		s.linger = nil
+		s.hub.young.remove(s)
+	}
 }
 
 // expireLocked ends a stream that has no subscribers. The hub's lock is held too.
@@ -376,10 +386,7 @@ func (s *Stream) expireLocked() {
 // endLocked ends the stream for good and frees what it holds.
 func (s *Stream) endLocked() {
 	s.phase = phaseGone
-	if s.linger != nil {
-		s.linger.Stop()
-		s.linger = nil
-	}
+	s.stopLinger()
 	if s.cancel != nil {
 		s.cancel()
 	}
