@@ -113,7 +113,7 @@ func freeAdmin(t *testing.T) string {
 func TestLivePage(t *testing.T) {
 	t.Parallel()
 	const clients = 200
-	u := startPhoenix(t, 50*time.Millisecond, "-ids=all", "-line="+hostile)
+	u := startPhoenix(t, 100*time.Millisecond, "-ids=all", "-line="+hostile)
 	g := gatewaySetup{
 		program: plainPath, admin: freeAdmin(t),
 		directives: route("/events*", "buffer 100000\ndrain 1s", "reverse_proxy "+u.address) +

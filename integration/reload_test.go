@@ -90,7 +90,7 @@ func extraRoute(u *phoenix, i int) string {
 // Issue 4, acceptance 2: what a reload leaves behind is freed, while the clients of before are there.
 func TestReloadsLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
-	u := startPhoenix(t, 100*time.Millisecond, "-ids=all")
+	u := startPhoenix(t, 500*time.Millisecond, "-ids=all")
 	directives := route("/events", "buffer 1000\ngap_event lost", "reverse_proxy "+u.address)
 	g := gatewaySetup{program: plainPath, globals: plainHTTP2, directives: directives}.start(t)
 	c := startCrowd(t, reloadClients, true, g.url("/events"))
@@ -183,14 +183,12 @@ func port(l net.Listener) string { return strconv.Itoa(l.Addr().(*net.TCPAddr).P
 
 // Issue 4, acceptance 2: a stream that has no handler any more ends, after a whole block.
 func TestReloadWithoutHandler(t *testing.T) {
-	t.Parallel()
 	for _, c := range []struct{ name, directives string }{
 		{"refused", "handle /events {\nrespond 410\n}"},
 		{"plain", "handle /events {\nreverse_proxy 127.0.0.1:1\n}"},
 		{"gone", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			u := startPhoenix(t, 5*time.Millisecond, "-ids=none")
 			kept := route("/kept", "", "reverse_proxy "+u.address)
 			g := gatewaySetup{globals: plainHTTP2, directives: kept + route("/events", "", "reverse_proxy "+u.address)}.start(t)
@@ -217,7 +215,6 @@ func TestReloadWithoutHandler(t *testing.T) {
 
 // Issue 4, acceptance 3: a reload that changes the upstream's address.
 func TestReloadChangesUpstream(t *testing.T) {
-	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		old, new []string
@@ -233,7 +230,7 @@ func TestReloadChangesUpstream(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			before := startPhoenix(t, 20*time.Millisecond, c.old...)
+			before := startPhoenix(t, 50*time.Millisecond, c.old...)
 			after := before.twin(c.new...)
 			testChangeOfUpstream(t, before, after, "reverse_proxy "+before.address, "reverse_proxy "+after.address, c.ids, c.dead)
 		})
@@ -272,11 +269,10 @@ func TestReloadMovesManyStreams(t *testing.T) {
 
 // Issue 4, acceptance 3: over HTTP/3 the old upstream connection does not outlive its configuration.
 func TestReloadWithHTTP3Upstream(t *testing.T) {
-	t.Parallel()
 	for _, ids := range []string{"all", "none"} {
 		t.Run("ids="+ids, func(t *testing.T) {
 			t.Parallel()
-			before := startPhoenix(t, 20*time.Millisecond, "-ids="+ids)
+			before := startPhoenix(t, 50*time.Millisecond, "-ids="+ids)
 			after := before.twin("-ids=" + ids)
 			testChangeOfUpstream(t, before, after,
 				startHTTP3(t, before), startHTTP3(t, after), ids == "all", false)

@@ -53,8 +53,10 @@ func testStop(t *testing.T, c stopCase) {
 	if c.ids {
 		ids = "-ids=all"
 	}
-	u := startPhoenix(t, 50*time.Millisecond, ids)
-	other := startTicker(t, "-interval=50ms")
+	// Events come often enough for each response to end among them, and not so often that the clients keep the machine
+	// from ending it in time.
+	u := startPhoenix(t, 200*time.Millisecond, ids)
+	other := startTicker(t, "-interval=200ms")
 	g := gatewaySetup{program: c.program, globals: plainHTTP2, directives: route("/events", stopOptions, "reverse_proxy "+u.address) +
 		route("/private", stopOptions, "reverse_proxy "+other.address) +
 		route("/silent", stopOptions, "reverse_proxy "+startSilent(t))}.start(t)
@@ -90,7 +92,7 @@ func testStop(t *testing.T, c stopCase) {
 		u.restart()
 	}
 	g.run(t)
-	last := all.newest() + 100
+	last := all.newest() + 25
 	all.until("events of the next process", func(r record) bool { return r.newest >= last })
 	all.assert(record.check)
 	if c.ids {
