@@ -654,3 +654,11 @@ func TestMemoryOption(t *testing.T) {
 	g.reload(proxied("join live", u))
 	eventually(t, "the default counts", func() bool { limit, _ := stream.Process.MemoryLimit(); return limit == stream.DefaultMemory })
 }
+
+// An error in an option names its line, also behind options that read ahead.
+func TestErrorNamesItsLine(t *testing.T) {
+	_, err := adaptOptions(t, "lag skip\nids none\ngap_event missed")
+	if err == nil || !strings.Contains(err.Error(), "Caddyfile:4") {
+		t.Errorf("error %v, expected it to be at Caddyfile:4", err)
+	}
+}

@@ -2,8 +2,13 @@ package caddysse
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -40,4 +45,75 @@ func TestZstdWindow(t *testing.T) {
 			t.Errorf("window of %d bytes: %v, %d bytes", window, err, got.Len())
 		}
 	}
+}
+
+func decoders() int {
+	buf := make([]byte, 8<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "caddy-sse.decodeBody(")
+}
+
+// The decoder of a private stream ends when its upstream breaks off.
+func TestDecoderOfAStreamThatBreaksOffEnds(t *testing.T) {
+	var z bytes.Buffer
+	gz := gzip.NewWriter(&z)
+	for range 200000 {
+		io.WriteString(gz, "data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n\n")
+	}
+	gz.Flush()
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Write(z.Bytes())
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer up.Close()
+	g := startGateway(t, site("sse {\nshare off\n}\nreverse_proxy "+up.Listener.Addr().String()))
+	for range 5 {
+		resp := g.get("/", "Accept-Encoding: gzip")
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	eventually(t, "no decoder goroutine is left", func() bool { return decoders() == 0 })
+}
+
+// The decoder of a private stream ends when its client leaves.
+func TestDecoderEndsWithItsClient(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Content-Encoding", "gzip")
+		gz := gzip.NewWriter(w)
+		io.WriteString(gz, "data: 1\n\n")
+		gz.Flush()
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer up.Close()
+	g := startGateway(t, site("sse {\nshare off\n}\nreverse_proxy "+up.Listener.Addr().String()))
+	for range 5 {
+		c := g.subscribe("/", "Accept-Encoding: gzip")
+		c.expect("1")
+		c.close()
+	}
+	eventually(t, "no decoder goroutine is left", func() bool { return decoders() == 0 })
+}
+
+// So does that of a first answer that may not be shared.
+func TestDecoderOfAnAnswerThatIsNotSharedEnds(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Set("Set-Cookie", "a=b")
+		gz := gzip.NewWriter(w)
+		io.WriteString(gz, "data: 1\n\n")
+		gz.Close()
+	}))
+	defer up.Close()
+	g := startGateway(t, site("sse\nreverse_proxy "+up.Listener.Addr().String()))
+	for i := range 5 {
+		c := g.subscribe(fmt.Sprint("/", i))
+		c.expect("1")
+		c.expectEnd()
+	}
+	eventually(t, "no decoder goroutine is left", func() bool { return decoders() == 0 })
 }

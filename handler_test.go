@@ -1,7 +1,9 @@
 package caddysse
 
 import (
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -61,5 +63,70 @@ func TestOtherAnswersPass(t *testing.T) {
 	resp := g.get("/json")
 	if text := body(t, resp); text != `{"a":1}` || resp.StatusCode != http.StatusNotFound {
 		t.Errorf("%s %q", resp.Status, text)
+	}
+}
+
+// TestPanicInNext: it ends one upstream connection, with a log line.
+func TestPanicInNext(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startLogged(t, site(`
+		handle /within {
+			sse
+			test_panic within
+		}
+		handle /before {
+			sse
+			test_panic
+		}
+		handle {
+			sse
+			reverse_proxy `+u.address+`
+		}`))
+	other := g.subscribe("/")
+	up := u.accept()
+
+	stay := g.subscribe("/within")
+	stay.expect("1") // and it goes on: the connection is opened again
+	g.expectLine("panic in a handler behind sse", "a bug in a handler")
+	g.expectLine("panic in a handler behind sse", "ServeHTTP") // the stack
+	g.expectLine("upstream lost: trying again", "a bug in a handler")
+	select {
+	case m, ok := <-stay.messages:
+		t.Errorf("after the panic: %+v, %v, %v", m, ok, stay.err)
+	default:
+	}
+	before := len(g.lines())
+	resp := g.read(http.MethodGet, "/before", "", "Accept: text/event-stream")
+	if strings.Contains(resp.status, " 2") {
+		t.Errorf("answered with %s", resp.short())
+	}
+	eventually(t, "a log line more about a panic", func() bool {
+		for _, line := range g.lines()[before:] {
+			if line["msg"] == "panic in a handler behind sse" {
+				return true
+			}
+		}
+		return false
+	})
+
+	up.event("untouched")
+	other.expect("untouched")
+	up.end()
+	other.expectEnd()
+	stay.close()
+}
+
+// TestUpstreamIsNoHTTP: an upstream that answers with something that is no
+// HTTP is a bad gateway, for each asker.
+func TestUpstreamIsNoHTTP(t *testing.T) {
+	address := startRaw(t, func(c io.ReadWriteCloser) {
+		_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.9\r\n")
+		c.Close()
+	})
+	g := startGateway(t, site("sse\nreverse_proxy "+address))
+	for range 2 {
+		if got := g.read(http.MethodGet, "/", "", "Accept: text/event-stream"); !strings.HasSuffix(got.status, " 502 Bad Gateway") {
+			t.Errorf("answered with %s", got.short())
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -57,4 +58,42 @@ func TestPlaceholdersOfPrivateStreams(t *testing.T) {
 	if got, want := fmt.Sprint(e["a"], e["b"], e["c"], e["d"]), fmt.Sprint(id, "private", 2, "upstream"); got != want {
 		t.Errorf("%q, expected %q", got, want)
 	}
+}
+
+// Who has the head of an event stream and is sent upstream on its own is
+// given the body of an answer that is no event stream.
+func TestOtherAnswerAfterHead(t *testing.T) {
+	kinds := make(chan string, 3)
+	kinds <- "text/event-stream"
+	kinds <- "text/html"
+	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Type", <-kinds) })
+	g := startGateway(t, proxied("", u))
+	a, b := g.subscribe("/"), g.subscribe("/")
+	up := u.accept()
+	up.write("event: endpoint\ndata: a\n\n")
+	a.expect("a")
+	upB := u.accept()
+	upB.write("data: this is HTML\n\n")
+	upB.end()
+	if m, ok := <-b.messages; ok {
+		t.Errorf("event %+v of an answer that is HTML", m)
+	}
+	up.end()
+	a.expectEnd()
+}
+
+// TestEndlessBlockOnPrivateStream: the response breaks off, and the log names
+// the limit.
+func TestEndlessBlockOnPrivateStream(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startLogged(t, proxied("max_event_size 64KiB", u))
+	result := make(chan answer, 1)
+	go func() { result <- g.read(http.MethodPost, "/", "{}") }()
+	up := u.accept()
+	up.event("before")
+	pour(t, up, "data: a\n")
+	if got := <-result; !strings.HasPrefix(got.body, "data: before\n\ndata: a\n") || len(got.body) > 128<<10 || got.err == "" {
+		t.Errorf("the client was given %s", got.short())
+	}
+	g.expectLine("upstream event over max_event_size", "limit of 65536 bytes")
 }

@@ -8,11 +8,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -1158,4 +1160,59 @@ func TestWhatWasMadeOfWithheldFieldsIsEmpty(t *testing.T) {
 			t.Errorf("%s: %s", name, v)
 		}
 	}
+}
+
+// A client of a path of whose answers not all have a Vary is answered.
+func TestVaryThatNotAllAnswersHave(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		if r.UserAgent() == "a" {
+			w.Header().Set("Vary", "User-Agent")
+		}
+	})
+	g := startGateway(t, proxied("", u))
+	g.subscribe("/", "User-Agent: a")
+	g.subscribe("/", "User-Agent: b")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		req := g.request("GET", "/", "User-Agent: c", "Accept: text/event-stream")
+		resp, err := g.client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		buf := make([]byte, 1<<20)
+		s := string(buf[:runtime.Stack(buf, true)])
+		t.Errorf("no answer; serveSubscriber/join on %d stacks", strings.Count(s, "serveShared"))
+		// let it go: end the streams
+		stream.Process.Stop()
+		<-done
+	}
+}
+
+// What handlers before sse have put into the header of the opener's response is not
+// given to others, also where the application has the same field.
+func TestHeaderFieldsOfTheOpenerAreItsOwn(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("X-Info", "app")
+	})
+	g := startGateway(t, site("header X-Info {http.request.header.User-Agent}\nsse {\njoin live\n}\nreverse_proxy "+u.address))
+	a := g.subscribe("/", "User-Agent: alice")
+	b := g.subscribe("/", "User-Agent: bob")
+	_ = a
+	if v := b.resp.Header.Values("X-Info"); strings.Contains(fmt.Sprint(v), "alice") {
+		t.Errorf("bob was given %q", v)
+	}
+}
+
+// A field without a value is sent upstream, so it is in the key.
+func TestEmptyHeaderFieldIsInKey(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("", u))
+	sharing{path: "/", a: []string{"X-Debug: "}}.check(t, g, u)
 }

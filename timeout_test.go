@@ -201,3 +201,19 @@ func TestUpstreamTimeoutWithoutHandlersReturn(t *testing.T) {
 		}
 	})
 }
+
+// A stream outlives the time that Caddy's server gives a response to be written in,
+// and ends well after it.
+func TestServersWriteTimeoutEndsNoStream(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1s\n}\n}", site("test_probe\nsse {\njoin live\n}\nreverse_proxy "+u.address))
+	c := g.subscribe("/")
+	up := u.accept()
+	up.event("1")
+	c.expect("1")
+	<-time.After(1500 * time.Millisecond) // the server's time limit passes
+	up.event("2")
+	c.expect("2")
+	up.end()
+	c.expectEnd()
+}

@@ -323,22 +323,6 @@ func TestEndlessBlock(t *testing.T) {
 	}
 }
 
-// TestEndlessBlockOnPrivateStream: the response breaks off, and the log names
-// the limit.
-func TestEndlessBlockOnPrivateStream(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startLogged(t, proxied("max_event_size 64KiB", u))
-	result := make(chan answer, 1)
-	go func() { result <- g.read(http.MethodPost, "/", "{}") }()
-	up := u.accept()
-	up.event("before")
-	pour(t, up, "data: a\n")
-	if got := <-result; !strings.HasPrefix(got.body, "data: before\n\ndata: a\n") || len(got.body) > 128<<10 || got.err == "" {
-		t.Errorf("the client was given %s", got.short())
-	}
-	g.expectLine("upstream event over max_event_size", "limit of 65536 bytes")
-}
-
 // TestHalfAnEventAtABreak: nothing of it is sent.
 func TestHalfAnEventAtABreak(t *testing.T) {
 	u := startUpstream(t, nil)
@@ -363,56 +347,6 @@ func TestHalfAnEventAtABreak(t *testing.T) {
 	}
 }
 
-// TestPanicInNext: it ends one upstream connection, with a log line.
-func TestPanicInNext(t *testing.T) {
-	u := startUpstream(t, nil)
-	g := startLogged(t, site(`
-		handle /within {
-			sse
-			test_panic within
-		}
-		handle /before {
-			sse
-			test_panic
-		}
-		handle {
-			sse
-			reverse_proxy `+u.address+`
-		}`))
-	other := g.subscribe("/")
-	up := u.accept()
-
-	stay := g.subscribe("/within")
-	stay.expect("1") // and it goes on: the connection is opened again
-	g.expectLine("panic in a handler behind sse", "a bug in a handler")
-	g.expectLine("panic in a handler behind sse", "ServeHTTP") // the stack
-	g.expectLine("upstream lost: trying again", "a bug in a handler")
-	select {
-	case m, ok := <-stay.messages:
-		t.Errorf("after the panic: %+v, %v, %v", m, ok, stay.err)
-	default:
-	}
-	before := len(g.lines())
-	resp := g.read(http.MethodGet, "/before", "", "Accept: text/event-stream")
-	if strings.Contains(resp.status, " 2") {
-		t.Errorf("answered with %s", resp.short())
-	}
-	eventually(t, "a log line more about a panic", func() bool {
-		for _, line := range g.lines()[before:] {
-			if line["msg"] == "panic in a handler behind sse" {
-				return true
-			}
-		}
-		return false
-	})
-
-	up.event("untouched")
-	other.expect("untouched")
-	up.end()
-	other.expectEnd()
-	stay.close()
-}
-
 // TestGapEventIsOneLine: what is synthesised of outside text goes on the
 // wire as one line.
 func TestGapEventIsOneLine(t *testing.T) {
@@ -434,17 +368,63 @@ func TestGapEventIsOneLine(t *testing.T) {
 	}
 }
 
-// TestUpstreamIsNoHTTP: an upstream that answers with something that is no
-// HTTP is a bad gateway, for each asker.
-func TestUpstreamIsNoHTTP(t *testing.T) {
-	address := startRaw(t, func(c io.ReadWriteCloser) {
-		_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.9\r\n")
-		c.Close()
+// A splice asks the upstream with the last event ID where its client has it: in the
+// query.
+func TestSpliceAsksWithTheClientsParameter(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("", u))
+	a := g.subscribe("/")
+	up := u.accept()
+	up.write("id: 7\ndata: 7\n\n")
+	a.expect("7")
+	b := g.subscribe("/?lastEventId=3")
+	up2 := u.accept()
+	if got := up2.request.URL.Query().Get("lastEventId"); got != "3" {
+		t.Errorf("outcome %q; upstream was asked %q, header %q", b.outcome(), up2.request.URL, up2.request.Header.Get("Last-Event-ID"))
+	}
+}
+
+// So does that of a path whose streams are not shared.
+func TestGatewayIDInQueryStaysWhereNothingIsShared(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Vary", "*")
 	})
-	g := startGateway(t, site("sse\nreverse_proxy "+address))
-	for range 2 {
-		if got := g.read(http.MethodGet, "/", "", "Accept: text/event-stream"); !strings.HasSuffix(got.status, " 502 Bad Gateway") {
-			t.Errorf("answered with %s", got.short())
-		}
+	g := startGateway(t, proxied("", u))
+	g.subscribe("/").close()
+	u.accept()
+	g.subscribe("/?lastEventId=sse1.00000000000000000000000000000000.5")
+	if q := u.accept().request.URL.RawQuery; q != "" {
+		t.Errorf("sent upstream: %s", q)
+	}
+}
+
+// A last event ID that no header field can carry does not keep a client out.
+func TestControlCharacterInLastEventID(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("", u))
+	for i, id := range []string{"\x01", "a\x7f", "a\x1bb"} {
+		c := g.subscribeTo(t, fmt.Sprintf("/%d?lastEventId=%s", i, url.QueryEscape(id)))
+		up := u.accept()
+		up.end()
+		c.expectEnd()
+	}
+}
+
+// An id that no header field can carry does not keep the upstream connection from
+// being opened again.
+func TestUpstreamIDThatCannotBeSent(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, proxied("", u))
+	for i, id := range []string{"a\x01b", "\x7f"} {
+		c := g.subscribe(fmt.Sprint("/", i))
+		up := u.accept()
+		up.write("retry: 1\nid: " + id + "\ndata: 1\n\n")
+		c.expect("1")
+		up.breakOff()
+		up = u.accept()
+		up.event("2")
+		c.expect("2")
+		c.close()
 	}
 }
