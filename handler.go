@@ -198,6 +198,9 @@ func bodyless(r *http.Request) bool {
 
 // serveShared serves a request from the stream that its key leads to.
 func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
+	if r.URL.RawQuery != "" {
+		h.hintQuery(r)
+	}
 	parts := h.policy.Parts(r, h.instance.Place)
 	var wait *opener
 	req := &stream.Request{

@@ -1,7 +1,9 @@
 package caddysse
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -24,7 +26,6 @@ func (p *passThrough) judge(header http.Header) {
 	case why.Reason == "":
 		p.onShareable()
 	case p.why.Reason != stream.PrivateEndpoint && p.why.Reason != stream.PrivatePerConnection:
-		why.Until = p.why.Until
 		p.why = why
 	}
 }
@@ -36,12 +37,52 @@ func (p *passThrough) tellPrivate() {
 		c.Write(zap.String("host", stream.Clip(p.host)), zap.String("path", stream.Clip(p.path)),
 			zap.String("reason", string(p.why.Reason)), zap.String("detail", stream.Clip(p.why.Detail)))
 	}
+	if !p.why.Until.IsZero() {
+		return // it was told when it was learnt
+	}
 	switch p.why.Reason {
 	case stream.PrivateAccept, stream.PrivateSetCookie, stream.PrivateVary, stream.PrivateControl, stream.PrivateCoding:
 		p.handler.hints.Notice(hints.NotShared, p.place(), func() (text, remedy string) {
 			return "event stream is not shared: " + p.why.Text(), p.why.Remedy()
 		})
+	case stream.PrivateWithheld:
+		p.handler.hints.Notice(hints.Withheld, p.place(), p.sayWithheld)
 	}
+}
+
+// sayWithheld tells what the application may have missed in the shared request.
+func (p *passThrough) sayWithheld() (text, remedy string) {
+	text, remedy = "event stream is not shared: "+p.why.Text(), p.why.Remedy()
+	if names := p.handler.policy.Withholds(p.request); len(names) > 0 {
+		text += "; withheld was " + strings.Join(names, ", ")
+		remedy = "key_add " + strings.Join(names, " ")
+	}
+	return text, remedy
+}
+
+// hintQuery tells if a key of the operator's leaves out what the request has in its
+// query.
+func (h *Handler) hintQuery(r *http.Request) {
+	names := h.policy.LeavesOut(r.URL.RawQuery)
+	if len(names) == 0 {
+		return
+	}
+	h.hints.Notice(hints.Query, stream.Clip(r.Host+r.URL.EscapedPath()), func() (text, remedy string) {
+		list := strings.Join(names, " ")
+		return "key leaves the query out, and requests have one: whatever is in it, they are given the same stream, and it is not sent to the application (" + list + ")",
+			"key " + h.Key + "{query}, if it matters; key_ignore query " + list + ", if it does not"
+	})
+}
+
+// hintCrowd tells of a path whose streams have one client each.
+func (h *Handler) hintCrowd(c stream.Crowd) {
+	h.hints.Notice(hints.FewShare, c.Place, func() (text, remedy string) {
+		text = fmt.Sprintf("%d streams of this path have one client each. They are kept apart by %s", c.Streams, strings.Join(c.Apart, ", "))
+		if len(c.Unique) > 0 {
+			text += "; another value in each has " + strings.Join(c.Unique, ", ")
+		}
+		return text, c.Remedy
+	})
 }
 
 // place names the path of the stream in hints.

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -32,6 +33,9 @@ func (h *Hub) Retire(inst *Instance) {
 	inst.Retired.Store(true)
 	h.instances = slices.DeleteFunc(h.instances, func(i *Instance) bool { return i == inst })
 	h.setMemoryLocked()
+	// What a single answer has shown it has shown to the old configuration: the new
+	// one may share it.
+	maps.DeleteFunc(h.unshareable, func(_ Key, why Private) bool { return time.Until(why.Until) <= unshareableTime })
 	stopping := h.stopping
 	h.mu.Unlock()
 	if stopping {

@@ -4,15 +4,23 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
-
-	"go.uber.org/zap"
 )
 
 // crowdSize is how many streams of one path with one subscriber each make the
 // gateway tell what keeps them apart: probably something that does not matter
 // to the application, so that nothing is shared.
-const crowdSize = 100
+const crowdSize = 20
+
+// Crowd is a path whose streams have one subscriber each.
+type Crowd struct {
+	Place   string // host and path
+	Streams int
+	Apart   []string // what keeps them apart, and is neither meant to nor says who the user is
+	Unique  []string // of that, what had another value in each
+	Remedy  string
+}
 
 // maxCrowds bounds how many paths are counted and told, because clients choose
 // them.
@@ -37,6 +45,9 @@ var partSeed = maphash.MakeSeed()
 func hashParts(parts []Part) []partHash {
 	hashes := make([]partHash, 0, len(parts))
 	for _, part := range parts {
+		if part.Name == "header Cookie" {
+			hashes = append(hashes, hashCookies(part.Value)...)
+		}
 		if part.Name != "query" {
 			hashes = append(hashes, partHash{part.Name, maphash.String(partSeed, part.Value)})
 			continue
@@ -48,6 +59,16 @@ func hashParts(parts []Part) []partHash {
 			case pair != "": // a value, which may be a secret: it is not to be told
 				hashes = append(hashes, partHash{"query", maphash.String(partSeed, pair)})
 			}
+		}
+	}
+	return hashes
+}
+
+// hashCookies hashes the cookies of a line one by one.
+func hashCookies(line string) (hashes []partHash) {
+	for pair := range strings.SplitSeq(line, ";") {
+		if name, value, named := strings.Cut(strings.TrimSpace(pair), "="); named && name != "" {
+			hashes = append(hashes, partHash{"cookie " + name, maphash.String(partSeed, value)})
 		}
 	}
 	return hashes
@@ -67,8 +88,8 @@ func pathOf(parts []Part) string {
 	return path.String()
 }
 
-// joinCrowdLocked counts a new stream, and tells once for each path when many
-// have one subscriber each.
+// joinCrowdLocked counts a new stream, and tells when many of a path have one
+// subscriber each.
 func (h *Hub) joinCrowdLocked(s *Stream) {
 	c := h.crowds[s.path]
 	if c == nil {
@@ -83,15 +104,50 @@ func (h *Hub) joinCrowdLocked(s *Stream) {
 		return
 	}
 	c.ask *= 2 // not at every stream from here on
-	lone := h.loneLocked(s.path)
-	if _, told := h.told[s.path]; told || len(lone) < crowdSize || len(h.told) >= maxCrowds {
-		return
+	if tell := s.options.Crowded; tell != nil {
+		if lone := h.loneLocked(s.path); len(lone) > crowdSize {
+			if crowd, ok := crowdOf(lone, s.options.Meant); ok {
+				crowd.Place = s.shownHost + s.shownPath
+				tell(crowd)
+			}
+		}
 	}
-	h.told[s.path] = struct{}{}
-	names, unique := differing(lone)
-	s.Log().Info("many streams of this path have one subscriber each: nothing is shared",
-		zap.Int("streams", len(lone)), zap.Strings("kept_apart_by", names), zap.Strings("never_twice", unique),
-		zap.String("option", remedy(names)))
+}
+
+// crowdOf tells what keeps streams apart. It returns false if that is what is meant
+// to: most of them are of another user, or differ in what the operator has named.
+func crowdOf(lone []*Stream, meant func(part string) bool) (Crowd, bool) {
+	meaning := map[string]struct{}{}
+	for _, s := range lone {
+		var key strings.Builder
+		for _, part := range s.parts {
+			if meant != nil && meant(part.name) {
+				key.WriteString(part.name + "\x00" + strconv.FormatUint(part.sum, 36) + "\x00")
+			}
+		}
+		meaning[key.String()] = struct{}{}
+	}
+	if len(meaning) > 1 && 2*len(meaning) > len(lone) {
+		return Crowd{}, false
+	}
+	apart, unique := differing(lone)
+	counts := func(name string) bool { // the whole of what is told in parts does not
+		return name != "header Cookie" && name != "original query" && (meant == nil || !meant(name))
+	}
+	c := Crowd{Streams: len(lone)}
+	for _, name := range apart {
+		if counts(name) {
+			c.Apart = append(c.Apart, Clip(name))
+		}
+	}
+	for _, name := range unique {
+		if counts(name) {
+			c.Unique = append(c.Unique, Clip(name))
+		}
+	}
+	c.Apart, c.Unique = c.Apart[:min(len(c.Apart), maxNames)], c.Unique[:min(len(c.Unique), maxNames)]
+	c.Remedy = remedy(c.Apart)
+	return c, len(c.Apart) > 0
 }
 
 // leaveCrowdLocked takes a stream out of the count.
@@ -150,20 +206,39 @@ func differing(streams []*Stream) (names, unique []string) {
 // remedy tells which options would let streams be shared that these parts keep
 // apart, if the parts do not matter.
 func remedy(names []string) string {
-	var options []string
+	var ignore, sessions []string
+	onlyQuery, cookies := true, false
 	for _, name := range names {
 		kind, name, _ := strings.Cut(name, " ")
+		onlyQuery = onlyQuery && kind == "query" && name != ""
 		switch {
 		case kind == "query" && name != "":
-			options = append(options, "key_ignore query "+name)
-		case kind == "header" && name == "Cookie":
-			options = append(options, "share cookies <those that matter>")
+			ignore = append(ignore, "key_ignore query "+name)
 		case kind == "header":
-			options = append(options, "key_ignore header "+name)
+			ignore = append(ignore, "key_ignore header "+name)
+		case kind == "cookie":
+			cookies = true
+			if isSession(name) {
+				sessions = append(sessions, name)
+			}
 		}
 	}
-	if len(options) == 0 {
-		return "share public, if the path is the same for everybody"
+	const public = "share public, if the path is the same for everybody"
+	switch {
+	case onlyQuery:
+		return strings.Join(ignore, "; ") + ", if the application does not look at it"
+	case len(sessions) > 0:
+		ignore = append(ignore, "share cookies "+strings.Join(sessions, " ")+", if it is another for each user")
+	case cookies:
+		ignore = append(ignore, "share cookies with the name of the session's, if it is another for each user")
 	}
-	return strings.Join(options, "; ") + "; or share public, if the path is the same for everybody"
+	return strings.Join(append([]string{public}, ignore...), "; or ")
+}
+
+// isSession reports whether a cookie's name is one that a session has.
+func isSession(name string) bool {
+	name = strings.ToLower(name)
+	return name == "sid" || slices.ContainsFunc([]string{"sess", ".sid", "_sid", "auth", "token", "jwt"}, func(part string) bool {
+		return strings.Contains(name, part)
+	})
 }

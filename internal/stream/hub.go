@@ -83,7 +83,6 @@ type Hub struct {
 	count       map[string]int     // streams by place
 	detached    map[string]*Stream // by epoch
 	crowds      map[string]*crowd
-	told        map[string]struct{} // paths whose crowd was told
 	stopping    bool
 	stopped     time.Time // when that began
 
@@ -119,7 +118,6 @@ func NewHub() *Hub {
 		count:       make(map[string]int),
 		detached:    make(map[string]*Stream),
 		crowds:      make(map[string]*crowd),
-		told:        make(map[string]struct{}),
 	}
 	h.Memory.limit.Store(DefaultMemory)
 	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand

@@ -33,6 +33,12 @@ type Options struct {
 	Drain          time.Duration
 	Lines          *HandlerLines
 
+	// Crowded is told of paths whose streams have one subscriber each; nil: nobody
+	// is. Meant tells which parts of a key are meant to keep clients apart. The
+	// hub's lock is held.
+	Crowded func(c Crowd)
+	Meant   func(part string) bool
+
 	// insignificant tells header fields that say nothing of what is told.
 	Insignificant func(name string) bool
 }
