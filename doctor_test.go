@@ -212,11 +212,11 @@ func TestDoctorCommand(t *testing.T) {
 	defer server.Close()
 
 	out, errs, err := ranDoctor(server.URL)
-	if err != nil || errs != "" || !strings.HasSuffix(out, "\nhealthy\n") {
+	if err != nil || errs != "" || !strings.Contains(out, "\nhealthy; ") || !strings.HasSuffix(out, " could not be told\n") {
 		t.Errorf("healthy: %v, %q\n%s", err, errs, out)
 	}
 	out, errs, err = ranDoctor(server.URL, "--json", "-H", "Authorization: Bearer hunter2")
-	if !errors.Is(err, errProblems) || errs != "" || !strings.HasPrefix(out, "{\n") || !strings.Contains(out, `"healthy": false`) {
+	if !errors.Is(err, doctor.ErrProblems) || errs != "" || !strings.HasPrefix(out, "{\n") || !strings.Contains(out, `"healthy": false`) {
 		t.Errorf("204: %v, %q\n%s", err, errs, out)
 	}
 	for address, shown := range map[string]string{"http://user:hunter2@127.0.0.1:1/?hunter2": "http://127.0.0.1:1/?…", "hunter2": ""} {
@@ -237,7 +237,11 @@ func TestDoctorCommand(t *testing.T) {
 	}{
 		{nil, "expected one URL, not 0"},
 		{[]string{"Bearer", "hunter2", server.URL}, "expected one URL, not 3"},
-		{[]string{"--hunter2", server.URL}, "unknown option"},
+		{[]string{"--hunter2", server.URL}, "unknown option, or"},
+		{[]string{"--headr", "hunter2", server.URL}, "unknown option --headr"},
+		{[]string{"--headr=hunter2", server.URL}, "unknown option --headr"},
+		{[]string{server.URL, "--timeout", "hunter2"}, "--timeout: a wrong value"},
+		{[]string{server.URL, "--header"}, "--header: a value is missing"},
 		{[]string{server.URL, "-H", "hunter2"}, "expected 'Name: value'"},
 		{[]string{server.URL, "-H", "Bearer hunter2: x"}, "expected 'Name: value'"},
 		{[]string{server.URL, "--timeout", "0s"}, "expected durations above 0"},
@@ -246,7 +250,7 @@ func TestDoctorCommand(t *testing.T) {
 		{[]string{"http://127.0.0.1:1/hunter2"}, "connection refused"},
 	} {
 		out, errs, err := ranDoctor(test.args...)
-		if err == nil || errors.Is(err, errProblems) || out != "" || !strings.Contains(errs, test.says) || strings.Contains(errs, "hunter2") {
+		if err == nil || errors.Is(err, doctor.ErrProblems) || out != "" || !strings.Contains(errs, test.says) || strings.Contains(errs, "hunter2") {
 			t.Errorf("%q: %v, %q, %q", test.args, err, errs, out)
 		}
 	}

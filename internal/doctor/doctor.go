@@ -34,6 +34,9 @@ type Options struct {
 	// held back. Default: DefaultLate.
 	Late time.Duration
 
+	// Progress is told, about once a second, for how long the stream was watched. nil: nobody is.
+	Progress func(watched time.Duration)
+
 	// Dial opens connections. nil: the network does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -89,6 +92,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	defer c.close()
 	e := &examination{options: o}
+	if o.Progress != nil {
+		defer tellProgress(o.Progress)()
+	}
 	if err := e.watch(ctx, c); err != nil {
 		return nil, err
 	}
@@ -154,4 +160,23 @@ func (e *examination) probe(ctx context.Context, c *client) {
 	if !e.idle.probed(ProbeIdle) {
 		e.idle = nil
 	}
+}
+
+// tellProgress tells for how long it has been going on, until it is stopped.
+func tellProgress(tell func(time.Duration)) (stop func()) {
+	began, over := time.Now(), make(chan struct{})
+	var told sync.WaitGroup
+	told.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				tell(time.Since(began))
+			case <-over:
+				return
+			}
+		}
+	})
+	return func() { close(over); told.Wait() }
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -57,6 +58,56 @@ func TestHealthy(t *testing.T) {
 	r.expect(t, Heartbeats, OK, "2; the longest silence was 15s")
 	r.expect(t, IdleCut, OK, "none; the longest silence was 15s")
 	r.expect(t, Resume, OK, "the 3 events after the ID came, and nothing before them; SSE-Resume: replayed")
+	r.expect(t, Gateway, OK, "SSE-Resume: replayed, replayed")
+	r.expect(t, Shared, OK, "may be")
+}
+
+// What the head says of the gateway is told: whether there is one, and whether clients may share.
+func TestGatewayIsToldByItsHeads(t *testing.T) {
+	for _, test := range []struct {
+		name, field     string
+		gateway, shared Result
+		seen            string
+	}{
+		{"none", "X-None: x", Unknown, Unknown, "no field SSE-Resume"},
+		{"shared", "SSE-Resume: live", OK, OK, "may be"},
+		{"private", "SSE-Resume: private", OK, Advice, "no: SSE-Resume: private, private"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+				from := 1
+				if id, err := strconv.Atoi(r.Header.Get("Last-Event-ID")); err == nil {
+					from = id + 1
+				}
+				begin(w, r, test.field).numbered(from, 700*time.Millisecond)
+			})
+			gateway := "SSE-Resume"
+			r.expect(t, Gateway, test.gateway, gateway)
+			r.expect(t, Shared, test.shared, test.seen)
+			var text strings.Builder
+			if err := r.WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+			untold := 0
+			for _, f := range r.Findings {
+				if f.Result == Unknown {
+					untold++
+				}
+			}
+			if want := fmt.Sprintf("; %d of %d could not be told\n", untold, len(r.Findings)); !strings.HasSuffix(text.String(), want) {
+				t.Errorf("expected %q at the end of %s", want, text.String())
+			}
+		})
+	}
+}
+
+// Who waits is told how far it is.
+func TestProgressIsTold(t *testing.T) {
+	told := 0
+	examine(t, Options{Progress: func(time.Duration) { told++ }}, healthy)
+	if told < 40 {
+		t.Errorf("told %d times", told)
+	}
 }
 
 // Heads of answers.

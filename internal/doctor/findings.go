@@ -44,12 +44,14 @@ const (
 	End            = "end"
 	IDs            = "ids"
 	Resume         = "resume"
+	Gateway        = "gateway"
+	Shared         = "shared"
 )
 
 // Names are the names of all findings.
 var Names = []string{
 	Status, ContentType, CacheControl, Compression, AccelBuffering, HTTPVersion, FirstByte, Probe, Buffering,
-	Heartbeats, IdleCut, End, IDs, Resume,
+	Heartbeats, IdleCut, End, IDs, Resume, Gateway, Shared,
 }
 
 const (
@@ -92,7 +94,7 @@ func (e *examination) findings() []Finding {
 		return all
 	}
 	return append(all, cacheControl(head), e.compression(head), accelBuffering(head), httpVersion(head), e.firstByte(),
-		e.probeFinding(), e.buffering(), e.heartbeats(), e.idleCut(), e.endFinding(), e.idsFinding(), e.resumeFinding())
+		e.probeFinding(), e.buffering(), e.heartbeats(), e.idleCut(), e.endFinding(), e.idsFinding(), e.resumeFinding(), e.gateway(), e.shared())
 }
 
 // head is an answer to judge by: the application's, or that of a probe at the

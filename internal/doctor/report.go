@@ -133,7 +133,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "watched for %v: %s, %s\n\n",
 		short(time.Duration(r.Watched*float64(time.Millisecond))), count(r.Events, "event"), count(r.Heartbeats, "heartbeat"))
-	problems := 0
+	problems, untold := 0, 0
 	for _, f := range r.Findings {
 		fmt.Fprintf(&b, "%-8s %-18s %s\n", f.Result, f.Name, f.Seen)
 		if f.Why != "" {
@@ -145,15 +145,18 @@ func (r *Report) WriteText(w io.Writer) error {
 		if f.Result == Problem {
 			problems++
 		}
+		if f.Result == Unknown {
+			untold++
+		}
 	}
-	switch problems {
-	case 0:
-		b.WriteString("\nhealthy\n")
-	case 1:
-		b.WriteString("\n1 problem\n")
-	default:
-		fmt.Fprintf(&b, "\n%d problems\n", problems)
+	verdict := "healthy"
+	if problems > 0 {
+		verdict = count(problems, "problem")
 	}
+	if untold > 0 {
+		verdict += fmt.Sprintf("; %d of %d could not be told", untold, len(r.Findings))
+	}
+	fmt.Fprintf(&b, "\n%s\n", verdict)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
