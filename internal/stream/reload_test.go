@@ -1024,3 +1024,35 @@ func TestStreamsOfTwoOldHandlersAreNotAdopted(t *testing.T) {
 		h.running.Wait()
 	})
 }
+
+// A reload while it is not known yet whether clients may share disconnects nobody: the
+// stream's connection moves, the second client's stays until the verdict, and then all
+// who have waited are given the first event.
+func TestReloadBeforeTheVerdict(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, up := st.start()
+		b, sp := st.second()
+		sp.open()
+		time.Sleep(3 * splicePause)
+		var waiting []*reader
+		for range 4 {
+			r := st.join("")
+			if !r.hasHead() {
+				st.t.Error("the head of a silent stream is held")
+			}
+			waiting = append(waiting, r)
+		}
+		st.reload()
+		next := st.source.acceptOpen()
+		time.Sleep(2 * meetingTime)
+		up.expectGone(true)
+		both(sp, next, "1")
+		sp.expectGone(true)
+		next.event("2")
+		a.expect(newcomer, given("1", "1"), given("2", "2"))
+		b.expect(plain("1"), primed("sse1.E.1"), given("2", "2"))
+		for _, r := range waiting {
+			r.expect(given("1", "1"), given("2", "2"))
+		}
+	})
+}
