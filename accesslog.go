@@ -208,7 +208,7 @@ func (a *accessRecord) Ended(sub *stream.Subscriber, reason stream.EndReason, si
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.emit = func() {
-		fields := append(a.fields, zap.Duration("duration", duration), zap.Int("size", a.size+size), sse.field()) //nolint:gocritic // once
+		fields := append(slices.Clone(a.fields), zap.Duration("duration", duration), zap.Int("size", a.size+size), sse.field())
 		go func() {
 			defer done()
 			for _, logger := range a.loggers {

@@ -32,7 +32,7 @@
 //	        eventstream                         |      the wire format; public
 //	                              access, hints |      clients to ask for again | advice
 //
-// internal/doctor is what the command sse-doctor does, and knows eventstream only.
+// internal/doctor is what the command sse-doctor does, and knows eventstream only. internal/number is for conversions.
 //
 // The way of an event, from the upstream's bytes to the client's socket:
 //

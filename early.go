@@ -164,7 +164,7 @@ func (e *earlyWriter) serve(next caddyhttp.Handler) (err error) {
 		if v == nil {
 			return
 		}
-		if !e.stop() || v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
+		if !e.stop() || !isAbort(v) {
 			panic(v)
 		}
 		err = e.finish(http.ErrAbortHandler)

@@ -14,6 +14,8 @@ import (
 	"unique"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
 // keptRequest is a client's request as it came, to be run again. There is one for each
@@ -53,7 +55,7 @@ func (h *Handler) keep(r *http.Request) (kept *keptRequest, tooLong bool) {
 	k := &keptRequest{
 		method: unique.Make(orig.Method), proto: unique.Make(r.Proto), host: unique.Make(r.Host),
 		uri: strings.Clone(uri), remote: strings.Clone(orig.RemoteAddr),
-		major: int8(r.ProtoMajor), minor: int8(r.ProtoMinor), //nolint:gosec // G115: one digit each
+		major: number.As[int8](r.ProtoMajor), minor: number.As[int8](r.ProtoMinor), // one digit each
 		tls: r.TLS,
 	}
 	k.local, _ = r.Context().Value(http.LocalAddrContextKey).(net.Addr)

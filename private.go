@@ -90,7 +90,7 @@ func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) (err erro
 		}
 		p.stop()
 		if left, result := p.hasLeft(); left {
-			if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // a panic's value
+			if v := recover(); !isAbort(v) {
 				panic(v)
 			}
 			err = result

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/number"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -62,7 +63,7 @@ func (c *privateCount) add(b eventstream.Block) {
 // become whole; sent that they were, and how many bytes the client was given in
 // all.
 func (v *privateView) sending(c privateCount, bytes int, first time.Duration) {
-	v.events.Add(uint64(c.events)) //nolint:gosec // counts are not negative
+	v.events.Add(number.As[uint64](c.events))
 	v.received.Add(int64(bytes))
 	v.first.Store(int64(first))
 	v.waiting.Store(int64(max(1, c.blocks)))
@@ -82,7 +83,7 @@ func (v *privateView) lag(now time.Time) stream.LagInfo {
 		return stream.LagInfo{}
 	}
 	return stream.LagInfo{
-		Blocks:  uint64(v.waiting.Load()), //nolint:gosec // a count is not negative
+		Blocks:  number.As[uint64](v.waiting.Load()),
 		Seconds: max(0, now.Sub(time.Unix(0, since)).Seconds()),
 	}
 }
@@ -136,7 +137,7 @@ func (p *passThrough) Sample(now time.Time) (stream.Sample, bool) {
 	return stream.Sample{
 		Of: p, Number: v.number, Kind: stream.KindPrivate, Place: p.handler.instance.Place, Host: p.host, Path: stream.Clip(p.path),
 		Private: true, Connections: 1, Subscribers: 1, Received: events, Sent: events,
-		Bytes: uint64(v.given.Load()), State: stream.StateOpen, Lag: v.lag(now), //nolint:gosec // a count is not negative
+		Bytes: number.As[uint64](v.given.Load()), State: stream.StateOpen, Lag: v.lag(now),
 	}, true
 }
 
@@ -151,7 +152,7 @@ func (p *passThrough) Inspect() (stream.Info, bool) {
 	info := stream.Info{
 		ID: p.ID(), Kind: stream.KindPrivate, Stream: p.ID(), Host: stream.Clip(p.host), Path: stream.Clip(p.path), SeparatedBy: []string{}, BeganAt: v.born, Private: p.why.Info(),
 		Subscribers: 1, EventsReceived: events, BytesReceived: v.received.Load(),
-		EventsSent: events, BytesSent: uint64(v.given.Load()), //nolint:gosec // a count is not negative
+		EventsSent: events, BytesSent: number.As[uint64](v.given.Load()),
 		Upstream: stream.UpstreamInfo{State: stream.StateOpen, Since: v.born, Connections: 1},
 	}
 	info.FirstEvent = time.Duration(v.first.Load()).Seconds()
@@ -166,7 +167,7 @@ func (p *passThrough) SampleSubscribers(now time.Time) []stream.SubscriberSample
 	v := p.seen
 	return []stream.SubscriberSample{{
 		Client: v.client, Delivery: delivery.ByHandler, Joined: v.born, Outcome: p.resume(), Lag: v.lag(now),
-		Events: v.events.Load(), Bytes: uint64(v.given.Load()), //nolint:gosec // a count is not negative
+		Events: v.events.Load(), Bytes: number.As[uint64](v.given.Load()),
 	}}
 }
 

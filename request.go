@@ -142,3 +142,7 @@ type panicError struct {
 }
 
 func (e panicError) Error() string { return fmt.Sprintf("panic in a handler: %v", e.value) }
+
+// isAbort reports whether what a handler panicked with only breaks its response
+// off.
+func isAbort(v any) bool { return v == any(http.ErrAbortHandler) }

@@ -116,7 +116,7 @@ func (n *resumingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) erro
 // runUntilBreak runs handlers. That an answer broke off is an error, and no panic.
 func runUntilBreak(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() {
-		if v := recover(); v == http.ErrAbortHandler { //nolint:errorlint // a panic's value
+		if v := recover(); isAbort(v) {
 			err = http.ErrAbortHandler
 		} else if v != nil {
 			panic(v)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
 // tcpOf returns the TCP connection that a connection is, or goes over; nil: it
@@ -73,7 +75,7 @@ func acksOfSocket(fd int) (a acks, ok bool) {
 	if err != nil {
 		return acks{}, false
 	}
-	return acks{taken: int64(info.Bytes_acked), waiting: int64(waiting)}, true //nolint:gosec // G115: less than 8 EiB
+	return acks{taken: number.As[int64](info.Bytes_acked), waiting: int64(waiting)}, true
 }
 
 // setUserTimeout ends a TCP connection whose peer has not acknowledged what was

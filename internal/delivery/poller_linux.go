@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
 // poller signals to connections what happens at their sockets.
@@ -77,7 +79,7 @@ func (p *poller) run(raw syscall.RawConn) {
 
 // tell signals an event to the connection that it is for.
 func (p *poller) tell(event unix.EpollEvent) {
-	slot, generation := uint32(event.Fd), uint32(event.Pad) //nolint:gosec // G115: bits, not numbers
+	slot, generation := number.As[uint32](event.Fd), number.As[uint32](event.Pad) // bits, not numbers
 	p.mu.Lock()
 	c := p.slots[slot].c
 	if p.slots[slot].generation != generation {
@@ -128,7 +130,7 @@ func (p *poller) watchFD(fd int, c *connection, events uint32) pollEntry {
 	if last := len(p.free) - 1; last >= 0 {
 		slot, p.free = p.free[last], p.free[:last]
 	} else {
-		slot = uint32(len(p.slots)) //nolint:gosec // G115: no more than there are file descriptors
+		slot = number.As[uint32](len(p.slots)) // no more than there are file descriptors
 		p.slots = append(p.slots, pollSlot{generation: 1})
 	}
 	s := &p.slots[slot]
@@ -148,8 +150,8 @@ func (e *pollEntry) control(op, fd int, events uint32) {
 	}
 	event := unix.EpollEvent{
 		Events: events | unix.EPOLLRDHUP | unix.EPOLLET,
-		Fd:     int32(e.slot),       //nolint:gosec // G115: bits, not numbers
-		Pad:    int32(e.generation), //nolint:gosec // G115: bits, not numbers
+		Fd:     number.As[int32](e.slot), // bits, not numbers
+		Pad:    number.As[int32](e.generation),
 	}
 	_ = unix.EpollCtl(e.poller.epoll, op, fd, &event)
 }

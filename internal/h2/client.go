@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
 // clientFrames is the state of reading the client's frames, for who reads.
@@ -132,7 +134,7 @@ func (c *Conn) filter(b []byte, begin int) (n int) {
 		}
 		if owes && c.debt() > 0 {
 			owes = false
-			n += len(appendWord(b[:n], frameWindowUpdate, 0, uint32(c.debt()))) - n //nolint:gosec // G115: a window
+			n += len(appendWord(b[:n], frameWindowUpdate, 0, number.As[uint32](c.debt()))) - n
 			c.believed += c.debt()
 		}
 		rest := b[i:]
@@ -246,7 +248,7 @@ func (c *Conn) roomGiven(payload []byte) (passes bool) {
 		return false
 	}
 	c.believed += debt
-	binary.BigEndian.PutUint32(payload, uint32(debt)) //nolint:gosec // G115: a window
+	binary.BigEndian.PutUint32(payload, number.As[uint32](debt))
 	return true
 }
 

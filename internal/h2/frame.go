@@ -1,6 +1,10 @@
 package h2
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
+)
 
 // Types of frames (RFC 9113, 6).
 const (
@@ -70,7 +74,7 @@ func parseHeader(b []byte) header {
 }
 
 func appendHeader(dst []byte, h header) []byte {
-	dst = append(dst, byte(h.length>>16), byte(h.length>>8), byte(h.length), h.kind, h.flags) //nolint:gosec // G115: its 24 bits
+	dst = append(dst, number.As[byte](h.length>>16), number.As[byte](h.length>>8), number.As[byte](h.length), h.kind, h.flags) // its 24 bits
 	return binary.BigEndian.AppendUint32(dst, h.stream)
 }
 

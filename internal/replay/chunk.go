@@ -1,6 +1,10 @@
 package replay
 
-import "strconv"
+import (
+	"strconv"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
+)
 
 const (
 	// maxChunkSize is how many bytes AppendChunkSize appends at most.
@@ -14,7 +18,7 @@ const (
 // AppendChunkSize appends what comes before the data of a chunk of size bytes
 // (RFC 9112, 7.1). After them comes CR LF.
 func AppendChunkSize(dst []byte, size int) []byte {
-	return append(strconv.AppendUint(dst, uint64(size), 16), "\r\n"...) //nolint:gosec // G115: a length
+	return append(strconv.AppendUint(dst, number.As[uint64](size), 16), "\r\n"...)
 }
 
 // AppendChunk appends data as one chunk. There is no chunk without data: it

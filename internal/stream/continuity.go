@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/number"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -89,7 +90,7 @@ func (c *Conn) compare(id string) {
 	case c.ids == 1 && n == last+1 && s.splice != nil:
 		s.splice.past = true // it went on
 	case c.ids == 1 && n > last+1:
-		c.tellSkipped(id, int64(n-last-1)) //nolint:gosec // a gap of more is none
+		c.tellSkipped(id, number.As[int64](n-last-1)) // a gap of more is none
 	case c.ids == 1 && n < last && !s.isSplice:
 		c.before = last // it begins anew, if it counts from here on; else this is a greeting
 	case c.ids == 2 && n == last+1 && n < c.before:

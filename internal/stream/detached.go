@@ -28,7 +28,7 @@ func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
 	s.greeting.ended = true // nobody is greeted with it
 	sub, err := s.attach(req)
 	if errors.Is(err, errGone) {
-		return nil, nil //nolint:nilnil // as above
+		return nil, nil
 	}
 	return sub, err
 }
@@ -73,11 +73,11 @@ func (h *Hub) ResumeDetached(epoch string, req *Request) (*Subscriber, error) {
 	defer h.mu.Unlock()
 	s := h.findDetachedLocked(epoch, req)
 	if s == nil {
-		return nil, nil //nolint:nilnil // neither is an error
+		return nil, nil
 	}
 	sub, err := s.attach(req)
 	if errors.Is(err, errGone) {
-		return nil, nil //nolint:nilnil // as above
+		return nil, nil
 	}
 	return sub, err
 }

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/number"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -65,7 +66,7 @@ func (s *Stream) missed(id string) int64 {
 	if !ok {
 		return -1
 	}
-	return int64(n) //nolint:gosec // a count of events since the process began
+	return number.As[int64](n)
 }
 
 // logGap counts and logs that a client was told of a gap. The stream's lock is
@@ -131,7 +132,7 @@ func (sub *Subscriber) skip(reason string) (gapEvent []byte) {
 		if rest[0].Dispatches {
 			before--
 		}
-		missed = int64(before - sub.events) //nolint:gosec // a count of events since the process began
+		missed = number.As[int64](before - sub.events)
 	}
 	id := ""
 	if !s.upstreamIDs && s.options.IDs != IDsUpstream && !s.isSplice {

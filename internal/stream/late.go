@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
 // Gaps that show later.
@@ -78,7 +80,7 @@ func (s *Stream) judgeAnswers(id string, of *Stream, now time.Time) {
 func (s *Stream) judgeAnswer(a *firstAnswer, now time.Time) {
 	switch {
 	case a.first > a.asked+1:
-		s.tellLate(a, int64(a.first-a.asked-1)) //nolint:gosec // a gap of more is none
+		s.tellLate(a, number.As[int64](a.first-a.asked-1)) // a gap of more is none
 	case a.first == a.asked+1, s.sequence.last >= a.asked:
 		a.judged = true
 	case now.Sub(a.at) >= resumePause:

@@ -116,7 +116,7 @@ func pack(name string, asZip bool, files []string, when time.Time) (err error) {
 	if asZip {
 		suffix = ".zip"
 	}
-	out, err := os.Create(name + suffix) //nolint:gosec // G304: a name made here
+	out, err := os.Create(name + suffix) // a name made here
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func pack(name string, asZip bool, files []string, when time.Time) (err error) {
 		closers = []io.Closer{z, out}
 		add = func(name string, mode, _ int64) (io.Writer, error) {
 			h := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: when}
-			h.SetMode(os.FileMode(mode)) //nolint:gosec // G115: one of two constants
+			h.SetMode(os.FileMode(mode)) // one of two constants
 			return z.CreateHeader(h)
 		}
 	} else {
@@ -139,7 +139,7 @@ func pack(name string, asZip bool, files []string, when time.Time) (err error) {
 		}
 	}
 	for i, file := range files {
-		text, err := os.ReadFile(file) //nolint:gosec // G304: a name made here
+		text, err := os.ReadFile(file) // a name made here
 		if err != nil {
 			return err
 		}
@@ -177,5 +177,5 @@ func writeChecksums() error {
 		}
 		fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(text), entry.Name())
 	}
-	return os.WriteFile("dist/SHA256SUMS", []byte(sums.String()), 0o644) //nolint:gosec // G306: to be published
+	return os.WriteFile("dist/SHA256SUMS", []byte(sums.String()), 0o644) // to be published
 }
