@@ -456,10 +456,25 @@ func (d *served) begin(head *stream.Head, late bool) {
 // mayTakeOver returns how a request's connection may be taken over; nil: it may
 // not.
 func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *delivery.TakeOver {
-	if h.Delivery == delivery.ByHandler || r.ProtoMajor > 2 || !bodyless(r) {
-		return nil
+	var why delivery.Cause
+	var detail string
+	switch {
+	case h.Delivery == delivery.ByHandler:
+		why = delivery.CauseOption
+	case r.ProtoMajor > 2:
+		why = delivery.CauseHTTP3
+	case !bodyless(r):
+		why = delivery.CauseBody
+	default:
+		flushed := flushedAfterwards(r)
+		if by := delivery.MayTakeOver(w, r, flushed); by != nil {
+			return by
+		}
+		why, detail = delivery.WhyNot(w, r, flushed)
 	}
-	return delivery.MayTakeOver(w, r, flushedAfterwards(r))
+	delivery.Counts.ByHandler.With(string(why)).Inc()
+	h.hintDelivery(why, detail)
+	return nil
 }
 
 // subscribersBy counts the subscribers that are written to by their requests'

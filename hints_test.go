@@ -1,7 +1,10 @@
 package caddysse
 
 import (
+	"bufio"
+	"cmp"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -9,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -141,6 +145,113 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 			}
 			if test.shared != (streams == 1) {
 				t.Errorf("%d streams with clients", streams)
+			}
+		})
+	}
+}
+
+// What turns fast delivery off is told once, with what to do, and counted; tracing does not.
+func TestSlowDeliveryIsTold(t *testing.T) {
+	t.Setenv("OTEL_TRACES_EXPORTER", "none")
+	for name, test := range map[string]struct {
+		globals, before string
+		proto           string
+		cause           delivery.Cause // none: connections are taken over
+		place, remedy   string
+	}{
+		"nothing":          {},
+		"tracing":          {before: "tracing"},
+		"intercept":        {before: "intercept {\n@never status 599\nhandle_response @never {\nrespond 204\n}\n}", cause: delivery.CauseWriter, place: "writer intercept", remedy: "behind sse"},
+		"tracing and more": {before: "tracing\nintercept {\n@never status 599\nhandle_response @never {\nrespond 204\n}\n}", cause: delivery.CauseWriter, place: "writer intercept", remedy: "behind sse"},
+		"a write timeout":  {globals: "servers {\ntimeouts {\nwrite 1m\n}\n}", before: "log", cause: delivery.CauseFlush, place: "flush", remedy: "write_timeout"},
+		"nginx, defaults":  {proto: "HTTP/1.0", cause: delivery.CauseHTTP10, place: "http10 HTTP/1.0", remedy: "proxy_http_version 1.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := answers(t, func(http.ResponseWriter, *http.Request) int { return http.StatusOK })
+			l := logged{startGateway(t, ""), filepath.Join(t.TempDir(), "log")}
+			l.reloadWith(test.globals, site(test.before+"\nsse {\nshare public\njoin replay\ndelivery connection\n}\nreverse_proxy "+address))
+			taken := delivery.Counts.OnConnections.Value()
+			counted := func() float64 {
+				if test.cause == "" {
+					return 0
+				}
+				return delivery.Counts.ByHandler.With(string(test.cause)).Value()
+			}
+			before := counted()
+			for range 2 {
+				conn, err := new(net.Dialer).DialContext(t.Context(), "unix", l.socket)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = conn.Close() })
+				_, _ = fmt.Fprintf(conn, "GET /events %s\r\nHost: gateway.test\r\nAccept: text/event-stream\r\n\r\n", cmp.Or(test.proto, "HTTP/1.1"))
+				for lines := bufio.NewReader(conn); ; {
+					line, err := lines.ReadString('\n')
+					if err != nil {
+						t.Fatal(err)
+					}
+					if strings.HasPrefix(line, "data: 1") {
+						break
+					}
+				}
+			}
+			found := hints.Process.List()
+			if test.cause == "" {
+				eventually(t, "the connections are taken over", func() bool { return delivery.Counts.OnConnections.Value() == taken+2 })
+				if len(found) != 0 {
+					t.Errorf("hints %+v", found)
+				}
+				return
+			}
+			if len(found) != 1 || found[0].Kind != hints.Delivery || found[0].Place != test.place || found[0].Count != 2 || !strings.Contains(found[0].Remedy, test.remedy) {
+				t.Errorf("hints %+v", found)
+			}
+			if n := counted() - before; n != 2 {
+				t.Errorf("counted %v times", n)
+			}
+		})
+	}
+}
+
+// A healthy set-up with traffic has no hint.
+func TestHealthySetUpsHaveNoHints(t *testing.T) {
+	for name, test := range map[string]struct {
+		options, method string
+		fields          func(i int) []string
+	}{
+		"a broadcast":             {options: "share public", fields: func(i int) []string { return []string{fmt.Sprint("Cookie: _ga=", i)} }},
+		"notifications":           {options: "share cookies session\ngap_event gap", fields: func(i int) []string { return []string{fmt.Sprint("Cookie: session=", i, "; _ga=", i)} }},
+		"users with tokens":       {fields: func(i int) []string { return []string{fmt.Sprint("Authorization: ", i)} }},
+		"answers to POST":         {options: "detach 1m", method: http.MethodPost},
+		"language models":         {options: "share off", method: http.MethodPost},
+		"MCP":                     {fields: func(i int) []string { return []string{fmt.Sprint("Mcp-Session-Id: ", i)} }},
+		"everybody asks the same": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := answers(t, func(http.ResponseWriter, *http.Request) int { return http.StatusOK })
+			l := logged{startGateway(t, ""), filepath.Join(t.TempDir(), "log")}
+			l.reloadWith("grace_period 10s", site("handle /events {\nsse {\nname events\n"+test.options+"\n}\nreverse_proxy "+address+"\n}"))
+			for i := range 45 {
+				fields := []string{"Accept: text/event-stream"}
+				if test.fields != nil {
+					fields = append(fields, test.fields(i)...)
+				}
+				resp, err := l.client.Do(l.request(cmp.Or(test.method, http.MethodGet), "/events", fields...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = resp.Body.Close() })
+				if resp.StatusCode != http.StatusOK {
+					t.Fatal(resp.Status)
+				}
+			}
+			if found := hints.Process.List(); len(found) != 0 {
+				t.Errorf("hints %+v", found)
+			}
+			for _, line := range l.lines() {
+				if line["msg"] == "hint" || line["msg"] == "doubtful configuration" {
+					t.Errorf("log line %v", line)
+				}
 			}
 		})
 	}

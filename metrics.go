@@ -124,6 +124,7 @@ func newMetrics() *metrics {
 	seconds("answer_head_seconds", "Time from a request to the head of the event stream that answers it, private or detached.", stream.Answers.Head)
 	seconds("answer_first_event_seconds", "Time from a request to the first event of the private or detached stream that answers it.", stream.Answers.First)
 	seconds("answer_between_events_seconds", "Time from an event of a private or detached stream to the next.", stream.Answers.Between)
+	labelled("by_handler_total", "Clients of shared streams whose connection is not taken over, by why.", "cause", delivery.Counts.ByHandler)
 	labelled("private_streams_total", "Streams that are one client's, by why they are.", "reason", stream.Counts.Private)
 	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)

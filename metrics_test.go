@@ -141,6 +141,7 @@ func TestMetrics(t *testing.T) {
 	want[subscribers] += 2
 	want["resumes_total outcome=replayed"]++
 	want["resumes_total outcome=gap"]++
+	want["private_streams_total reason=method"] = 1
 	want["gaps_total reason=epoch"]++
 	want["streams kind=private"]++
 	want["answer_head_seconds"]++

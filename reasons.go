@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -87,3 +88,38 @@ func (h *Handler) hintCrowd(c stream.Crowd) {
 
 // place names the path of the stream in hints.
 func (p *passThrough) place() string { return stream.Clip(p.host + p.path) }
+
+// slowTexts tell why clients are written to in the slower way, and what to do,
+// where that is not as it is meant.
+var slowTexts = map[delivery.Cause]struct{ text, remedy string }{
+	delivery.CauseHTTP10: {
+		"clients come with HTTP/1.0, as from a proxy with its defaults: their connections are not taken over, and a response that is cut looks like one that is complete",
+		"have the proxy in front speak HTTP/1.1: proxy_http_version 1.1; proxy_buffering off; with nginx",
+	},
+	delivery.CauseWriter: {
+		"a handler before sse may change the body, so connections are not taken over",
+		"move it behind sse, or give it a matcher that leaves event streams out",
+	},
+	delivery.CauseFlush: {
+		"the server has both an access log and timeouts write, so connections are not taken over",
+		"leave timeouts write out: write_timeout of sse bounds writes that make no progress",
+	},
+	delivery.CauseConnection: {
+		"connections of this server are wrapped by something, so they are not taken over",
+		"leave out listener wrappers that are not needed; protocols h1 h2 h3, without TLS, if only h1 is stated",
+	},
+}
+
+// hintDelivery tells why clients are written to in the slower way.
+func (h *Handler) hintDelivery(why delivery.Cause, detail string) {
+	slow, told := slowTexts[why]
+	if !told {
+		return
+	}
+	h.hints.Notice(hints.Delivery, strings.TrimSpace(string(why)+" "+detail), func() (text, remedy string) {
+		if detail != "" {
+			return slow.text + ": " + detail, slow.remedy
+		}
+		return slow.text, slow.remedy
+	})
+}

@@ -130,7 +130,7 @@ func (d *Delivery) beforeWait() (wait time.Duration, err error) {
 // done.
 func (d *Delivery) takeOver() bool {
 	header := d.Writer.Header()
-	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.Writer) == nil {
+	if header.Get("Content-Encoding") != "" || header.Get("Transfer-Encoding") != "" || header.Get("Content-Length") != "" || innermost(d.Writer, d.Request) == nil {
 		return false // a handler before this one has made something else of it, or records it, which it has decided with the head
 	}
 	socket := d.By.take(d.Request.Context(), d.to)

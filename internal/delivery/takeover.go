@@ -5,11 +5,12 @@ import (
 	"net"
 	"net/http"
 	"reflect"
-
 	"runtime"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // TakeOver is a way to take over a request's connection.
@@ -29,7 +30,7 @@ func MayTakeOver(w http.ResponseWriter, r *http.Request, flushed bool) *TakeOver
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 2 {
 		return nil
 	}
-	inner := innermost(w)
+	inner := innermost(w, r)
 	if inner == nil {
 		return nil
 	}
@@ -47,33 +48,97 @@ func MayTakeOver(w http.ResponseWriter, r *http.Request, flushed bool) *TakeOver
 // innermost returns the server's ResponseWriter behind those of Caddy that are
 // known to leave the body as it is, once the head is sent; nil if there is
 // another one.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
+func innermost(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	inner, _ := peel(w, r)
+	return inner
+}
+
+// peel is innermost; if that is nil it returns the writer that is not known.
+func peel(w http.ResponseWriter, r *http.Request) (inner, unknown http.ResponseWriter) {
+	traced := caddyhttp.GetVar(r.Context(), "trace_id") != nil
 	if e, ok := w.(Early); ok {
 		if _, begun := e.HasBegun(); !begun {
 			w = e.Unwrap()
 		}
 	}
 	for {
-		t := reflect.TypeOf(w)
-		if t.Kind() != reflect.Pointer {
-			return nil
-		}
-		switch path := t.Elem().PkgPath(); path {
+		switch path := packageOf(w); path {
 		case "net/http", "net/http/internal/http2", "golang.org/x/net/http2":
-			return w
+			return w, nil
+		case pathSnoop: // of Caddy's tracing, once: it counts bytes
+			if !traced {
+				return nil, w
+			}
+			traced = false
 		case pathCaddyHTTP, pathCaddyHTTP + "/headers", pathCaddyHTTP + "/encode", pathCaddyHTTP + "/timeouts":
 		default:
-			return nil
+			return nil, w
 		}
 		if rec, ok := w.(caddyhttp.ResponseRecorder); ok && rec.Status() != 0 && rec.Buffered() {
-			return nil
+			return nil, w
 		}
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
-			return nil
+			return nil, w
 		}
 		w = u.Unwrap()
 	}
+}
+
+// pathSnoop is the package with which OpenTelemetry's handler counts what is
+// written.
+const pathSnoop = "github.com/felixge/httpsnoop"
+
+// packageOf is the package of a writer's type.
+func packageOf(w http.ResponseWriter) string {
+	t := reflect.TypeOf(w)
+	if t.Kind() != reflect.Pointer {
+		return ""
+	}
+	return t.Elem().PkgPath()
+}
+
+// Cause is why a client is written to by its request's goroutine, as a label.
+type Cause string
+
+// Why a connection is not taken over.
+const (
+	CauseOption     Cause = "option"     // delivery handler
+	CauseBody       Cause = "body"       // the request has one
+	CauseHTTP10     Cause = "http10"     // or less
+	CauseHTTP2      Cause = "http2"      // without the listener wrapper
+	CauseHTTP3      Cause = "http3"      // always
+	CauseWriter     Cause = "writer"     // a handler before may change the body
+	CauseFlush      Cause = "flush"      // Caddy flushes it afterwards
+	CauseConnection Cause = "connection" // it is not the system's
+)
+
+// Causes are all of them.
+var Causes = []string{
+	string(CauseOption), string(CauseBody), string(CauseHTTP10), string(CauseHTTP2), string(CauseHTTP3),
+	string(CauseWriter), string(CauseFlush), string(CauseConnection),
+}
+
+// WhyNot tells why MayTakeOver returned nil. detail names what it is.
+func WhyNot(w http.ResponseWriter, r *http.Request, flushed bool) (why Cause, detail string) {
+	_, unknown := peel(w, r)
+	switch {
+	case !r.ProtoAtLeast(1, 1):
+		return CauseHTTP10, r.Proto
+	case r.ProtoMajor > 2:
+		return CauseHTTP3, ""
+	case unknown != nil:
+		t := reflect.TypeOf(unknown)
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		return CauseWriter, t.PkgPath()[strings.LastIndexByte(t.PkgPath(), '/')+1:]
+	case r.ProtoMajor == 2:
+		return CauseHTTP2, ""
+	case flushed:
+		return CauseFlush, ""
+	}
+	return CauseConnection, ""
 }
 
 // take takes the client's connection, or stream, from the server; nil: that cannot
