@@ -471,6 +471,9 @@ func (s *Stream) refuse(failed bool, why Private) {
 	s.leaveSplices()
 	s.wakeLocked() // a tail, and who waits for it to be reopened
 	forget := len(s.subs) == 0
+	if forget {
+		s.freeBuffer() // what is kept of before it was reopened
+	}
 	s.mu.Unlock()
 	if !s.Detached && (!failed || !s.hub.keeps(s.Key)) { // before those who wait look again
 		alone := unshareableTime

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,23 @@ func TestComeBackAndLeave(t *testing.T) {
 		time.Sleep(DefaultLinger)
 		hung.expectGone(true)
 		st.expectStreams(0)
+	})
+}
+
+// Nor does one that leaves before the upstream refuses to go on: what was kept is freed.
+func TestComeBackAndLeaveBeforeARefusal(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		up.close()
+		a.leave()
+		b := st.join("1")
+		again := st.source.accept()
+		b.leave()
+		again.answer(http.StatusNoContent, 0)
+		if used, kept := st.hub.Memory.Used.Load(), st.hub.measure(); used != kept {
+			t.Errorf("%d bytes are counted in replay buffers that have %d", used, kept)
+		}
 	})
 }
 
