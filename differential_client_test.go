@@ -350,6 +350,7 @@ type comparison struct {
 	have int  // the newest event that it has; -1: any may come next
 	must int  // with have -1: the first that may not be missing
 	told bool // a gap, since that event
+	anew bool // of another life of the stream, all of which it is given
 	late int  // events that were lost and may be told later; -1: none
 	low  int  // the oldest block that may come again
 
@@ -371,6 +372,7 @@ func (c *diffClient) compare() (k comparison, err error) {
 			k.head(n)
 		case noteGap:
 			k.told, k.late, k.between, k.few = true, -1, nil, nil
+			k.anew = strings.Contains(n.text, `"reason":"`+stream.GapEpoch+`"`)
 			k.gaps++
 		case noteBlock:
 			k.received++
@@ -439,7 +441,7 @@ func (k *comparison) block(n note) error {
 	if err := k.rest(n.serial); err != nil {
 		return err
 	}
-	k.have, k.told = b.event, false
+	k.have, k.told, k.anew = b.event, false, false
 	k.low = k.app.rewind(n.id)
 	k.between = make(map[int]bool)
 	return nil
@@ -465,7 +467,7 @@ func (k *comparison) compareFew(b diffBlock) error {
 func (k *comparison) repeat(n note, b diffBlock) error {
 	k.repeats++
 	k.between = nil
-	if k.app.style == diffMixed && n.serial >= k.low {
+	if k.anew || (k.app.style == diffMixed && n.serial >= k.low) {
 		return nil
 	}
 	return fmt.Errorf("event %d (block %d) came again, or late, after event %d", b.event, n.serial, k.have)

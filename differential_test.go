@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	differentialTime = flag.Duration("differential.time", 10*time.Second, "how long TestDifferential begins new scenarios")
+	differentialTime = flag.Duration("differential.time", 30*time.Second, "how long TestDifferential begins new scenarios")
 	differentialSeed = flag.Uint64("differential.seed", 0, "seed of the one scenario of TestDifferential to run; 0: new ones")
 	differentialOnly = flag.Int("differential.only", -1, "the one application of the scenario to run; -1: all")
 	differentialDir  = flag.String("differential.trace", "", "a folder in which TestDifferential writes all that happened to an application whose clients it fails for")

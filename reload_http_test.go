@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -228,4 +229,29 @@ func TestReloadReleasesConfigurations(t *testing.T) {
 		t.Error("the newest is gone too")
 	}
 	a.close()
+}
+
+// TestReloadIsNoRequestToCaddy: the request that is run again to find the handlers of a
+// new configuration is not among those that Caddy's own metrics count.
+func TestReloadIsNoRequestToCaddy(t *testing.T) {
+	globals := testGlobals
+	testGlobals = strings.Replace(testGlobals, "admin off", "admin off\nmetrics", 1)
+	defer func() { testGlobals = globals }()
+	u1, u2 := startUpstream(t, nil), startUpstream(t, nil)
+	config := func(before string, u *upstream) string { return site(before + "\nsse\nreverse_proxy " + u.address) }
+	g := startGateway(t, config("", u1))
+	c := g.subscribe("/")
+	u1.accept().numbered("1")
+	c.expect("1")
+	if n := countedByCaddy(t); n != 1 {
+		t.Fatalf("Caddy has counted %v requests of one", n)
+	}
+	g.load(config("", u2))
+	u2.accept().numbered("2")
+	c.expect("2")
+	g.load(config("respond 403", u2)) // an error of that, too, is none of a client
+	c.expectOver()
+	if n := countedByCaddy(t); n != 0 {
+		t.Errorf("Caddy has counted %v requests of none", n)
+	}
 }
