@@ -167,14 +167,16 @@ func (s *Stream) skips(sp *Stream, to uint64) (next string, skips bool) {
 }
 
 // arrived returns up to which position a stream has nothing that may still be on its
-// way to a splice: that is older, or the splice has brought something after it.
+// way to a splice: that is older, or the splice has brought something after it. What
+// comes to a splice that waits for its clients is on its way for as long as that takes.
 func (s *Stream) arrived(sp *Stream, now time.Time) (position uint64) {
+	held := sp.full || now.Sub(sp.heldAt) <= twinWindow
 	for _, k := range slices.Backward(s.buffer.Blocks) {
 		n := 0
 		if k.HasID && k.Dispatches {
 			n, _ = sp.buffer.Twins(k.Hash)
 		}
-		if n > 0 || !sp.isLive(k) || now.Sub(k.At) > twinWindow {
+		if n > 0 || !sp.isLive(k) || (!held && now.Sub(k.At) > twinWindow) {
 			return k.Position
 		}
 	}

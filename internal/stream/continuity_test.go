@@ -369,14 +369,22 @@ func TestGapOfWhatCameWithTheSplice(t *testing.T) {
 	for name, test := range map[string]struct {
 		later bool
 		age   time.Duration
+		held  bool
 		told  bool
 	}{
-		"a later one has come": {true, time.Second / 2, true},
-		"none, for a while":    {false, 2 * time.Second, true},
-		"none yet":             {false, time.Second / 2, false},
+		"a later one has come":              {true, time.Second / 2, false, true},
+		"none, for a while":                 {false, 2 * time.Second, false, true},
+		"none yet":                          {false, time.Second / 2, false, false},
+		"none, as the client has read none": {false, 2 * time.Second, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, auto(withGaps), func(st *streamTest) {
+			set := func(o *Options) {
+				withGaps(o)
+				if test.held {
+					o.Buffer.Events = 2
+				}
+			}
+			inBubble(t, auto(set), func(st *streamTest) {
 				_, up := st.start()
 				up.numbered("hello")
 				time.Sleep(time.Minute)
@@ -390,7 +398,11 @@ func TestGapOfWhatCameWithTheSplice(t *testing.T) {
 					up.numbered("d")
 					sp.numbered("d")
 				}
-				b.read()
+				if test.held {
+					go func() { _ = sp.send(numbered("hello", "hello")) }() // the last of them waits for the client
+				} else {
+					b.read()
+				}
 				time.Sleep(test.age)
 				if told := strings.Contains(b.read(), toldGap("upstream", "x", "null")); told != test.told || b.end != EndMaxAge {
 					t.Errorf("told a gap: %v, end %q", told, b.end)

@@ -1354,6 +1354,9 @@ func (w *modelWorld) spliced(c *modelClient) {
 	if !sub.stream.headAt.IsZero() {
 		w.expectMissed(c)
 	}
+	if w.ambiguous(sub.id) { // by now
+		c.have, c.seam = -1, false
+	}
 	c.asked = -1
 	if serial, ok := w.knows(sub.id); ok && !w.ambiguous(sub.id) {
 		c.asked = serial
