@@ -283,6 +283,10 @@ func (c *Conn) frameRead() {
 	}
 	value := c.client.settings.initial
 	c.client.settings = settings{}
+	if len(c.initial.announced) >= maxAnnounced {
+		c.fail(errFlood)
+		return
+	}
 	c.adjust(c.initial.announce(value))
 	if c.sideGone {
 		c.adjust(c.initial.acknowledge())

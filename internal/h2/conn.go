@@ -29,6 +29,11 @@ const (
 	// wait for one another.
 	maxDebt = 2 << 10
 
+	// maxAnnounced is how many SETTINGS of a client wait for the server's
+	// acknowledgement at most. Servers need not have a limit for them: they may
+	// acknowledge many with one frame.
+	maxAnnounced = 1000
+
 	// closeTime is how long the end of the last streams may take to be sent.
 	closeTime = 5 * time.Second
 )

@@ -228,6 +228,73 @@ func TestStreamsOutliveTheServer(t *testing.T) {
 	}
 }
 
+// When the server is gone it is for the connection to bound what a client makes it
+// say, and what it does not know does not end the streams.
+func TestFloodsWhenTheServerIsGone(t *testing.T) {
+	for name, test := range map[string]struct {
+		frame []byte
+		n     int
+		ends  bool
+	}{
+		"PING":         {frame(framePing, 0, 0, "12345678"), 1 << 20, true},
+		"SETTINGS":     {frame(frameSettings, 0, 0, ""), 1 << 20, true},
+		"requests":     {frame(frameHeaders, flagEndHeaders|flagEndStream, 5, "abc"), 10_000, false},
+		"CONTINUATION": {frame(frameContinuation, 0, 5, string(make([]byte, 1000))), 10_000, false},
+		"large frame":  {frame(99, 0, 0, string(make([]byte, 1<<24-1))), 1, false},
+		"room":         {appendWord(nil, frameWindowUpdate, 1, 1), 10_000, false},
+		"resets":       {appendWord(nil, frameRST, 7, 8), 10_000, false},
+		"DATA":         {frame(frameData, 0, 1, "data"), 10_000, false},
+		"PRIORITY":     {frame(2, 0, 1, "12345"), 10_000, false},
+		"short PING":   {frame(framePing, 0, 0, "1234"), 100, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newByHand(t)
+			s, events := h.take(1)
+			h.say(farewell)
+			_ = h.side.Close()
+			h.expect(frameGoAway, 0)
+			_ = h.client.SetWriteDeadline(time.Now().Add(testTimeout))
+			batch := bytes.Repeat(test.frame, max(1, min(test.n, 64<<10/len(test.frame))))
+			var err error
+			for sent := 0; sent < test.n*len(test.frame) && err == nil; sent += len(batch) {
+				_, err = h.client.Write(batch)
+			}
+			if !test.ends {
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.write(s, "it goes on")
+				h.expectData(1, "it goes on")
+				return
+			}
+			awaitEvent(t, events, Ended)
+			if !errors.Is(h.conn.Fault(), errFlood) {
+				t.Errorf("the connection ends because of: %v", h.conn.Fault())
+			}
+		})
+	}
+}
+
+// A server may acknowledge many SETTINGS with one frame, and so need no limit for
+// them. What is kept of each needs one.
+func TestUnacknowledgedSettingsAreBounded(t *testing.T) {
+	h := newByHand(t)
+	_, events := h.take(1)
+	go io.Copy(io.Discard, h.side)
+	if _, err := h.client.Write(bytes.Repeat(frame(frameSettings, 0, 0, ""), maxAnnounced+1)); err != nil {
+		t.Fatal(err)
+	}
+	awaitEvent(t, events, Ended)
+	if !errors.Is(h.conn.Fault(), errFlood) {
+		t.Errorf("the connection ends because of: %v", h.conn.Fault())
+	}
+	h.conn.mu.Lock()
+	defer h.conn.mu.Unlock()
+	if n := len(h.conn.initial.announced); n > maxAnnounced {
+		t.Errorf("%d are kept", n)
+	}
+}
+
 // A client that leaves then ends all streams.
 func TestClientLeavesWhenTheServerIsGone(t *testing.T) {
 	h := newByHand(t)
