@@ -273,6 +273,7 @@ func startCrowd(t testing.TB, n int, h2 bool, url string) *crowd {
 				shared = newTransport()
 				shared.Protocols = new(http.Protocols)
 				shared.Protocols.SetUnencryptedHTTP2(true)
+				shared.Protocols.SetHTTP2(true)
 				t.Cleanup(shared.CloseIdleConnections)
 			}
 			transport = shared

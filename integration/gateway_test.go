@@ -28,6 +28,8 @@ type gateway struct {
 	dir     string // for what Caddy writes
 	admin   string // its admin endpoint's socket
 	loads   int    // how many configurations it was given
+
+	certificate string // its file and that of its key, if it speaks TLS
 }
 
 // gateways is how many were started.
@@ -41,6 +43,7 @@ type gatewaySetup struct {
 	address    string // where it listens, by default a port of its own
 	admin      string // where its admin endpoint listens, for browsers too; by default a socket of its own
 	namespace  string // where it runs, and listens on its own
+	tls        bool   // it speaks TLS, and HTTP/2
 }
 
 // unlogged keeps requests out of the access log. When reverse_proxy breaks a POST off, Caddy 2.11.9 reads for that log
@@ -72,6 +75,10 @@ func (setup gatewaySetup) start(t testing.TB) *gateway {
 	g.admin = "unix/" + filepath.Join(workDir, fmt.Sprint("admin", gateways.Add(1)))
 	if setup.admin != "" {
 		g.admin = setup.admin
+	}
+	if setup.tls {
+		cert, key := newCertificate(t)
+		g.certificate = cert + " " + key
 	}
 	g.run(t)
 	return g
@@ -171,6 +178,9 @@ func (g *gateway) caddyfile(t testing.TB, directives string) string {
 		})
 	}
 	site := "http:// {\nbind fd/3\n"
+	if g.setup.tls {
+		site = "https:// {\nbind fd/3 {\nprotocols h1 h2\n}\ntls " + g.certificate + "\n"
+	}
 	if g.setup.namespace != "" {
 		site = "http://:80 {\n"
 	}
@@ -246,7 +256,7 @@ func (g *gateway) reload(directives string) (took time.Duration) {
 		g.t.Fatal(err)
 	}
 	// Caddy's listener of before may take a connection once more, and closes it.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: testTimeout}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: anyCertificate}, Timeout: testTimeout}
 	status := 0
 	for began := time.Now(); status != configurationStatus+g.loads; {
 		if resp, err := client.Get(g.url("/configuration")); err == nil {
@@ -260,7 +270,13 @@ func (g *gateway) reload(directives string) (took time.Duration) {
 	return took
 }
 
-func (g *gateway) url(path string) string { return "http://" + g.address + path }
+func (g *gateway) url(path string) string {
+	scheme := "http://"
+	if g.setup.tls {
+		scheme = "https://"
+	}
+	return scheme + g.address + path
+}
 
 // memory returns how many bytes of memory the gateway has.
 func (g *gateway) memory() int64 {

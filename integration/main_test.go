@@ -29,6 +29,7 @@ var (
 	phpPath      string
 
 	pocketBasePath string
+	h2specPath     string
 )
 
 // workDir is removed when all tests have run.
@@ -71,6 +72,10 @@ func setup() error {
 	}
 	pocketBasePath = filepath.Join(workDir, "pocketbase")
 	if err := build(".", "./upstreams/pocketbase", pocketBasePath); err != nil {
+		return err
+	}
+	h2specPath = filepath.Join(workDir, "h2spec")
+	if err := build(".", "github.com/summerwind/h2spec/cmd/h2spec", h2specPath); err != nil {
 		return err
 	}
 	arch := strings.Replace(runtime.GOARCH, "amd64", "x64", 1)

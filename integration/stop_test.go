@@ -26,6 +26,7 @@ type stopCase struct {
 	ids           bool
 	reload        bool // between two halves of the clients
 	broken        bool // the upstream, which comes back later
+	tls           bool // with the listener wrapper
 	stop          func(g *gateway)
 }
 
@@ -38,6 +39,7 @@ func TestStop(t *testing.T) {
 		{name: "SIGTERM after a reload", program: plainPath, clients: 1000, ids: true, reload: true, stop: term},
 		{name: "SIGTERM, race detector", program: gatewayPath, clients: 100, ids: true, reload: true, stop: term},
 		{name: "SIGTERM without an upstream", program: gatewayPath, clients: 100, ids: true, broken: true, stop: term},
+		{name: "SIGTERM, streams of HTTP/2 that were taken over", program: gatewayPath, clients: 100, ids: true, reload: true, tls: true, stop: term},
 		{name: "caddy stop", program: plainPath, clients: 100, ids: true, reload: true, stop: func(g *gateway) {
 			start(g.t, "caddy stop", command(plainPath, "stop", "--address", g.admin), 0).awaitExit()
 			g.awaitExit()
@@ -57,7 +59,11 @@ func testStop(t *testing.T, c stopCase) {
 	// from ending it in time.
 	u := startPhoenix(t, 200*time.Millisecond, ids)
 	other := startTicker(t, "-interval=200ms")
-	g := gatewaySetup{program: c.program, globals: plainHTTP2, directives: route("/events", stopOptions, "reverse_proxy "+u.address) +
+	globals := plainHTTP2
+	if c.tls {
+		globals = takingOver
+	}
+	g := gatewaySetup{program: c.program, globals: globals, tls: c.tls, directives: route("/events", stopOptions, "reverse_proxy "+u.address) +
 		route("/private", stopOptions, "reverse_proxy "+other.address) +
 		route("/silent", stopOptions, "reverse_proxy "+startSilent(t))}.start(t)
 	early := startCrowd(t, c.clients/2, true, g.url("/events"))
@@ -68,6 +74,9 @@ func testStop(t *testing.T, c stopCase) {
 	}
 	late := startCrowd(t, c.clients-c.clients/2, true, g.url("/events"))
 	all := &crowd{t: t, all: slices.Concat(early.all, late.all)}
+	if c.tls {
+		g.awaitTakenOver(c.clients / 2)
+	}
 	if c.broken {
 		u.crash()
 		g.awaitLog("upstream lost", 2)
