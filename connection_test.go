@@ -25,11 +25,12 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// transport is a way to reach a gateway over HTTP/1.1.
+// transport is a way to reach a gateway.
 type transport struct {
 	name string
 	dial func(ctx context.Context) (net.Conn, error)
 
+	http2   bool        // streams of connections that are shared; otherwise it is HTTP/1.1
 	address string      // over TLS: of the socket
 	config  *tls.Config // over TLS
 
@@ -38,7 +39,8 @@ type transport struct {
 }
 
 // startTransports starts a gateway that is reached over a Unix socket, over
-// TCP, and over TLS and TCP.
+// TCP, and over TLS and TCP; or, where clients share connections of HTTP/2, in that
+// way only.
 func startTransports(t *testing.T, u *upstream, options string) []transport {
 	t.Helper()
 	server := newCertificate(t, "server")
@@ -72,6 +74,17 @@ func startTransports(t *testing.T, u *upstream, options string) []transport {
 	}
 	all[2].address = secure
 	all[2].config = &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12}
+	if overHTTP2() && !keepsHTTP1.Load() {
+		config := all[2].config.Clone()
+		all = []transport{{
+			name: "http2", http2: true, address: secure, config: all[2].config,
+			dialBy: func(ctx context.Context, d *net.Dialer) (net.Conn, error) {
+				config := config.Clone()
+				config.NextProtos = []string{"h2"}
+				return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, "tcp", secure)
+			},
+		}}
+	}
 	for i := range all {
 		all[i].dial = func(ctx context.Context) (net.Conn, error) { return all[i].dialBy(ctx, new(net.Dialer)) }
 	}
@@ -87,6 +100,13 @@ type rawSubscriber struct {
 
 // subscribe asks for an event stream.
 func (tr transport) subscribe(ctx context.Context, target string) (*rawSubscriber, error) {
+	if tr.http2 {
+		resp, conn, err := tr.stream(ctx, new(net.Dialer), http.MethodGet, target)
+		if err != nil {
+			return nil, err
+		}
+		return &rawSubscriber{conn: conn, resp: resp}, nil
+	}
 	conn, err := tr.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -105,6 +125,42 @@ func (tr transport) subscribe(ctx context.Context, target string) (*rawSubscribe
 	}
 	return &rawSubscriber{conn: conn, resp: resp}, nil
 }
+
+// stream asks for an event stream over HTTP/2, on a connection of its own. The client
+// gives a small window for what is not read.
+func (tr transport) stream(ctx context.Context, d *net.Dialer, method, target string) (*http.Response, net.Conn, error) {
+	var conn net.Conn
+	client := &http.Transport{
+		ForceAttemptHTTP2: true,
+		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10},
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			over, err := tr.dialBy(ctx, d)
+			if err == nil {
+				conn = unread{over.(*tls.Conn)}
+			}
+			return over, err
+		},
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://gateway.test"+target, http.NoBody)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := client.RoundTrip(req)
+	if err == nil && (resp.ProtoMajor != 2 || !isEventStream(resp.StatusCode, resp.Header)) {
+		err = fmt.Errorf("no event stream of HTTP/2: %s %s", resp.Proto, resp.Status)
+	}
+	if err != nil && conn != nil {
+		_ = conn.Close()
+	}
+	return resp, conn, err
+}
+
+// unread is a connection of HTTP/2 that its client reads, whoever sets a deadline.
+type unread struct{ *tls.Conn }
+
+// SetReadDeadline does nothing.
+func (unread) SetReadDeadline(time.Time) error { return nil }
 
 func (c *rawSubscriber) close() { _ = c.conn.Close() }
 

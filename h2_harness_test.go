@@ -33,9 +33,11 @@ var speaksHTTP2 atomic.Bool
 // keepsHTTP1 is for overHTTP1.
 var keepsHTTP1 atomic.Bool
 
-// overHTTP1 is for tests of what is only so over HTTP/1.1, without TLS.
+// overHTTP1 is for tests of what is only so over HTTP/1.1, without TLS, and for those
+// that choose by themselves.
 func overHTTP1(t *testing.T) {
 	t.Helper()
+	deliverytest.NotOverHTTP2(t)
 	keepsHTTP1.Store(true)
 	t.Cleanup(func() { keepsHTTP1.Store(false) })
 }

@@ -2,9 +2,11 @@ package caddysse
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -36,8 +38,25 @@ type sharingGateway struct {
 // also answers /plain and /large without sse.
 func startSharing(t *testing.T, u *upstream, options string) *sharingGateway {
 	t.Helper()
+	return sharingSetup{options: options}.start(t, u)
+}
+
+// sharingSetup is what such a gateway is started with.
+type sharingSetup struct {
+	servers string // the global option, with the listener wrapper
+	site    string // further directives
+	options string
+	sends   int // bytes that the server's system takes of it; 0: as it likes
+}
+
+func (setup sharingSetup) start(t *testing.T, u *upstream) *sharingGateway {
+	t.Helper()
 	cert := newCertificate(t, "server")
-	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	listen := new(net.ListenConfig)
+	if setup.sends > 0 {
+		listen = smallSends(setup.sends)
+	}
+	ln, err := listen.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +67,10 @@ func startSharing(t *testing.T, u *upstream, options string) *sharingGateway {
 	t.Cleanup(func() { _, _ = ln.Close(), file.Close() })
 	s := &sharingGateway{
 		t: t, address: ln.Addr().String(),
-		config: &tls.Config{RootCAs: cert.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12},
+		config: &tls.Config{
+			RootCAs: cert.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS12,
+			ClientSessionCache: tls.NewLRUClientSessionCache(1), // handshakes are what takes the time of many connections
+		},
 	}
 	caddyfile := func(options string) string {
 		if !strings.Contains(options, "delivery ") {
@@ -59,6 +81,7 @@ func startSharing(t *testing.T, u *upstream, options string) *sharingGateway {
 				protocols h1 h2
 			}
 			tls %s %s
+			%s
 			respond /plain "plain"
 			respond /large %q
 			sse {
@@ -66,12 +89,12 @@ func startSharing(t *testing.T, u *upstream, options string) *sharingGateway {
 				%s
 			}
 			reverse_proxy %s
-		}`, file.Fd(), cert.cert, cert.key, strings.Repeat("large", 20_000), options, u.address)
+		}`, file.Fd(), cert.cert, cert.key, setup.site, strings.Repeat("large", 20_000), options, u.address)
 	}
-	globals := "servers {\nlistener_wrappers {\nsse\n}\n}"
+	globals := "servers {\n" + cmp.Or(setup.servers, "listener_wrappers {\nsse\n}") + "\n}"
 	overHTTP1(t) // for startGateway, and not touched further
 	sharingBefore = gather(t)
-	s.gateway = startGatewayWith(t, globals, caddyfile(options))
+	s.gateway = startGatewayWith(t, globals, caddyfile(setup.options))
 	s.load = func(options string) {
 		t.Helper()
 		body, err := adapt(t, strings.Replace(testGlobals, "admin off", "admin off\n"+globals, 1)+caddyfile(options))
@@ -194,10 +217,25 @@ func TestStreamsOfHTTP2AreLeftToTheHandler(t *testing.T) {
 	awaitMetric(t, takenOver, 0)
 }
 
+// They are by default few enough for each run of the tests.
+var (
+	http2Connections = flag.Int("http2.connections", 20, "how many connections of HTTP/2 tests open that are about many")
+	http2Streams     = flag.Int("http2.streams", 6, "how many streams TestSharedConnectionsGetEachEventOnce opens on each of a few of them")
+)
+
 // Each client gets each event once and in order, whatever the others of its
 // connection do, over a reload, and its response ends in order at the stop.
 func TestSharedConnectionsGetEachEventOnce(t *testing.T) {
-	const conns, streams, size = 8, 6, 3000
+	for name, test := range map[string]struct{ conns, streams, size int }{
+		"one stream each": {*http2Connections, 1, 200},
+		"many streams":    {max(8, *http2Connections/50), *http2Streams, 3000},
+	} {
+		t.Run(name, func(t *testing.T) { testEachEventOnce(t, test.conns, test.streams, test.size) })
+	}
+}
+
+func testEachEventOnce(t *testing.T, conns, streams, size int) {
+	t.Helper()
 	u := startUpstream(t, nil)
 	s := startSharing(t, u, "buffer 100000 256MiB\nprime off\ndrain 100ms")
 	var clients sync.WaitGroup
@@ -212,8 +250,9 @@ func TestSharedConnectionsGetEachEventOnce(t *testing.T) {
 	for i := range conns {
 		client := s.client()
 		for j := range streams {
+			stays := (i*streams+j)%2 == 0
 			clients.Go(func() {
-				for open(stopping) { // the last ones come and go
+				for open(stopping) { // the others come and go
 					visit, leave := context.WithCancel(ctx)
 					resp, err := s.get(visit, client, "/")
 					if err != nil {
@@ -232,13 +271,13 @@ func TestSharedConnectionsGetEachEventOnce(t *testing.T) {
 							t.Errorf("connection %d, stream %d: after %d: %v", i, j, last, err)
 							break
 						}
-						if stay--; stay == 0 && j >= streams/2 {
+						if stay--; stay == 0 && !stays {
 							break
 						}
 					}
 					leave()
 					_ = resp.Body.Close()
-					if j < streams/2 && open(stopping) {
+					if stays && open(stopping) {
 						t.Errorf("connection %d, stream %d was cut after %d", i, j, last)
 						return
 					}
@@ -256,10 +295,10 @@ func TestSharedConnectionsGetEachEventOnce(t *testing.T) {
 			}
 		}
 	}
-	publish(300)
+	publish(100)
 	s.load("buffer 100000 256MiB\nprime off\ndrain 200ms")
 	up = u.accept() // which goes on where the other was
-	publish(300)
+	publish(100)
 	close(stopping)
 	stream.Process.Stop()
 	first.expectEnd()
@@ -276,9 +315,11 @@ type rawHTTP2 struct {
 	ended   map[uint32]string
 	room    map[uint32]int
 	allRoom int
+	pongs   int
 }
 
-func (s *sharingGateway) raw(settings ...http2.Setting) *rawHTTP2 {
+// dial connects over TLS, to speak HTTP/2. It has a small window of TCP.
+func (s *sharingGateway) dial() *tls.Conn {
 	s.t.Helper()
 	config := s.config.Clone()
 	config.NextProtos = []string{"h2"}
@@ -287,8 +328,14 @@ func (s *sharingGateway) raw(settings ...http2.Setting) *rawHTTP2 {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = conn.Close() })
+	return conn.(*tls.Conn)
+}
+
+func (s *sharingGateway) raw(settings ...http2.Setting) *rawHTTP2 {
+	s.t.Helper()
+	conn := s.dial()
 	c := &rawHTTP2{
-		t: s.t, conn: conn.(*tls.Conn), framer: http2.NewFramer(conn, conn),
+		t: s.t, conn: conn, framer: http2.NewFramer(conn, conn),
 		got: make(map[uint32]*bytes.Buffer), ended: make(map[uint32]string), room: make(map[uint32]int), allRoom: 65535,
 	}
 	c.framer.AllowIllegalWrites = true
@@ -343,6 +390,10 @@ func (c *rawHTTP2) until(what string, is func() bool) {
 		case *http2.SettingsFrame:
 			if !f.IsAck() {
 				c.do(c.framer.WriteSettingsAck())
+			}
+		case *http2.PingFrame:
+			if f.IsAck() {
+				c.pongs++
 			}
 		case *http2.GoAwayFrame:
 			c.ended[0] = f.ErrCode.String()
@@ -411,16 +462,23 @@ func TestStreamsOfASharedConnectionStandAlone(t *testing.T) {
 // A client whose windows split the marker is served by the handler, and gets its
 // events.
 func TestSplitMarkerIsHarmless(t *testing.T) {
+	for _, window := range []int{1, 10, 27} {
+		t.Run(fmt.Sprint("window ", window), func(t *testing.T) { testSplitMarker(t, window) })
+	}
+}
+
+func testSplitMarker(t *testing.T, window int) {
+	t.Helper()
 	u := startUpstream(t, nil)
 	s := startSharing(t, u, "ids upstream\nheartbeat off\nprime off")
-	c := s.raw(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
-	c.request(1, "/", 10)
+	c := s.raw(http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(window)})
+	c.request(1, "/", window)
 	up := u.accept()
 	up.event("begin")
 	var text string
 	c.until("all comes", func() bool {
 		if c.room[1] == 0 {
-			c.give(1, 10)
+			c.give(1, window)
 		}
 		text = c.got[1].String()
 		return strings.Contains(text, "data: begin\n\n") && gather(t).since(sharingBefore)[byHandler] == 1
@@ -428,7 +486,7 @@ func TestSplitMarkerIsHarmless(t *testing.T) {
 	up.event("next")
 	c.until("and what is next", func() bool {
 		if c.room[1] == 0 {
-			c.give(1, 10)
+			c.give(1, window)
 		}
 		return strings.HasSuffix(c.got[1].String(), "data: next\n\n")
 	})

@@ -107,8 +107,12 @@ func TestMetrics(t *testing.T) {
 	for _, n := range numbers(1, events) {
 		length += len("id: " + n + "\ndata: " + n + "\n\n")
 	}
-	const privateSubscribers = "subscribers delivery=handler protocol=1.1"
-	subscribers := "subscribers delivery=" + cmp.Or(deliverytest.Of(t), delivery.ByConnection) + " protocol=1.1"
+	way, protocol := cmp.Or(deliverytest.Of(t), delivery.ByConnection), "1.1"
+	if overHTTP2() {
+		way, protocol = delivery.ByConnection, "2"
+	}
+	privateSubscribers := "subscribers delivery=handler protocol=" + protocol
+	subscribers := "subscribers delivery=" + way + " protocol=" + protocol
 	want := gathered{
 		"streams kind=shared":             1,
 		"upstream_connections state=open": 1,
@@ -144,6 +148,7 @@ func TestMetrics(t *testing.T) {
 	want["private_streams_total reason=method"] = 1
 	want["gaps_total reason=epoch"]++
 	want["streams kind=private"]++
+	want["private_streams_total reason=method"]++
 	want["answer_head_seconds"]++
 	want["answer_first_event_seconds"]++
 	want[privateSubscribers]++

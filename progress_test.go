@@ -84,6 +84,16 @@ func TestSlowWriteWithProgressOverHTTP2(t *testing.T) {
 
 // slow asks for an event stream with a client whose window is small.
 func (tr transport) slow(ctx context.Context, method string) (io.ReadCloser, error) {
+	if tr.http2 {
+		resp, conn, err := tr.stream(ctx, smallWindow(64<<10), method, "/")
+		if err != nil {
+			return nil, err
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{resp.Body, conn}, nil
+	}
 	conn, err := tr.dialBy(ctx, smallWindow(64<<10))
 	if err != nil {
 		return nil, err
@@ -212,6 +222,7 @@ func TestSlowWriteDoesNotHoldTheEnd(t *testing.T) {
 // When the process exits nobody waits for a client that reads slowly, whatever
 // write_timeout is.
 func TestSlowWriteDoesNotHoldTheExit(t *testing.T) {
+	overHTTP1(t) // it is about who is not taken over
 	u := startUpstream(t, nil)
 	all := startTransports(t, u, fmt.Sprintf("delivery handler\nbuffer 16 64MiB\nwrite_timeout %v\ndrain 10ms\nheartbeat off", testTimeout))
 	before := gather(t)

@@ -201,6 +201,7 @@ func wrapped(u *upstream, tls, options string) string {
 const wrappedGlobals = "metrics {\nper_host\n}\nservers {\ntimeouts {\nread_body 1s\nread_header 1s\nwrite 50ms\nidle 1m\n}\n}"
 
 func TestHTTP1(t *testing.T) {
+	overHTTP1(t)
 	u := startUpstream(t, nil)
 	g := startGatewayWith(t, wrappedGlobals, wrapped(u, "http://", ""))
 	c := g.subscribe("/", "Accept-Encoding: gzip, zstd")
@@ -213,6 +214,7 @@ func TestHTTP1(t *testing.T) {
 
 // TestHTTP10: the body's end is the connection's; there are no chunks.
 func TestHTTP10(t *testing.T) {
+	overHTTP1(t)
 	u := startUpstream(t, nil)
 	g := startGateway(t, wrapped(u, "http://", "prime off\nids upstream"))
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "unix", g.socket)

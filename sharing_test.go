@@ -813,7 +813,7 @@ func TestForeignHost(t *testing.T) {
 	inside := g.subscribe("/events", "Host: internal.test")
 	upInternal := internal.accept()
 	outside := *g
-	outside.client = unixClient(g.socket + "2")
+	outside.client = gatewayClient(g.socket + "2")
 	stranger := outside.subscribe("/events", "Host: internal.test")
 	upPublic := public.accept()
 	expectApart(inside, upInternal, stranger, upPublic)
@@ -834,7 +834,7 @@ func TestForeignHostAfterReload(t *testing.T) {
 	g.reload(config("{socket}3", "{socket}2"))
 	for _, socket := range []string{"2", "3"} {
 		other := *g
-		other.client = unixClient(g.socket + socket)
+		other.client = gatewayClient(g.socket + socket)
 		c := other.subscribe("/events", "Host: internal.test")
 		u := public
 		if socket == "3" {

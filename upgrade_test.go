@@ -15,6 +15,7 @@ var offer = []string{"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTT
 // TestOffersAreIgnored: a client that offers another protocol than websocket has
 // its stream shared, kept alive and ended at the stop like any other.
 func TestOffersAreIgnored(t *testing.T) {
+	overHTTP1(t) // HTTP/2 has no such offers
 	u := startUpstream(t, nil)
 	g := startGateway(t, proxied("heartbeat 10ms\ndrain 10ms", u))
 	a := g.subscribe("/", offer...)

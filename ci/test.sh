@@ -18,7 +18,8 @@ run() { go test -race -artifacts -count=1 -parallel=8 -timeout=30m "$@"; }
 
 # test_module tests the module in a folder. There are two ways to write to clients: see "delivery" in
 # docs/concepts/delivery.md. All tests run for the default, and those that have asked which one it is
-# (internal/deliverytest) run for the other too: only they depend on it.
+# (internal/deliverytest) run for the other too: only they depend on it. Those of the gateway run over HTTP/2 as well,
+# where streams are taken over, unless they say that this is nothing to them.
 test_module() (
 	module=$1 failed=0
 	shift
@@ -34,10 +35,17 @@ test_module() (
 	mapfile -t dirs < <(cut -f1 "$noted" | sort -u)
 	for dir in "${dirs[@]}"; do
 		cd "$dir"
-		names=$(awk -F '\t' -v dir="$dir" '$1 == dir { print $2 }' "$noted" | sort | paste -sd '|')
+		names=$(awk -F '\t' -v dir="$dir" '$1 == dir && !$3 { print $2 }' "$noted" | sort | paste -sd '|')
 		heading "go test -race: ${dir#"$root"}, delivery handler: $(tr '|' '\n' <<<"$names" | wc -l) tests"
 		CADDY_SSE_DELIVERY=handler run "$@" -run "^($names)\$" . || failed=1
 	done
+	if [[ $module == . ]]; then
+		cd "$root"
+		names=$(awk -F '\t' -v dir="$root" '$1 == dir { if ($3) not[$2]; else asks[$2] }
+			END { for (name in asks) if (!(name in not)) print name }' "$noted" | sort | paste -sd '|')
+		heading "go test -race: over HTTP/2: $(tr '|' '\n' <<<"$names" | wc -l) tests"
+		CADDY_SSE_DELIVERY=http2 run "$@" -run "^($names)\$" . || failed=1
+	fi
 	exit "$failed"
 )
 

@@ -1,5 +1,5 @@
-// Package deliverytest tells tests which of the two ways to write to clients they
-// are run for.
+// Package deliverytest tells tests which of the ways to write to clients they are run
+// for: the two, and over HTTP/2 the one of them that takes streams over.
 //
 // A test that asks has to hold for both, and is run for both; one that does not ask
 // is run once. Nobody lists them: who asks takes note of the test (ci/test.sh).
@@ -33,7 +33,7 @@ var (
 func Of(t testing.TB) string {
 	t.Helper()
 	if file := os.Getenv(noteEnv); file != "" {
-		if err := note(file, t.Name()); err != nil {
+		if err := note(file, t.Name(), ""); err != nil {
 			t.Errorf("taking note that the test depends on the delivery: %v", err)
 		}
 	}
@@ -41,26 +41,37 @@ func Of(t testing.TB) string {
 }
 
 // OverHTTP2 reports whether the clients of tests are to share connections of HTTP/2,
-// which is neither way of the two: who asks for this only need not run twice.
+// which is neither way of the two: who asks for this only need not run again.
 func OverHTTP2() bool { return os.Getenv(env) == "http2" }
+
+// NotOverHTTP2 takes note that a test is not about clients that share connections of
+// HTTP/2, or is whichever way it is run.
+func NotOverHTTP2(t testing.TB) {
+	t.Helper()
+	if file := os.Getenv(noteEnv); file != "" {
+		if err := note(file, t.Name(), "\tnot over HTTP/2"); err != nil {
+			t.Errorf("taking note that the test is not to run over HTTP/2: %v", err)
+		}
+	}
+}
 
 // note adds a line with a test's package and name to a file. Tests of several
 // packages do at the same time.
-func note(file, test string) error {
+func note(file, test, what string) error {
 	test, _, _ = strings.Cut(test, "/") // subtests are not run by themselves
 	mu.Lock()
 	defer mu.Unlock()
-	if noted[test] {
+	if noted[test+what] {
 		return nil
 	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(f, "%s\t%s\n", dir, test); err != nil {
+	if _, err := fmt.Fprintf(f, "%s\t%s%s\n", dir, test, what); err != nil {
 		_ = f.Close()
 		return err
 	}
-	noted[test] = true
+	noted[test+what] = true
 	return f.Close()
 }

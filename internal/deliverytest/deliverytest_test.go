@@ -28,6 +28,19 @@ func TestWhoAsksIsNoted(t *testing.T) {
 	}
 }
 
+// So is, beside it, who is not to run over HTTP/2.
+func TestWhoIsNotOverHTTP2IsNoted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "note")
+	t.Setenv(noteEnv, file)
+	for range 2 {
+		NotOverHTTP2(t)
+	}
+	text, err := os.ReadFile(file) //nolint:gosec // G304: the test's own file
+	if want := dir + "\tTestWhoIsNotOverHTTP2IsNoted\tnot over HTTP/2\n"; err != nil || string(text) != want {
+		t.Errorf("noted is %q, %v, expected %q", text, err, want)
+	}
+}
+
 // Where nobody takes notes, tests run all the same.
 func TestNothingIsNotedWithoutAFile(t *testing.T) {
 	t.Setenv(noteEnv, "")
