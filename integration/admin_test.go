@@ -161,7 +161,8 @@ func TestLivePage(t *testing.T) {
 		defer private.assert()
 	}
 	d.until(row("/cookies", "3") + " && [...document.querySelectorAll('#rows .per[data-alone]')].some((e) => e.textContent === '1')")
-	d.shoot("2-paths")
+	d.until("!document.getElementById('hints').hidden && document.getElementById('hint-list').textContent.includes('/cookies')")
+	d.shoot("2-hints")
 	d.do("eval", "js", "[...document.querySelectorAll('#rows .path')].find((a) => a.textContent === '/cookies').click()")
 	d.until("!document.getElementById('within').hidden && document.querySelectorAll('#rows tr').length === 3")
 	d.until("document.getElementById('within-what').textContent === 'sse /cookies* /cookies'")
