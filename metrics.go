@@ -128,14 +128,19 @@ func newMetrics() *metrics {
 	labelled("private_streams_total", "Streams that are one client's, by why they are.", "reason", stream.Counts.Private)
 	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)
-	m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: metricsNamespace + "memory_limit_bytes", Help: "What all replay buffers may take together.",
-	}, func() float64 { limit, _ := stream.Process.MemoryLimit(); return float64(limit) }), buildInfo())
+	m.all = append(m.all, memoryLimit(), buildInfo())
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
 	m.hints = prometheus.NewDesc(metricsNamespace+"hints", "Hints that hold: what the gateway has noticed of its configuration.", []string{"kind"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers.", nil, nil)
 	return m
+}
+
+// memoryLimit is what the replay buffers may take.
+func memoryLimit() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: metricsNamespace + "memory_limit_bytes", Help: "What all replay buffers may take together.",
+	}, func() float64 { limit, _ := stream.Process.MemoryLimit(); return float64(limit) })
 }
 
 // buildInfo is always 1; what runs is in its labels.

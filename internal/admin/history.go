@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -86,7 +87,7 @@ func (h *history) glance(now time.Time) {
 func (h *history) recall() *remembered {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return &remembered{h.last[:len(h.last):len(h.last)]}
+	return &remembered{slices.Clip(h.last)}
 }
 
 // remembered is a history at a moment. A nil one has no points.
