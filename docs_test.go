@@ -660,11 +660,12 @@ func TestAccessFieldsAreDocumented(t *testing.T) {
 // Each guarantee names a test that there is, and the numbers are in order.
 func TestGuaranteesHaveTests(t *testing.T) {
 	tests := make(map[string]bool)
-	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+	module := os.DirFS(".")
+	err := fs.WalkDir(module, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(name, "_test.go") {
 			return err
 		}
-		text, err := os.ReadFile(name)
+		text, err := fs.ReadFile(module, name)
 		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`).FindAllStringSubmatch(string(text), -1) {
 			tests[m[1]] = true
 		}

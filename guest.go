@@ -198,10 +198,9 @@ func (g *guest) mayBeAt(place string) func(string) bool {
 // judge finds the verdict of the handlers before sse, none of which has let the
 // request through. status is that of their answer, 0: there is none.
 func judge(status int, err error) (access.Verdict, int) {
-	var handlerErr caddyhttp.HandlerError
 	if status == 0 && err != nil {
 		status = http.StatusInternalServerError
-		if errors.As(err, &handlerErr) {
+		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
 			status = handlerErr.StatusCode
 		}
 	}

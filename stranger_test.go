@@ -165,7 +165,7 @@ func (c strangerCase) see(t *testing.T, owned bool) (v strangersView) {
 // requests to the application, whether or not a stream of another key exists for the
 // same URL.
 func TestAStrangerSeesNothingOfOtherStreams(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(17, 6)) //nolint:gosec // G404: not for a secret
+	rnd := rand.New(rand.NewPCG(17, 6))
 	for range 60 {
 		c := randomStrangerCase(rnd)
 		var alone, beside strangersView
