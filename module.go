@@ -472,17 +472,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		listen := slices.Sorted(slices.Values(s.Listen))
 		place = strings.Join(listen, " ")
 		server = s
-		h.heedBehind(ctx, s)
-		s.RegisterConnContext(delivery.ConnContext)
-		s.RegisterOnShutdown(func() {
-			if h.probes != nil {
-				h.probes.end()
-			}
-			// Runs at a reload too: then the streams go on.
-			if caddy.Exiting() {
-				stream.Process.Stop()
-			}
-		})
+		h.attach(ctx, s)
 	}
 	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
 	h.hints = hints.Process.Source(place, h.Name, h.logger)
@@ -495,6 +485,21 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.scope = scopes.Add(1)
 	h.withdraw = access.Process.Offer(h.RevokeBy)
 	return nil
+}
+
+// attach lets the handler know of its server's connections and of its end.
+func (h *Handler) attach(ctx caddy.Context, s *caddyhttp.Server) {
+	h.heedBehind(ctx, s)
+	s.RegisterConnContext(delivery.ConnContext)
+	s.RegisterOnShutdown(func() {
+		if h.probes != nil {
+			h.probes.end()
+		}
+		// Runs at a reload too: then the streams go on.
+		if caddy.Exiting() {
+			stream.Process.Stop()
+		}
+	})
 }
 
 // heedBehind makes the key take account of what stands behind the handler, and tells

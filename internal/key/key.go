@@ -289,6 +289,13 @@ func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 			add(headerPart(name), value)
 		}
 	}
+	return p.appendConfigured(parts, r, repl)
+}
+
+// appendConfigured appends what the configuration makes a part of the key: variables
+// that count, groups of routes that were entered, and templates of the operator's.
+func (p *Policy) appendConfigured(parts []stream.Part, r *http.Request, repl *caddy.Replacer) []stream.Part {
+	add := func(name, value string) { parts = append(parts, stream.Part{Name: name, Value: value}) }
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	for _, name := range sortedNames(vars) {
 		if p.countsVar(name, vars[name]) {

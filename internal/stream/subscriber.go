@@ -220,6 +220,16 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 		sub.gap = &Gap{gap, id, missed}
 		sub.pending = s.gapEvent(gap, id, missed)
 	}
+	s.beginWith(sub, id, known, gap != "")
+	if sub.waiting {
+		s.admit(sub, sub.joined)
+	}
+}
+
+// beginWith gives a new subscriber what comes before the blocks, or leaves it for
+// later: an ID to resume from and a reconnection time. known tells that its own ID
+// is one of the stream's, gap that it is told of one.
+func (s *Stream) beginWith(sub *Subscriber, id string, known, gap bool) {
 	prime := ""
 	switch {
 	case sub.waiting:
@@ -227,16 +237,13 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 		// By the letter of HTML 9.2.6 an event without an id takes the last
 		// event ID away from a client that has just come back.
 		prime = id
-	case !known && sub.cursor == f.Newest:
+	case !known && sub.cursor == s.buffer.Newest:
 		prime = s.newestID()
 	}
-	if !s.settled && !known && gap == "" && s.options.primeAfter > 0 {
+	if !s.settled && !known && !gap && s.options.primeAfter > 0 {
 		sub.unprimed, sub.untimed, sub.hadRetry = true, true, s.hasRetry
 	} else {
 		sub.pending = s.appendPrelude(sub.pending, prime)
-	}
-	if sub.waiting {
-		s.admit(sub, sub.joined)
 	}
 }
 
