@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -131,7 +132,7 @@ func TestDifferentRequestsDoNotShare(t *testing.T) {
 func exemptHeaders(t *testing.T) (lines []string) {
 	t.Helper()
 	for _, name := range []string{"exempt.txt", "exempt_families.txt"} {
-		text, err := os.ReadFile("internal/key/testdata/" + name)
+		text, err := fs.ReadFile(os.DirFS("internal/key/testdata"), name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package key
 
 import (
+	"io/fs"
 	"net/http"
 	"os"
 	"slices"
@@ -13,7 +14,7 @@ import (
 // them.
 func exemptLines(t *testing.T, name string) []string {
 	t.Helper()
-	text, err := os.ReadFile("testdata/" + name)
+	text, err := fs.ReadFile(os.DirFS("testdata"), name)
 	if err != nil {
 		t.Fatal(err)
 	}
