@@ -32,7 +32,6 @@ const (
 	Memory      Kind = "memory"       // stated differently
 
 	// Of what has passed: for hintTime after it was last seen.
-	Unused    Kind = "unused"     // no request comes, while others of the server have streams
 	NotShared Kind = "not_shared" // the answer forbids it
 	Withheld  Kind = "withheld"   // what the application asks for is not sent to it
 	Query     Kind = "query"      // the key leaves it out
@@ -43,7 +42,7 @@ const (
 // Kinds are all of them.
 var Kinds = []Kind{
 	Unreached, GracePeriod, Linger, Heartbeat, Names, Detach, Memory,
-	Unused, NotShared, Withheld, Query, FewShare, Delivery,
+	NotShared, Withheld, Query, FewShare, Delivery,
 }
 
 const (
