@@ -106,9 +106,9 @@ func TestSharingIsEarned(t *testing.T) {
 	}
 }
 
-// maxOddly: in one of so many scenarios may something be wrong that is no leak. It
-// was in two of 500,000: an event that came in the first moments of a stream was
-// missed by a client that was told no gap.
+// maxOddly: in one of so many scenarios may something be wrong that is no leak. None
+// is known: of three that there were, one was a client of a stream that was over, and
+// two were judged wrongly.
 const maxOddly = 100_000
 
 // leaks reports whether somebody was given what is another's.
