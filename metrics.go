@@ -117,7 +117,7 @@ func newMetrics() *metrics {
 	m.lag = histogram{prometheus.NewDesc(metricsNamespace+"delivery_lag_seconds",
 		"Time from when a block was complete until it was written to a client; of blocks that are written together, of the first. Replays are not in it.",
 		nil, nil), delivery.Counts.Lag}
-	m.all = append(m.all, m.subscribers, m.lag)
+	m.all = append(m.all, m.subscribers, m.lag, memoryLimit(), buildInfo())
 	seconds := func(name, help string, of *meter.Histogram) {
 		m.all = append(m.all, histogram{prometheus.NewDesc(metricsNamespace+name, help, nil, nil), of})
 	}
@@ -128,7 +128,6 @@ func newMetrics() *metrics {
 	labelled("private_streams_total", "Streams that are one client's, by why they are.", "reason", stream.Counts.Private)
 	labelled("answer_resumes_total", "Private and detached streams whose upstream connection broke, with resume_upstream.", "result", theAnswerResumes)
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)
-	m.all = append(m.all, memoryLimit(), buildInfo())
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
 	m.hints = prometheus.NewDesc(metricsNamespace+"hints", "Hints that hold: what the gateway has noticed of its configuration.", []string{"kind"}, nil)
