@@ -25,17 +25,17 @@ import (
 // keeping them.
 type watch struct{ net.Listener }
 
-func init() { caddy.RegisterModule(watch{}) }
+func init() { caddy.RegisterModule(new(watch)) }
 
-func (watch) CaddyModule() caddy.ModuleInfo {
+func (*watch) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "caddy.listeners.test_watch", New: func() caddy.Module { return new(watch) }}
 }
 
 func (*watch) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
 
-func (*watch) WrapListener(ln net.Listener) net.Listener { return watch{ln} }
+func (*watch) WrapListener(ln net.Listener) net.Listener { return &watch{ln} }
 
-func (w watch) Accept() (net.Conn, error) {
+func (w *watch) Accept() (net.Conn, error) {
 	conn, err := w.Listener.Accept()
 	if over, ok := conn.(*tls.Conn); ok {
 		watched.mu.Lock()
@@ -330,7 +330,7 @@ func (s *sharingGateway) eventsFor(u *upstream, size int) (leave func()) {
 		}
 	})
 	events.Go(func() {
-		for range first.messages { //nolint:revive // they are not kept
+		for range first.messages {
 		}
 	})
 	return sync.OnceFunc(func() {

@@ -40,7 +40,7 @@ type event struct {
 
 // newTransport makes a client's side of HTTP/1.1. Each client has one of its own: nothing is shared but the stream.
 func newTransport() *http.Transport {
-	return &http.Transport{DisableCompression: true, TLSClientConfig: anyCertificate}
+	return &http.Transport{DisableCompression: true, TLSClientConfig: anyCertificate()}
 }
 
 // follow connects to a stream with a last event ID, which may be empty. It returns with the response's head.

@@ -256,7 +256,7 @@ func (g *gateway) reload(directives string) (took time.Duration) {
 		g.t.Fatal(err)
 	}
 	// Caddy's listener of before may take a connection once more, and closes it.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: anyCertificate}, Timeout: testTimeout}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: anyCertificate()}, Timeout: testTimeout}
 	status := 0
 	for began := time.Now(); status != configurationStatus+g.loads; {
 		if resp, err := client.Get(g.url("/configuration")); err == nil {

@@ -28,8 +28,11 @@ import (
 // takingOver lets streams of HTTP/2 be taken over.
 const takingOver = "servers {\nlistener_wrappers {\nsse\n}\n}"
 
-// anyCertificate is for clients of gateways whose certificate nobody vouches for.
-var anyCertificate = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: the tests' own
+// anyCertificate is for clients of gateways whose certificate nobody vouches for. Each
+// transport has one of its own: it writes there which protocols it speaks.
+func anyCertificate() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // G402: the tests' own
+}
 
 // newCertificate makes a self-signed certificate, and returns its files.
 func newCertificate(t testing.TB) (cert, key string) {
