@@ -150,7 +150,10 @@ func TestLearntReasonHasATime(t *testing.T) {
 	})
 	_, a := startAdmin(t, proxied("", u))
 	a.g.subscribe("/")
-	a.g.subscribe("/", "User-Agent: fine")
+	u.accept()
+	late := a.g.subscribe("/", "User-Agent: fine")
+	u.accept().event("1")
+	late.expect("1") // it is listed then
 	learnt := 0
 	for _, info := range a.list().Streams {
 		if p := info.Private; p == nil || p.Reason != stream.PrivateSetCookie {
