@@ -151,7 +151,6 @@ func TestMetrics(t *testing.T) {
 	want["private_streams_total reason=method"] = 1
 	want["gaps_total reason=epoch"]++
 	want["streams kind=private"]++
-	want["private_streams_total reason=method"]++
 	want["answer_head_seconds"]++
 	want["answer_first_event_seconds"]++
 	want[privateSubscribers]++
