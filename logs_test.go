@@ -229,6 +229,7 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 			}
 			open := func() *passThrough {
 				p := newPassThrough(h, httptest.NewRecorder(), r, false)
+				p.why.Reason = stream.PrivateMethod
 				p.Header().Set("Content-Type", eventStreamType)
 				p.WriteHeader(http.StatusOK)
 				return p

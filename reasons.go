@@ -33,6 +33,9 @@ func (p *passThrough) judge(header http.Header) {
 
 // tellPrivate tells why the stream is private.
 func (p *passThrough) tellPrivate() {
+	if p.why.Reason == "" {
+		return // each way here sets one; a stream is not to break where one was forgotten
+	}
 	stream.Counts.Private.With(string(p.why.Reason)).Inc()
 	if c := p.handler.logger.Check(zap.DebugLevel, "stream is private"); c != nil {
 		c.Write(zap.String("host", stream.Clip(p.host)), zap.String("path", stream.Clip(p.path)),

@@ -96,7 +96,7 @@ func matchedBy(r *caddyhttp.Route) (hosts, paths []string, other bool) {
 func (s *stand) before(routes caddyhttp.RouteList, group string) {
 	for i := range routes {
 		r := &routes[i]
-		if !slices.ContainsFunc(r.Handlers, func(h caddyhttp.MiddlewareHandler) bool { return answering(h) }) {
+		if !slices.ContainsFunc(r.Handlers, answering) {
 			continue
 		}
 		s.blocks = s.blocks || slices.ContainsFunc(r.Handlers, isBlock)

@@ -15,13 +15,13 @@ import (
 
 // errNoBytes is what a read of a TLS connection returns when its socket has no more bytes. crypto/tls goes on after
 // errors that are temporary.
-var errNoBytes net.Error = noBytes{}
+var errNoBytes net.Error = noBytesError{}
 
-type noBytes struct{}
+type noBytesError struct{}
 
-func (noBytes) Error() string   { return "no bytes yet" }
-func (noBytes) Timeout() bool   { return true }
-func (noBytes) Temporary() bool { return true }
+func (noBytesError) Error() string   { return "no bytes yet" }
+func (noBytesError) Timeout() bool   { return true }
+func (noBytesError) Temporary() bool { return true }
 
 // tlsSocket is a non-blocking socket as crypto/tls reads and writes it.
 type tlsSocket struct {

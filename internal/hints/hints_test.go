@@ -85,7 +85,7 @@ func TestHintsGoWithWhatCausedThem(t *testing.T) {
 func TestStrangersDoNotFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, src, logs := observed()
-		random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test's
+		random := rand.New(rand.NewPCG(1, 2))
 		for i := range 10_000 {
 			path := fmt.Sprintf("/%x", random.Uint64())
 			src.Notice(Kinds[i%len(Kinds)], path+strings.Repeat("x", random.IntN(5000)), say(path+strings.Repeat("é", 5000), path))
