@@ -10,11 +10,13 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/admin"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // revokeOverAPI asks the admin API to let clients go, and returns how many were, or the
@@ -143,6 +145,10 @@ func TestRevokedStreamsAreNotKept(t *testing.T) {
 	up.numbered("1")
 	bob.expect("1")
 	bob.close()
+	eventually(t, "the gateway knows that he has left", func() bool {
+		all := stream.Process.Samples(time.Now())
+		return len(all) == 1 && all[0].Subscribers == 0
+	})
 	alice := g.subscribe("/", "Cookie: session=alice")
 	u.accept()
 	if n, _ := revokeOverAPI(t, `{"value": "bob"}`); n != 0 {
