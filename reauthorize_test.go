@@ -306,6 +306,7 @@ func TestKeptRequestIsAsItCame(t *testing.T) {
 // A request that is too long to be kept cannot be run again: its client comes back and is
 // asked.
 func TestWhatIsTooLongToKeepIsLetGo(t *testing.T) {
+	overHTTP1(t) // over HTTP/2 Caddy refuses such requests, unless max_header_size says otherwise
 	u := startUpstream(t, nil)
 	config := proxied("share public", u)
 	g := startGateway(t, config)
