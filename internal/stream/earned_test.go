@@ -106,9 +106,9 @@ func TestSharingIsEarned(t *testing.T) {
 	}
 }
 
-// maxOddly: in one of so many scenarios may something be wrong that is no leak. None
-// is known: of three that there were, one was a client of a stream that was over, and
-// two were judged wrongly.
+// maxOddly: in one of so many scenarios may something be wrong that is no leak. It
+// was in one of 1,000,000: a gap was told a little later, when the upstream's ids had
+// shown that they count.
 const maxOddly = 100_000
 
 // leaks reports whether somebody was given what is another's.

@@ -250,6 +250,9 @@ func (s *Stream) unshareSplice(sp *Stream) {
 			delete(sp.subs, sub)
 			sub.stream, sub.waiting = s, true
 			sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
+			if !sp.headAt.IsZero() {
+				sub.release() // it has its head: what comes until it has a connection, it misses
+			}
 		default:
 			sub.finish, sub.finishAt = EndBroken, sub.cursor
 		}

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -343,4 +344,60 @@ func TestEventBeforeABreakIsNoEvidence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A splice of a stream that is proven loses its connection before it has brought
+// anything. The next one may be greeted with something of its own: the application was
+// restarted, say. So nobody but its client is served by it.
+func TestNobodyJoinsASpliceThatHasLostItsConnection(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		st.proven()
+		time.Sleep(5 * time.Second)
+		c := st.join("")
+		st.source.acceptOpen().breakOff()
+		d := st.join("")
+		var conns []*fakeConn
+		for range 2 {
+			conns = append(conns, st.source.acceptOpen())
+		}
+		for i, conn := range conns {
+			conn.event("session " + strconv.Itoa(i))
+		}
+		both := c.read() + d.read()
+		for i := range conns {
+			if n := strings.Count(both, "session "+strconv.Itoa(i)+"\n"); n != 1 {
+				st.t.Errorf("what connection %d was greeted with is given to %d clients: %q", i, n, both)
+			}
+		}
+	})
+}
+
+// The stream breaks while several share a splice that has brought nothing yet: it is
+// left to the first of them. The others have their head, and no connection until there
+// is another splice: what may have come meanwhile is told.
+func TestWhoIsTakenFromASpliceIsToldWhatItMisses(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		_, _, up := st.proven()
+		time.Sleep(5 * time.Second)
+		c := st.join("")
+		sp := st.source.accept()
+		d := st.join("") // shares it
+		st.source.expectNone()
+		sp.open()
+		if !c.hasHead() || !d.hasHead() {
+			st.t.Fatal("no head")
+		}
+		up.breakOff()
+		up = st.source.acceptOpen()
+		up.numbered("11", "12")
+		sp.numbered("11", "12")
+		time.Sleep(time.Second)
+		for len(st.source.conns) > 0 {
+			st.source.acceptOpen()
+		}
+		up.numbered("13")
+		if text := d.read(); !strings.Contains(text, "data: 11\n") && !strings.Contains(text, GapUpstream) {
+			st.t.Errorf("read %q, and was told no gap", text)
+		}
+	})
 }

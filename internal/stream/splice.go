@@ -168,7 +168,7 @@ func (s *Stream) isHung(now time.Time) bool {
 // what the subscriber asks for, and all of it is there.
 func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 	parent := s.splice.parent
-	if s.splice.probe || s.phase == phaseGone || !parent.shares() || s.isHung(now) {
+	if s.splice.probe || s.phase == phaseGone || !parent.shares() || s.isHung(now) || s.isRenewed() {
 		return false
 	}
 	if sub.id == "" {
@@ -179,6 +179,13 @@ func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 	}
 	_, ok := s.buffer.Find(sub.id)
 	return ok
+}
+
+// isRenewed reports whether a splice has lost its connection, or has another one
+// since. That was opened for the client that it has, maybe after a restart of the
+// application, and may be greeted with something of its own.
+func (s *Stream) isRenewed() bool {
+	return s.compares() && s.conn != nil && (s.conn.ended || !s.conn.first)
 }
 
 // newSplice makes a splice with a last event ID.
