@@ -109,6 +109,10 @@ func TestPrivateStreamsSayWhy(t *testing.T) {
 				t.Errorf("SSE-Resume: %q", c.outcome())
 			}
 			list := a.list()
+			eventually(t, "the shared stream is gone that there was for the question", func() bool {
+				list = a.list()
+				return len(list.Streams) == 1
+			})
 			if len(list.Streams) != 1 || list.Streams[0].Private == nil {
 				t.Fatalf("operators see %+v", list.Streams)
 			}

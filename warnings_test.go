@@ -11,6 +11,13 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
+// startUnloaded starts a gateway without a site, whose log reloadWith writes.
+func startUnloaded(t *testing.T) logged {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "log") // before the gateway, so that it is removed after that has stopped
+	return logged{startGateway(t, ""), file}
+}
+
 // reloadWith loads a configuration with global options, and the log that startLogged writes.
 func (l logged) reloadWith(globals, caddyfile string) {
 	l.t.Helper()
@@ -19,9 +26,11 @@ func (l logged) reloadWith(globals, caddyfile string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if err := caddy.Load(withDelivery(l.t, []byte(body)), true); err != nil {
-		l.t.Fatal(err)
-	}
+	l.awaitReload(func() { // of sites with test_probe
+		if err := caddy.Load(withDelivery(l.t, []byte(body)), true); err != nil {
+			l.t.Fatal(err)
+		}
+	})
 }
 
 // What is doubtful is told when it is loaded: in the log, and as a hint. What the hint says to write instead makes it go
@@ -98,7 +107,7 @@ func TestDoubtfulConfigurations(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := logged{startGateway(t, ""), filepath.Join(t.TempDir(), "log")}
+			l := startUnloaded(t)
 			l.reloadWith(test.globals, app+site(test.directives))
 			list := hints.Process.List()
 			if len(list) != 1 || list[0].Kind != test.kind {
@@ -137,7 +146,7 @@ func TestSoundConfigurationsAreNotDoubted(t *testing.T) {
 		"memory twice, and the same": "sse /a {\nname a\nmemory 1MiB\n}\nsse /b {\nname b\nmemory 1MiB\n}\n" + proxy,
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := logged{startGateway(t, ""), filepath.Join(t.TempDir(), "log")}
+			l := startUnloaded(t)
 			l.reloadWith("grace_period 10s", "&(app) {\n"+proxy+"\n}\n"+site(directives))
 			if list := hints.Process.List(); len(list) != 0 {
 				t.Errorf("doubted: %+v", list)
@@ -148,7 +157,7 @@ func TestSoundConfigurationsAreNotDoubted(t *testing.T) {
 
 // memory is one limit for the process: it can be stated once for all.
 func TestMemoryIsAGlobalOption(t *testing.T) {
-	l := logged{startGateway(t, ""), filepath.Join(t.TempDir(), "log")}
+	l := startUnloaded(t)
 	l.reloadWith("sse {\nmemory 7MiB\n}", site("sse\nreverse_proxy 127.0.0.1:1"))
 	if limit, _ := stream.Process.MemoryLimit(); limit != 7<<20 {
 		t.Errorf("the limit is %d", limit)

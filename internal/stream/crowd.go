@@ -105,7 +105,7 @@ func (h *Hub) joinCrowdLocked(s *Stream) {
 	}
 	c.ask *= 2 // not at every stream from here on
 	if tell := s.options.Crowded; tell != nil {
-		if lone := h.loneLocked(s.path); len(lone) > crowdSize {
+		if lone := h.loneLocked(s); len(lone) > crowdSize {
 			if crowd, ok := crowdOf(lone, s.options.Meant); ok {
 				crowd.Place = s.shownHost + s.shownPath
 				tell(crowd)
@@ -159,11 +159,12 @@ func (h *Hub) leaveCrowdLocked(s *Stream) {
 	}
 }
 
-// loneLocked returns the streams of a path that have one subscriber.
-func (h *Hub) loneLocked(path string) (lone []*Stream) {
+// loneLocked returns the streams of a stream's path that have one subscriber, or
+// linger. Those of another configuration say nothing of this one.
+func (h *Hub) loneLocked(of *Stream) (lone []*Stream) {
 	for _, streams := range h.streams {
 		for _, s := range streams {
-			if s.path != path {
+			if s.path != of.path || s.owner != of.owner {
 				continue
 			}
 			s.mu.Lock()
