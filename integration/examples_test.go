@@ -54,7 +54,7 @@ var runnableExamples = map[string][]string{
 		`(?i)\ncontent-type: text/event-stream`,
 		`data: \d{10}\n`,
 		`\nok +buffering .*\n`,
-		`\nhealthy\n`,
+		`\nhealthy(;|\n)`,
 	},
 }
 
