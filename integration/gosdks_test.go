@@ -26,14 +26,15 @@ const toolSteps = 5
 type toolFunc func(ctx context.Context, label string, progress func(step int)) string
 
 // newTools returns the tools of a server.
-func newTools(t *testing.T) map[string]toolFunc {
+func newTools(t *testing.T, left chan<- struct{}) map[string]toolFunc {
 	t.Helper()
 	return map[string]toolFunc{
 		"count": func(_ context.Context, label string, progress func(int)) string {
 			for step := range toolSteps {
 				progress(step + 1)
-				time.Sleep(30 * time.Millisecond) // what comes with the result, SDKs may drop
+				time.Sleep(30 * time.Millisecond)
 			}
+			time.Sleep(300 * time.Millisecond) // what comes with the result, SDKs may drop
 			return label + " counted"
 		},
 		// With one sign of life: the SDK of mark3labs begins an event stream only then.
@@ -49,6 +50,7 @@ func newTools(t *testing.T) map[string]toolFunc {
 			progress(1)
 			select {
 			case <-ctx.Done():
+				left <- struct{}{}
 			case <-t.Context().Done():
 			}
 			return ""
@@ -59,14 +61,17 @@ func newTools(t *testing.T) map[string]toolFunc {
 // goServer is an MCP server, in the test's process.
 type goServer struct {
 	*httptest.Server
-	left chan struct{} // has something for each request whose client did not wait for the end
+	// left has something for each request whose client did not wait for the end, and for each
+	// call that was cancelled: SDKs close the connection and send a notification, and where
+	// that comes first the response ends in order before the connection is found closed.
+	left chan struct{}
 }
 
 // startGoServer starts one of goServers.
 func startGoServer(t *testing.T, newServer func(map[string]toolFunc) http.Handler) *goServer {
 	t.Helper()
-	handler := newServer(newTools(t))
 	s := &goServer{left: make(chan struct{}, 1000)}
+	handler := newServer(newTools(t, s.left))
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		stop := context.AfterFunc(r.Context(), func() { s.left <- struct{}{} })
 		handler.ServeHTTP(w, r)
