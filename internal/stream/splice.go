@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"math"
 	"net/http"
 	"slices"
@@ -372,7 +373,7 @@ func (s *Stream) spliceFailed(end Ending) {
 	full := hung || end.Status == http.StatusConflict || end.Status == http.StatusTooManyRequests || end.Status == http.StatusServiceUnavailable
 	alone := full
 	for sub := range parent.subs {
-		alone = alone && (sub.stream != parent || sub.waiting)
+		alone = alone && (sub.waiting || (sub.stream != parent && !sub.stream.splice.merged))
 	}
 	joins := full && !parent.spliced && parent.shares()
 	for _, sub := range s.readers() {
@@ -401,7 +402,9 @@ func (s *Stream) spliceFailed(end Ending) {
 		parent.closed.Store(true)
 		parent.endLocked()
 		for sub := range parent.subs {
-			sub.finishFrom = now.Add(closeTime)
+			if sub.finish == EndAskAgain {
+				sub.finishFrom = now.Add(closeTime)
+			}
 		}
 	}
 	s.endLocked()
@@ -440,7 +443,7 @@ func (sub *Subscriber) merge() bool {
 		sub.prime(s.newestID())
 	}
 	if s.phase == phaseEnded || s.phase == phaseGone {
-		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail // while it was on its way
+		sub.finish, sub.finishAt, sub.tail = cmp.Or(s.over, EndBroken), s.buffer.Newest, s.overTail // while it was on its way
 	}
 	sp.release(sub)
 	return true

@@ -1405,6 +1405,28 @@ func TestSingleStreamApplicationIsAskedAgain(t *testing.T) {
 	})
 }
 
+// A client has not read all of its splice yet, which is merged: it has the stream, so
+// that is not closed for a newcomer that the application refuses.
+func TestWhoIsOnItsWayFromAMergedSpliceHasTheStream(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, up := st.start()
+		b, sp := st.second()
+		sp.open()
+		time.Sleep(2 * splicePause)
+		both(sp, up, "1")
+		sp.expectGone(true)
+		a.leave()
+		c := st.join("")
+		st.source.accept().answer(http.StatusConflict, 0)
+		c.expectEnd(EndPerClient)
+		up.expectGone(false)
+		up.event("5")
+		if text := b.read(); !strings.Contains(text, "data: 5\n") {
+			st.t.Errorf("read %q", text)
+		}
+	})
+}
+
 // Who joins at the newest event, because its splice was refused, is told what it has
 // missed, if it has.
 func TestRefusedSpliceTellsWhatIsMissed(t *testing.T) {
