@@ -145,7 +145,7 @@ func TestLivePage(t *testing.T) {
 
 	// What is looked for.
 	d.do("eval", "js", "document.getElementById('search').focus()")
-	for _, key := range strings.Split("OTHER", "") {
+	for key := range strings.SplitSeq("OTHER", "") {
 		d.do("press", "key", key)
 	}
 	d.until("document.querySelectorAll('#rows tr').length === 1 && document.querySelector('#rows .path').textContent === '/events/other'")
