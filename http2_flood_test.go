@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"bytes"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -143,4 +144,14 @@ func TestFloodsOfSharedConnections(t *testing.T) {
 			up.expectGone()
 		})
 	}
+}
+
+// untilClosed reads until the server closes the connection.
+func (c *rawHTTP2) untilClosed() {
+	c.t.Helper()
+	_ = c.conn.SetReadDeadline(time.Now().Add(testTimeout))
+	if _, err := io.Copy(io.Discard, c.conn); err != nil && !isReset(err) {
+		c.t.Errorf("not closed: %v", err)
+	}
+	_ = c.conn.Close()
 }

@@ -113,16 +113,6 @@ func (s *sharingGateway) subscribed(settings ...http2.Setting) *rawHTTP2 {
 	return c
 }
 
-// untilClosed reads until the server closes the connection.
-func (c *rawHTTP2) untilClosed() {
-	c.t.Helper()
-	_ = c.conn.SetReadDeadline(time.Now().Add(testTimeout))
-	if _, err := io.Copy(io.Discard, c.conn); err != nil && !isReset(err) {
-		c.t.Errorf("not closed: %v", err)
-	}
-	_ = c.conn.Close()
-}
-
 // more reads until more events have come.
 func (c *rawHTTP2) more() {
 	c.t.Helper()
