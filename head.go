@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/caddy-sse/caddy-sse/internal/key"
 )
 
 // eventStreamType is the media type of event streams (HTML 9.2.1).
@@ -63,24 +65,10 @@ func setStreamHeaders(header http.Header) {
 	if len(control) == 0 {
 		control = []string{"no-cache"}
 	}
-	if !hasDirective(control, "no-transform") {
+	if !key.HasDirective(control, "no-transform") {
 		control = append(slices.Clone(control), "no-transform")
 	}
 	header.Set("Cache-Control", strings.Join(control, ", "))
 	header.Set("X-Accel-Buffering", "no")
 	header.Set("Incremental", "?1") // RFC 10036
-}
-
-// hasDirective reports whether Cache-Control lines contain a directive
-// (RFC 9111, 5.2).
-func hasDirective(lines []string, directive string) bool {
-	for _, line := range lines {
-		for element := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(element, "=")
-			if strings.EqualFold(strings.TrimSpace(name), directive) {
-				return true
-			}
-		}
-	}
-	return false
 }

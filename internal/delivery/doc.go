@@ -32,6 +32,7 @@
 //	settings.go, ends.go, counts.go               what both ways have in common
 //	delivery.go, response.go                      by the request's goroutine
 //	takeover.go, http2.go, handshakes.go          how a connection is taken over
+//	cause.go                                      why one is not
 //	writers.go, writer.go, inbox.go, due.go       the writers
 //	connection.go, batch.go, live.go, clock.go    what they have of a client
 //	socket_*.go, async.go, poller_linux.go        how bytes get out

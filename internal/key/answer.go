@@ -23,7 +23,7 @@ func (p *Policy) WhyPrivate(answer http.Header, r *http.Request) stream.Private 
 	if cookies := answer["Set-Cookie"]; len(cookies) > 0 && !p.dropsCookies {
 		return stream.Private{Reason: stream.PrivateSetCookie, Detail: cookieNames(cookies)}
 	}
-	if saysPrivate(answer["Cache-Control"]) && !p.hasCredential(r) {
+	if HasDirective(answer["Cache-Control"], "private") && !p.hasCredential(r) {
 		return stream.Private{Reason: stream.PrivateControl}
 	}
 	return stream.Private{}
@@ -105,12 +105,12 @@ func varyNames(header http.Header) (names []string, everything bool) {
 	return slices.Compact(names), false
 }
 
-// saysPrivate reports whether Cache-Control lines say that an answer, or a field
-// of it, is one client's (RFC 9111, 5.2.2.7).
-func saysPrivate(lines []string) bool {
-	for directive := range strings.SplitSeq(strings.Join(lines, ","), ",") {
-		name, _, _ := strings.Cut(directive, "=")
-		if strings.EqualFold(strings.TrimSpace(name), "private") {
+// HasDirective reports whether Cache-Control lines have a directive, with an argument
+// or without (RFC 9111, 5.2).
+func HasDirective(lines []string, directive string) bool {
+	for element := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		name, _, _ := strings.Cut(element, "=")
+		if strings.EqualFold(strings.TrimSpace(name), directive) {
 			return true
 		}
 	}
