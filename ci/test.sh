@@ -45,6 +45,9 @@ test_module() (
 			END { for (name in asks) if (!(name in not)) print name }' "$noted" | sort | paste -sd '|')
 		heading "go test -race: over HTTP/2: $(tr '|' '\n' <<<"$names" | wc -l) tests"
 		CADDY_SSE_DELIVERY=http2 run "$@" -run "^($names)\$" . || failed=1
+		# The race detector costs five times the CPU, and it has seen the first 20,000.
+		heading "go test: 80,000 more random scenarios of sharing"
+		go test -count=1 -timeout=30m -run '^TestSharingIsEarned$' ./internal/stream -earned.runs 80000 || failed=1
 	fi
 	exit "$failed"
 )
