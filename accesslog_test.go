@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -156,4 +157,28 @@ func TestExitWaitsForAccessLog(t *testing.T) {
 	}
 	close(core.released)
 	eventually(t, "the record is done", func() bool { return !open(done) })
+}
+
+// The access-log entry of a client that left before there was an answer says so.
+func TestAccessLogOfWhoLeftEarly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	u := startUpstream(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	g := startGateway(t, site("log own {\noutput file "+path+"\n}\nsse {\nlinger 0s\n}\nreverse_proxy "+u.address))
+	ctx, leave := context.WithCancel(t.Context())
+	r := g.request(http.MethodGet, "/").WithContext(ctx)
+	r.Header.Set("Accept", "text/event-stream")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if resp, err := g.client.Do(r); err == nil {
+			_ = resp.Body.Close()
+		}
+	}()
+	eventually(t, "the upstream is asked", func() bool { _, all := u.counts(); return all == 1 })
+	leave()
+	<-done
+	eventually(t, "there is an entry", func() bool { return len(accessEntries(t, path)) == 1 })
+	if sse, _ := accessEntries(t, path)[0]["sse"].(map[string]any); sse["end_reason"] != "client" || sse["events"] != 0.0 {
+		t.Errorf("%v", sse)
+	}
 }

@@ -1,6 +1,8 @@
 package caddysse
 
 import (
+	"bytes"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -8,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -269,5 +272,81 @@ func expectThrottled(t *testing.T, observed *observer.ObservedLogs, message stri
 	}
 	if len(entries) != lines || caused != all {
 		t.Errorf("%q: %d lines for %d, expected %d for %d", message, len(entries), caused, lines, all)
+	}
+}
+
+// logOf makes a gateway's log go to a file, and returns its path.
+func (g *gateway) logOf(caddyfile string) string {
+	g.t.Helper()
+	path := filepath.Join(g.t.TempDir(), "caddy.log")
+	old := testGlobals
+	testGlobals = strings.Replace(old, "output discard", "output file "+path, 1)
+	defer func() { testGlobals = old }()
+	g.load(caddyfile)
+	return path
+}
+
+// countLines counts the lines of a log with a text, when all are written.
+func countLines(t *testing.T, path, text string) int {
+	t.Helper()
+	logs.Flush()
+	all, err := os.ReadFile(path) //nolint:gosec // G304: the test's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(all, []byte(text))
+}
+
+// Clients choose which stream they come to: what they cause is throttled over all
+// streams of a handler.
+func TestLinesOfClientsDoNotFlood(t *testing.T) {
+	const clients = 50
+	began := time.Now()
+	u := startUpstream(t, nil)
+	g := startGateway(t, "")
+	path := g.logOf(proxied("linger 0s", u))
+	for i := range clients {
+		c := g.subscribe(fmt.Sprintf("/?x=%d", i), "Last-Event-ID: sse1.0123456789abcdef0123456789abcdef.7")
+		c.close()
+	}
+	for i := range clients {
+		c := g.subscribe("/", fmt.Sprintf("Authorization: Bearer user%d", i))
+		up := u.accept()
+		for up.request.Header.Get("Authorization") == "" { // those of the others
+			up = u.accept()
+		}
+		up.write("event: endpoint\ndata: /x\n\n")
+		c.next()
+		c.close()
+	}
+	most := 2 + int(time.Since(began)/logs.Interval)
+	for _, line := range []string{"client missed events", "a session for each connection"} {
+		if n := countLines(t, path, line); n == 0 || n > most {
+			t.Errorf("%q: %d lines, at most %d were due", line, n, most)
+		}
+	}
+}
+
+// It is logged that a private stream broke off, also behind reverse_proxy, which
+// panics then.
+func TestPrivateBreakIsLogged(t *testing.T) {
+	u := startUpstream(t, nil)
+	g := startGateway(t, "")
+	path := g.logOf(proxied("", u))
+	c := g.post("/")
+	up := u.accept()
+	up.event("1")
+	c.expect("1")
+	up.breakOff()
+	for range c.messages {
+	}
+	eventually(t, "it is logged", func() bool { return countLines(t, path, "private stream broke off") == 1 })
+	c = g.post("/")
+	up = u.accept()
+	c.close()
+	up.expectGone()
+	eventually(t, "it is gone", func() bool { return len(stream.Process.Observed()) == 0 })
+	if n := countLines(t, path, "private stream broke off"); n != 1 {
+		t.Errorf("%d lines, one of a client that left", n)
 	}
 }

@@ -84,6 +84,9 @@ func newMetrics() *metrics {
 		}
 		return c
 	}
+	total := func(name, help string, of *meter.Counter) {
+		m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: metricsNamespace + name, Help: help}, of.Value))
+	}
 	labelled := func(name, help, label string, of *meter.Labelled) {
 		m.all = append(m.all, counters{prometheus.NewDesc(metricsNamespace+name, help, []string{label}, nil), of.All()})
 	}
@@ -95,9 +98,7 @@ func newMetrics() *metrics {
 		&stream.Counts.Blocks, &delivery.Counts.Blocks)
 	directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.",
 		&stream.Counts.Bytes, &delivery.Counts.Bytes)
-	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: metricsNamespace + "heartbeats_total", Help: "Heartbeats sent to clients.",
-	}, delivery.Counts.Heartbeats.Value))
+	total("heartbeats_total", "Heartbeats sent to clients.", &delivery.Counts.Heartbeats)
 	labelled("upstream_connections_ended_total", "Upstream connections that ended.", "result", stream.Counts.Connections)
 	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
 		stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced)
@@ -105,9 +106,7 @@ func newMetrics() *metrics {
 	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", delivery.Counts.Ended)
 	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
 	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
-	m.all = append(m.all, prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: metricsNamespace + "lingering_ended_total", Help: "Streams that only lingered, and were ended because too many did whose one client had left soon.",
-	}, stream.Counts.Young.Value))
+	total("lingering_ended_total", "Streams that only lingered, and were ended because too many did whose one client had left soon.", &stream.Counts.Young)
 	labelled("reauthorizations_total", "Requests of clients that were run again to see whether they are let in, by what became of them.", "result", theReauthorized)
 	labelled("revocations_total", "Revocations of clients' access.", "by", access.Revoked)
 	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", stream.Counts.Evictions)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -333,5 +335,84 @@ func TestMetricsAreDocumented(t *testing.T) {
 		if !strings.Contains(string(text), "`"+label+"`") {
 			t.Errorf("the label %s is not in docs/reference/metrics.md", label)
 		}
+	}
+}
+
+// A gap is counted when it is told, not if the answer is something else.
+func TestGapsAreCountedWhenTold(t *testing.T) {
+	u := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Type", "text/html") })
+	g := startGateway(t, proxied("", u))
+	before := gather(t)
+	go func() { u.accept().end() }()
+	resp := g.get("/", "Last-Event-ID: sse1.0123456789abcdef0123456789abcdef.7")
+	if _, told := resp.Header["Sse-Resume"]; told || gather(t).since(before)["gaps_total reason=epoch"] != 0 {
+		t.Errorf("told: %v; counted %v", told, gather(t).since(before))
+	}
+}
+
+// What a client that does not read was not sent is not counted as sent.
+func TestStuckClientsAreCountedRightly(t *testing.T) {
+	const size, large = 64 << 10, 12 << 20
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "buffer 16\nwrite_timeout 1s\nlag disconnect\nprime off\nheartbeat off") {
+		t.Run(tr.name, func(t *testing.T) {
+			before := gather(t)
+			stuck := subscribeRaw(t, tr, "/"+tr.name)
+			up := u.accept()
+			up.event(numberedEvent(1, size))
+			readSome(t, stuck, size/2)
+			awaitTakenOver(t, 1)
+			up.event(numberedEvent(2, large)) // does not fit into the system's buffers
+			var d gathered
+			eventually(t, "the client is cut", func() bool {
+				d = gather(t).since(before)
+				return d["subscribers_ended_total reason=write"] == 1
+			})
+			if blocks, sent := d["blocks_total direction=out"], d["bytes_total direction=out"]; blocks != 1 || sent < size/2 || sent > large {
+				t.Errorf("%v blocks and %v bytes counted", blocks, sent)
+			}
+		})
+	}
+}
+
+// lagSum is the sum of the delivery lags of all blocks, in seconds.
+func lagSum(t *testing.T) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(theMetrics.lag); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families[0].GetMetric()[0].GetHistogram().GetSampleSum()
+}
+
+// The delivery lag has the time that a block has waited for its client to read.
+func TestLagOfSlowClient(t *testing.T) {
+	const size, wait = 12 << 20, 300 * time.Millisecond
+	u := startUpstream(t, nil)
+	for _, tr := range startTransports(t, u, "write_timeout 1m\nprime off\nheartbeat off\nlinger 0s") {
+		t.Run(tr.name, func(t *testing.T) {
+			slow := subscribeRaw(t, tr, "/"+tr.name)
+			up := u.accept()
+			up.event("first")
+			readSome(t, slow, 1)
+			awaitTakenOver(t, 1)
+			before := lagSum(t)
+			up.event(numberedEvent(1, size)) // does not fit into the system's buffers
+			eventually(t, "the block is complete", func() bool {
+				every := stream.Process.Observed()
+				seen, _ := every[0].Sample(time.Now())
+				return len(every) == 1 && seen.Received == 2
+			})
+			time.Sleep(wait) // is part of the lag
+			_ = slow.conn.SetReadDeadline(time.Time{})
+			go func() { _, _ = io.Copy(io.Discard, slow.resp.Body) }()
+			eventually(t, "the lag is observed", func() bool { return lagSum(t)-before >= wait.Seconds() })
+			slow.close()
+			awaitTakenOver(t, 0)
+		})
 	}
 }

@@ -1217,3 +1217,38 @@ func TestEmptyHeaderFieldIsInKey(t *testing.T) {
 	g := startGateway(t, proxied("", u))
 	sharing{path: "/", a: []string{"X-Debug: "}}.check(t, g, u)
 }
+
+// An application that was down is shared again as soon as it answers: a failure
+// that comes at once keeps nobody from it.
+func TestFailureKeepsNobodyFromSharing(t *testing.T) {
+	u := startUpstream(t, nil)
+	var down atomic.Bool
+	down.Store(true)
+	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		u.server.Config.Handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(failing.Close)
+	g := startGateway(t, proxied("", &upstream{address: failing.Listener.Addr().String()}))
+	for range 3 {
+		if resp := g.get("/"); resp.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("%s", resp.Status)
+		}
+	}
+	down.Store(false)
+	eventually(t, "a moment is over, not a minute", func() bool {
+		_, inForce := stream.Process.Remembered()
+		return inForce == 0
+	})
+	a, b := g.subscribe("/"), g.subscribe("/")
+	conn := u.accept()
+	conn.event("1")
+	a.expect("1")
+	b.expect("1")
+	if _, all := u.counts(); all != 1 {
+		t.Errorf("%d upstream connections", all)
+	}
+}

@@ -327,3 +327,44 @@ func TestBeingHeldUpIsNoPause(t *testing.T) {
 		}
 	})
 }
+
+// A splice waits for its clients by the size of its blocks as well.
+func TestSpliceSlowSize(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { o.Buffer.Size = 40 }), testSpliceSlow)
+}
+
+// A splice that waits for its clients is not quiet: its next block is there.
+func TestSpliceSlowIsNotQuiet(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { o.Buffer.Events = 2 }), func(st *streamTest) {
+		st.begun()
+		time.Sleep(time.Minute)
+		b, sp := st.spliced("hello")
+		go sp.event("2", "3", "4")
+		time.Sleep(10 * time.Second) // b does not read
+		text := b.read()
+		time.Sleep(time.Millisecond)
+		if text += b.read(); text != plain("2", "3", "4") {
+			st.t.Errorf("given %q", text)
+		}
+	})
+}
+
+// The gap event of a splice waits for room like the upstream's blocks, and
+// names no ID: the gateway gives none there.
+func TestSpliceSlowTold(t *testing.T) {
+	set := func(o *Options) { o.Buffer.Events, o.GapEvent = 2, "gap" }
+	inBubble(t, auto(set), func(st *streamTest) {
+		st.begun()
+		b, sp := st.spliced("hello")
+		sp.event("2", "3")
+		sp.breakOff()
+		again := st.source.accept()
+		go again.open()
+		time.Sleep(time.Second)
+		text := b.read()
+		time.Sleep(time.Millisecond)
+		if text += b.read(); text != plain("2", "3")+toldGap("upstream", "", "null")+"\n" || b.end != "" {
+			st.t.Errorf("given %q, end %q", text, b.end)
+		}
+	})
+}

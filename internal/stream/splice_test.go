@@ -1781,3 +1781,83 @@ func TestGreetingThatWasEmptyBeforeIsGiven(t *testing.T) {
 		g.close(append(clients, b)...)
 	})
 }
+
+// While the stream has no connection, and just after, its silence says nothing:
+// what the splice has brought meanwhile is still to come there.
+func TestSpliceQuietAfterBreak(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		time.Sleep(time.Minute)
+		b := st.join("")
+		sp := st.source.acceptOpen()
+		up.breakOff()
+		sp.numbered("2", "3")
+		again := st.source.accept()
+		time.Sleep(5 * time.Second)
+		again.open()
+		sp.expectGone(false)
+		again.numbered("2", "3")
+		synctest.Wait()
+		if sp.ctx.Err() == nil {
+			sp.numbered("4")
+		}
+		again.numbered("4")
+		sp.expectGone(true)
+		if got, _ := decode([]byte(b.read())); !slices.Equal(got, []string{"2", "3", "4"}) {
+			st.t.Errorf("given %q", got)
+		}
+		a.expect(newcomer, numbered("1", "2", "3", "4"))
+	})
+}
+
+// A greeting that comes beside events is no broadcast, also shortly after a
+// renewal: the gap event that is told there is not the upstream's.
+func TestSpliceGreetingAfterRenewal(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { o.GapEvent = "gap" }), func(st *streamTest) {
+		_, up := st.begun()
+		up.breakOff()
+		up = st.source.acceptOpen()
+		up.event("hello")
+		for i := range enoughSplices {
+			_, sp := st.spliced("hello")
+			n := strconv.Itoa(i)
+			both(up, sp, n+"a", n+"b")
+			if i > 0 { // else the greetings are neighbours too
+				both(up, sp, n+"c")
+			}
+			sp.greeted()
+			sp.expectGone(true)
+		}
+		st.spliced("hello")
+	})
+}
+
+// Who waits for a place when the stream ends is let go, also if it looks only
+// after the stream has gone on.
+func TestSpliceWaitParentEnds(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		a, up := st.start()
+		up.numbered("1")
+		up.breakOff()
+		up = st.source.accept()
+		b := st.join("")
+		slow := st.join("")
+		for _, r := range []*reader{b, slow} {
+			if !r.hasHead() {
+				st.t.Error("the head is held while the stream has no connection")
+			}
+		}
+		b.expect()
+		up.events = true
+		up.open()
+		a.read()
+		up.close()
+		a.leave()
+		b.expectEnd(EndUpstream, primed("1"))
+		st.join("1")
+		st.source.acceptOpen()
+		slow.expectEnd(EndUpstream, primed("1"))
+		st.source.expectNone()
+	})
+}

@@ -608,3 +608,36 @@ func TestRevokedSubscribersAreGivenNothing(t *testing.T) {
 		d.expectEnd(EndRevoked)
 	})
 }
+
+// A splice has no ids of the gateway that a gap event could name.
+func TestSpliceLagID(t *testing.T) {
+	set := func(o *Options) { o.Buffer.Age, o.GapEvent, o.LagSkip = time.Second, "gap", true }
+	inBubble(t, auto(set), func(st *streamTest) {
+		_, up := st.begun()
+		b, sp := st.spliced("hello")
+		sp.event("2")
+		up.event("other") // the stream is not quiet
+		time.Sleep(2 * time.Second)
+		sp.event("3")
+		b.expect(toldGap("lag", "", "1")+"\n", plain("3"))
+	})
+}
+
+// A client that comes to a splice after a gap event there has missed nothing of
+// it.
+func TestSpliceLagCount(t *testing.T) {
+	set := func(o *Options) { o.Buffer.Age, o.GapEvent, o.LagSkip = time.Second, "gap", true }
+	inBubble(t, auto(set), func(st *streamTest) {
+		_, up := st.begun()
+		st.join("")
+		st.source.acceptOpen().breakOff()
+		sp := st.source.acceptOpen() // which tells a gap
+		up.event("other")            // the stream is not quiet
+		b := st.join("")
+		b.expect("id\n\n")
+		sp.event("1")
+		time.Sleep(2 * time.Second)
+		sp.event("2")
+		b.expect(toldGap("lag", "", "1")+"\n", plain("2"))
+	})
+}
