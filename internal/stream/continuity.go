@@ -140,8 +140,11 @@ func (s *Stream) logSkipped(after, next string, missed int64) {
 // Nothing that it brought speaks for the upstream; see isPast. And the stream has an
 // event up to that position, after the ID if that is known, which the splice
 // was not sent.
-func (s *Stream) skips(sp *Stream, to uint64) (next string, skips bool) {
-	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || s.hasPast(sp) {
+//
+// looked is what the splice has brought, as far as it is known whether the stream has
+// got it, too.
+func (s *Stream) skips(sp *Stream, to uint64, looked []pendingBlock) (next string, skips bool) {
+	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || s.hasPast(sp, looked) {
 		return "", false
 	}
 	if n, ok := Number(sp.openID); ok && s.sequence.counts() && n >= s.sequence.last {
@@ -192,7 +195,12 @@ func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*repl
 	}
 	gap := sp.splice.gap
 	if !sp.splice.merged {
-		if next, skips := s.skips(sp, s.arrived(sp, now)); skips {
+		looked, ahead := s.lookedUp(sp)
+		to := s.arrived(sp, now)
+		if ahead {
+			to = s.buffer.Newest // that was sent before
+		}
+		if next, skips := s.skips(sp, to, looked); skips {
 			s.logSkipped(sp.openID, next, -1)
 			gap = s.gapEvent(GapUpstream, sp.openID, -1)
 		}
@@ -225,8 +233,20 @@ func (s *Stream) isPast(sp *Stream, p pendingBlock, k *replay.Block) bool {
 }
 
 // hasPast reports whether a splice has brought such a block.
-func (s *Stream) hasPast(sp *Stream) bool {
-	return sp.splice.past || slices.ContainsFunc(sp.splice.brought, func(p pendingBlock) bool { return s.isPast(sp, p, s.gotNear(p)) })
+func (s *Stream) hasPast(sp *Stream, looked []pendingBlock) bool {
+	return sp.splice.past || slices.ContainsFunc(looked, func(p pendingBlock) bool { return s.isPast(sp, p, s.gotNear(p)) })
+}
+
+// lookedUp returns what a splice has brought and is not yet compared, less the newest
+// of it, if the stream has not got that: it may be on its way. ahead tells that there
+// are events among those.
+func (s *Stream) lookedUp(sp *Stream) (looked []pendingBlock, ahead bool) {
+	looked = sp.splice.brought
+	for n := len(looked) - 1; n >= 0 && !s.knows(looked[n].hash); n-- {
+		ahead = ahead || (looked[n].event && looked[n].hasID)
+		looked = looked[:n]
+	}
+	return looked, ahead
 }
 
 // maxGreeted bounds how many blocks count as what the upstream greets with.

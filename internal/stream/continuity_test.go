@@ -336,7 +336,12 @@ func TestGapOfForgottenIDInSmallBuffers(t *testing.T) {
 // A response that the gateway ends before the client's connection was merged tells what
 // the merge would have told: the client comes back with a newer ID.
 func TestGapBeforeMaxAge(t *testing.T) {
-	for name, goesOn := range map[string]bool{"the upstream goes on": true, "the upstream does not": false} {
+	for name, test := range map[string]struct{ goesOn, first bool }{
+		"the upstream goes on":                        {goesOn: true},
+		"the upstream does not":                       {},
+		"it does, and it is told something first":     {goesOn: true, first: true},
+		"it does not, and it is told something first": {first: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events, o.MaxAge = 5, 3*time.Second }), func(st *streamTest) {
 				letters := strings.Fields("a b c d e f g h i j")
@@ -346,16 +351,21 @@ func TestGapBeforeMaxAge(t *testing.T) {
 				b := st.join("a")
 				sp := st.source.acceptOpen()
 				var given strings.Builder
-				if goesOn {
+				if test.goesOn {
 					for _, id := range letters[1:] {
 						sp.numbered(id)
 						given.WriteString(b.read())
 					}
 				}
-				time.Sleep(3 * time.Second)
+				time.Sleep(2399 * time.Millisecond) // max_age, less what is taken off at most
+				if test.first {
+					sp.numbered("k") // the stream has not got it yet
+					given.WriteString(b.read())
+				}
+				time.Sleep(601 * time.Millisecond)
 				given.WriteString(b.read())
 				told := strings.Contains(given.String(), strings.TrimSuffix(toldGap("upstream", "a", "null"), "\n"))
-				if told == goesOn || b.end != EndMaxAge {
+				if told == test.goesOn || b.end != EndMaxAge {
 					st.t.Errorf("told a gap: %v, end %q: %q", told, b.end, given.String())
 				}
 			})

@@ -177,7 +177,7 @@ func (s *Stream) mergeSplice(sp *Stream, to uint64) {
 		st.answer.of = s
 	}
 	s.prove()
-	if next, skips := s.skips(sp, to); skips {
+	if next, skips := s.skips(sp, to, st.brought); skips {
 		st.skip()
 		st.gap = s.gapEvent(GapUpstream, sp.openID, -1)
 		s.logSkipped(sp.openID, next, -1)
