@@ -84,6 +84,7 @@ func (c *Conn) readFrames(p []byte) (n int, err error) {
 	begin := c.owed()
 	kept := copy(p[begin:], f.kept[:f.has])
 	n, err = c.transport.Read(p[begin+kept:])
+	c.heard.Store(true)
 	if n > 0 {
 		f.has = 0
 		n = c.filter(p[:begin+kept+n], begin)

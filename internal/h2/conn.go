@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,11 @@ const (
 	// acknowledge many with one frame.
 	maxAnnounced = 1000
 
+	// recordBytes and a recordShare of what is written are more than TLS adds to it,
+	// in records of 1 KiB or more.
+	recordBytes = 64
+	recordShare = 16
+
 	// closeTime is how long the end of the last streams may take to be sent.
 	closeTime = 5 * time.Second
 )
@@ -56,8 +62,10 @@ type Conn struct {
 
 	rmu    sync.Mutex // who reads
 	client clientFrames
+	heard  atomic.Bool // the transport may have answered by itself since fits was found out
 
 	wmu    sync.Mutex   // who writes
+	fits   int          // bytes that the transport takes without waiting, at least, unless heard
 	server serverFrames // mu is held too
 
 	mu       sync.Mutex
@@ -138,11 +146,32 @@ func (c *Conn) Flush() {
 	switch {
 	case len(p) == 0:
 		c.wmu.Unlock()
-	case c.room == nil || c.room() < len(p):
-		go c.finishWriting(p)
-	default:
+	case c.hasRoom(len(p)):
 		c.finishWriting(p)
+	default:
+		go c.finishWriting(p)
 	}
+}
+
+// hasRoom reports whether the transport surely takes n bytes without waiting. It
+// asks only when there may be too little: to ask is a system call, and what the
+// peer has taken meanwhile only makes more room. Less is there only when TLS has
+// answered something that was read. wmu is held.
+func (c *Conn) hasRoom(n int) bool {
+	if c.room == nil {
+		return false
+	}
+	if c.heard.Swap(false) || c.fits < n {
+		c.fits = c.room()
+	}
+	return c.fits >= n
+}
+
+// send writes to the transport. wmu is held.
+func (c *Conn) send(p []byte) error {
+	_, err := c.transport.Write(p)
+	c.fits -= len(p) + len(p)/recordShare + recordBytes
+	return err
 }
 
 // take takes the queue to be written; nil: it cannot be now. Both locks of who
@@ -160,7 +189,7 @@ func (c *Conn) take() (p []byte) {
 // meanwhile. It unlocks wmu.
 func (c *Conn) finishWriting(p []byte) {
 	for {
-		_, err := c.transport.Write(p)
+		err := c.send(p)
 		recycle(p)
 		if p = c.wrote(err); p == nil {
 			return

@@ -52,11 +52,11 @@ func (c *Conn) write(p []byte) (int, error) {
 
 	var err error
 	if b := o.bytes(); len(b) > 0 {
-		_, err = c.transport.Write(b)
+		err = c.send(b)
 	}
 	recycle(o.joined)
 	if next := c.wrote(err); next != nil {
-		if c.room != nil && c.room() >= len(next) {
+		if c.hasRoom(len(next)) {
 			c.finishWriting(next)
 		} else {
 			go c.finishWriting(next) // the server does not wait for what is not its own
