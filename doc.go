@@ -27,7 +27,9 @@
 //	  '-----------+-----.----'                  |
 //	                  stream                    |      the core: hub, streams, subscribers, splices
 //	                 /      \                   |
-//	           replay        logs, meter        |      ring, blocks, ids | lines that must not flood, counters
+//	          evidence       logs, meter        |      do two connections bring the same? | lines that must not
+//	             |                              |      flood, counters
+//	           replay                           |      ring, blocks, ids
 //	             |                              |
 //	        eventstream                         |      the wire format; public
 //	                              access, hints |      clients to ask for again | advice

@@ -48,7 +48,7 @@ func (s *Stream) upstreamState() string {
 	switch {
 	case s.phase == phaseLive:
 		return StateOpen
-	case s.phase == phaseOpening, s.phase == phaseBroken && s.headAt.IsZero() && s.conn != nil && !s.conn.ended:
+	case s.phase == phaseOpening, s.phase == phaseBroken && s.track.HeadAt.IsZero() && s.conn != nil && !s.conn.ended:
 		return StateOpening
 	case s.phase == phaseBroken:
 		return StateWaiting

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"hash/maphash"
 	"slices"
 	"strconv"
 	"time"
@@ -88,7 +87,7 @@ func (c *Conn) compare(id string) {
 	}
 	switch last := s.sequence.last; {
 	case c.ids == 1 && n == last+1 && s.splice != nil:
-		s.splice.past = true // it went on
+		s.splice.WentOn()
 	case c.ids == 1 && n > last+1:
 		c.tellSkipped(id, number.As[int64](n-last-1)) // a gap of more is none
 	case c.ids == 1 && n < last && !s.isSplice:
@@ -136,71 +135,43 @@ func (s *Stream) logSkipped(after, next string, missed int64) {
 // skips reports whether a splice that was opened with an ID shows, now that it is
 // to be merged at a position of the stream, that the upstream did not go on after
 // that ID; next is the one that it went on with instead. The lock is held.
-//
-// Nothing that it brought speaks for the upstream; see isPast. And the stream has an
-// event up to that position, after the ID if that is known, which the splice
-// was not sent.
-//
-// looked is what the splice has brought, as far as it is known whether the stream has
-// got it, too.
-func (s *Stream) skips(sp *Stream, to uint64, looked []pendingBlock) (next string, skips bool) {
-	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs || s.hasPast(sp, looked) {
+func (s *Stream) skips(sp *Stream, to uint64) (next string, skips bool) {
+	if !s.asksForMore(sp) {
 		return "", false
 	}
-	if n, ok := Number(sp.openID); ok && s.sequence.counts() && n >= s.sequence.last {
-		return "", false // the client is ahead
-	}
-	brought := fromUpstream(&sp.buffer)
-	i := slices.IndexFunc(brought, func(b *replay.Block) bool { return b.HasID && !s.greetsWith(b) })
-	if i >= 0 {
-		next = brought[i].ID
-	}
-	greeted := slices.ContainsFunc(brought, s.greetsWith)
 	after, known := s.locate(sp.openID)
-	if !known && s.buffer.Lost > 0 {
-		return next, !sp.splice.current
-	}
-	return next, slices.ContainsFunc(fromUpstream(&s.buffer), func(k *replay.Block) bool {
-		switch {
-		case k.Position > to, known && k.Position <= after, greeted && s.greetsWith(k), slices.ContainsFunc(brought, k.Equal):
-			return false
-		}
-		return sp.buffer.Lost == 0 || (k.HasID && !sp.isLive(k)) // it may have been brought, and be evicted
-	})
+	return s.pair(sp).Skips(to, after, known)
 }
 
-// arrived returns up to which position a stream has nothing that may still be on its
-// way to a splice: that is older, or the splice has brought something after it. What
-// comes to a splice that waits for its clients is on its way for as long as that takes.
-func (s *Stream) arrived(sp *Stream, now time.Time) (position uint64) {
-	held := sp.full || now.Sub(sp.heldAt) <= twinWindow
-	for _, k := range slices.Backward(s.buffer.Blocks) {
-		n := 0
-		if k.HasID && k.Dispatches {
-			n, _ = sp.buffer.Twins(k.Hash)
-		}
-		if n > 0 || !sp.isLive(k) || (!held && now.Sub(k.At) > twinWindow) {
-			return k.Position
-		}
+// skipsSoFar is skips for a splice that is not going to be merged for its client.
+func (s *Stream) skipsSoFar(sp *Stream, now time.Time) (next string, skips bool) {
+	if !s.asksForMore(sp) {
+		return "", false
 	}
-	return 0
+	after, known := s.locate(sp.openID)
+	return s.pair(sp).SkipsSoFar(now, after, known)
+}
+
+// asksForMore reports whether a splice was opened with an ID after which there may be
+// something, and its clients were not told yet that it is missing.
+func (s *Stream) asksForMore(sp *Stream) bool {
+	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs {
+		return false
+	}
+	n, ok := Number(sp.openID)
+	return !ok || !s.sequence.counts() || n < s.sequence.last // else the client is ahead
 }
 
 // tellBeforeEnd appends the gap event that a subscriber would be told when its splice
 // is merged: its response ends before, and when it comes back its ID is a newer one.
 func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*replay.Block {
 	sp, s := sub.stream, sub.home
-	if sp.splice == nil || sp.headAt.IsZero() {
+	if sp.splice == nil || sp.track.HeadAt.IsZero() {
 		return dst
 	}
 	gap := sp.splice.gap
 	if !sp.splice.merged {
-		looked, ahead := s.lookedUp(sp)
-		to := s.arrived(sp, now)
-		if ahead {
-			to = s.buffer.Newest // that was sent before
-		}
-		if next, skips := s.skips(sp, to, looked); skips {
+		if next, skips := s.skipsSoFar(sp, now); skips {
 			s.logSkipped(sp.openID, next, -1)
 			gap = s.gapEvent(GapUpstream, sp.openID, -1)
 		}
@@ -215,66 +186,4 @@ func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*repl
 func (s *Stream) isCurrent(id string) bool {
 	position, known := s.locate(id)
 	return known && !slices.ContainsFunc(s.buffer.After(position), func(b *replay.Block) bool { return b.Dispatches && !b.Told })
-}
-
-// isPast reports whether a block that a splice has brought can only be from before
-// the splice was opened: a history or a snapshot, which speaks for the upstream. What
-// each connection is greeted with is none, nor what came to the stream at the same
-// time, as its block k, nor an event without an id that the stream has had before (a
-// ping).
-func (s *Stream) isPast(sp *Stream, p pendingBlock, k *replay.Block) bool {
-	switch {
-	case !p.event:
-		return false
-	case k != nil:
-		return p.hasID && !sp.isLive(k)
-	}
-	return p.hasID || !s.knows(p.hash)
-}
-
-// hasPast reports whether a splice has brought such a block.
-func (s *Stream) hasPast(sp *Stream, looked []pendingBlock) bool {
-	return sp.splice.past || slices.ContainsFunc(looked, func(p pendingBlock) bool { return s.isPast(sp, p, s.gotNear(p)) })
-}
-
-// lookedUp returns what a splice has brought and is not yet compared, less the newest
-// of it, if the stream has not got that: it may be on its way. ahead tells that there
-// are events among those.
-func (s *Stream) lookedUp(sp *Stream) (looked []pendingBlock, ahead bool) {
-	looked = sp.splice.brought
-	for n := len(looked) - 1; n >= 0 && !s.knows(looked[n].hash); n-- {
-		ahead = ahead || (looked[n].event && looked[n].hasID)
-		looked = looked[:n]
-	}
-	return looked, ahead
-}
-
-// maxGreeted bounds how many blocks count as what the upstream greets with.
-const maxGreeted = 64
-
-var greetedSeed = maphash.MakeSeed()
-
-// greet takes note of a block that is not comment-only, if the upstream sent it to
-// greet the connection: the first one, and what came with it. The stream's lock is
-// held.
-func (c *Conn) greet(lines []byte, now time.Time) {
-	switch n := len(c.greeted); {
-	case n == 0:
-		c.greetedAt, c.greetedLast = now, now
-	case n == maxGreeted, now.Sub(c.greetedLast) > maxSettle, now.Sub(c.greetedAt) > splicePause:
-		return
-	}
-	c.greetedLast = now
-	c.greeted = append(c.greeted, maphash.Bytes(greetedSeed, lines))
-}
-
-// greetsWith reports whether the upstream greeted the stream's connection with a
-// block, too.
-func (s *Stream) greetsWith(b *replay.Block) bool {
-	return slices.Contains(s.conn.greeted, maphash.Bytes(greetedSeed, b.Wire[:b.Lines]))
-}
-
-// fromUpstream returns the kept events that the upstream has sent.
-func fromUpstream(f *replay.Buffer) []*replay.Block {
-	return slices.DeleteFunc(f.Dispatched(), func(b *replay.Block) bool { return b.Told })
 }

@@ -121,9 +121,9 @@ func (s *Stream) lingerTime() time.Duration {
 	if s.phase != phaseEnded {
 		return s.options.Linger
 	}
-	newest := s.headAt
-	if s.newestAt.After(newest) {
-		newest = s.newestAt
+	newest := s.track.HeadAt
+	if s.track.NewestAt.After(newest) {
+		newest = s.track.NewestAt
 	}
 	return max(0, time.Until(newest.Add(s.buffer.Limits.Age)))
 }

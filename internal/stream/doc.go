@@ -39,8 +39,7 @@
 //	gap.go                                       who reads it, and from where
 //	upstream.go, reconnect.go, backoff.go        its upstream connection
 //	repeats.go, continuity.go, late.go           what a connection after another one brings
-//	splice.go, merge.go, sharing.go,
-//	evidence.go, trial.go                        a second connection beside it
+//	splice.go, merge.go, sharing.go, trial.go    a second connection beside it, compared by internal/evidence
 //	waiting.go                                   who waits for it
 //	adopt.go, successor.go                       a new configuration
 //	detached.go, reopen.go                       streams without clients, and after their end

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 )
 
 // appKind is a kind of application, by what it tells its connections.
@@ -533,7 +535,7 @@ func (w *earnedWorld) finishSome(which int, end Ending) {
 	w.counts.Breaks++
 	lost := time.Now()
 	for _, m := range c.queue {
-		earliest(&lost, m.told)
+		evidence.Earliest(&lost, m.told)
 	}
 	w.outages = append(w.outages, &outage{life: c.to.life(), from: lost})
 	w.logf("connection %d breaks: %+v", c.number, end)

@@ -14,8 +14,17 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// The times of the evidence, as tests of splices wait for them.
+const (
+	twinWindow      = evidence.TwinWindow
+	splicePause     = evidence.Pause
+	maxSettle       = evidence.MaxSettle
+	slowestGreeting = evidence.SlowestGreeting
 )
 
 // errReset stands for whatever a connection breaks with.

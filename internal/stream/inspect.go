@@ -273,7 +273,7 @@ func (s *Stream) inspectUpstream() UpstreamInfo {
 	}
 	switch {
 	case u.State == StateOpen:
-		u.Since = s.headAt
+		u.Since = s.track.HeadAt
 	case !s.endedAt.IsZero():
 		u.Since = s.endedAt
 	}

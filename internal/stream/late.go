@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
@@ -83,7 +84,7 @@ func (s *Stream) judgeAnswer(a *firstAnswer, now time.Time) {
 		s.tellLate(a, number.As[int64](a.first-a.asked-1)) // a gap of more is none
 	case a.first == a.asked+1, s.sequence.last >= a.asked:
 		a.judged = true
-	case now.Sub(a.at) >= resumePause:
+	case now.Sub(a.at) >= evidence.ResumePause:
 		s.tellLate(a, -1)
 	}
 }

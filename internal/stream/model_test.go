@@ -1351,7 +1351,7 @@ func (w *modelWorld) spliced(c *modelClient) {
 		w.records[sub.stream] = sp
 	}
 	c.seq, c.next, c.live, c.idSet = sp, 0, 0, false
-	if !sub.stream.headAt.IsZero() {
+	if !sub.stream.track.HeadAt.IsZero() {
 		w.expectMissed(c)
 	}
 	if w.ambiguous(sub.id) { // by now
@@ -1415,7 +1415,7 @@ func (w *modelWorld) checkSkip(c *modelClient, sp *Stream, to int) {
 	// what came to both was not new.
 	_, had := rec.locate(c.sub.Origin, w.options.IDs, c.sub.id)
 	had = had && sp.born.Sub(rec.connected) > 2*twinWindow && !slices.ContainsFunc(rec.entries, func(e entry) bool {
-		return e.serial == first && first > 0 && !e.at.After(sp.headAt)
+		return e.serial == first && first > 0 && !e.at.After(sp.track.HeadAt)
 	})
 	if missing := w.after(c.asked); had && (missing == first || (first == 0 && rec.newestBefore(to) <= c.asked)) {
 		w.t.Errorf("client %d is told a gap after %d, and the upstream went on with %d", c.number, c.asked, first)

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -171,7 +172,6 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 	s.mu.Lock()
 	conn = &Conn{
 		Cancel:  cancel,
-		began:   time.Now(),
 		source:  src,
 		mu:      s.mu,
 		Stream:  s,
@@ -180,6 +180,7 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 		mends:   s.broke,
 		start:   s.buffer.Newest,
 		openID:  lastEventID,
+		seen:    evidence.Connection{Began: time.Now()},
 	}
 	conn.decoder.MaxBlockSize = conn.Options.MaxEventSize
 	if !replay.Sendable(lastEventID) {
@@ -191,7 +192,7 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 		defer time.AfterFunc(limit, conn.timeOut).Stop()
 	}
 	s.connections++
-	s.conn = conn
+	s.setConn(conn)
 	s.mu.Unlock()
 
 	end = conn.run(connCtx, lastEventID)
@@ -216,6 +217,9 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 	s.mu.Unlock()
 	return conn, end
 }
+
+// setConn makes a connection the stream's newest. The lock is held.
+func (s *Stream) setConn(c *Conn) { s.conn, s.track.Conn = c, &c.seen }
 
 // attemptLimit is how long the next connection may take until its head comes; 0:
 // as long as it likes, because a client waits for that answer, or because it is
@@ -339,15 +343,15 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 	}
 	switch {
 	case end.Events:
-		s.backoff.lasted(time.Since(s.headAt))
+		s.backoff.lasted(time.Since(s.track.HeadAt))
 	case errors.Is(end.Err, errNoAnswer):
-		s.backoff.lasted(time.Since(conn.began)) // there was no hurry
+		s.backoff.lasted(time.Since(conn.seen.Began)) // there was no hurry
 	}
 	if s.succeeds() {
 		defer s.mu.Unlock()
 		return s.successorEnded(end)
 	}
-	if s.isSplice && (s.headAt.IsZero() || (s.splice != nil && s.splice.probe)) {
+	if s.isSplice && (s.track.HeadAt.IsZero() || (s.splice != nil && s.splice.probe)) {
 		defer s.mu.Unlock()
 		s.spliceFailed(end)
 		return 0, false
@@ -355,7 +359,7 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 	if !s.isSplice && s.compares() {
 		s.hub.facts.forget(s.Key) // it may be another version of the application that answers next
 		for sp := range s.splices {
-			if sp.headAt.IsZero() {
+			if sp.track.HeadAt.IsZero() {
 				s.unshareSplice(sp)
 			}
 		}

@@ -79,7 +79,7 @@ func (s *Stream) waitForRoom(size int64, c *Conn) {
 		if wait == nil {
 			break
 		}
-		s.room, s.full = wait, true
+		s.room, s.track.Full = wait, true
 		limit := s.patienceFor(wait, began, now)
 		s.mu.Unlock()
 		late := !wait.within(limit)
@@ -92,8 +92,8 @@ func (s *Stream) waitForRoom(size int64, c *Conn) {
 			s.leaveBehind(wait)
 		}
 	}
-	if s.full {
-		s.full = false
+	if s.track.Full {
+		s.track.Full = false
 		s.heldUp(time.Now())
 	}
 }
@@ -129,10 +129,7 @@ func (r *room) within(limit time.Duration) bool {
 // heldUp takes note that the stream itself did not read until now: that was no
 // pause of the upstream.
 func (s *Stream) heldUp(now time.Time) {
-	s.heldAt = now
-	if !s.newestAt.IsZero() {
-		s.newestAt = now
-	}
+	s.track.HeldUp(now)
 	s.greeting.last = now
 }
 

@@ -37,16 +37,6 @@ const (
 	// greeted the same. Nothing may have come between the two.
 	sameMoment = time.Second
 
-	// slowestGreeting is how late a first block may come and be a greeting. One
-	// that comes later is taken for the first that there was to be told.
-	slowestGreeting = 10 * time.Second
-
-	// maxGreeting is how many blocks of a greeting are remembered.
-	maxGreeting = 256
-
-	// maxPending bounds how many blocks wait to be seen on the other connection.
-	maxPending = 1 << 14
-
 	// trialPause is how long after a trial that failed, because something came
 	// between, there is another one. It is doubled maxTrials times.
 	trialPause = time.Second
@@ -71,15 +61,6 @@ type proof struct {
 
 // trial is two connections opened at the same moment, to be compared.
 type trial struct{ x, y *Stream }
-
-// likeness is how far a splice was compared with its stream.
-type likeness struct {
-	brought []pendingBlock // by the splice, not yet seen on the stream
-	missed  []pendingBlock // by the stream, not yet seen on the splice
-	own     []uint64       // of the splice's greeting: those that the stream did not get
-	unknown bool           // some could not be looked up any more
-	field   string         // in which their heads differ
-}
 
 // shares reports whether what the stream's connection brings may be given to all
 // who share its key. The lock is held.
@@ -143,7 +124,7 @@ func (s *Stream) noteShared() {
 	if s.head == nil || s.closed.Load() {
 		return
 	}
-	s.hub.facts.noteShared(s.Key, sharedFact{snapshot: s.sharing.snapshot, greets: s.greets})
+	s.hub.facts.noteShared(s.Key, sharedFact{snapshot: s.sharing.snapshot, greets: s.track.Greets})
 }
 
 // unprove takes note that the stream has a new connection, which may greet it
@@ -186,11 +167,11 @@ func (s *Stream) unshareSplice(sp *Stream) {
 	for _, sub := range readers {
 		switch {
 		case sub == first:
-		case sp.said == 0 && sub.Sent == 0:
+		case sp.track.Said == 0 && sub.Sent == 0:
 			delete(sp.subs, sub)
 			sub.stream, sub.waiting = s, true
 			sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
-			if !sp.headAt.IsZero() {
+			if !sp.track.HeadAt.IsZero() {
 				sub.release() // it has its head: what comes until it has a connection, it misses
 			}
 		default:
@@ -207,7 +188,7 @@ func (s *Stream) proveAgain(c *Conn, continues bool) {
 	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
 		return
 	}
-	if continues || (c.blocks == 0 && time.Since(s.headAt) >= s.greetingTime()) {
+	if continues || (c.blocks == 0 && time.Since(s.track.HeadAt) >= s.greetingTime()) {
 		s.prove() // it was greeted with nothing, or asked to go on and has
 		return
 	}
@@ -229,12 +210,6 @@ func (s *Stream) askForProof() {
 	s.openProbe(s.lastSentID(), "").splice.proves = true
 }
 
-// greetsAsBefore reports whether all that a later connection was greeted with is
-// what the stream has got before.
-func (s *Stream) greetsAsBefore(c *Conn) bool {
-	return !slices.ContainsFunc(c.greeting, func(hash uint64) bool { return !s.knows(hash) })
-}
-
 // goesOn reports whether a block shows that a later connection goes on where the
 // last one was lost: after the ID that it was asked to go on after, or after
 // blocks that it has repeated.
@@ -249,9 +224,12 @@ func (c *Conn) goesOn(b eventstream.Block) bool {
 
 // greetingTime is how long after its head a connection is given to be greeted.
 func (s *Stream) greetingTime() time.Duration {
-	r := s.root()
-	return max(splicePause, 2*r.firstTime, 2*r.ownFirst)
+	return s.root().track.GreetingTime()
 }
+
+// greetedAt is when a connection has had its time to be greeted; zero: it has no
+// head yet.
+func (s *Stream) greetedAt() time.Time { return s.track.GreetedAt(&s.root().track) }
 
 // root is the stream that a splice is one of.
 func (s *Stream) root() *Stream {

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -33,17 +34,6 @@ const (
 	// long a client waits for a place in one.
 	defaultSpliceTimeout = 30 * time.Second
 
-	// twinWindow is how far apart two connections may bring the same
-	// broadcast.
-	twinWindow = time.Second
-
-	// splicePause ends what an upstream sends to greet a connection.
-	splicePause = time.Second
-
-	// resumePause ends what an upstream sends to a connection that goes on
-	// after an ID: a history may come in batches.
-	resumePause = 5 * time.Second
-
 	// enoughSplices in a row that could not be merged decide what is learnt of an
 	// upstream.
 	enoughSplices = 3
@@ -60,14 +50,6 @@ const (
 	// closeTime is how long an application that holds one connection is given to
 	// notice that it is closed, before it is asked for another one.
 	closeTime = 500 * time.Millisecond
-
-	// enoughWitnesses is how many blocks, each of which occurs once in either
-	// buffer, show that two connections bring the same.
-	enoughWitnesses = 3
-
-	// maxSettle is how long both connections must have been quiet for equal
-	// blocks to be told apart by their time.
-	maxSettle = 50 * time.Millisecond
 )
 
 // spliceState is what a splice has more than other streams. The lock of the
@@ -76,18 +58,13 @@ type spliceState struct {
 	parent   *Stream
 	opened   time.Time
 	since    time.Time // when it began to have time to be merged
-	said     uint64    // how many blocks the stream had had then that say something
 	succeeds bool      // has no subscribers: it is to be the stream's own; see reload.go
 	probe    bool      // has none: it is compared with others; see sharing.go
 	proves   bool      // a probe that shows whether the stream's new connection is shared
 	timer    *time.Timer
 
-	likeness
-	greetedLast time.Time // when the newest block of its greeting came
-	active      time.Time // when stream or splice first brought something since it was opened
-	hurried     bool      // a probe was opened beside it
-	steps       int       // how many blocks were looked at to merge it, since
-	attemptsAt  time.Time
+	evidence.Likeness
+	hurried bool // a probe was opened beside it
 
 	// A merged splice is over for its subscribers at position at; they go on
 	// in the parent after position to.
@@ -96,8 +73,6 @@ type spliceState struct {
 	events uint64 // the stream's count of events at to
 
 	answer  *firstAnswer // to the ID; see late.go
-	past    bool         // it has brought something from before it was opened; see isPast
-	current bool         // the stream had nothing after the ID then
 	skipped bool         // it is told that the upstream did not go on after the ID
 	gap     []byte       // the event that tells so at the merge; nil: nothing is told then
 }
@@ -152,7 +127,7 @@ func (s *Stream) nextSplice(sub *Subscriber, now time.Time) time.Time {
 	case sub.id != "" && limit > 1 && all-withoutID >= limit-1:
 		return never // the last place is for who has none
 	case !s.shares() && s.sharing.barrier == 0:
-		return s.headAt.Add(proofDelay)
+		return s.track.HeadAt.Add(proofDelay)
 	case sub.id == "":
 		return s.openings.Add(-(spliceBurst - 1) * spliceInterval)
 	}
@@ -162,7 +137,7 @@ func (s *Stream) nextSplice(sub *Subscriber, now time.Time) time.Time {
 // isHung reports whether a splice has been without an answer for so long that
 // nobody else joins it.
 func (s *Stream) isHung(now time.Time) bool {
-	return s.headAt.IsZero() && now.Sub(s.splice.opened) >= headPatience
+	return s.track.HeadAt.IsZero() && now.Sub(s.splice.opened) >= headPatience
 }
 
 // takes reports whether a subscriber may share a splice: what that has brought is
@@ -173,7 +148,7 @@ func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 		return false
 	}
 	if sub.id == "" {
-		return s.openID == "" && s.newestAt.IsZero() && parent.learned.unmerged == 0
+		return s.openID == "" && s.track.NewestAt.IsZero() && parent.learned.unmerged == 0
 	}
 	if s.openID == sub.id { // a block of the splice that has it, too, is not where the client is
 		return s.buffer.Lost == 0
@@ -213,12 +188,13 @@ func (s *Stream) newSplice(id, param string) *Stream {
 		phase:          phaseBroken,
 		head:           s.head,
 		subs:           make(map[*Subscriber]struct{}),
-		splice:         &spliceState{parent: s, opened: time.Now(), since: time.Now(), said: s.said},
+		splice:         &spliceState{parent: s, opened: time.Now(), since: time.Now(), Likeness: evidence.Likeness{Said: s.track.Said}},
 		gaveID:         s.gaveID,
 		upstreamIDs:    s.upstreamIDs,
 		lastUpstreamID: id,
 	}
 	sp.buffer.Limits = s.buffer.Limits
+	sp.track.Buffer = &sp.buffer
 	sp.sequence.add(id, true)
 	sp.setLogger(s.Log())
 	return sp
@@ -229,10 +205,10 @@ func (s *Stream) newSplice(id, param string) *Stream {
 func (s *Stream) openSplice(id, param string) *Stream {
 	sp := s.addSplice(id, param)
 	sp.splice.answer = s.expect(id, sp)
-	sp.splice.current = s.isCurrent(id)
+	sp.splice.Current = s.isCurrent(id)
 	s.hub.track(sp)
 	if id == "" {
-		s.openings = later(s.openings, sp.splice.opened).Add(spliceInterval)
+		s.openings = evidence.Later(s.openings, sp.splice.opened).Add(spliceInterval)
 	}
 	sp.startLocked(id)
 	return sp
@@ -258,7 +234,7 @@ func (s *Stream) addSplice(id, param string) *Stream {
 // its ID.
 func (s *Stream) move(sub *Subscriber, sp *Stream) {
 	sub.waiting = false
-	if !sp.headAt.IsZero() { // else when the head comes
+	if !sp.track.HeadAt.IsZero() { // else when the head comes
 		s.tellMissed(sub)
 	}
 	sub.stream = sp
@@ -299,7 +275,7 @@ func (s *Stream) comesBack() string {
 		return ""
 	}
 	p := s.splice.parent
-	if !p.shares() && (s.headAt.IsZero() || p.headAt.IsZero() || differingField(p.head, s.head, s.options.Insignificant) != "") {
+	if !p.shares() && (s.track.HeadAt.IsZero() || p.track.HeadAt.IsZero() || differingField(p.head, s.head, s.options.Insignificant) != "") {
 		return ""
 	}
 	return string(replay.AppendID(nil, p.epoch, nowhere))
@@ -506,20 +482,6 @@ func (s *Stream) unshareable(first bool, why Private) {
 			s.onlyFirst(EndBroken) // they were given events: they come back with the ID of the last
 		}
 	}
-}
-
-// noteBlock takes note of a block that is about to be appended and is not
-// comment-only.
-func (s *Stream) noteBlock(b *replay.Block) {
-	if !s.begun {
-		s.begun = true
-		if first := b.At.Sub(s.headAt); s.splice == nil && first <= slowestGreeting {
-			s.ownFirst = first
-		}
-	}
-	s.fresh = false
-	s.newestAt = b.At
-	s.said++
 }
 
 // seatInterval is how often, at most, those who wait for a splice look whether

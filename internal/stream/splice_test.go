@@ -1343,37 +1343,6 @@ func TestSpliceOfSingleStreamApplication(t *testing.T) {
 	})
 }
 
-// Events of a few different payloads that come fast show nothing of where a splice
-// is. What is looked at to find that out is bounded, as the reader of the upstream
-// waits meanwhile; three that are like no others are enough to find it.
-func TestMergingLooksAtFewBlocks(t *testing.T) {
-	inBubble(t, auto(), func(st *streamTest) {
-		_, up := st.begun()
-		_, sp := st.spliced("hello")
-		steps := func() int {
-			sp.conn.mu.Lock()
-			defer sp.conn.mu.Unlock()
-			return sp.conn.Stream.splice.steps
-		}
-		goRound(3, up, sp)
-		time.Sleep(splicePause)
-		const windows = 100
-		looked := 0
-		for range windows {
-			goRound(20, up, sp)
-			looked += steps()
-			time.Sleep(2 * attemptWindow)
-		}
-		if most := windows * 2 * maxSteps; looked > most {
-			st.t.Errorf("%d blocks were looked at, expected %d at most", looked, most)
-		}
-		sp.expectGone(false)
-		both(up, sp, "like no other", "nor this", "nor that")
-		time.Sleep(attemptWindow)
-		sp.expectGone(true)
-	})
-}
-
 // Nobody but the newcomer has the stream that keeps the application from answering
 // it, because the client of that has left. So it is closed, and the application is
 // asked again, when it has had the time to notice: to EventSource another refusal

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -104,36 +105,28 @@ type Stream struct {
 	draining bool        // ends with its last subscriber
 	private  bool        // was a splice: breaks are not hidden
 
-	settled   bool          // has had an event: it is not the first one's alone
-	fresh     bool          // the connection was opened without an ID and has not brought a block
-	begun     bool          // the connection has brought a block that is not comment-only
-	headAt    time.Time     // when its head came
-	newestAt  time.Time     // when the newest block came that is not comment-only
-	ownFirst  time.Duration // that of its connection, unless that was no greeting
-	firstTime time.Duration // the longest from a head to the first block
-	greets    bool          // splices of it were told something that it was not told at that time
-	over      EndReason     // why it ended, with phaseEnded and phaseGone
-	overTail  []byte
-	splices   map[*Stream]struct{}
-	splice    *spliceState // not nil: this is a splice of another stream
-	learned   learned
-	sharing   proof
-	said      uint64        // how many blocks it has had that say something
-	heldAt    time.Time     // when the reader last went on that had waited for room
-	spliced   bool          // a splice of it had a head
-	openings  time.Time     // up to when splices without an ID were opened, one in each spliceInterval
-	fellAt    time.Time     // when the newest client that had waited went upstream on its own
-	seats     chan struct{} // closed and dropped when those who wait for a splice shall look again
-	seatsAt   time.Time
-	room      *room  // that the next block waits for; nil: it does not
-	full      bool   // the next block waits for room
-	readTo    uint64 // up to here all who are waited for were given the blocks, or further
-	patience  patience
-	failed    bool // an attempt to connect did
-	cancel    context.CancelFunc
-	linger    *time.Timer
-	alone     time.Time // since when it has had no subscribers, with linger
-	charged   int64     // of the buffer's bytes, those in the hub's count
+	settled  bool           // has had an event: it is not the first one's alone
+	fresh    bool           // the connection was opened without an ID and has not brought a block
+	track    evidence.Track // what its connections have brought, to be compared
+	over     EndReason      // why it ended, with phaseEnded and phaseGone
+	overTail []byte
+	splices  map[*Stream]struct{}
+	splice   *spliceState // not nil: this is a splice of another stream
+	learned  learned
+	sharing  proof
+	spliced  bool          // a splice of it had a head
+	openings time.Time     // up to when splices without an ID were opened, one in each spliceInterval
+	fellAt   time.Time     // when the newest client that had waited went upstream on its own
+	seats    chan struct{} // closed and dropped when those who wait for a splice shall look again
+	seatsAt  time.Time
+	room     *room  // that the next block waits for; nil: it does not
+	readTo   uint64 // up to here all who are waited for were given the blocks, or further
+	patience patience
+	failed   bool // an attempt to connect did
+	cancel   context.CancelFunc
+	linger   *time.Timer
+	alone    time.Time // since when it has had no subscribers, with linger
+	charged  int64     // of the buffer's bytes, those in the hub's count
 
 	conn           *Conn          // the newest
 	reopening      bool           // it had ended, and the upstream has not answered since; see reopen.go
@@ -212,8 +205,9 @@ func newStream(h *Hub, req *Request, head *Head) *Stream {
 	s.shownHost, s.shownPath = shownOf(req.Parts)
 	s.setLogger(req.Logger)
 	s.buffer.Limits = req.Options.Buffer
+	s.track.Buffer = &s.buffer
 	if fact, ok := h.facts.sharedBy(req.Key); ok && s.compares() {
-		s.sharing.proven, s.sharing.snapshot, s.greets = true, fact.snapshot, fact.greets
+		s.sharing.proven, s.sharing.snapshot, s.track.Greets = true, fact.snapshot, fact.greets
 	}
 	if head != nil {
 		close(s.ready)

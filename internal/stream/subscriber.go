@@ -373,11 +373,11 @@ func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
 	case sub.waiting, sub.finish != "", s.Detached:
 		return false, time.Time{}
 	case s.isSplice:
-		return !s.headAt.IsZero(), time.Time{} // which tells whether it may be shared
+		return !s.track.HeadAt.IsZero(), time.Time{} // which tells whether it may be shared
 	case s.settled, len(s.subs) > settleCount:
 		return true, time.Time{}
 	}
-	at = s.headAt.Add(settleTime)
+	at = s.track.HeadAt.Add(settleTime)
 	return !now.Before(at), at
 }
 
@@ -386,10 +386,10 @@ func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
 // an event. An upstream that hands out sessions does so when its connection opens.
 func (sub *Subscriber) preludeAt() time.Time {
 	s := sub.stream
-	if !sub.unprimed || sub.waiting || s.headAt.IsZero() {
+	if !sub.unprimed || sub.waiting || s.track.HeadAt.IsZero() {
 		return time.Time{}
 	}
-	return s.headAt.Add(s.options.primeAfter)
+	return s.track.HeadAt.Add(s.options.primeAfter)
 }
 
 // prime gives a client an ID to resume from. Before the stream's first event that

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -99,20 +100,20 @@ func (s *Stream) trySuccessor(now time.Time) {
 		return
 	}
 	resumed := sp.conn.resumed
-	again := sp.headAt.Add(meetingTime)
+	again := sp.track.HeadAt.Add(meetingTime)
 	if resumed {
-		again = sp.headAt.Add(overlap)
+		again = sp.track.HeadAt.Add(overlap)
 	}
 	due := again
-	if to, ok := s.meeting(sp, now, &again); ok {
+	if to, ok := s.pair(sp).Meeting(now, &again); ok {
 		s.takeOverAt(sp, to)
 		return
 	}
-	if !resumed && s.quiet(sp, now, &again) {
+	if !resumed && s.pair(sp).Quiet(now, &again) {
 		s.takeOverAt(sp, s.buffer.Newest)
 		return
 	}
-	if sp.full || !now.Before(due) {
+	if sp.track.Full || !now.Before(due) {
 		s.takeOver(sp)
 		return
 	}
@@ -137,7 +138,7 @@ func (s *Stream) replaced() bool {
 // takeOverAt lets the stream go on with its successor, which has brought the
 // block at position to last.
 func (s *Stream) takeOverAt(sp *Stream, to uint64) {
-	same := s.greetsAsBefore(sp.conn)
+	same := s.track.GreetsAsBefore(&sp.conn.seen)
 	c := s.succeed(sp)
 	if !same {
 		s.unprove()
@@ -150,7 +151,7 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 // was opened after the last one broke: after the ID that it was asked with, or from
 // now on. What it has brought until now beside the old one is not given twice.
 func (s *Stream) takeOver(sp *Stream) {
-	same := s.greetsAsBefore(sp.conn)
+	same := s.track.GreetsAsBefore(&sp.conn.seen)
 	c := s.succeed(sp)
 	if !same {
 		s.unprove()
@@ -189,9 +190,9 @@ func (s *Stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
 	if h.block.HasID || h.block.CommentOnly() {
 		return false
 	}
-	b := &replay.Block{Wire: h.lines, Lines: len(h.lines), At: h.at, Hash: replay.HashBlock(h.lines, false, "")}
+	b := &replay.Block{Wire: h.lines, Lines: len(h.lines), Hash: replay.HashBlock(h.lines, false, "")}
 	for _, k := range s.buffer.After(*seen) {
-		if k.Position <= to && apart(k, b) <= twinWindow && k.Equal(b) {
+		if k.Position <= to && k.At.Sub(h.at).Abs() <= evidence.TwinWindow && k.Equal(b) {
 			*seen = k.Position
 			return true
 		}
@@ -212,11 +213,12 @@ func (s *Stream) succeed(sp *Stream) *Conn {
 	old.over = true
 	s.cancel()
 	s.cancel = sp.cancel
-	s.conn = c
+	s.setConn(c)
 	c.Stream, c.first, c.start = s, false, s.buffer.Newest
 	s.phase = phaseLive
 	s.head = sp.head
-	s.headAt, s.begun, s.fresh = sp.headAt, true, false
+	s.track.GoOn(&sp.track)
+	s.fresh = false
 	s.gaveID = s.gaveID || sp.gaveID
 	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
 	s.learned = learned{}
@@ -251,7 +253,7 @@ func (s *Stream) successorEnded(end Ending) (delay time.Duration, again bool) {
 		return 0, false
 	}
 	s.phase = phaseBroken
-	s.headAt, s.newestAt = time.Time{}, time.Time{}
+	s.track.HeadAt, s.track.NewestAt = time.Time{}, time.Time{}
 	s.freeBuffer()
 	s.buffer.Indexed()
 	s.splice.opened = time.Now()

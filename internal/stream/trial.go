@@ -3,6 +3,8 @@ package stream
 import (
 	"slices"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 )
 
 // Trials: two connections opened at the same moment, to be compared; see
@@ -54,20 +56,20 @@ func (s *Stream) endTrial() {
 // its stream was not: at the same moment, nearly.
 func (s *Stream) hurryTrial(sp *Stream, now time.Time, again *time.Time) {
 	st := sp.splice
-	if s.sharing.trial != nil || s.sharing.trials > 0 || st.hurried || len(st.brought) == 0 || sp.conn == nil {
+	if s.sharing.trial != nil || s.sharing.trials > 0 || st.hurried || sp.conn == nil {
 		return
 	}
-	first := st.brought[0]
-	if !first.greeting || first.at.Sub(sp.conn.began) > sameMoment || s.source.Retired() {
+	first, ok := st.Unseen()
+	if !ok || first.Sub(sp.conn.seen.Began) > sameMoment || s.source.Retired() {
 		return
 	}
-	at := first.at.Add(maxSettle)
+	at := first.Add(evidence.MaxSettle)
 	if now.Before(at) {
-		earliest(again, at)
+		evidence.Earliest(again, at)
 		return
 	}
 	st.hurried = true
-	if now.Sub(at) < maxSettle {
+	if now.Sub(at) < evidence.MaxSettle {
 		s.sharing.trials++
 		s.sharing.trial = &trial{x: sp, y: s.openProbe(sp.openID, sp.IDParam)}
 	}
@@ -79,7 +81,7 @@ func (s *Stream) tryAnew(sp *Stream, now time.Time, again *time.Time) {
 	case s.source.Retired():
 		return
 	case now.Before(s.sharing.after):
-		earliest(again, s.sharing.after)
+		evidence.Earliest(again, s.sharing.after)
 		return
 	}
 	s.sharing.trials++
@@ -109,23 +111,23 @@ func (s *Stream) judgeTrial(now time.Time, again *time.Time) ownReason {
 		case sp.phase != phaseLive, at.IsZero():
 			return ""
 		case now.Before(at):
-			earliest(again, at)
+			evidence.Earliest(again, at)
 			return ""
-		case !sp.splice.compared():
+		case !sp.splice.Compared():
 			return ""
 		}
 	}
 	x, y := t.x.splice, t.y.splice
 	field := differingField(t.x.head, t.y.head, s.options.Insignificant)
 	switch {
-	case x.unknown, y.unknown:
+	case x.Unknown, y.Unknown:
 		s.trialFailed(now)
-	case field == "" && slices.Equal(x.own, y.own):
+	case field == "" && slices.Equal(x.Own, y.Own):
 		s.sharing.snapshot = true // before those who wait look
 		s.endTrial()
-	case s.cameBetween(t), field == "" && begins(x.own, y.own):
+	case s.cameBetween(t), field == "" && begins(x.Own, y.Own):
 		s.trialFailed(now) // the one that has brought less may not be at the end of its greeting
-	case slices.Equal(x.own, y.own):
+	case slices.Equal(x.Own, y.Own):
 		return ownHead
 	default:
 		return ownGreeting
@@ -142,12 +144,12 @@ func begins(a, b []uint64) bool {
 // cameBetween reports whether the stream got something while the connections of
 // a trial were greeted: the state may have changed between.
 func (s *Stream) cameBetween(t *trial) bool {
-	asked := t.x.conn.began
-	if t.y.conn.began.Before(asked) {
-		asked = t.y.conn.began
+	asked := t.x.conn.seen.Began
+	if t.y.conn.seen.Began.Before(asked) {
+		asked = t.y.conn.seen.Began
 	}
-	asked = asked.Add(-2 * maxSettle)
-	last := later(t.x.splice.greetedLast, t.y.splice.greetedLast).Add(2 * maxSettle)
+	asked = asked.Add(-2 * evidence.MaxSettle)
+	last := evidence.Later(t.x.splice.GreetedLast, t.y.splice.GreetedLast).Add(2 * evidence.MaxSettle)
 	for _, b := range slices.Backward(s.buffer.Blocks) {
 		if b.At.Before(asked) {
 			break
@@ -163,4 +165,33 @@ func (s *Stream) cameBetween(t *trial) bool {
 func (s *Stream) trialFailed(now time.Time) {
 	s.endTrial()
 	s.sharing.after = now.Add(trialPause << min(s.sharing.trials, maxTrials))
+}
+
+// greetedAsAll reports whether a splice is known to have been greeted with what
+// everybody is greeted with. It opens probes if it takes others to tell. The lock
+// is held.
+func (s *Stream) greetedAsAll(sp *Stream, now time.Time, again *time.Time) bool {
+	st := sp.splice
+	if !s.compares() || s.sharing.snapshot {
+		return true
+	}
+	s.hurryTrial(sp, now, again)
+	at := sp.greetedAt()
+	switch {
+	case at.IsZero():
+		return false
+	case now.Before(at):
+		evidence.Earliest(again, at)
+		return false
+	case !st.Compared():
+		return false
+	case st.Unknown: // others may tell
+	case len(st.Own) == 0 && st.Field == "":
+		s.dropTrialOf(sp)
+		return true
+	}
+	if s.sharing.trial == nil {
+		s.tryAnew(sp, now, again)
+	}
+	return false
 }

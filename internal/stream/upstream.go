@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -32,7 +33,6 @@ const endpointType = "endpoint"
 type Conn struct {
 	source  Source
 	Cancel  context.CancelCauseFunc // gives it up
-	began   time.Time
 	Options *Options
 	decoder eventstream.Decoder
 	Asked   bool    // to go on after an ID
@@ -59,15 +59,7 @@ type Conn struct {
 	held     []heldBlock
 	brought  []uint64 // of a successor: what the connection before brought meanwhile; see repeats.go
 
-	// What the upstream greeted it with: hashes of blocks, and when the first and
-	// the last of them came.
-	greeted                []uint64
-	greetedAt, greetedLast time.Time
-
-	greeting              []uint64  // the hashes of the blocks before its first pause
-	hello                 bool      // one of them is an event
-	paused                bool      // that pause was there
-	firstBlock, lastBlock time.Time // when the first and the newest block came that says something
+	seen evidence.Connection // of it, to be compared with others
 }
 
 // Opening reports whether the stream waits for this connection's head to give
@@ -106,7 +98,7 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 		return
 	}
 	c.headed = true
-	s.slowestHead = max(s.slowestHead, time.Since(c.began))
+	s.slowestHead = max(s.slowestHead, time.Since(c.seen.Began))
 	opening := s.head == nil
 	s.answer.Headed()
 	if s.Detached && opening {
@@ -119,10 +111,10 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 	s.head = h
 	s.phase = phaseLive
 	s.greeting.last = now
-	s.headAt, s.begun = s.greeting.last, false
+	s.track.Opened(now)
 	s.learned = learned{}
 	if st := s.splice; st != nil {
-		st.likeness = likeness{}
+		st.Restart()
 		st.parent.spliced = st.parent.spliced || !st.probe
 		if c.first {
 			for sub := range s.subs {
@@ -133,10 +125,10 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 		s.unprove()
 	}
 	for sp := range s.splices {
-		sp.splice.missed = nil
-		sp.splice.since, sp.splice.active = s.headAt, time.Time{}
+		sp.splice.since = now
+		sp.splice.StreamOpened()
 	}
-	s.trySplices(s.headAt)
+	s.trySplices(s.track.HeadAt)
 	s.joinReleased()
 	s.wakeWaiting()
 	s.wakeLocked() // for those whose head waits for this one; see held
@@ -271,7 +263,7 @@ func (c *Conn) take(b eventstream.Block, lines []byte) error {
 		return ErrStreamOver // merged, say: nothing may come after that point
 	}
 	if !b.CommentOnly() {
-		c.greet(lines, time.Now())
+		c.seen.NoteLines(lines, time.Now())
 	}
 	if !c.first && !s.succeeds() && c.isRepeat(b, lines) {
 		c.dropped++
@@ -335,8 +327,11 @@ func (c *Conn) append(b *replay.Block) {
 		b.Ordinal = c.blocks
 		s.settled = s.settled || b.Dispatches
 		if b.Says() {
-			c.greets(b)
-			s.noteBlock(b)
+			if s.splice != nil || s.compares() {
+				c.seen.Note(b, &s.track)
+			}
+			s.track.Note(b, s.splice == nil)
+			s.fresh = false
 			s.brings(b)
 		}
 		s.noteBrought(b)

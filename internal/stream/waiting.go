@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -49,7 +50,7 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 // greetsOthers reports whether the upstream greets connections, but not the newest
 // of the stream, which goes on after an ID: who came without one, while the
 // upstream was away, is greeted by a splice.
-func (s *Stream) greetsOthers() bool { return s.greets && s.conn != nil && s.conn.resumed }
+func (s *Stream) greetsOthers() bool { return s.track.Greets && s.conn != nil && s.conn.resumed }
 
 // goesOnFromHead reports whether a waiting subscriber that has its head goes on where
 // the stream was then.
@@ -109,8 +110,8 @@ func (s *Stream) isSilent(sub *Subscriber, now time.Time) bool {
 	}
 	for sp := range s.splices {
 		at := sp.greetedAt()
-		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) && !at.IsZero() && !now.Before(at) && sp.newestAt.IsZero() &&
-			s.said == sp.splice.said && differingField(s.head, sp.head, s.options.Insignificant) == "" {
+		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) && !at.IsZero() && !now.Before(at) && sp.track.NewestAt.IsZero() &&
+			s.track.Said == sp.splice.Said && differingField(s.head, sp.head, s.options.Insignificant) == "" {
 			return true
 		}
 	}
@@ -203,7 +204,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 		return nil, time.Time{}
 	}
 	sp := sub.stream
-	if !sp.isSplice || !sp.headAt.IsZero() || sp.phase == phaseGone {
+	if !sp.isSplice || !sp.track.HeadAt.IsZero() || sp.phase == phaseGone {
 		return nil, time.Time{}
 	}
 	return sp.bell.wait(), time.Time{}
@@ -218,7 +219,7 @@ func (sub *Subscriber) Head() (*Head, error) {
 	}
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	if sp := sub.stream; sp.isSplice && !sp.headAt.IsZero() {
+	if sp := sub.stream; sp.isSplice && !sp.track.HeadAt.IsZero() {
 		return sp.head, nil
 	}
 	return h, nil
@@ -272,25 +273,25 @@ func (sub *Subscriber) lookAgain() time.Time {
 		return sub.lookAt()
 	}
 	now := time.Now()
-	at := later(sub.waitEnd(), s.nextFall())
+	at := evidence.Later(sub.waitEnd(), s.nextFall())
 	switch {
 	case sub.released && s.isSilent(sub, now):
 		return sub.lookAt()
 	case !s.shares():
 		for sp := range s.splices {
 			if heard := sp.greetedAt(); !heard.IsZero() && now.Before(heard) {
-				earliest(&at, heard)
+				evidence.Earliest(&at, heard)
 			}
 		}
 	}
 	for sp := range s.splices {
-		if hung := sp.splice.opened.Add(headPatience); sp.headAt.IsZero() && now.Before(hung) {
-			earliest(&at, hung)
+		if hung := sp.splice.opened.Add(headPatience); sp.track.HeadAt.IsZero() && now.Before(hung) {
+			evidence.Earliest(&at, hung)
 		}
 	}
-	earliest(&at, s.nextSplice(sub, now))
+	evidence.Earliest(&at, s.nextSplice(sub, now))
 	if due := sub.lookAt(); !due.IsZero() {
-		earliest(&at, due)
+		evidence.Earliest(&at, due)
 	}
 	return at
 }
@@ -299,7 +300,7 @@ func (sub *Subscriber) lookAgain() time.Time {
 // upstream could be reached. After an outage there is another chance, but one only.
 func (sub *Subscriber) waitEnd() time.Time {
 	timeout := sub.home.options.SpliceTimeout
-	end := later(sub.joined, sub.home.headAt).Add(timeout)
-	earliest(&end, sub.joined.Add(2*timeout))
+	end := evidence.Later(sub.joined, sub.home.track.HeadAt).Add(timeout)
+	evidence.Earliest(&end, sub.joined.Add(2*timeout))
 	return end
 }

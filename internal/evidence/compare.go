@@ -1,0 +1,289 @@
+package evidence
+
+import (
+	"slices"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// maxPending bounds how many blocks wait to be seen on the other connection.
+const maxPending = 1 << 14
+
+// Pair is a stream and a connection beside it: that of a splice, of a probe, or one
+// that is to succeed the stream's own.
+type Pair struct {
+	Stream, Beside *Track
+	*Likeness
+	ID     string // the last event ID that the one beside was opened with
+	Shared bool   // it is known that the upstream tells both the same
+}
+
+// Likeness is how far a connection was compared with the stream that it is beside.
+type Likeness struct {
+	// Of its newest connection; see Restart.
+	brought []pending // not yet seen on the stream
+	missed  []pending // by the stream, not yet seen here
+	Own     []uint64  // of its greeting: those that the stream did not get
+	Unknown bool      // some could not be looked up any more
+	Field   string    // in which the heads differ
+
+	Active      time.Time // when either first brought something since it was opened
+	GreetedLast time.Time // when the newest block of its greeting came
+	Said        uint64    // how many blocks that say something the stream had had when it was opened
+
+	past    bool // it has brought something from before it was opened; see isPast
+	Current bool // the stream had nothing after its ID then, or its client was ahead
+
+	steps      int // how many blocks were looked at to find a meeting, since
+	attemptsAt time.Time
+}
+
+// pending is a block of one connection that is to be seen on another.
+type pending struct {
+	hash     uint64
+	at       time.Time
+	greeting bool // it came before the first pause of its connection
+	event    bool // and none of those with which the stream's connection was greeted, too
+	hasID    bool
+}
+
+// isLate reports whether a block is looked for later than it should be: one of the
+// two was broken meanwhile, or the machine is so busy that the other connection may
+// not have been read. Then its absence says nothing.
+func (p pending) isLate(now time.Time) bool { return now.Sub(p.at) > TwinWindow+TwinWindow/4 }
+
+// Restart begins anew with another connection beside the stream.
+func (l *Likeness) Restart() {
+	l.brought, l.missed, l.Own, l.Unknown, l.Field = nil, nil, nil, false, ""
+}
+
+// StreamOpened takes note that the stream has another connection.
+func (l *Likeness) StreamOpened() { l.missed, l.Active = nil, time.Time{} }
+
+// WentOn takes note that the connection beside went on after its ID.
+func (l *Likeness) WentOn() { l.past = true }
+
+// Compared reports whether all that the connection was greeted with was looked for.
+func (l *Likeness) Compared() bool { return len(l.brought) == 0 || !l.brought[0].greeting }
+
+// Unseen returns when the oldest block came that was not seen on the stream yet; false
+// if there is none, or it was not of the greeting.
+func (l *Likeness) Unseen() (at time.Time, ok bool) {
+	if len(l.brought) == 0 || !l.brought[0].greeting {
+		return time.Time{}, false
+	}
+	return l.brought[0].at, true
+}
+
+// acts takes note that there is something to compare since a moment.
+func (l *Likeness) acts(at time.Time) {
+	if l.Active.IsZero() {
+		l.Active = at
+	}
+}
+
+func (l *Likeness) addPending(list []pending, p pending) []pending {
+	if len(list) >= maxPending {
+		l.Unknown = true
+		return list
+	}
+	return append(list, p)
+}
+
+// Brings takes note, before it is kept, of a block of the connection beside, which is
+// to be seen on the stream.
+func (p Pair) Brings(b *replay.Block) {
+	p.acts(b.At)
+	greeting := !p.Beside.Conn.paused
+	p.brought = p.addPending(p.brought, pending{
+		hash: b.Hash, at: b.At, greeting: greeting, event: b.Dispatches && !p.Stream.Conn.beganWith(b), hasID: b.HasID,
+	})
+	if greeting {
+		p.GreetedLast = b.At
+	}
+}
+
+// StreamBrings takes note, before it is kept, of a block of the stream, which is to be
+// seen on the connection beside, unless either may still be being greeted.
+func (p Pair) StreamBrings(b *replay.Block) {
+	p.acts(b.At)
+	p.Current = p.Current || (b.HasID && b.ID == p.ID) // its client was ahead
+	greeted := p.Stream.GreetingTime()
+	if b.At.Sub(p.Stream.HeadAt) >= greeted && !p.Beside.HeadAt.IsZero() && b.At.Sub(p.Beside.HeadAt) >= greeted {
+		p.missed = p.addPending(p.missed, pending{hash: b.Hash, at: b.At})
+	}
+}
+
+// toldTogether reports whether both were told a block at the same moment, which is not
+// when each is greeted.
+func (p Pair) toldTogether(b pending) bool {
+	_, k := p.Stream.Buffer.Twins(b.hash)
+	return p.Stream.Conn != nil && k.At.Sub(b.at).Abs() <= p.Beside.Conn.Began.Sub(p.Stream.Conn.Began).Abs()/2
+}
+
+// Compare goes on comparing what both have brought; again is when to look again at the
+// latest. It reports whether one of them was told an event that the other one was not.
+// Both have a connection. What a probe is not told says nothing.
+func (p Pair) Compare(now time.Time, again *time.Time, probe bool) (apart bool) {
+	return p.compareBrought(now, again) || p.compareMissed(now, again, probe)
+}
+
+func (p Pair) compareBrought(now time.Time, again *time.Time) (apart bool) {
+	s := p.Stream
+	for len(p.brought) > 0 {
+		b := p.brought[0]
+		near := s.gotNear(b)
+		together := near != nil && p.toldTogether(b)
+		if together && len(s.Conn.greeting) > 0 && s.Conn.greeting[0] == b.hash {
+			s.ownFirst = 0 // that was no greeting
+		}
+		past := p.isPast(b, near)
+		if near == nil && (!b.greeting || !s.Knows(b.hash)) {
+			if due := b.at.Add(TwinWindow); !now.After(due) {
+				Earliest(again, due.Add(time.Millisecond))
+				break
+			}
+			unsure := s.HeldAt.After(b.at) || s.HeadAt.After(b.at.Add(-MaxSettle)) || !s.Buffer.Reaches(b.at.Add(-TwinWindow))
+			switch unsure = unsure || b.isLate(now); {
+			case unsure && !b.greeting:
+				past = false // the stream may have missed it
+			case unsure: // it may have come to the stream too, and be evicted
+				p.Unknown, past = true, past && s.Buffer.Reaches(b.at.Add(-TwinWindow))
+			case !b.greeting:
+				return true
+			case len(p.Own) >= maxPending:
+				p.Unknown = true
+			default:
+				p.Own = append(p.Own, b.hash)
+				if late := b.at.Sub(p.Beside.HeadAt); late <= SlowestGreeting {
+					s.firstTime = max(s.firstTime, late)
+				}
+			}
+		}
+		p.past = p.past || past
+		s.Greets = s.Greets || (b.greeting && !together)
+		p.brought = p.brought[1:]
+	}
+	return false
+}
+
+func (p Pair) compareMissed(now time.Time, again *time.Time, probe bool) (apart bool) {
+	for len(p.missed) > 0 {
+		b := p.missed[0]
+		if p.Beside.gotNear(b) == nil {
+			if due := b.at.Add(TwinWindow); !now.After(due) {
+				Earliest(again, due.Add(time.Millisecond))
+				break
+			}
+			held := p.Beside.Full || p.Beside.HeldAt.After(b.at) || b.isLate(now)
+			if !held && !probe && p.Beside.Buffer.Reaches(b.at.Add(-TwinWindow)) {
+				return true
+			}
+		}
+		p.missed = p.missed[1:]
+	}
+	return false
+}
+
+// isPast reports whether a block that the connection beside has brought can only be
+// from before it was opened: a history or a snapshot, which speaks for the upstream.
+// What each connection is greeted with is none, nor what came to the stream at the same
+// time, as its block k, nor an event without an id that the stream has had before (a
+// ping).
+func (p Pair) isPast(b pending, k *replay.Block) bool {
+	switch {
+	case !b.event:
+		return false
+	case k != nil:
+		return b.hasID && !p.Beside.isLive(k)
+	}
+	return b.hasID || !p.Stream.Knows(b.hash)
+}
+
+// hasPast reports whether it has brought such a block; looked are those that are not
+// compared yet.
+func (p Pair) hasPast(looked []pending) bool {
+	return p.past || slices.ContainsFunc(looked, func(b pending) bool { return p.isPast(b, p.Stream.gotNear(b)) })
+}
+
+// lookedUp returns what the connection beside has brought and is not yet compared, less
+// the newest of it, if the stream has not got that: it may be on its way. ahead tells
+// that there are events among those.
+func (p Pair) lookedUp() (looked []pending, ahead bool) {
+	looked = p.brought
+	for n := len(looked) - 1; n >= 0 && !p.Stream.Knows(looked[n].hash); n-- {
+		ahead = ahead || (looked[n].event && looked[n].hasID)
+		looked = looked[:n]
+	}
+	return looked, ahead
+}
+
+// Skips reports whether the connection beside shows, now that it is to be merged at
+// position to of the stream, that the upstream did not go on after its ID, of which
+// the clients have ids; next is the one that it went on with instead. after is the
+// position of the ID in the stream, if that is known.
+//
+// Nothing that it brought speaks for the upstream; see isPast. And the stream has an
+// event up to that position, after the ID if that is known, which the connection was
+// not sent.
+func (p Pair) Skips(to, after uint64, known bool) (next string, skips bool) {
+	return p.skips(to, after, known, p.brought)
+}
+
+// SkipsSoFar is Skips for a connection that is given up before it is merged: what is on
+// its way to either says nothing.
+func (p Pair) SkipsSoFar(now time.Time, after uint64, known bool) (next string, skips bool) {
+	looked, ahead := p.lookedUp()
+	to := p.arrived(now)
+	if ahead {
+		to = p.Stream.Buffer.Newest // that was sent before
+	}
+	return p.skips(to, after, known, looked)
+}
+
+func (p Pair) skips(to, after uint64, known bool, looked []pending) (next string, skips bool) {
+	if p.hasPast(looked) {
+		return "", false
+	}
+	greetsWith := p.Stream.Conn.beganWith
+	brought := fromUpstream(p.Beside.Buffer)
+	i := slices.IndexFunc(brought, func(b *replay.Block) bool { return b.HasID && !greetsWith(b) })
+	if i >= 0 {
+		next = brought[i].ID
+	}
+	if !known && p.Stream.Buffer.Lost > 0 {
+		return next, !p.Current
+	}
+	greeted := slices.ContainsFunc(brought, greetsWith)
+	return next, slices.ContainsFunc(fromUpstream(p.Stream.Buffer), func(k *replay.Block) bool {
+		switch {
+		case k.Position > to, known && k.Position <= after, greeted && greetsWith(k), slices.ContainsFunc(brought, k.Equal):
+			return false
+		}
+		return p.Beside.Buffer.Lost == 0 || (k.HasID && !p.Beside.isLive(k)) // it may have been brought, and be evicted
+	})
+}
+
+// arrived returns up to which position a stream has nothing that may still be on its
+// way to the connection beside: that is older, or that one has brought something after
+// it. What comes to a splice that waits for its clients is on its way for as long as
+// that takes.
+func (p Pair) arrived(now time.Time) (position uint64) {
+	held := p.Beside.Full || now.Sub(p.Beside.HeldAt) <= TwinWindow
+	for _, k := range slices.Backward(p.Stream.Buffer.Blocks) {
+		n := 0
+		if k.HasID && k.Dispatches {
+			n, _ = p.Beside.Buffer.Twins(k.Hash)
+		}
+		if n > 0 || !p.Beside.isLive(k) || (!held && now.Sub(k.At) > TwinWindow) {
+			return k.Position
+		}
+	}
+	return 0
+}
+
+// fromUpstream returns the kept events that the upstream has sent.
+func fromUpstream(f *replay.Buffer) []*replay.Block {
+	return slices.DeleteFunc(f.Dispatched(), func(b *replay.Block) bool { return b.Told })
+}
