@@ -187,9 +187,9 @@ func (p *passThrough) WriteHeader(status int) {
 		p.ResponseWriter.WriteHeader(status)
 	}
 	p.out = delivery.NewResponse(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
+	p.begin() // before the client has its head: from then on its access can be taken back
 	p.err = p.out.Flush()
 	p.out.StartHeartbeats(&p.mu, p.failed)
-	p.begin()
 	p.tellGap()
 }
 

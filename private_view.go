@@ -40,7 +40,7 @@ type privateView struct {
 	over     bool
 }
 
-// newPrivateView begins the view of a stream whose head was sent.
+// newPrivateView begins the view of a stream whose head is about to be sent.
 func newPrivateView(p *passThrough) *privateView {
 	if original, ok := p.request.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && original.URL != nil {
 		p.path = original.URL.EscapedPath()

@@ -6,13 +6,17 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/admin"
@@ -218,6 +222,59 @@ func TestRevokedWhileOnItsWay(t *testing.T) {
 			close(goOn)
 			if bob := <-done; bob != nil {
 				bob.expectOver()
+			}
+			u.accept().expectGone()
+		})
+	}
+}
+
+// testFlush is a handler before sse that calls beforeFlush when a response is to be
+// flushed for the first time.
+type testFlush struct{}
+
+var beforeFlush func() // of the one gateway that there is
+
+func init() {
+	caddy.RegisterModule(testFlush{})
+	httpcaddyfile.RegisterHandlerDirective("test_flush", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return testFlush{}, nil
+	})
+}
+
+func (testFlush) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_flush", New: func() caddy.Module { return new(testFlush) }}
+}
+
+func (testFlush) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(&flushTeller{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, sync.OnceFunc(beforeFlush)}, r)
+}
+
+type flushTeller struct {
+	*caddyhttp.ResponseWriterWrapper
+	tell func()
+}
+
+func (f *flushTeller) FlushError() error {
+	f.tell()
+	return http.NewResponseController(f.ResponseWriter).Flush()
+}
+
+// Whoever has a response head can be let go, and is counted.
+func TestClientsAreKnownBeforeTheirHead(t *testing.T) {
+	kinds := maps.Clone(guestKinds)
+	kinds["detached"] = "share off\ndetach 1h"
+	for kind, options := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			found := make(chan int, 1)
+			beforeFlush = func() {
+				n, _ := revokeOverAPI(t, `{"value": "bob"}`)
+				found <- n
+			}
+			u := startUpstream(t, nil)
+			g := startGateway(t, site("route {\ntest_flush\nsse {\nrevoke_by {http.request.header.User}\n"+options+"\n}\nreverse_proxy "+u.address+"\n}"))
+			g.subscribe("/", "User: bob").expectOver()
+			if n := <-found; n != 1 {
+				t.Errorf("%d clients were found", n)
 			}
 			u.accept().expectGone()
 		})
