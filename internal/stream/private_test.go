@@ -54,6 +54,26 @@ func TestLearntReasonIsTold(t *testing.T) {
 	})
 }
 
+// An answer that is not shared is its client's. Who drains all streams may have found the one that it was asked for
+// just before that was over, and does not end the answer.
+func TestDrainLeavesPrivateAnswers(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		conn := st.source.accept()
+		conn.run(func() {
+			conn.conn.Private = Private{Reason: PrivateSetCookie, Detail: "session"}
+			conn.conn.Refused(false)
+		})
+		found := st.hub.Every()
+		a.leave()
+		for _, s := range found {
+			s.drain(0, EndStopping)
+		}
+		conn.expectGone(false)
+		conn.finish(Ending{Status: http.StatusOK})
+	})
+}
+
 // A session for each connection is a reason for the first client, for the others, and for those who come later.
 func TestEndpointIsAReason(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {

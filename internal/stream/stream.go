@@ -447,7 +447,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 		sp.wakeLocked()
 	}
 	s.wakeWaiting()
-	if forget || opening {
+	if (forget && s.phase != phaseGone) || opening { // the connection of one that was refused is its client's
 		s.endLocked()
 	}
 	s.wakeLocked()
