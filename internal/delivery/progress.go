@@ -19,7 +19,9 @@ import (
 // open in between.
 
 // looksPerTimeout is how often, in write_timeout, it is looked whether there
-// was progress: so much later than the option says a client is cut at most.
+// was progress: so much later than the option says a client is cut at most. Of a
+// write it is looks that count, not time: while the process is held up nobody
+// writes.
 const looksPerTimeout = 4
 
 // writeWatch ends the response of a client to which a write makes no progress.
@@ -32,11 +34,11 @@ type writeWatch struct {
 	mu      sync.Mutex
 	leaves  func() time.Time // when the response is to end; zero: it is not known yet
 	writing bool
-	since   time.Time // of the newest progress
-	looked  bool      // in this write
-	seen    int64     // bytes acknowledged when it was looked
-	enough  int64     // more than these have nothing to do with this write
-	over    bool      // rc must not be used any more
+	still   int   // looks since the newest progress
+	looked  bool  // in this write
+	seen    int64 // bytes acknowledged when it was looked
+	enough  int64 // more than these have nothing to do with this write
+	over    bool  // rc must not be used any more
 	ended   bool
 }
 
@@ -53,7 +55,7 @@ func (s *writeWatch) begin() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writing, s.since, s.looked = true, time.Now(), false
+	s.writing, s.still, s.looked = true, 0, false
 	s.timer.Reset(s.timeout / looksPerTimeout)
 }
 
@@ -75,11 +77,10 @@ func (s *writeWatch) look() {
 	if s.over || !s.writing {
 		return
 	}
-	now := time.Now()
-	if s.progressed() {
-		s.since = now
+	if s.still++; s.progressed() {
+		s.still = 0
 	}
-	if overdue || now.Sub(s.since) >= s.timeout {
+	if overdue || s.still == looksPerTimeout {
 		s.ended = true
 		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
 		return
@@ -90,7 +91,8 @@ func (s *writeWatch) look() {
 // progressed reports whether the client has acknowledged something since the
 // last look that the write had to wait for. Over HTTP/2 the connection may make
 // progress and the stream none: what comes after all that was on its way before
-// the write is for others.
+// the write is for others. What was acknowledged before the first look is not
+// known, so there may have been some.
 func (s *writeWatch) progressed() bool {
 	if s.acks == nil {
 		return false
@@ -100,7 +102,7 @@ func (s *writeWatch) progressed() bool {
 		return false
 	case !s.looked:
 		s.looked, s.seen, s.enough = true, a.taken, a.taken+a.waiting
-		return false
+		return true
 	case a.taken == s.seen || s.seen >= s.enough:
 		return false
 	default:
