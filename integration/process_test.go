@@ -50,9 +50,12 @@ type report struct {
 	Data string `json:"data"`
 	ID   string `json:"id"`
 
-	Time     float64 `json:"ts"` // Unix time in seconds
-	Duration float64 `json:"duration"`
-	Request  struct {
+	Time float64 `json:"ts"` // Unix time in seconds
+	SSE  struct {
+		Duration  float64 `json:"duration"`
+		EndReason string  `json:"end_reason"`
+	} `json:"sse"`
+	Request struct {
 		URI      string              `json:"uri"`
 		RemoteIP string              `json:"remote_ip"`
 		Protocol string              `json:"proto"`

@@ -134,8 +134,8 @@ func TestClientThatStopsReadingIsCut(t *testing.T) {
 	}
 	entries := ended(g.await("the sleepers are cut", func(rs []report) bool { return len(ended(rs)) >= slowClients }))
 	for _, entry := range entries {
-		if entry.Duration < writeTimeout.Seconds() {
-			t.Errorf("a response ended after %v s, before write_timeout", entry.Duration)
+		if reason := entry.SSE.EndReason; reason != "write" || entry.SSE.Duration < writeTimeout.Seconds() {
+			t.Errorf("a response ended after %v s: %s; expected after write_timeout, because of that", entry.SSE.Duration, reason)
 		}
 	}
 	for _, s := range all {
