@@ -35,7 +35,7 @@ var walls = map[string]wall{
 	"internal/replay":       {imports: []string{"eventstream", "internal/number"}},
 	"internal/meter":        {},
 	"internal/access":       {imports: []string{"internal/meter"}},
-	"internal/evidence":     {imports: []string{"internal/replay"}},
+	"internal/evidence":     {imports: []string{"eventstream", "internal/number", "internal/replay"}},
 	"internal/stream":       {imports: []string{"eventstream", "internal/evidence", "internal/logs", "internal/meter", "internal/number", "internal/replay"}, zap: true},
 	"internal/key":          {imports: []string{"internal/stream"}, caddy: true, http: true},
 	"internal/h2":           {imports: []string{"internal/number"}, http: true},

@@ -5,8 +5,8 @@ import (
 	"net/http"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
-	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // lastEventIDDialect is that of HTML, 9.2: the rest comes to a GET with Last-Event-ID.
@@ -48,8 +48,8 @@ func (d *lastEventIDDialect) takes(b eventstream.Block) resumeVerdict {
 	if bytes.Equal(b.Lines, d.first) {
 		return resumeOther
 	}
-	last, counts := stream.Number(d.id)
-	if n, ok := stream.Number(string(b.ID)); counts && ok && b.HasID && n <= last {
+	last, counts := evidence.Number(d.id)
+	if n, ok := evidence.Number(string(b.ID)); counts && ok && b.HasID && n <= last {
 		return resumeOther
 	}
 	return resumeNext

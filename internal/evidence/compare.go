@@ -53,6 +53,29 @@ type pending struct {
 // not have been read. Then its absence says nothing.
 func (p pending) isLate(now time.Time) bool { return now.Sub(p.at) > TwinWindow+TwinWindow/4 }
 
+// gotNear returns the block with these bytes that was got at about the same time,
+// nil if there is none.
+func (t *Track) gotNear(p pending) *replay.Block {
+	n, k := t.Buffer.Twins(p.hash)
+	switch {
+	case n == 0:
+		return nil
+	case k.At.Sub(p.at).Abs() <= TwinWindow:
+		return k
+	case n == 1, k.At.Before(p.at):
+		return nil
+	}
+	for _, o := range slices.Backward(t.Buffer.Blocks) {
+		if p.at.Sub(o.At) > TwinWindow {
+			return nil
+		}
+		if o.Hash == p.hash && o.At.Sub(p.at).Abs() <= TwinWindow {
+			return o
+		}
+	}
+	return nil
+}
+
 // Restart begins anew with another connection beside the stream.
 func (l *Likeness) Restart() {
 	l.brought, l.missed, l.Own, l.Unknown, l.Field = nil, nil, nil, false, ""

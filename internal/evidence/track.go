@@ -114,29 +114,6 @@ func (t *Track) GreetsAsBefore(c *Connection) bool {
 	return !slices.ContainsFunc(c.greeting, func(hash uint64) bool { return !t.Knows(hash) })
 }
 
-// gotNear returns the block with these bytes that was got at about the same time,
-// nil if there is none.
-func (t *Track) gotNear(p pending) *replay.Block {
-	n, k := t.Buffer.Twins(p.hash)
-	switch {
-	case n == 0:
-		return nil
-	case k.At.Sub(p.at).Abs() <= TwinWindow:
-		return k
-	case n == 1, k.At.Before(p.at):
-		return nil
-	}
-	for _, o := range slices.Backward(t.Buffer.Blocks) {
-		if p.at.Sub(o.At) > TwinWindow {
-			return nil
-		}
-		if o.Hash == p.hash && o.At.Sub(p.at).Abs() <= TwinWindow {
-			return o
-		}
-	}
-	return nil
-}
-
 // isLive reports whether a block of a stream came after the track's connection had its
 // head: only such a block can have been told to both. An older one is part of what the
 // upstream greets with, and more of that may follow.

@@ -2,13 +2,12 @@ package stream
 
 import (
 	"slices"
-	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
-	"github.com/caddy-sse/caddy-sse/internal/number"
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -19,40 +18,6 @@ import (
 // where ids are numbers that count, in the first one; else in that the stream has
 // an event before the first one of the answer that is not the one asked with.
 
-// enoughCounting is how many ids that each are one more than the last, and no
-// other ones, show that the upstream counts.
-const enoughCounting = 8
-
-// sequence looks at the upstream's ids, whether they count. The zero value has
-// seen none.
-type sequence struct {
-	last      uint64
-	known     bool // the last ID was a number
-	run       int  // how many were one more than the one before
-	irregular bool // one was not, within a connection
-}
-
-// Number returns the number that an ID is in decimal.
-func Number(id string) (n uint64, ok bool) {
-	n, err := strconv.ParseUint(id, 10, 64)
-	return n, err == nil && strconv.FormatUint(n, 10) == id
-}
-
-// add takes the next ID; first tells that it is the first one of a connection.
-func (q *sequence) add(id string, first bool) {
-	n, ok := Number(id)
-	switch {
-	case ok && q.known && n == q.last+1:
-		q.run++
-	case q.known && !first:
-		q.irregular = true
-	}
-	q.last, q.known = n, ok
-}
-
-// counts reports whether each ID was one more than the last.
-func (q *sequence) counts() bool { return q.run >= enoughCounting && !q.irregular }
-
 // checkContinuity looks at the first ids of a connection that was asked to go on
 // after one, and tells a gap if it did not. The stream's lock is held.
 func (c *Conn) checkContinuity(b eventstream.Block) {
@@ -61,39 +26,27 @@ func (c *Conn) checkContinuity(b eventstream.Block) {
 		return
 	}
 	id := string(b.ID)
-	c.ids++
-	if c.ids <= 2 && c.Asked && !c.isNewStream() {
+	first := c.answer.IsFirst()
+	c.answer.Add()
+	if c.Asked && !c.isNewStream() {
 		c.compare(id)
 	}
-	s.sequence.add(id, c.ids == 1)
-	root := s
-	if s.splice != nil {
-		root = s.splice.parent
-	}
-	root.judgeAnswers(id, s, time.Now())
+	s.numbers.Add(id, first)
+	s.root().judgeAnswers(id, s, time.Now())
 }
 
-// compare looks at the first or the second ID of a connection. The stream's lock
-// is held.
+// compare looks at an ID of a connection, of which the first two show something. The
+// stream's lock is held.
 func (c *Conn) compare(id string) {
 	s := c.Stream
-	counts := s.sequence.counts()
-	if s.splice != nil {
-		counts = s.splice.parent.sequence.counts()
-	}
-	n, ok := Number(id)
-	if !ok || !counts || !s.sequence.known {
+	if !s.root().numbers.Count() {
 		return
 	}
-	switch last := s.sequence.last; {
-	case c.ids == 1 && n == last+1 && s.splice != nil:
+	switch shows, missed := c.answer.Look(id, &s.numbers, s.isSplice); {
+	case shows == evidence.Skipped:
+		c.tellSkipped(id, missed)
+	case shows == evidence.WentOn && s.splice != nil:
 		s.splice.WentOn()
-	case c.ids == 1 && n > last+1:
-		c.tellSkipped(id, number.As[int64](n-last-1)) // a gap of more is none
-	case c.ids == 1 && n < last && !s.isSplice:
-		c.before = last // it begins anew, if it counts from here on; else this is a greeting
-	case c.ids == 2 && n == last+1 && n < c.before:
-		c.tellSkipped(id, -1)
 	}
 }
 
@@ -158,8 +111,7 @@ func (s *Stream) asksForMore(sp *Stream) bool {
 	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs {
 		return false
 	}
-	n, ok := Number(sp.openID)
-	return !ok || !s.sequence.counts() || n < s.sequence.last // else the client is ahead
+	return !s.numbers.IsBehind(sp.openID) // else the client is ahead
 }
 
 // tellBeforeEnd appends the gap event that a subscriber would be told when its splice
@@ -186,4 +138,20 @@ func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*repl
 func (s *Stream) isCurrent(id string) bool {
 	position, known := s.locate(id)
 	return known && !slices.ContainsFunc(s.buffer.After(position), func(b *replay.Block) bool { return b.Dispatches && !b.Told })
+}
+
+// checkRenumbered makes blocks of earlier connections unreachable by id when
+// the upstream gives one of their ids to another block: it has begun anew. The
+// stream's lock is held.
+func (c *Conn) checkRenumbered(b eventstream.Block, lines []byte) {
+	s := c.Stream
+	other := evidence.Renumbered(&s.buffer, c.repeats.Start, s.lastUpstreamID, b, lines)
+	if other == nil {
+		return
+	}
+	s.throttles().anew.Log(func(suppressed int) {
+		s.Log().Warn("possible gap: upstream reused event IDs (did its counter restart?)",
+			zap.String("id", shownID(other.ID)), zap.Int("suppressed", suppressed))
+	})
+	s.buffer.ForgetIDs(c.repeats.Start)
 }

@@ -38,7 +38,7 @@
 //	subscriber.go, begin.go, bell.go, room.go,
 //	gap.go                                       who reads it, and from where
 //	upstream.go, reconnect.go, backoff.go        its upstream connection
-//	repeats.go, continuity.go, late.go           what a connection after another one brings
+//	continuity.go, late.go                       what a connection after another one brings
 //	splice.go, merge.go, sharing.go, trial.go    a second connection beside it, compared by internal/evidence
 //	waiting.go                                   who waits for it
 //	adopt.go, successor.go                       a new configuration

@@ -36,8 +36,8 @@ type firstAnswer struct {
 // expect takes note that a connection of the stream or of a splice is opened with a
 // client's last event ID; nil if that will not tell anything.
 func (s *Stream) expect(id string, of *Stream) *firstAnswer {
-	n, ok := Number(id)
-	if !ok || s.sequence.counts() {
+	n, ok := evidence.Number(id)
+	if !ok || s.numbers.Count() {
 		return nil
 	}
 	if len(s.answers) >= maxAnswers {
@@ -64,12 +64,12 @@ func (s *Stream) judgeAnswers(id string, of *Stream, now time.Time) {
 	if len(s.answers) == 0 {
 		return
 	}
-	n, ok := Number(id)
+	n, ok := evidence.Number(id)
 	for _, a := range s.answers {
 		if a.of == of && !a.begun {
 			a.begun, a.first, a.at, a.judged = true, n, now, a.judged || !ok
 		}
-		if a.begun && !a.judged && s.sequence.counts() {
+		if a.begun && !a.judged && s.numbers.Count() {
 			s.judgeAnswer(a, now)
 		}
 	}
@@ -82,7 +82,7 @@ func (s *Stream) judgeAnswer(a *firstAnswer, now time.Time) {
 	switch {
 	case a.first > a.asked+1:
 		s.tellLate(a, number.As[int64](a.first-a.asked-1)) // a gap of more is none
-	case a.first == a.asked+1, s.sequence.last >= a.asked:
+	case a.first == a.asked+1, s.numbers.Reached(a.asked):
 		a.judged = true
 	case now.Sub(a.at) >= evidence.ResumePause:
 		s.tellLate(a, -1)

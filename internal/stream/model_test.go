@@ -164,6 +164,15 @@ type modelConn struct {
 	repeat int // index of the entry that it repeated last
 }
 
+// repeatState is what the model knows of what a later connection repeats.
+type repeatState int
+
+const (
+	repeatAwaited repeatState = iota // no block with an id came yet
+	repeatRunning
+	repeatOver
+)
+
 // record is all that a stream was brought, by position.
 type record struct {
 	entries      []entry

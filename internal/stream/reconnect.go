@@ -178,9 +178,9 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 		Options: s.options,
 		first:   s.connections == 0,
 		mends:   s.broke,
-		start:   s.buffer.Newest,
 		openID:  lastEventID,
 		seen:    evidence.Connection{Began: time.Now()},
+		repeats: evidence.Repeats{Start: s.buffer.Newest, ID: lastEventID},
 	}
 	conn.decoder.MaxBlockSize = conn.Options.MaxEventSize
 	if !replay.Sendable(lastEventID) {

@@ -217,9 +217,7 @@ func (c *Conn) goesOn(b eventstream.Block) bool {
 	if c.dropped > 0 {
 		return true
 	}
-	n, ok := Number(string(b.ID))
-	q := &c.Stream.sequence
-	return ok && c.resumed && c.ids == 0 && c.blocks == 0 && q.counts() && n == q.last+1
+	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.Stream.numbers.IsNext(string(b.ID))
 }
 
 // greetingTime is how long after its head a connection is given to be greeted.

@@ -195,7 +195,7 @@ func (s *Stream) newSplice(id, param string) *Stream {
 	}
 	sp.buffer.Limits = s.buffer.Limits
 	sp.track.Buffer = &sp.buffer
-	sp.sequence.add(id, true)
+	sp.numbers.Add(id, true)
 	sp.setLogger(s.Log())
 	return sp
 }

@@ -128,17 +128,17 @@ type Stream struct {
 	alone    time.Time // since when it has had no subscribers, with linger
 	charged  int64     // of the buffer's bytes, those in the hub's count
 
-	conn           *Conn          // the newest
-	reopening      bool           // it had ended, and the upstream has not answered since; see reopen.go
-	successor      *Stream        // of the connection; see reload.go
-	brought        []uint64       // hashes of the blocks since its connection was opened
-	renewing       bool           // the handlers of the new configuration are being looked for
-	gaveID         bool           // the upstream has sent an id
-	upstreamIDs    bool           // and the clients see it: the gateway adds none
-	sequence       sequence       // of the upstream's ids
-	opening        *firstAnswer   // to the ID that it was opened with; see late.go
-	answers        []*firstAnswer // that are not judged yet
-	lastUpstreamID string         // with which a reconnect resumes
+	conn           *Conn            // the newest
+	reopening      bool             // it had ended, and the upstream has not answered since; see reopen.go
+	successor      *Stream          // of the connection; see reload.go
+	brought        evidence.Brought // since its connection was opened
+	renewing       bool             // the handlers of the new configuration are being looked for
+	gaveID         bool             // the upstream has sent an id
+	upstreamIDs    bool             // and the clients see it: the gateway adds none
+	numbers        evidence.Numbers // of the upstream's ids
+	opening        *firstAnswer     // to the ID that it was opened with; see late.go
+	answers        []*firstAnswer   // that are not judged yet
+	lastUpstreamID string           // with which a reconnect resumes
 	backoff        backoff
 	slowestHead    time.Duration // the longest that a connection took to its head
 	connections    int

@@ -43,7 +43,7 @@ func (s *Stream) openSuccessor() {
 	sp := s.newSplice(id, "")
 	sp.splice.succeeds = true
 	sp.buffer.Indexed()
-	s.successor, s.brought = sp, s.broughtSince(id)
+	s.successor, s.brought = sp, evidence.BroughtSince(&s.buffer, id)
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -143,8 +143,8 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 	if !same {
 		s.unprove()
 	}
-	c.dropping, c.repeated = repeatRunning, to
-	c.held, c.brought = nil, nil
+	c.repeats.Reached(to)
+	c.held = nil
 }
 
 // takeOver lets the stream go on with its successor as with a connection that
@@ -164,7 +164,7 @@ func (s *Stream) takeOver(sp *Stream) {
 	}
 	seen := uint64(0)
 	for _, h := range held {
-		if c.dropping == repeatAwaited && (c.broughtNext(h) || s.broughtToo(h, &seen, c.start)) {
+		if c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
 			c.dropped++
 			continue
 		}
@@ -182,6 +182,12 @@ func (s *Stream) keepState(sp *Stream) {
 	if sp.hasRetry {
 		s.retry, s.hasRetry, s.backoff.base = sp.retry, true, sp.retry
 	}
+}
+
+// broughtNext reports whether a block without an id is the next one that the connection
+// before has brought after the ID that this one was asked with.
+func (c *Conn) broughtNext(h heldBlock) bool {
+	return !h.block.HasID && !h.block.CommentOnly() && c.repeats.Brought.Next(h.lines)
 }
 
 // broughtToo reports whether the old connection, up to position to, brought a block
@@ -203,7 +209,7 @@ func (s *Stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
 // succeed makes the connection of a successor the stream's.
 func (s *Stream) succeed(sp *Stream) *Conn {
 	c, old := sp.conn, s.conn
-	c.brought = s.brought
+	c.repeats.Brought = s.brought
 	s.successor, s.brought = nil, nil
 	s.dropIndex()
 	sp.splice.timer.Stop()
@@ -214,7 +220,7 @@ func (s *Stream) succeed(sp *Stream) *Conn {
 	s.cancel()
 	s.cancel = sp.cancel
 	s.setConn(c)
-	c.Stream, c.first, c.start = s, false, s.buffer.Newest
+	c.Stream, c.first, c.repeats.Start = s, false, s.buffer.Newest
 	s.phase = phaseLive
 	s.head = sp.head
 	s.track.GoOn(&sp.track)

@@ -45,19 +45,15 @@ type Conn struct {
 	Stream   *Stream // that of a successor becomes the stream that it goes on with
 	over     bool    // the stream goes on with another connection
 	ended    bool
-	headed   bool   // it is that of an event stream
-	deserted bool   // the stream went on though its handlers have not returned
-	resumed  bool   // it is taken to go on after the ID: see gave
-	first    bool   // of the stream
-	start    uint64 // the stream's position when it began
-	blocks   int    // how many it has had that are not comment-only
-	dropping repeatState
-	repeated uint64 // position of the newest block that it repeated
-	dropped  int    // how many repeated blocks were dropped
-	ids      int    // how many ids it has brought, repeated ones apart
-	before   uint64 // the last ID before it, if its first one is below that; see continuity.go
+	headed   bool             // it is that of an event stream
+	deserted bool             // the stream went on though its handlers have not returned
+	resumed  bool             // it is taken to go on after the ID: see gave
+	first    bool             // of the stream
+	blocks   int              // how many it has had that are not comment-only
+	repeats  evidence.Repeats // of blocks that the stream has: those are dropped
+	dropped  int              // how many were
+	answer   evidence.Answer  // of its first ids
 	held     []heldBlock
-	brought  []uint64 // of a successor: what the connection before brought meanwhile; see repeats.go
 
 	seen evidence.Connection // of it, to be compared with others
 }
@@ -265,9 +261,12 @@ func (c *Conn) take(b eventstream.Block, lines []byte) error {
 	if !b.CommentOnly() {
 		c.seen.NoteLines(lines, time.Now())
 	}
-	if !c.first && !s.succeeds() && c.isRepeat(b, lines) {
-		c.dropped++
-		return nil
+	if !c.first && !s.succeeds() {
+		if c.repeats.Has(&s.buffer, b, lines, c.blocks > 0) {
+			c.dropped++
+			return nil
+		}
+		c.checkRenumbered(b, lines)
 	}
 	continues := c.goesOn(b)
 	c.checkContinuity(b)
@@ -334,7 +333,9 @@ func (c *Conn) append(b *replay.Block) {
 			s.fresh = false
 			s.brings(b)
 		}
-		s.noteBrought(b)
+		if sp := s.successor; sp != nil && sp.openID != "" {
+			s.brought.Note(b)
+		}
 	}
 	s.received += int64(b.Lines) + 1
 	s.buffer.Append(b)
