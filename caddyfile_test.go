@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -673,4 +675,39 @@ func TestErrorNamesItsLine(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "Caddyfile:4") {
 		t.Errorf("error %v, expected it to be at Caddyfile:4", err)
 	}
+}
+
+// Options of any text are refused with an error, or become a configuration that Caddy
+// reads again as the same.
+func FuzzOptions(f *testing.F) {
+	for _, tests := range optionTests {
+		for _, test := range tests {
+			f.Add(test.options)
+		}
+	}
+	f.Add("{\n}")
+	f.Add("heartbeat \"\nbuffer {")
+	f.Fuzz(func(t *testing.T, options string) {
+		h := new(Handler)
+		if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser("sse {\n" + options + "\n}")); err != nil {
+			return
+		}
+		if h.Validate() != nil {
+			return
+		}
+		text, err := json.Marshal(h)
+		if err != nil {
+			t.Fatalf("%q is accepted, and cannot be written: %v", options, err)
+		}
+		again := new(Handler)
+		if err := caddy.StrictUnmarshalJSON(text, again); err != nil {
+			t.Fatalf("%q becomes %s, which is refused: %v", options, text, err)
+		}
+		if err := again.Validate(); err != nil {
+			t.Errorf("%q becomes %s, which is not valid: %v", options, text, err)
+		}
+		if twice, err := json.Marshal(again); err != nil || !bytes.Equal(twice, text) {
+			t.Errorf("%q becomes %s, and then %s, %v", options, text, twice, err)
+		}
+	})
 }

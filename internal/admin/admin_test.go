@@ -1,10 +1,13 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,4 +90,42 @@ func TestPagesWithoutAHostAreRefused(t *testing.T) {
 	if got := status(routes[0], http.MethodGet, "http://localhost:2019"); got != http.StatusOK {
 		t.Errorf("of the page itself: %d", got)
 	}
+}
+
+// Whatever it is asked, the API answers, with JSON or the page, or says with a status of
+// a client's mistake what it expected.
+func FuzzAPI(f *testing.F) {
+	f.Add(byte(0), "GET", "sort=age&order=desc&limit=1", "", "", "")
+	f.Add(byte(3), "POST", "", `{"value": "bob", "window": "1ms"}`, "application/json", "https://a.test")
+	f.Add(byte(4), "GET", "limit=-1&offset=99999999999999999999", "", "", "file://")
+	f.Add(byte(5), "DELETE", "%zz", "", "application/json; charset=x", "")
+	f.Add(byte(7), "GET", "last=0&last=1", "", "", "")
+	f.Fuzz(func(t *testing.T, which byte, method, query, body, contentType, origin string) {
+		at := routes[int(which)%len(routes)]
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // feeds do not last
+		r := (&http.Request{
+			Method: method, URL: &url.URL{Path: at.pattern, RawQuery: query}, Host: "localhost", ContentLength: int64(len(body)),
+			Header: http.Header{"Content-Type": {contentType}, "Origin": {origin}}, Body: io.NopCloser(strings.NewReader(body)),
+		}).WithContext(ctx)
+		if origin == "" {
+			r.Header.Del("Origin")
+		}
+		r.SetPathValue("id", query)
+		w := httptest.NewRecorder()
+		err := at.serve(w, r)
+		if err == nil {
+			if kind := w.Header().Get("Content-Type"); w.Body.Len() > 0 && kind == "" {
+				t.Errorf("%s %s?%s: %q without a content type", method, at.pattern, query, w.Body)
+			}
+			return
+		}
+		refusal, ok := errors.AsType[caddy.APIError](err)
+		if !ok {
+			t.Fatalf("%s %s?%s: %v, which has no status", method, at.pattern, query, err)
+		}
+		if refusal.HTTPStatus < 400 || refusal.HTTPStatus >= 500 || refusal.Message == "" && refusal.Err == nil {
+			t.Errorf("%s %s?%s %q: status %d, %q", method, at.pattern, query, body, refusal.HTTPStatus, refusal.Error())
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,6 +86,88 @@ func original(r *http.Request) *url.URL {
 	return r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request).URL
 }
 
+// sentUpstream returns the key of a request with a header field, and what would be sent
+// upstream of it that counts.
+func sentUpstream(h *stream.Hub, p *Policy, host string, target *url.URL, name string, values ...string) (stream.Key, string) {
+	header := http.Header{}
+	for _, value := range values {
+		if value != "" {
+			header.Add(name, value)
+		}
+	}
+	u := *target
+	r := keyRequest(http.MethodGet, host, &u, header)
+	key := h.Key(p.Parts(r, ""))
+	p.clean(r)
+	for name := range r.Header {
+		if Insignificant(name) {
+			r.Header.Del(name)
+		}
+	}
+	return key, fmt.Sprintf("%q %q %q", strings.ToLower(r.Host), r.RequestURI, r.Header)
+}
+
+// FuzzTemplates checks the principle for keys that the operator writes: whatever the
+// template, requests that differ in what is sent upstream have different keys.
+func FuzzTemplates(f *testing.F) {
+	f.Add("{http.request.header.X-A}", "/x?a=1", "1", "", "/x?a=2", "2", "")
+	f.Add("{http.request.header.X-A}{http.request.cookie.c}", "/x", "1", "2", "/x", "12", "")
+	f.Add("{http.request.uri}", "/x?a=1&a=2", "", "", "/x?a=1", "", "")
+	f.Add("{http.request.uri.query.a:b}", "/x?a=b", "", "", "/x", "", "")
+	f.Add(`\{http.request.header.X-A} {x{http.request.header.X-A}}`, "/x", "}", "{", "/x", "}{", "")
+	f.Add("{http.request.cookie.c}", "/x", "a", "c=1", "/x", "a", "c=1; d=2")
+	h := stream.NewHub()
+	f.Fuzz(func(t *testing.T, template, target1, field1, cookie1, target2, field2, cookie2 string) {
+		if template == "" || len(template) > 1<<10 {
+			return
+		}
+		u1, err1 := url.ParseRequestURI(target1)
+		u2, err2 := url.ParseRequestURI(target2)
+		if err1 != nil || err2 != nil {
+			return
+		}
+		p := New(Config{Template: template})
+		for name, values := range map[string][2]string{"X-A": {field1, field2}, "Cookie": {cookie1, cookie2}} {
+			k1, sent1 := sentUpstream(h, p, "a.test", u1, name, values[0])
+			k2, sent2 := sentUpstream(h, p, "a.test", u2, name, values[1])
+			if k1 == k2 && sent1 != sent2 {
+				t.Errorf("key %q: the same, but sent upstream are\n%s\n%s", template, sent1, sent2)
+			}
+		}
+	})
+}
+
+// FuzzAnswers checks that an answer which may be for one client only is private, whatever
+// else its fields say.
+func FuzzAnswers(f *testing.F) {
+	f.Add("Vary", "accept, *", "Set-Cookie", "a=1")
+	f.Add("Vary", "Cookie ,Origin", "Cache-Control", `max-age=1, no-cache="a,b", PRIVATE`)
+	f.Add("Access-Control-Allow-Origin", "https://a.test", "Cache-Control", `private="a"`)
+	f.Add("Set-Cookie", "", "Cache-Control", ",,=,")
+	p := New(Config{})
+	r := keyRequest(http.MethodGet, "a.test", &url.URL{Path: "/x"}, http.Header{})
+	f.Fuzz(func(t *testing.T, name1, value1, name2, value2 string) {
+		answer := http.Header{}
+		answer.Add(name1, value1)
+		answer.Add(name2, value2)
+		shared := p.WhyPrivate(answer, r).Reason == ""
+		says := func(field, token string) bool {
+			return slices.ContainsFunc(strings.Split(strings.Join(answer[field], ","), ","), func(element string) bool {
+				return strings.EqualFold(strings.TrimSpace(element), token)
+			})
+		}
+		switch {
+		case !shared:
+		case len(answer["Set-Cookie"]) > 0:
+			t.Error("an answer that sets a cookie is shared")
+		case says("Vary", "*"), says("Vary", "Accept-Charset") && p.Varies(http.Header{"Vary": {"Accept-Charset"}}):
+			t.Error("an answer that varies is shared")
+		case says("Cache-Control", "private"):
+			t.Error("an answer that says it is private is shared")
+		}
+	})
+}
+
 // FuzzKeyOfRequests checks the principle: requests with the same key are the
 // same to the upstream, but for the fields that do not count.
 func FuzzKeyOfRequests(f *testing.F) {
@@ -107,25 +190,8 @@ func FuzzKeyOfRequests(f *testing.F) {
 		if err1 != nil || err2 != nil {
 			return
 		}
-		sentUpstream := func(host string, target *url.URL, name, v, w string) (stream.Key, string) {
-			header := http.Header{}
-			for _, value := range []string{v, w} {
-				if value != "" {
-					header.Add(name, value)
-				}
-			}
-			r := keyRequest(http.MethodGet, host, target, header)
-			key := h.Key(p.Parts(r, ""))
-			p.clean(r)
-			for name := range r.Header {
-				if Insignificant(name) {
-					r.Header.Del(name)
-				}
-			}
-			return key, fmt.Sprintf("%q %q %q", strings.ToLower(r.Host), r.RequestURI, r.Header)
-		}
-		k1, sent1 := sentUpstream(host1, u1, name1, v1, w1)
-		k2, sent2 := sentUpstream(host2, u2, name2, v2, w2)
+		k1, sent1 := sentUpstream(h, p, host1, u1, name1, v1, w1)
+		k2, sent2 := sentUpstream(h, p, host2, u2, name2, v2, w2)
 		if k1 == k2 && sent1 != sent2 {
 			t.Errorf("the same key, but sent upstream are\n%s\n%s", sent1, sent2)
 		}

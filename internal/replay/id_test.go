@@ -60,3 +60,30 @@ func TestMemoryOfIDs(t *testing.T) {
 		}
 	}
 }
+
+// What has the shape of a gateway ID is one, with the position that it says; all else is
+// not. Only what an event stream can have brought is looked up.
+func FuzzIDs(f *testing.F) {
+	f.Add(IDPrefix+NewEpoch()+".7", uint64(7))
+	f.Add(IDPrefix+NewEpoch()+".18446744073709551616", uint64(0))
+	f.Add("sse1..1", uint64(1))
+	f.Add("a\nb", uint64(1<<63))
+	f.Fuzz(func(t *testing.T, id string, position uint64) {
+		if epoch, n, ok := ParseID(id); ok {
+			again, m, ok := ParseID(string(AppendID(nil, epoch, n)))
+			if !ok || again != epoch || m != n {
+				t.Errorf("%q is position %d of %s, and that is not read again", id, n, epoch)
+			}
+			if !ValidID(id) || !Sendable(id) {
+				t.Errorf("%q is a gateway ID, and cannot be looked up or sent", id)
+			}
+		}
+		if Sendable(id) && !ValidID(id) {
+			t.Errorf("%q may be sent, and not be looked up", id)
+		}
+		epoch := NewEpoch()
+		if got, n, ok := ParseID(string(AppendID(nil, epoch, position))); !ok || got != epoch || n != position {
+			t.Errorf("position %d of %s is read as %d of %s, %v", position, epoch, n, got, ok)
+		}
+	})
+}
