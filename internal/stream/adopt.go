@@ -141,7 +141,7 @@ func (h *Hub) adopt(s *Stream, q *Renewal) {
 // stream are held.
 func (s *Stream) ownedBy(inst *Instance, options *Options, src Source, logger *zap.Logger) {
 	s.owner = inst
-	s.adoptable = s.hub.aloneLocked(inst)
+	s.adoptable = inst.aloneLocked()
 	s.options = options
 	s.buffer.Limits = options.Buffer
 	s.source = src

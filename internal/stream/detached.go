@@ -49,7 +49,7 @@ func (h *Hub) keepDetached(s *Stream) error {
 	if s.phase == phaseGone {
 		return ErrStreamOver // its client has left
 	}
-	s.adoptable = h.aloneLocked(s.owner)
+	s.adoptable = s.owner.aloneLocked()
 	h.detached[s.epoch] = s
 	h.count[s.place]++
 	h.track(s)

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -145,13 +146,26 @@ func (h *Hub) Register(place string, server any) *Instance {
 func (h *Hub) SharesPlace(inst *Instance) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.aloneLocked(inst)
+	return !inst.aloneLocked()
 }
 
 // aloneLocked reports whether no other handler of the same configuration has the
-// same place.
-func (h *Hub) aloneLocked(inst *Instance) bool {
-	return !inst.crowded
+// same place. The hub's lock is held.
+func (i *Instance) aloneLocked() bool { return !i.crowded }
+
+// locked does something with the hub's lock.
+func (h *Hub) locked(do func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	do()
+}
+
+// spawn does something in a goroutine that is waited for.
+func (h *Hub) spawn(do func()) { h.running.Go(do) }
+
+// connect runs a stream's upstream connections.
+func (h *Hub) connect(ctx context.Context, s *Stream, cancel context.CancelFunc, src Source, lastEventID string) {
+	h.running.Go(func() { s.run(ctx, cancel, src, lastEventID) })
 }
 
 // Key hashes parts, each of which may contain anything.
@@ -248,7 +262,7 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 		return nil, errTooManyStreams
 	}
 	s := newStream(h, req, head)
-	s.adoptable = h.aloneLocked(req.Instance)
+	s.adoptable = req.Instance.aloneLocked()
 	h.streams[req.Key] = append(h.streams[req.Key], s)
 	h.track(s)
 	h.count[place]++
@@ -333,7 +347,7 @@ func (h *Hub) entitledLocked(s *Stream, inst *Instance) bool {
 		return true
 	}
 	return s.owner.Place == inst.Place && s.owner.server != inst.server &&
-		s.adoptable && h.aloneLocked(inst)
+		s.adoptable && inst.aloneLocked()
 }
 
 // remove takes s out of the hub, so that nobody joins it any more.

@@ -61,8 +61,13 @@ func (s *Stream) charge() {
 		return // as much was evicted as came
 	}
 	s.charged += d
-	if m := &s.hub.Memory; m.Used.Add(d) > m.limit.Load() {
-		s.hub.reclaimSoon()
+	s.hub.charge(d)
+}
+
+// charge counts bytes of replay buffers. Any lock may be held.
+func (h *Hub) charge(bytes int64) {
+	if m := &h.Memory; m.Used.Add(bytes) > m.limit.Load() {
+		h.reclaimSoon()
 	}
 }
 
@@ -225,16 +230,15 @@ func (s *Stream) lingersSince() (alone time.Time, lingers bool) {
 
 // expire ends a stream that only lingers as if its time were over. It returns
 // false if somebody has come.
-func (s *Stream) expire() bool {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.lingers() {
-		return false
-	}
-	s.expireLocked()
-	return true
+func (s *Stream) expire() (ended bool) {
+	s.hub.locked(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ended = s.lingers(); ended {
+			s.expireLocked()
+		}
+	})
+	return ended
 }
 
 // evictLargest evicts the oldest blocks of what is the largest buffer, again and

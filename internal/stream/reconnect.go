@@ -357,7 +357,7 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 		return 0, false
 	}
 	if !s.isSplice && s.compares() {
-		s.hub.facts.forget(s.Key) // it may be another version of the application that answers next
+		s.facts.forget(s.Key) // it may be another version of the application that answers next
 		for sp := range s.splices {
 			if sp.track.HeadAt.IsZero() {
 				s.unshareSplice(sp)

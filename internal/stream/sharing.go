@@ -124,7 +124,7 @@ func (s *Stream) noteShared() {
 	if s.head == nil || s.closed.Load() {
 		return
 	}
-	s.hub.facts.noteShared(s.Key, sharedFact{snapshot: s.sharing.snapshot, greets: s.track.Greets})
+	s.facts.noteShared(s.Key, sharedFact{snapshot: s.sharing.snapshot, greets: s.track.Greets})
 }
 
 // unprove takes note that the stream has a new connection, which may greet it
@@ -134,7 +134,7 @@ func (s *Stream) unprove() {
 	if !s.compares() {
 		return
 	}
-	s.hub.facts.forget(s.Key)
+	s.facts.forget(s.Key)
 	for sp := range s.splices {
 		s.unshareSplice(sp)
 	}
@@ -240,7 +240,7 @@ func (s *Stream) root() *Stream {
 // perConnection leaves each connection to its own client, for a reason, and lets
 // newcomers have connections of their own. The lock is held.
 func (s *Stream) perConnection(why ownReason) {
-	s.hub.facts.noteOwn(s.Key, s.path, why)
+	s.facts.noteOwn(s.Key, s.path, why)
 	private := Private{Reason: PrivatePerConnection, Detail: string(why)}
 	s.isPrivateFor(private)
 	s.closed.Store(true)
@@ -273,7 +273,7 @@ func (s *Stream) perConnection(why ownReason) {
 	}
 	s.wakeWaiting()
 	s.wakeLocked()
-	s.hub.running.Go(func() { // it needs the hub's lock, which comes first
+	s.hub.spawn(func() { // it needs the hub's lock, which comes first
 		s.hub.remove(s)
 		s.mu.Lock()
 		forget := s.phase == phaseGone && len(s.subs) == 0

@@ -168,6 +168,7 @@ func (s *Stream) isRenewed() bool {
 func (s *Stream) newSplice(id, param string) *Stream {
 	sp := &Stream{
 		hub:            s.hub,
+		facts:          s.facts,
 		number:         NextNumber(),
 		born:           time.Now(),
 		Key:            s.Key,

@@ -49,6 +49,43 @@ type Source interface {
 	Renew(server any, q *Renewal) bool
 }
 
+// keeper is what a stream asks of the hub. The hub's lock comes before a stream's:
+// the methods that take it are not for who holds that of a stream.
+type keeper interface {
+	// remove takes a stream out, so that nobody joins it any more; forget drops the last
+	// reference to one that is over and has no subscribers. Both take the hub's lock, as
+	// does locked while something is done.
+	remove(s *Stream)
+	forget(s *Stream)
+	locked(do func())
+	removeLocked(s *Stream) // remove for who holds the hub's lock
+
+	// track takes note of a stream that has, or is about to have, subscribers.
+	track(s *Stream)
+	untrack(s *Stream)
+
+	// markUnshareable sends requests with a key upstream on their own, for d; keeps
+	// reports whether there is a stream with it; keepDetached makes a detached stream
+	// known that has its head, or tells why it cannot be. They take the hub's lock.
+	markUnshareable(key Key, d time.Duration, why Private)
+	keeps(key Key) bool
+	keepDetached(s *Stream) error
+
+	// connect runs a stream's upstream connections, and spawn anything, in a goroutine
+	// that is waited for.
+	connect(ctx context.Context, s *Stream, cancel context.CancelFunc, src Source, lastEventID string)
+	spawn(do func())
+
+	// charge counts bytes of replay buffers. Any lock may be held.
+	charge(bytes int64)
+
+	// addYoung and removeYoung take note of a stream that lingers though its one client
+	// has left soon; endYoung ends those of them that are too many, with no lock held.
+	addYoung(s *Stream)
+	removeYoung(s *Stream)
+	endYoung()
+}
+
 // Stream is one shared sequence of blocks: the upstream connection that it
 // comes from, the replay buffer, and the subscribers that read it.
 //
@@ -56,7 +93,8 @@ type Source interface {
 // appends blocks. Subscribers are read positions; none can slow the stream.
 type Stream struct {
 	// Fixed after construction.
-	hub                  *Hub
+	hub                  keeper
+	facts                *facts    // of all streams
 	number               uint64    // of the process's streams; names it to operators
 	born                 time.Time // when it began
 	Key                  Key
@@ -182,6 +220,7 @@ func (s *Stream) DrainTime() time.Duration {
 func newStream(h *Hub, req *Request, head *Head) *Stream {
 	s := &Stream{
 		hub:     h,
+		facts:   &h.facts,
 		number:  NextNumber(),
 		born:    time.Now(),
 		Key:     req.Key,
@@ -206,7 +245,7 @@ func newStream(h *Hub, req *Request, head *Head) *Stream {
 	s.setLogger(req.Logger)
 	s.buffer.Limits = req.Options.Buffer
 	s.track.Buffer = &s.buffer
-	if fact, ok := h.facts.sharedBy(req.Key); ok && s.compares() {
+	if fact, ok := s.facts.sharedBy(req.Key); ok && s.compares() {
 		s.sharing.proven, s.sharing.snapshot, s.track.Greets = true, fact.snapshot, fact.greets
 	}
 	if head != nil {
@@ -236,7 +275,7 @@ func (s *Stream) startLocked(lastEventID string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	src := s.source // not that of who comes before run does
-	s.hub.running.Go(func() { s.run(ctx, cancel, src, lastEventID) })
+	s.hub.connect(ctx, s, cancel, src, lastEventID)
 }
 
 // errNewLife is returned by attach when the stream has ended and the request
@@ -347,17 +386,17 @@ func (s *Stream) lingerLocked() {
 	}
 	var timer *time.Timer
 	timer = time.AfterFunc(s.lingerTime(), func() {
-		s.hub.mu.Lock()
-		defer s.hub.mu.Unlock()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.linger == timer && len(s.subs) == 0 {
-			s.expireLocked()
-		}
+		s.hub.locked(func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.linger == timer && len(s.subs) == 0 {
+				s.expireLocked()
+			}
+		})
 	})
 	s.linger = timer
 	if s.isYoung() {
-		s.hub.young.add(s)
+		s.hub.addYoung(s)
 	}
 }
 
@@ -366,7 +405,7 @@ func (s *Stream) stopLinger() {
 	if s.linger != nil {
 		s.linger.Stop()
 		s.linger = nil
-		s.hub.young.remove(s)
+		s.hub.removeYoung(s)
 	}
 }
 

@@ -251,7 +251,7 @@ func (s *Stream) successorEnded(end Ending) (delay time.Duration, again bool) {
 	case !end.Retriable():
 		log.Warn("upstream of the new configuration does not continue the stream")
 		parent.dropSuccessor()
-		s.hub.running.Go(func() { // it needs the hub's lock, which comes first
+		s.hub.spawn(func() { // it needs the hub's lock, which comes first
 			s.hub.remove(parent)
 			s.hub.markUnshareable(parent.Key, unshareableTime, Private{Reason: PrivateNoStream})
 			parent.leave(EndRefused)

@@ -369,7 +369,7 @@ func (s *Stream) makeExclusive() bool {
 	s.hub.remove(s)
 	why := Private{Reason: PrivateEndpoint}
 	s.hub.markUnshareable(s.Key, unshareableForever, why)
-	s.hub.facts.noteOwn(s.Key, s.path, ownSession)
+	s.facts.noteOwn(s.Key, s.path, ownSession)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -28,6 +28,9 @@ func (s *Stream) isYoung() bool {
 	return !s.Detached && s.arrivals == 1 && s.alone.Sub(s.born) < s.options.Linger
 }
 
+func (h *Hub) addYoung(s *Stream)    { h.young.add(s) }
+func (h *Hub) removeYoung(s *Stream) { h.young.remove(s) }
+
 func (y *young) add(s *Stream) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
