@@ -47,7 +47,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	declineHTTP2(r)
-	h.instance.Requests.Add(1)
+	if h.instance.Requests.Add(1) == 1 {
+		h.lookout.found()
+	}
+	takenOf(r.Context())
 	inside.Store(true)
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 

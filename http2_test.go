@@ -18,10 +18,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -612,4 +614,64 @@ func TestTakenOverStreamsOutliveTheirServer(t *testing.T) {
 		}
 	}
 	awaitMetric(t, takenOver, 0)
+}
+
+// around is a listener wrapper that wraps connections in something of its own.
+type around struct{ net.Listener }
+
+func init() { caddy.RegisterModule(new(around)) }
+
+func (*around) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.listeners.test_wrap", New: func() caddy.Module { return new(around) }}
+}
+
+func (*around) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
+
+func (*around) WrapListener(ln net.Listener) net.Listener { return &around{ln} }
+
+func (w *around) Accept() (net.Conn, error) {
+	conn, err := w.Listener.Accept()
+	over, ok := conn.(tlsConn)
+	if !ok {
+		return conn, err
+	}
+	return aroundConn{over}, err
+}
+
+// tlsConn is a connection over TLS, also one that was wrapped.
+type tlsConn interface {
+	net.Conn
+	ConnectionState() tls.ConnectionState
+}
+
+type aroundConn struct{ tlsConn }
+
+// A listener wrapper that is on, and has not seen a connection, is told.
+func TestWrapperThatSeesNothingIsTold(t *testing.T) {
+	for name, test := range map[string]struct {
+		servers string
+		told    bool
+	}{
+		"as it should be":        {"listener_wrappers {\nsse\n}", false},
+		"another comes after it": {"listener_wrappers {\nsse\ntest_wrap\n}", true},
+		"it is not there":        {"protocols h1 h2", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := startUpstream(t, nil)
+			s := sharingSetup{servers: test.servers}.start(t, u)
+			c := s.subscribe(s.client(), "/")
+			u.accept().event("1")
+			c.expect("1")
+			found := hints.Process.List()
+			if !test.told {
+				if len(found) > 0 {
+					t.Errorf("hints %+v", found)
+				}
+				return
+			}
+			if len(found) != 1 || found[0].Kind != hints.Wrapper || found[0].Place != "http2" || !strings.Contains(found[0].Remedy, "sse last") {
+				t.Errorf("hints %+v", found)
+			}
+		})
+	}
 }

@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"net"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -35,9 +36,21 @@ func (*ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
-	l.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	var ok bool
+	if l.server, ok = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		wrappedServers.Store(l.server, nil)
+	}
 	return nil
 }
+
+// Cleanup implements caddy.CleanerUpper.
+func (l *ListenerWrapper) Cleanup() error {
+	wrappedServers.Delete(l.server)
+	return nil
+}
+
+// wrappedServers are the servers that have the wrapper: Caddy does not tell.
+var wrappedServers sync.Map // of *caddyhttp.Server
 
 // UnmarshalCaddyfile sets up the wrapper from Caddyfile tokens. Syntax:
 //
@@ -76,6 +89,7 @@ func (l *ListenerWrapper) handshakeTimeout() (least time.Duration) {
 var (
 	_ caddy.Module          = (*ListenerWrapper)(nil)
 	_ caddy.Provisioner     = (*ListenerWrapper)(nil)
+	_ caddy.CleanerUpper    = (*ListenerWrapper)(nil)
 	_ caddy.ListenerWrapper = (*ListenerWrapper)(nil)
 	_ caddyfile.Unmarshaler = (*ListenerWrapper)(nil)
 )

@@ -389,6 +389,8 @@ type Handler struct {
 	probes       *probes // nil: without probe
 	lines        *stream.HandlerLines
 	hints        *hints.Source // nil before it is provisioned
+	lookout      *lookout      // nil: no Caddy server
+	wrapped      bool          // the server has the listener wrapper
 }
 
 // KeyIgnore names parts of requests that do not separate clients.
@@ -481,7 +483,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	stream.Process.LimitMemory(h.instance, least(h.Memory, global.Memory))
-	h.doubt(ctx, s, place, global.Memory)
+	stands := h.doubt(ctx, s, place, global.Memory)
+	if ok {
+		h.lookout = h.lookOut(s, stands)
+	}
 	h.scope = scopes.Add(1)
 	h.withdraw = access.Process.Offer(h.RevokeBy)
 	return nil
@@ -524,6 +529,7 @@ func (h *Handler) Cleanup() error {
 		access.Process.Stale(h.instance)
 		h.withdraw()
 	}
+	h.lookout.close()
 	h.hints.Close()
 	if caddy.Exiting() && h.options != nil {
 		// The server knows nothing of connections that were taken over: it has

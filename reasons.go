@@ -115,6 +115,13 @@ var slowTexts = map[delivery.Cause]struct{ text, remedy string }{
 
 // hintDelivery tells why clients are written to in the slower way.
 func (h *Handler) hintDelivery(why delivery.Cause, detail string) {
+	if why == delivery.CauseHTTP2 && h.wrapped {
+		h.hints.Notice(hints.Wrapper, string(why), func() (text, remedy string) {
+			return "the listener wrapper sse is on, and clients come over HTTP/2 on connections that it has not seen: their streams are not taken over",
+				"listener_wrappers { sse }, with sse last, and TLS at this server"
+		})
+		return
+	}
 	slow, told := slowTexts[why]
 	if !told {
 		return

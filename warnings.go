@@ -3,6 +3,8 @@ package caddysse
 import (
 	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -24,18 +26,22 @@ const (
 	rareHeartbeat = 60 * time.Second
 )
 
-// doubt tells what is doubtful of the handler's configuration. server is that of
-// Caddy; nil: there is none. global is memory of the global option.
-func (h *Handler) doubt(ctx caddy.Context, server *caddyhttp.Server, listen string, global int64) {
+// doubt tells what is doubtful of the handler's configuration, and returns where
+// the handler stands. server is that of Caddy; nil: there is none. global is
+// memory of the global option.
+func (h *Handler) doubt(ctx caddy.Context, server *caddyhttp.Server, listen string, global int64) (place string) {
 	var s stand
 	if server != nil {
 		s = standOf(ctx, server)
 	}
-	place := s.place(listen)
+	place = s.place(listen)
 	say := func(kind hints.Kind, remedy, format string, args ...any) {
 		h.hints.Doubt(kind, place, fmt.Sprintf(format, args...), remedy)
 	}
 	h.doubtReach(&s, say)
+	if server != nil {
+		h.doubtWrapper(server, say)
+	}
 	if grace := gracePeriod(httpApp(ctx)); grace > 0 && grace < h.options.Drain {
 		say(hints.GracePeriod, fmt.Sprintf("grace_period %v in the global options, or drain %v", h.options.Drain+10*time.Second, grace/2),
 			"grace_period (%v) is shorter than drain (%v): when Caddy stops it cuts clients before they are let go in order", grace, h.options.Drain)
@@ -64,6 +70,16 @@ func (h *Handler) doubt(ctx caddy.Context, server *caddyhttp.Server, listen stri
 		limit = min(limit, cmp.Or(global, limit))
 		say(hints.Memory, "memory in the global option sse only: { sse { memory <size> } }",
 			"memory is stated differently in several places: it is one limit for the process, and the smallest (%d bytes) counts", limit)
+	}
+	return place
+}
+
+// doubtWrapper tells if the listener wrapper of the server can do nothing.
+func (h *Handler) doubtWrapper(server *caddyhttp.Server, say func(kind hints.Kind, remedy, format string, args ...any)) {
+	_, h.wrapped = wrappedServers.Load(server)
+	if h.wrapped && len(server.Protocols) > 0 && (!slices.Contains(server.Protocols, "h1") || !slices.Contains(server.Protocols, "h2")) {
+		say(hints.Wrapper, "protocols h1 h2 h3, or no listener wrapper",
+			"the listener wrapper sse is without effect: protocols of the server are %s, and it needs h1 and h2", strings.Join(server.Protocols, " "))
 	}
 }
 

@@ -100,6 +100,11 @@ func TestDoubtfulConfigurations(t *testing.T) {
 			kind:       hints.Memory, place: "/b", text: "the smallest (1048576 bytes) counts", remedy: "{ sse { memory <size> } }",
 			globalsAfter: "sse {\nmemory 2MiB\n}", after: "sse /a {\nname a\n}\nsse /b {\nname b\n}\n" + proxy,
 		},
+		"the listener wrapper without HTTP/2": {
+			globals: "servers {\nprotocols h1\nlistener_wrappers {\nsse\n}\n}", directives: "sse\n" + proxy,
+			kind: hints.Wrapper, text: "protocols of the server are h1, and it needs h1 and h2", remedy: "protocols h1 h2 h3",
+			globalsAfter: "servers {\nprotocols h1 h2 h3\nlistener_wrappers {\nsse\n}\n}", after: "sse\n" + proxy,
+		},
 		"memory of a handler and of all": {
 			globals: "sse {\nmemory 3MiB\n}", directives: "sse {\nmemory 2MiB\n}\n" + proxy,
 			kind: hints.Memory, text: "the smallest (2097152 bytes) counts", remedy: "{ sse { memory <size> } }",

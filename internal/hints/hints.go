@@ -30,8 +30,10 @@ const (
 	Names       Kind = "names"        // several sse of a server without names
 	Detach      Kind = "detach"       // without a matcher
 	Memory      Kind = "memory"       // stated differently
+	Wrapper     Kind = "wrapper"      // the listener wrapper has nothing to do; also seen of what has passed
 
 	// Of what has passed: for hintTime after it was last seen.
+	Unseen    Kind = "unseen"     // no request comes to sse, and clients ask for event streams past it
 	NotShared Kind = "not_shared" // the answer forbids it
 	Withheld  Kind = "withheld"   // what the application asks for is not sent to it
 	Query     Kind = "query"      // the key leaves it out
@@ -41,8 +43,8 @@ const (
 
 // Kinds are all of them.
 var Kinds = []Kind{
-	Unreached, GracePeriod, Linger, Heartbeat, Names, Detach, Memory,
-	NotShared, Withheld, Query, FewShare, Delivery,
+	Unreached, GracePeriod, Linger, Heartbeat, Names, Detach, Memory, Wrapper,
+	Unseen, NotShared, Withheld, Query, FewShare, Delivery,
 }
 
 const (
