@@ -25,7 +25,7 @@ var (
 	differentialTime = flag.Duration("differential.time", 30*time.Second, "how long TestDifferential begins new scenarios")
 	differentialSeed = flag.Uint64("differential.seed", 0, "seed of the one scenario of TestDifferential to run; 0: new ones")
 	differentialOnly = flag.Int("differential.only", -1, "the one application of the scenario to run; -1: all")
-	differentialDir  = flag.String("differential.trace", "", "a folder in which TestDifferential writes all that happened to an application whose clients it fails for")
+	differentialDir  = flag.String("differential.trace", "", "a folder in which TestDifferential writes Caddy's log, and all that happened to an application whose clients it fails for")
 )
 
 const (
@@ -60,6 +60,11 @@ const (
 // A scenario is repeated by its seed as far as what happens is random, and not as
 // far as goroutines race: repeat it a few times, with -differential.trace.
 func TestDifferential(t *testing.T) {
+	if dir := *differentialDir; dir != "" {
+		old := testGlobals
+		testGlobals = strings.Replace(old, "output discard", "level DEBUG\noutput file "+filepath.Join(dir, "caddy.log"), 1)
+		defer func() { testGlobals = old }()
+	}
 	if seed := *differentialSeed; seed != 0 {
 		testScenario(t, seed)
 		return
@@ -163,9 +168,6 @@ func newDiffApp(s *differential, path string, seed uint64) *diffApp {
 	add(pick(rnd, "", "", "", "share public", "share public", "share public", "share off"))
 	add(pick(rnd, "", "", "", "", "join live", "join replay 5"))
 	buffer := pick(rnd, "buffer 1000000 1GiB 1h", "buffer 1000000 1GiB 1h", "", "buffer 16 64KiB")
-	if strings.Contains(buffer, " 16 ") && !d.resumes && d.style != diffNoIDs {
-		buffer = "" // that it did not go on after an ID shows only by what is kept
-	}
 	d.keeps = strings.Contains(buffer, "1h")
 	add(buffer)
 	add(pick(rnd, "", "lag skip"))

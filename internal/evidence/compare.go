@@ -32,7 +32,8 @@ type Likeness struct {
 	GreetedLast time.Time // when the newest block of its greeting came
 	Said        uint64    // how many blocks that say something the stream had had when it was opened
 
-	past    bool // it has brought something from before it was opened; see isPast
+	past    bool // it has brought something from before it was opened; see judge
+	live    bool // and something with an id that came to the stream since
 	Current bool // the stream had nothing after its ID then, or its client was ahead
 
 	steps      int // how many blocks were looked at to find a meeting, since
@@ -46,6 +47,8 @@ type pending struct {
 	greeting bool // it came before the first pause of its connection
 	event    bool // and none of those with which the stream's connection was greeted, too
 	hasID    bool
+	isNew    bool // the stream has not got it since the connection was opened
+	past     bool // it is from before that, unless the stream gets it; see judge
 }
 
 // isLate reports whether a block is looked for later than it should be: one of the
@@ -119,9 +122,9 @@ func (l *Likeness) addPending(list []pending, p pending) []pending {
 func (p Pair) Brings(b *replay.Block) {
 	p.acts(b.At)
 	greeting := !p.Beside.Conn.paused
-	p.brought = p.addPending(p.brought, pending{
-		hash: b.Hash, at: b.At, greeting: greeting, event: b.Dispatches && !p.Stream.Conn.beganWith(b), hasID: b.HasID,
-	})
+	brought := pending{hash: b.Hash, at: b.At, greeting: greeting, event: b.Dispatches && !p.Stream.Conn.beganWith(b), hasID: b.HasID}
+	p.judge(&brought)
+	p.brought = p.addPending(p.brought, brought)
 	if greeting {
 		p.GreetedLast = b.At
 	}
@@ -132,6 +135,12 @@ func (p Pair) Brings(b *replay.Block) {
 func (p Pair) StreamBrings(b *replay.Block) {
 	p.acts(b.At)
 	p.Current = p.Current || (b.HasID && b.ID == p.ID) // its client was ahead
+	for i := range p.brought {
+		if o := &p.brought[i]; o.isNew && o.hash == b.Hash {
+			o.isNew, o.past = false, false
+			p.live = p.live || b.HasID
+		}
+	}
 	greeted := p.Stream.GreetingTime()
 	if b.At.Sub(p.Stream.HeadAt) >= greeted && !p.Beside.HeadAt.IsZero() && b.At.Sub(p.Beside.HeadAt) >= greeted {
 		p.missed = p.addPending(p.missed, pending{hash: b.Hash, at: b.At})
@@ -161,18 +170,18 @@ func (p Pair) compareBrought(now time.Time, again *time.Time) (apart bool) {
 		if together && len(s.Conn.greeting) > 0 && s.Conn.greeting[0] == b.hash {
 			s.ownFirst = 0 // that was no greeting
 		}
-		past := p.isPast(b, near)
+		past := b.past
 		if near == nil && (!b.greeting || !s.Knows(b.hash)) {
 			if due := b.at.Add(TwinWindow); !now.After(due) {
 				Earliest(again, due.Add(time.Millisecond))
 				break
 			}
-			unsure := s.HeldAt.After(b.at) || s.HeadAt.After(b.at.Add(-MaxSettle)) || !s.Buffer.Reaches(b.at.Add(-TwinWindow))
-			switch unsure = unsure || b.isLate(now); {
+			missed := s.Full || s.HeldAt.After(b.at) || s.HeadAt.After(b.at.Add(-MaxSettle)) || b.isLate(now)
+			past = past && !missed // the stream may have, or is yet to read it
+			switch unsure := missed || !s.Buffer.Reaches(b.at.Add(-TwinWindow)); {
 			case unsure && !b.greeting:
-				past = false // the stream may have missed it
 			case unsure: // it may have come to the stream too, and be evicted
-				p.Unknown, past = true, past && s.Buffer.Reaches(b.at.Add(-TwinWindow))
+				p.Unknown = true
 			case !b.greeting:
 				return true
 			case len(p.Own) >= maxPending:
@@ -209,25 +218,29 @@ func (p Pair) compareMissed(now time.Time, again *time.Time, probe bool) (apart 
 	return false
 }
 
-// isPast reports whether a block that the connection beside has brought can only be
-// from before it was opened: a history or a snapshot, which speaks for the upstream.
-// What each connection is greeted with is none, nor what came to the stream at the same
-// time, as its block k, nor an event without an id that the stream has had before (a
-// ping).
-func (p Pair) isPast(b pending, k *replay.Block) bool {
+// judge looks, as the connection beside brings a block, whether the stream has got it
+// since that was opened, and else whether it can only be from before: part of a history
+// or of a snapshot, which speaks for the upstream. What each connection is greeted with
+// is none, nor an event without an id that the stream has had before (a ping). What the
+// stream may have got since then and has evicted says nothing.
+func (p Pair) judge(b *pending) {
+	began := p.Beside.Conn.Began
+	n, k := p.Stream.Buffer.Twins(b.hash)
 	switch {
-	case !b.event:
-		return false
-	case k != nil:
-		return b.hasID && !p.Beside.isLive(k)
+	case n > 0 && b.hasID && !k.At.Before(began):
+		p.live = true
+	case n > 0:
+		b.past = b.event && b.hasID
+	case p.Stream.Buffer.Reaches(began):
+		b.isNew = true
+		b.past = b.event && (b.hasID || !p.Stream.Knows(b.hash))
 	}
-	return b.hasID || !p.Stream.Knows(b.hash)
 }
 
-// hasPast reports whether it has brought such a block; looked are those that are not
-// compared yet.
+// hasPast reports whether it has brought something from before it was opened; looked
+// are those blocks that are not compared yet.
 func (p Pair) hasPast(looked []pending) bool {
-	return p.past || slices.ContainsFunc(looked, func(b pending) bool { return p.isPast(b, p.Stream.gotNear(b)) })
+	return p.past || slices.ContainsFunc(looked, func(b pending) bool { return b.past })
 }
 
 // lookedUp returns what the connection beside has brought and is not yet compared, less
@@ -235,11 +248,18 @@ func (p Pair) hasPast(looked []pending) bool {
 // that there are events among those.
 func (p Pair) lookedUp() (looked []pending, ahead bool) {
 	looked = p.brought
-	for n := len(looked) - 1; n >= 0 && !p.Stream.Knows(looked[n].hash); n-- {
+	for n := len(looked) - 1; n >= 0 && looked[n].isNew; n-- {
 		ahead = ahead || (looked[n].event && looked[n].hasID)
 		looked = looked[:n]
 	}
 	return looked, ahead
+}
+
+// MayBeHistory reports whether all that the connection beside has brought may yet be
+// what came after its ID, or may be what both are told now.
+func (p Pair) MayBeHistory() bool {
+	_, ahead := p.lookedUp()
+	return ahead && !p.live
 }
 
 // Skips reports whether the connection beside shows, now that it is to be merged at
@@ -247,7 +267,7 @@ func (p Pair) lookedUp() (looked []pending, ahead bool) {
 // the clients have ids; next is the one that it went on with instead. after is the
 // position of the ID in the stream, if that is known.
 //
-// Nothing that it brought speaks for the upstream; see isPast. And the stream has an
+// Nothing that it brought speaks for the upstream; see judge. And the stream has an
 // event up to that position, after the ID if that is known, which the connection was
 // not sent.
 func (p Pair) Skips(to, after uint64, known bool) (next string, skips bool) {

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,16 +22,18 @@ type told struct {
 	text  string
 }
 
-// timeline is a connection that is opened, has its head at once, and brings something.
+// timeline is a connection that is opened, has its head, and brings something.
 type timeline struct {
 	opened time.Duration
+	head   time.Duration // so long after that
 	told   []told
+	keeps  int // so many blocks; 0: all
 }
 
 // play lets two connections bring what they do, in the order of time, as a stream lets
 // them.
 func play(stream, beside timeline, shared bool) Pair {
-	p := Pair{Stream: newTrack(stream.opened), Beside: newTrack(beside.opened), Likeness: new(Likeness), Shared: shared}
+	p := Pair{Stream: newTrack(stream), Beside: newTrack(beside), Likeness: new(Likeness), Shared: shared}
 	one, two := stream.told, beside.told
 	for isOpen := false; len(one) > 0 || len(two) > 0; {
 		if len(two) == 0 || (len(one) > 0 && one[0].after <= two[0].after) {
@@ -56,11 +59,12 @@ func play(stream, beside timeline, shared bool) Pair {
 	return p
 }
 
-func newTrack(opened time.Duration) *Track {
-	at := began.Add(opened)
-	t := &Track{Buffer: &replay.Buffer{Limits: replay.Limits{Events: 1000, Size: 1 << 20, Age: time.Hour}}, Conn: &Connection{Began: at}}
+func newTrack(of timeline) *Track {
+	at := began.Add(of.opened)
+	limits := replay.Limits{Events: cmp.Or(of.keeps, 1000), Size: 1 << 20, Age: time.Hour}
+	t := &Track{Buffer: &replay.Buffer{Limits: limits}, Conn: &Connection{Began: at}}
 	t.Buffer.Indexed()
-	t.Opened(at)
+	t.Opened(at.Add(of.head))
 	return t
 }
 
@@ -156,7 +160,7 @@ func TestCompare(t *testing.T) {
 	for name, c := range map[string]struct {
 		stream, beside []told
 		look           time.Duration // after began
-		held           bool          // the stream has waited for room meanwhile
+		held, full     bool          // the stream has waited for room meanwhile, or still does
 		probe          bool
 		apart          bool
 		own            int // blocks of the greeting that the stream did not get
@@ -174,6 +178,9 @@ func TestCompare(t *testing.T) {
 		"an event beside the stream only, which was not read": {
 			stream: both, beside: append(each(30*second, second, "a", "b"), told{32 * second, "mine"}), look: 33*second + time.Millisecond, held: true,
 		},
+		"an event beside the stream only, which is not read yet": {
+			stream: both, beside: append(each(30*second, second, "a", "b"), told{32 * second, "mine"}), look: 33*second + time.Millisecond, full: true,
+		},
 		"an event of the stream only": {
 			stream: append(each(30*second, second, "a", "b"), told{32 * second, "other"}), beside: both, look: 33*second + time.Millisecond, apart: true,
 		},
@@ -186,6 +193,7 @@ func TestCompare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := play(timeline{told: c.stream}, timeline{opened: 10 * second, told: c.beside}, false)
 			now := began.Add(c.look)
+			p.Stream.Full = c.full
 			if c.held {
 				p.Stream.HeldUp(now)
 			}
@@ -204,8 +212,11 @@ func TestCompare(t *testing.T) {
 // position 1, and that is merged at the stream's newest block: ADR 5.
 func TestSkips(t *testing.T) {
 	stream := append(each(0, second, "1: a", "2: b"), told{30 * second, "9: now"})
+	meanwhile := append(each(0, second, "1: a", "2: b"), each(10*second+second/10, 0, "5: c", "6: d", "7: e", "9: now")...)
 	for name, c := range map[string]struct {
 		beside []told
+		stream []told // nil: as above
+		keeps  int
 		skips  bool
 	}{
 		"it went on":                           {beside: append(each(10*second, 0, "2: b"), told{30 * second, "9: now"})},
@@ -213,11 +224,30 @@ func TestSkips(t *testing.T) {
 		"only what comes now":                  {beside: each(30*second, 0, "9: now"), skips: true},
 		"a greeting as the stream's":           {beside: append(each(10*second, 0, "1: a"), told{30 * second, "9: now"}), skips: true},
 		"something from before":                {beside: append(each(10*second, 0, "5: old"), told{30 * second, "9: now"})},
+		"what the stream got before its head": {
+			stream: meanwhile, beside: each(10*second+second/5, 0, "5: c", "6: d", "7: e", "9: now"), skips: true,
+		},
+		"that, and the stream does not keep it": {
+			stream: meanwhile, keeps: 2, beside: each(10*second+second/5, 0, "5: c", "6: d", "7: e", "9: now"), skips: true,
+		},
+		"that, and it is read late, as its client reads slowly": {
+			stream: meanwhile, beside: each(15*second, 0, "5: c", "6: d", "7: e", "9: now"), skips: true,
+		},
+		"what the stream gets later, and does not keep": {
+			stream: meanwhile, keeps: 2, beside: each(10*second+second/20, second/20, "5: c", "6: d", "7: e", "9: now"), skips: true,
+		},
+		"a history, which the stream does not keep": {
+			stream: append(each(0, 0, "1: a", "2: b", "3: c"), each(9*second, 5*second, "4: d", "9: now")...), keeps: 2,
+			beside: append(each(10*second+second/5, 0, "2: b", "3: c", "4: d"), told{14 * second, "9: now"}),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := play(timeline{told: stream}, timeline{opened: 10 * second, told: c.beside}, true)
+			if c.stream == nil {
+				c.stream = stream
+			}
+			p := play(timeline{told: c.stream, keeps: c.keeps}, timeline{opened: 10 * second, head: second / 5, told: c.beside}, true)
 			p.ID = "1"
-			if _, skips := p.Skips(p.Stream.Buffer.Newest, 1, true); skips != c.skips {
+			if _, skips := p.Skips(p.Stream.Buffer.Newest, 1, c.keeps == 0); skips != c.skips {
 				t.Errorf("the upstream did not go on: %v, expected %v", skips, c.skips)
 			}
 		})

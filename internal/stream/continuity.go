@@ -117,21 +117,42 @@ func (s *Stream) asksForMore(sp *Stream) bool {
 // tellBeforeEnd appends the gap event that a subscriber would be told when its splice
 // is merged: its response ends before, and when it comes back its ID is a newer one.
 func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*replay.Block {
-	sp, s := sub.stream, sub.home
-	if sp.splice == nil || sp.track.HeadAt.IsZero() {
+	if sub.stream.splice == nil {
 		return dst
 	}
-	gap := sp.splice.gap
-	if !sp.splice.merged {
-		if next, skips := s.skipsSoFar(sp, now); skips {
-			s.logSkipped(sp.openID, next, -1)
-			gap = s.gapEvent(GapUpstream, sp.openID, -1)
-		}
+	if gap := sub.home.gapSoFar(sub.stream, now); len(gap) > 0 {
+		dst = append(dst, &replay.Block{Wire: gap})
 	}
-	if len(gap) == 0 {
-		return dst
+	return dst
+}
+
+// tellLeft tells the clients of a splice that is left to them what they would be told
+// at the merge, unless the upstream may be about to show that it goes on.
+func (s *Stream) tellLeft(sp *Stream, now time.Time) {
+	if s.pair(sp).MayBeHistory() {
+		return
 	}
-	return append(dst, &replay.Block{Wire: gap})
+	gap := s.gapSoFar(sp, now)
+	for sub := range sp.subs {
+		sub.pending = append(sub.pending, gap...)
+	}
+}
+
+// gapSoFar returns the gap event that the clients of a splice would be told at the
+// merge, as far as can be said before that; nil if there is none.
+func (s *Stream) gapSoFar(sp *Stream, now time.Time) []byte {
+	switch {
+	case sp.track.HeadAt.IsZero():
+		return nil
+	case sp.splice.merged:
+		return sp.splice.gap
+	}
+	next, skips := s.skipsSoFar(sp, now)
+	if !skips {
+		return nil
+	}
+	s.logSkipped(sp.openID, next, -1)
+	return s.gapEvent(GapUpstream, sp.openID, -1)
 }
 
 // isCurrent reports whether the stream has an ID, and no event after it.

@@ -373,6 +373,46 @@ func TestGapBeforeMaxAge(t *testing.T) {
 	}
 }
 
+// So is told who is left alone with its connection, because that could not be merged.
+func TestGapOfWhoIsLeftAlone(t *testing.T) {
+	for name, test := range map[string]struct{ goesOn, live bool }{
+		"the upstream goes on":                 {goesOn: true},
+		"the upstream does not":                {},
+		"it does not, and both were told more": {live: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 5 }), func(st *streamTest) {
+				letters := strings.Fields("a b c d e f g h i j")
+				_, up := st.start()
+				up.numbered(letters...)
+				time.Sleep(time.Minute)
+				b := st.join("a")
+				sp := st.source.acceptOpen()
+				var given strings.Builder
+				if test.goesOn {
+					for _, id := range letters[1:] {
+						sp.numbered(id)
+						given.WriteString(b.read())
+					}
+				}
+				time.Sleep(time.Second / 2)
+				if test.live {
+					sp.numbered("k")
+					up.numbered("k")
+				}
+				given.WriteString(b.read())
+				st.hub.GiveUpSplices()
+				sp.numbered("l")
+				given.WriteString(b.read())
+				gap := toldGap("upstream", "a", "null") + "\n"
+				if told := strings.HasSuffix(given.String(), gap+numbered("l")); told == test.goesOn || strings.Count(given.String(), gap) > 1 {
+					st.t.Errorf("told a gap: %v: %q", told, given.String())
+				}
+			})
+		})
+	}
+}
+
 // An event that came as the splice was opened may be on its way to it, but not any more
 // when the splice has brought a later one, or after a while.
 func TestGapOfWhatCameWithTheSplice(t *testing.T) {

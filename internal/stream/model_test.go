@@ -227,11 +227,12 @@ type modelClient struct {
 	next   int // index of what it is to be given next
 	live   int // comments before are not for it
 	first  bool
-	absent bool // it came without an ID
-	gaps   int  // told in band, by the gateway to this client alone
-	asked  int  // the serial of the ID that its splice was asked with; -1: not known
-	skips  bool // it is yet to be told that the upstream did not go on there
-	ending bool // its response does, and what is being taken is the last of it
+	absent bool    // it came without an ID
+	gaps   int     // told in band, by the gateway to this client alone
+	asked  int     // the serial of the ID that its splice was asked with; -1: not known
+	skips  bool    // it is yet to be told that the upstream did not go on there
+	ending bool    // its response does, and what is being taken is the last of it
+	left   *Stream // the splice that was left to it, of which it was told that the upstream did not go on there
 	missed *int64
 	skip   bool // after a gap event for lag
 	older  bool // its last event ID is of before that
@@ -1479,6 +1480,11 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				w.checkSkip(c, c.sub.stream, len(w.records[c.sub.Origin].entries))
 				return nil // before it was merged
 			}
+			if sp := c.sub.stream; sp.isSplice && sp.splice == nil && c.left != sp && !c.tellsNext() {
+				c.left = sp // to its clients
+				w.checkSkip(c, sp, len(w.records[c.sub.Origin].entries))
+				return nil
+			}
 			serial = toldSerial
 		case gapLag:
 			if c.seq.fits(c.next, w.options.Buffer) || w.neverLags(c) {
@@ -1498,6 +1504,16 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 		return nil
 	}
 	return w.takeSerial(c, serial, b)
+}
+
+// tellsNext reports whether what comes next is a gap that all readers of the sequence are told.
+func (c *modelClient) tellsNext() bool {
+	rest := c.seq.entries[c.next:]
+	if c.skip {
+		rest = c.seq.entries[max(c.next, c.lost):]
+	}
+	i := slices.IndexFunc(rest, func(e entry) bool { return !e.comment })
+	return i >= 0 && rest[i].serial == toldSerial
 }
 
 func (w *modelWorld) takeSerial(c *modelClient, serial int, b eventstream.Block) error {

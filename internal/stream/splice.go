@@ -430,6 +430,7 @@ func (sub *Subscriber) merge() bool {
 // It ends with the last of them.
 func (s *Stream) privatize(sp *Stream) {
 	Counts.Splices.With(SplicePrivate).Inc()
+	s.tellLeft(sp, time.Now())
 	sp.isPrivateFor(Private{Reason: PrivateNotMerged}) // unless it is for another
 	s.closeSplice(sp)
 	sp.splice = nil
