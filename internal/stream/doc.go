@@ -18,7 +18,7 @@
 //     its head are woken.
 //
 // Locks are taken in this order: Hub.mu, then a stream's mu, then Hub.allMu. All splices of a stream and its successor
-// have the stream's mu; young.mu comes last. No write to a client, and no handler, runs under any of them; a Waker's methods run under a
+// have the stream's mu; lingering.mu comes last. No write to a client, and no handler, runs under any of them; a Waker's methods run under a
 // stream's, and must not wait.
 //
 // Goroutines, and what ends them:

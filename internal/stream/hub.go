@@ -72,9 +72,9 @@ type Hub struct {
 
 	running sync.WaitGroup // the goroutines that own upstream connections
 
-	Memory bufferMemory // of all replay buffers
-	facts  facts        // what applications have shown
-	young  young        // streams that linger without having earned much
+	Memory    bufferMemory // of all replay buffers
+	facts     facts        // what applications have shown
+	lingering lingering    // streams without clients
 
 	mu          sync.Mutex
 	streams     map[Key][]*Stream // those that may be joined
@@ -285,36 +285,6 @@ func (h *Hub) joinKeptLocked(req *Request) (sub *Subscriber, kept *Stream, err e
 		}
 		h.removeLocked(kept)
 	}
-}
-
-// makePlaceLocked ends one of a place's streams that only linger, the one without
-// subscribers for longest. It returns false if there is none.
-func (h *Hub) makePlaceLocked(place string) bool {
-	var oldest *Stream
-	var since time.Time
-	look := func(s *Stream) {
-		if s.place != place {
-			return
-		}
-		if alone, lingers := s.lingersSince(); lingers && (oldest == nil || alone.Before(since)) {
-			oldest, since = s, alone
-		}
-	}
-	for _, streams := range h.streams {
-		for _, s := range streams {
-			look(s)
-		}
-	}
-	for _, s := range h.detached {
-		look(s)
-	}
-	if oldest == nil {
-		return false
-	}
-	oldest.mu.Lock()
-	defer oldest.mu.Unlock()
-	oldest.expireLocked() // nobody can have come: that takes the hub's lock
-	return true
 }
 
 // lookupLocked returns the stream that the request may join, nil if there is

@@ -220,14 +220,6 @@ func (s *Stream) lingers() bool {
 	return s.linger != nil && len(s.subs) == 0 && (!s.Detached || s.phase == phaseEnded)
 }
 
-// lingersSince returns since when the stream has only been kept for those who may
-// come back; false if it is not.
-func (s *Stream) lingersSince() (alone time.Time, lingers bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.alone, s.lingers()
-}
-
 // expire ends a stream that only lingers as if its time were over. It returns
 // false if somebody has come.
 func (s *Stream) expire() (ended bool) {

@@ -129,9 +129,69 @@ func TestChurnHoldsFewConnections(t *testing.T) {
 		if open := st.source.running.Load(); open != 1 {
 			t.Errorf("%d upstream connections at the end", open)
 		}
-		if left := len(st.hub.young.have) + st.hub.young.all.Len(); left != 0 {
+		if left := len(st.hub.lingering.have) + st.hub.lingering.young.Len(); left != 0 {
 			t.Errorf("%d are counted at the end", left)
 		}
 		used.leave()
+	})
+}
+
+// Two clients for a moment are no more than one: what lingers is paid for with the time
+// in which clients were there, and each time only once.
+func TestLingeringIsPaidFor(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		come := func(n int) { st.key = Key{byte(n), byte(n >> 8)} }
+		churn := func() {
+			for n := range 2 * maxYoung {
+				come(1 + n)
+				r, up := st.start()
+				up.event("1")
+				st.join("").leave()
+				r.leave()
+			}
+			synctest.Wait()
+		}
+		churn()
+		if open := st.source.running.Load(); open != maxYoung {
+			t.Errorf("%d upstream connections after pairs of clients", open)
+		}
+		time.Sleep(DefaultLinger)
+
+		// Once it was there for linger, it comes for a moment in each.
+		come(0)
+		r, up := st.start()
+		up.event("1")
+		time.Sleep(DefaultLinger)
+		r.leave()
+		time.Sleep(DefaultLinger / 2)
+		st.join("").leave()
+		churn()
+		if up.expectGone(true); st.hub.lingering.grown.Len() != 0 {
+			t.Error("it lingers for a moment's time")
+		}
+	})
+}
+
+// Of a place with many streams that are used, the one that may go is found at once, and
+// one that nobody can join is no place.
+func TestMakePlaceOfStreamsNobodyCanJoin(t *testing.T) {
+	inBubble(t, func(o *Options) { o.MaxStreams = 2 }, func(st *streamTest) {
+		st.key = Key{1}
+		a, first := st.start()
+		first.event("1")
+		st.hub.remove(a.sub.Origin) // as one that answers too late
+		a.leave()
+		for i := range 2 {
+			st.key = Key{byte(2 + i)}
+			b, up := st.start()
+			up.event("1")
+			b.leave()
+			time.Sleep(time.Second)
+		}
+		st.key = Key{4}
+		_, up := st.start()
+		up.event("1")
+		first.expectGone(true)
+		st.expectStreams(2)
 	})
 }

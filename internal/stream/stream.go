@@ -79,10 +79,10 @@ type keeper interface {
 	// charge counts bytes of replay buffers. Any lock may be held.
 	charge(bytes int64)
 
-	// addYoung and removeYoung take note of a stream that lingers though its one client
-	// has left soon; endYoung ends those of them that are too many, with no lock held.
-	addYoung(s *Stream)
-	removeYoung(s *Stream)
+	// addLingering and removeLingering take note of a stream that lingers; endYoung ends
+	// those that are too many, with no lock held.
+	addLingering(s *Stream)
+	removeLingering(s *Stream)
 	endYoung()
 }
 
@@ -143,28 +143,30 @@ type Stream struct {
 	draining bool        // ends with its last subscriber
 	private  bool        // was a splice: breaks are not hidden
 
-	settled  bool           // has had an event: it is not the first one's alone
-	fresh    bool           // the connection was opened without an ID and has not brought a block
-	track    evidence.Track // what its connections have brought, to be compared
-	over     EndReason      // why it ended, with phaseEnded and phaseGone
-	overTail []byte
-	splices  map[*Stream]struct{}
-	splice   *spliceState // not nil: this is a splice of another stream
-	learned  learned
-	sharing  proof
-	spliced  bool          // a splice of it had a head
-	openings time.Time     // up to when splices without an ID were opened, one in each spliceInterval
-	fellAt   time.Time     // when the newest client that had waited went upstream on its own
-	seats    chan struct{} // closed and dropped when those who wait for a splice shall look again
-	seatsAt  time.Time
-	room     *room  // that the next block waits for; nil: it does not
-	readTo   uint64 // up to here all who are waited for were given the blocks, or further
-	patience patience
-	failed   bool // an attempt to connect did
-	cancel   context.CancelFunc
-	linger   *time.Timer
-	alone    time.Time // since when it has had no subscribers, with linger
-	charged  int64     // of the buffer's bytes, those in the hub's count
+	settled    bool           // has had an event: it is not the first one's alone
+	fresh      bool           // the connection was opened without an ID and has not brought a block
+	track      evidence.Track // what its connections have brought, to be compared
+	over       EndReason      // why it ended, with phaseEnded and phaseGone
+	overTail   []byte
+	splices    map[*Stream]struct{}
+	splice     *spliceState // not nil: this is a splice of another stream
+	learned    learned
+	sharing    proof
+	spliced    bool          // a splice of it had a head
+	openings   time.Time     // up to when splices without an ID were opened, one in each spliceInterval
+	fellAt     time.Time     // when the newest client that had waited went upstream on its own
+	seats      chan struct{} // closed and dropped when those who wait for a splice shall look again
+	seatsAt    time.Time
+	room       *room  // that the next block waits for; nil: it does not
+	readTo     uint64 // up to here all who are waited for were given the blocks, or further
+	patience   patience
+	failed     bool // an attempt to connect did
+	cancel     context.CancelFunc
+	linger     *time.Timer
+	alone      time.Time     // since when it has had no subscribers, with linger
+	earned     time.Duration // of the time without subscribers; see lingering.go
+	attendedAt time.Time     // since when it has had some
+	charged    int64         // of the buffer's bytes, those in the hub's count
 
 	conn           *Conn            // the newest
 	reopening      bool             // it had ended, and the upstream has not answered since; see reopen.go
@@ -313,6 +315,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 		}
 	}
 	s.stopLinger()
+	s.attended(now)
 	s.arrivals++
 	sub := &Subscriber{
 		param: req.IDParam, client: req.Client, mu: s.mu, Origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
@@ -382,7 +385,7 @@ func (s *Stream) lingerLocked() {
 	if s.linger != nil {
 		s.linger.Stop()
 	} else {
-		s.alone = time.Now()
+		s.leftAlone(time.Now())
 	}
 	var timer *time.Timer
 	timer = time.AfterFunc(s.lingerTime(), func() {
@@ -395,8 +398,8 @@ func (s *Stream) lingerLocked() {
 		})
 	})
 	s.linger = timer
-	if s.isYoung() {
-		s.hub.addYoung(s)
+	if s.lingers() {
+		s.hub.addLingering(s)
 	}
 }
 
@@ -405,7 +408,8 @@ func (s *Stream) stopLinger() {
 	if s.linger != nil {
 		s.linger.Stop()
 		s.linger = nil
-		s.hub.removeYoung(s)
+		s.earned = max(0, s.earned-time.Since(s.alone))
+		s.hub.removeLingering(s)
 	}
 }
 
