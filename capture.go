@@ -3,6 +3,7 @@ package caddysse
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -77,39 +78,76 @@ type capture struct {
 	request *upstreamRequest
 	opener  *opener // who is to be given this connection's answer if it is not a stream; nil: nobody
 	conn    *stream.Conn
-	stopped func() bool // the stream does not want the connection any more
-	cancel  func(error) // gives the upstream connection up
+	wanted  context.Context         // over when the stream does not want the connection any more
+	end     context.CancelCauseFunc // of the upstream request
 
+	opened atomic.Bool // the stream has the head
 	header http.Header
 	status int          // 0: no final one yet
 	events bool         // the stream gets the body, through body
 	body   bodyWriter   // decodes the content coding
 	passed *passThrough // the opener gets the answer
 	err    error        // sticky: the body cannot be taken
+	spilt  int          // how much came of a body that nobody wants any more
 
 	silence *time.Timer // ends the connection after upstream_timeout; nil: none is set
 	stalled atomic.Bool // it did
 }
 
-func newCapture(ctx context.Context, u *upstreamRequest, conn *stream.Conn, cancel func(error)) *capture {
+func newCapture(ctx context.Context, u *upstreamRequest, conn *stream.Conn, end context.CancelCauseFunc) *capture {
 	c := &capture{
 		request: u,
 		opener:  u.opener.Swap(nil),
 		conn:    conn,
-		stopped: func() bool { return ctx.Err() != nil },
-		cancel:  cancel,
+		wanted:  ctx,
+		end:     end,
 		header:  u.before.Clone(),
 	}
 	if conn.Options.Timeout > 0 {
 		c.silence = time.AfterFunc(conn.Options.Timeout, func() {
 			c.stalled.Store(true)
-			cancel(stream.ErrStalled)
+			c.cancel(stream.ErrStalled)
 		})
 		if !conn.Reconnects() {
 			c.silence.Stop() // the client sees how long the first answer takes
 		}
 	}
 	return c
+}
+
+// stopped reports whether the stream does not want the connection any more.
+func (c *capture) stopped() bool { return c.wanted.Err() != nil }
+
+// cancel gives the upstream connection up, because of what it has brought or not.
+func (c *capture) cancel(cause error) {
+	if errors.Is(cause, stream.ErrStreamOver) {
+		c.release()
+	}
+	c.end(nil)
+	c.conn.Cancel(cause)
+}
+
+// release ends the upstream request when the stream has no use for the connection
+// any more: it was merged, or nobody came back. To reverse_proxy that is the end of
+// the body. It would log an error of its own for each otherwise, though nothing has
+// gone wrong: the transport of HTTP/1 ends the body with the context's cause.
+func (c *capture) release() {
+	if c.opened.Load() {
+		c.end(io.EOF)
+	}
+	c.end(nil)
+}
+
+// maxSpilt is how many bytes of a body that nobody wants any more are dropped: what
+// had come when it was given up. Handlers that go on writing are told.
+const maxSpilt = 64 << 10
+
+// spill drops what comes after the stream has ended the connection.
+func (c *capture) spill(p []byte) (int, error) {
+	if c.spilt += len(p); c.spilt > maxSpilt {
+		return 0, c.err
+	}
+	return len(p), nil
 }
 
 // listen begins to wait for the upstream's next bytes; hush ends that.
@@ -220,6 +258,7 @@ var errNotOurStream = errors.New("the upstream's answer does not go on with the 
 // open gives the head to the stream.
 func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, shareable bool) {
 	c.events, c.body = true, body
+	c.opened.Store(true)
 	c.opener = nil
 	defer c.listen()
 	header := streamHeader(own)
@@ -244,6 +283,10 @@ func (c *capture) pass() {
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
 	c.passed.why = c.conn.Private
 	c.passed.cancel = func() { c.cancel(errNobodyWaits) }
+	c.passed.release = func() {
+		c.end(io.EOF)
+		c.passed.cancel()
+	}
 	context.AfterFunc(o.r.Context(), c.passed.cancel)
 	c.passed.cameWith(o.lastEventID, o.withheld)
 	c.syncHeader(o.w.Header())
@@ -326,6 +369,8 @@ func (c *capture) Write(p []byte) (int, error) {
 		c.WriteHeader(http.StatusOK)
 	}
 	switch {
+	case errors.Is(c.err, stream.ErrStreamOver):
+		return c.spill(p)
 	case c.err != nil:
 		return 0, c.err
 	case c.passed != nil:
@@ -335,6 +380,9 @@ func (c *capture) Write(p []byte) (int, error) {
 	n, err := c.body.Write(p)
 	if err != nil {
 		c.fail(err)
+	}
+	if errors.Is(err, stream.ErrStreamOver) {
+		return c.spill(p)
 	}
 	c.listen()
 	return n, err
@@ -358,6 +406,9 @@ func (c *capture) Flush() { _ = c.FlushError() }
 func (c *capture) finish(err error) stream.Ending {
 	c.hush()
 	end := stream.Ending{Status: c.status, Answered: c.status != 0, Events: c.events, Err: err}
+	if err == nil && c.err == nil && c.stopped() {
+		c.err = stream.ErrStreamOver // see release
+	}
 	if c.stalled.Load() {
 		c.err = stream.ErrStalled
 		if !c.events {

@@ -42,6 +42,7 @@ type passThrough struct {
 	body        bodyWriter         // nil: not an event stream
 	seen        *privateView       // by operators; the same
 	cancel      context.CancelFunc // of the upstream connection
+	release     context.CancelFunc // the same, where nothing has gone wrong; see capture.release
 	who         *guest
 
 	mu      sync.Mutex // guards what follows, and writing to an event stream's client
@@ -106,9 +107,11 @@ func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) (err erro
 // client leaves. The request stays the same one: the placeholders know it by its
 // address.
 func (p *passThrough) makeCancellable() {
-	ctx, cancel := context.WithCancel(p.request.Context())
+	ctx, cancel := context.WithCancelCause(p.request.Context())
 	*p.request = *p.request.WithContext(ctx)
-	p.cancel = cancel // only by drain: handlers before sse may go on with the request
+	// Only by drain: handlers before sse may go on with the request.
+	p.cancel = func() { cancel(nil) }
+	p.release = func() { cancel(io.EOF) }
 }
 
 // errLeft ends a private stream from this side.
@@ -127,7 +130,7 @@ func (p *passThrough) leave(reason stream.EndReason) {
 		_ = p.out.Send(retry) // the client may be gone
 	}
 	p.err, p.end = errLeft, reason
-	p.cancel()
+	p.release()
 }
 
 // hasLeft reports whether leave has ended the stream, and what is to be returned

@@ -104,13 +104,10 @@ func (u *upstreamRequest) Retired() bool { return u.handler.instance.Retired.Loa
 
 // Open runs one upstream connection to its end.
 func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *stream.Conn) (end stream.Ending) {
-	requestCtx, cancel := context.WithCancel(u.sent.Template.Context())
-	defer cancel()
-	defer context.AfterFunc(ctx, cancel)()
-	c := newCapture(ctx, u, conn, func(cause error) {
-		cancel()
-		conn.Cancel(cause)
-	})
+	requestCtx, cancel := context.WithCancelCause(u.sent.Template.Context())
+	defer cancel(nil)
+	c := newCapture(ctx, u, conn, cancel)
+	defer context.AfterFunc(ctx, c.release)()
 	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.Stream.IDParam, u.idParam))
 	err := runNext(u.next, c, r)
 	if p, ok := errors.AsType[panicError](err); ok {
