@@ -144,7 +144,7 @@ const maxSpilt = 64 << 10
 
 // spill drops what comes after the stream has ended the connection.
 func (c *capture) spill(p []byte) (int, error) {
-	if c.spilt += len(p); c.spilt > maxSpilt {
+	if c.spilt += len(p); c.spilt > maxSpilt || c.conn.IsDeserted() {
 		return 0, c.err
 	}
 	return len(p), nil
