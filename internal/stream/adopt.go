@@ -4,8 +4,6 @@ import (
 	"maps"
 	"slices"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // renewalInterval and maxRenewalSpread: so long after each other streams
@@ -13,18 +11,6 @@ import (
 const renewalInterval = 5 * time.Millisecond
 
 const maxRenewalSpread = 5 * time.Second
-
-// Renewal is what is to be found out after a reload: which handler of the new
-// configuration takes a stream over.
-type Renewal struct {
-	Key Key // of the stream
-
-	// What the handler left that was reached; without a source none was.
-	Instance *Instance
-	Options  *Options
-	Source   Source
-	Logger   *zap.Logger
-}
 
 // Retire takes note that a handler's configuration is gone, and moves its
 // streams to the one that there is now.
@@ -65,21 +51,6 @@ func (h *Hub) renewLate(s *Stream) {
 	if s.becomesStale() {
 		h.running.Go(func() { h.renew(s) })
 	}
-}
-
-// becomesStale reports whether a stream has to be moved, and nobody is at it.
-func (s *Stream) becomesStale() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.isSplice || s.Detached || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
-		return false
-	}
-	s.renewing = s.isStale()
-	return s.renewing
-}
-
-func (s *Stream) isStale() bool {
-	return s.source.Retired() || (s.conn != nil && !s.conn.ended && s.conn.source.Retired())
 }
 
 // renew moves a stream to the newest configuration. If no handler there is
@@ -137,49 +108,10 @@ func (h *Hub) adopt(s *Stream, q *Renewal) {
 	s.ownedBy(q.Instance, q.Options, q.Source, q.Logger)
 }
 
-// ownedBy makes a handler the owner of a stream. The locks of the hub and of the
-// stream are held.
-func (s *Stream) ownedBy(inst *Instance, options *Options, src Source, logger *zap.Logger) {
-	s.owner = inst
-	s.adoptable = inst.aloneLocked()
-	s.options = options
-	s.buffer.Limits = options.Buffer
-	s.source = src
-	s.setLogger(logger)
-	s.wakeWaiting() // no splice is opened with retired handlers
-}
-
-// useSource makes a stream connect with the source that it was given. The lock is held.
-func (s *Stream) useSource() {
-	for sp := range s.splices {
-		if sp.phase == phaseBroken {
-			sp.hurryUp()
-		}
-	}
-	switch s.phase {
-	case phaseBroken:
-		s.hurryUp()
-	case phaseLive:
-		s.openSuccessor()
-	case phaseOpening, phaseEnded, phaseGone:
-		// The first looks when it has its head, the second opens the next
-		// connection with the new source anyway.
-	}
-}
-
-// hurryUp lets the next attempt be made at once.
-func (s *Stream) hurryUp() {
-	s.backoff.reset()
-	select {
-	case s.hurry <- struct{}{}:
-	default:
-	}
-}
-
-// dropHurry forgets that the next attempt is to be made at once.
-func (s *Stream) dropHurry() {
-	select {
-	case <-s.hurry:
-	default:
-	}
+// NewestServer returns the server of the newest configuration that has a handler of
+// a place that fits; nil: there is none.
+func (h *Hub) NewestServer(fits func(place string) bool) any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.newestServerLocked(fits)
 }

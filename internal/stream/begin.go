@@ -9,24 +9,6 @@ import (
 
 // Where a subscriber begins: after its last event ID, or where the option join says.
 
-// locate returns the position up to which a client with the last event ID id
-// has been given the stream, and false if that is unknown or something after
-// it is lost. The stream's lock is held.
-func (s *Stream) locate(id string) (position uint64, ok bool) {
-	if id == "" || !replay.ValidID(id) {
-		return 0, false
-	}
-	if s.options.IDs != IDsUpstream {
-		if epoch, position, ok := replay.ParseID(id); ok {
-			return position, epoch == s.epoch && position <= s.buffer.Newest && position >= s.buffer.Lost
-		}
-	}
-	if id == s.openID && !s.gaveID && s.buffer.Newest > 0 {
-		return 0, false // the upstream gives no ids: this one means nothing to it
-	}
-	return s.buffer.Find(id)
-}
-
 // resume sets where a new subscriber begins. The stream's lock is held.
 func (s *Stream) resume(sub *Subscriber, id string) {
 	f := &s.buffer
@@ -99,51 +81,6 @@ func (s *Stream) beginWith(sub *Subscriber, id string, known, gap bool) {
 		sub.unprimed, sub.untimed, sub.hadRetry = true, true, s.hasRetry
 	} else {
 		sub.pending = s.appendPrelude(sub.pending, prime)
-	}
-}
-
-// ofThisLife reports whether an ID is one of the gateway's that the stream gave.
-func (s *Stream) ofThisLife(id string) bool {
-	epoch, _, ok := replay.ParseID(id)
-	return ok && epoch == s.epoch && s.options.IDs != IDsUpstream
-}
-
-// trusted is locate for an ID that may be taken for this stream's: not for one
-// that the upstream gave, while it may be telling each connection its own. own
-// reports whether the client with that ID is the one that such a connection is.
-func (s *Stream) trusted(sub *Subscriber, id string) (position uint64, own, ok bool) {
-	if s.learned.unmerged > 0 && !s.ownID(id) && id != s.openID {
-		return 0, false, false
-	}
-	position, ok = s.locate(id)
-	barrier := s.sharing.barrier
-	switch {
-	case !ok, s.shares(), s.Detached:
-		return position, false, ok
-	case position == 0 && id == s.openID: // nobody was given it here
-		return position, false, sub != nil && sub.own
-	case s.ownID(id): // nobody guesses the epoch
-		return position, barrier == 0 || position > barrier, true
-	case barrier > 0 && position <= barrier:
-		return position, false, true
-	}
-	return 0, false, false
-}
-
-// mayKnow reports whether the upstream may know IDs that the stream does not.
-func (s *Stream) mayKnow() bool {
-	if s.options.IDs == IDsGateway {
-		return false
-	}
-	return s.upstreamIDs || s.buffer.Events == 0 || s.options.IDs == IDsUpstream
-}
-
-// recount sets a subscriber's count of events to that at its cursor, from where it
-// is going to read.
-func (s *Stream) recount(sub *Subscriber) {
-	s.readTo = min(s.readTo, sub.cursor)
-	if n, ok := s.buffer.EventsAfter(sub.cursor); ok {
-		sub.events = s.buffer.Events - n
 	}
 }
 

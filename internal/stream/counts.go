@@ -18,3 +18,34 @@ var Counts = struct {
 	Evictions:   meter.NewLabelled(EvictedStream, EvictedBlock),
 	Private:     privateCounts(),
 }
+
+// How an upstream connection ended, as a label.
+const (
+	ResultClean     = "clean"     // as HTTP says
+	ResultBroken    = "broken"    // reset, or an unexpected end
+	ResultStalled   = "stalled"   // upstream_timeout, or an attempt that took too long
+	ResultOversized = "oversized" // a block over max_event_size
+	ResultRefused   = "refused"   // the answer was no event stream
+	ResultFailed    = "failed"    // there was no answer
+	ResultCancelled = "cancelled" // by the gateway: nobody needs it any more
+)
+
+// How a splice ended, as a label.
+const (
+	SpliceMerged  = "merged"
+	SplicePrivate = "private"
+)
+
+// Reasons of a gap, as in the gap event's data.
+const (
+	GapEvicted  = "evicted"  // the blocks are no longer in the replay buffer
+	GapEpoch    = "epoch"    // the ID is of another life of the stream
+	gapLag      = "lag"      // the client was too slow
+	GapUpstream = "upstream" // the upstream connection was lost meanwhile
+)
+
+// What is evicted for memory, as a label.
+const (
+	EvictedStream = "stream"
+	EvictedBlock  = "block"
+)

@@ -1,92 +1,15 @@
 package stream
 
 import (
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// crowdSize is how many streams of one path with one subscriber each make the
-// gateway tell what keeps them apart: probably something that does not matter
-// to the application, so that nothing is shared.
-const crowdSize = 20
-
-// Crowd is a path whose streams have one subscriber each.
-type Crowd struct {
-	Place   string // host and path
-	Streams int
-	Apart   []string // what keeps them apart, and is neither meant to nor says who the user is
-	Unique  []string // of that, what had another value in each
-	Remedy  string
-}
-
 // maxCrowds bounds how many paths are counted and told, because clients choose
 // them.
 const maxCrowds = 4096
-
-// crowd counts the streams of one path.
-type crowd struct {
-	streams int
-	ask     int // look into it when there are more than so many
-}
-
-// partHash is a part of a stream's key. It tells the value from others, and
-// nothing about it.
-type partHash struct {
-	name string
-	sum  uint64
-}
-
-var partSeed = maphash.MakeSeed()
-
-// hashParts hashes the parts of a key, parameters of the query one by one.
-func hashParts(parts []Part) []partHash {
-	hashes := make([]partHash, 0, len(parts))
-	for _, part := range parts {
-		if part.Name == "header Cookie" {
-			hashes = append(hashes, hashCookies(part.Value)...)
-		}
-		if part.Name != "query" {
-			hashes = append(hashes, partHash{part.Name, maphash.String(partSeed, part.Value)})
-			continue
-		}
-		for pair := range strings.SplitSeq(part.Value, "&") {
-			switch name, value, named := strings.Cut(pair, "="); {
-			case named && name != "" && strings.Trim(value, "=") != "":
-				hashes = append(hashes, partHash{"query " + name, maphash.String(partSeed, value)})
-			case pair != "": // a value, which may be a secret: it is not to be told
-				hashes = append(hashes, partHash{"query", maphash.String(partSeed, pair)})
-			}
-		}
-	}
-	return hashes
-}
-
-// hashCookies hashes the cookies of a line one by one.
-func hashCookies(line string) (hashes []partHash) {
-	for pair := range strings.SplitSeq(line, ";") {
-		if name, value, named := strings.Cut(strings.TrimSpace(pair), "="); named && name != "" {
-			hashes = append(hashes, partHash{"cookie " + name, maphash.String(partSeed, value)})
-		}
-	}
-	return hashes
-}
-
-// pathOf names the path of a request, for counting: what is in the key and
-// neither query, header nor user.
-func pathOf(parts []Part) string {
-	var path strings.Builder
-	for _, part := range parts {
-		switch part.Name {
-		case "place", "host", "path":
-			path.WriteString(part.Value)
-			path.WriteByte(0)
-		}
-	}
-	return path.String()
-}
 
 // joinCrowdLocked counts a new stream, and tells when many of a path have one
 // subscriber each.
@@ -148,15 +71,6 @@ func crowdOf(lone []*Stream, meant func(part string) bool) (Crowd, bool) {
 	c.Apart, c.Unique = c.Apart[:min(len(c.Apart), maxNames)], c.Unique[:min(len(c.Unique), maxNames)]
 	c.Remedy = remedy(c.Apart)
 	return c, len(c.Apart) > 0
-}
-
-// leaveCrowdLocked takes a stream out of the count.
-func (h *Hub) leaveCrowdLocked(s *Stream) {
-	if c := h.crowds[s.path]; c != nil {
-		if c.streams--; c.streams <= 0 {
-			delete(h.crowds, s.path)
-		}
-	}
 }
 
 // loneLocked returns the streams of a stream's path that have one subscriber, or

@@ -2,20 +2,9 @@ package stream
 
 import (
 	"errors"
-	"time"
-)
 
-// Detached are the settings of streams that go on without a client for d. Who
-// has missed something of such a stream gets all that is kept.
-func (o *Options) Detached(d time.Duration) *Options {
-	options := *o
-	options.IDs = IDsGateway
-	options.Linger = d
-	options.Join, options.JoinReplay = JoinReplay, -1
-	options.Reconnect = reconnectBroken // an answer is never asked for again
-	options.primeAfter = 0              // its client may be cut before the first event
-	return &options
-}
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
 
 // OpenDetached makes a stream for one request. It is not known to the hub until
 // keepDetached.
@@ -98,36 +87,6 @@ func (h *Hub) CancelDetached(epoch string, req *Request) (*Head, bool) {
 	return head, true
 }
 
-// removeDetachedLocked is removeLocked for a detached stream.
-func (h *Hub) removeDetachedLocked(s *Stream) {
-	if h.detached[s.epoch] != s {
-		return
-	}
-	delete(h.detached, s.epoch)
-	h.uncountLocked(s.place)
-}
-
-// lingerTime is how long the stream stays when its last subscriber leaves now.
-// Lingering is earned, by an event, by a second client, or by the time that its
-// client was there: else who asks and leaves, again and again, would have the
-// gateway keep many connections for the work of one.
-func (s *Stream) lingerTime() time.Duration {
-	if !s.Detached {
-		if s.arrivals > 1 || s.buffer.Events > 0 {
-			return s.options.Linger
-		}
-		return min(s.options.Linger, max(leastLinger, time.Since(s.born)))
-	}
-	if s.phase != phaseEnded {
-		return s.options.Linger
-	}
-	newest := s.track.HeadAt
-	if s.track.NewestAt.After(newest) {
-		newest = s.track.NewestAt
-	}
-	return max(0, time.Until(newest.Add(s.buffer.Limits.Age)))
-}
-
 // WithoutCookies returns a head for those who come back: the cookies were for
 // the first time, and may be older by now than what the client has.
 func (h *Head) WithoutCookies() *Head {
@@ -138,4 +97,24 @@ func (h *Head) WithoutCookies() *Head {
 	again.Header = h.Header.Clone()
 	again.Header.Del("Set-Cookie")
 	return &again
+}
+
+// FindResponse looks for an answer among the detached streams that a request is
+// entitled to, and returns the ID of the event with a number in it.
+func (h *Hub) FindResponse(req *Request, id string, number int64) (lastEventID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for epoch := range h.detached {
+		s := h.findDetachedLocked(epoch, req)
+		if s == nil {
+			continue
+		}
+		s.mu.Lock()
+		position, ok := s.responses.After(id, number, &s.buffer)
+		s.mu.Unlock()
+		if ok {
+			return string(replay.AppendID(nil, epoch, position))
+		}
+	}
+	return ""
 }

@@ -31,20 +31,26 @@
 // Hub.running counts those of the first, third and fourth kind. Timers (linger, splices, successors) take the locks like
 // everybody else, and look first whether they are still meant.
 //
-// Where to look:
+// The files, from what is below to what is above: each names only what those before it
+// declare, but for the two pairs that are marked (go -C tools run ./knot ..).
 //
-//	hub.go, crowd.go, facts.go, memory.go        what there is of all streams
-//	stream.go, settings.go, lines.go             a stream
-//	subscriber.go, begin.go, bell.go, room.go,
-//	gap.go                                       who reads it, and from where
-//	upstream.go, reconnect.go, backoff.go        its upstream connection
-//	continuity.go, late.go                       what a connection after another one brings
-//	splice.go, merge.go, sharing.go, trial.go    a second connection beside it, compared by internal/evidence
-//	waiting.go                                   who waits for it
-//	adopt.go, successor.go                       a new configuration
-//	detached.go, reopen.go                       streams without clients, and after their end
-//	private.go                                   why a stream is one client's alone
-//	inspect.go, census.go, counts.go, tail.go,
-//	passing.go                                   what operators are shown
+//	lines.go, backoff.go, bell.go, reasons.go,
+//	key.go, private.go, counts.go, answers.go,
+//	responses.go, gap.go, facts.go, ending.go,
+//	settings.go                                  values, and words: they know no stream
+//	stream.go with subscriber.go                 all that a stream is made of
+//	kept.go, ids.go, barrier.go, compare.go,
+//	telling.go, continuity.go, room.go, seats.go what is asked of it
+//	end.go                                       all that ends
+//	sharing.go, late.go, trial.go with merge.go,
+//	splice.go                                    a second connection beside it
+//	waiting.go, begin.go, next.go                a subscriber waits, begins, is given the next blocks
+//	successor.go with receive.go, upstream.go,
+//	reconnect.go                                 its upstream connections
+//	attach.go, reopen.go                         a request comes to it
+//	observed.go, tail.go                         what operators see of it
+//	lingering.go, hub.go, memory.go, crowd.go,
+//	pass.go, adopt.go, join.go, detached.go      all streams
+//	passing.go, census.go, inspect.go            what operators are shown
 //	leftovers.go                                 what only tests of whole gateways ask
 package stream

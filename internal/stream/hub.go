@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
-	"errors"
 	"hash"
 	"maps"
 	"slices"
@@ -15,49 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
-// Why a request cannot join a stream.
-var (
-	// errUnshareable: requests with this key go upstream on their own.
-	ErrUnshareable = errors.New("the answers to this request are not shared")
-
-	// errTooManyStreams: max_streams is reached.
-	errTooManyStreams = errors.New("max_streams reached")
-
-	// errTooManySubscribers: max_subscribers is reached.
-	ErrTooManySubscribers = errors.New("max_subscribers of the stream reached")
-
-	// errNoSecond: the application left a second connection unanswered, so that
-	// it was not seen whether it tells both the same.
-	ErrNoSecond = errors.New("the application did not answer a second connection beside that of the stream; share public, or join live, shares the first one")
-
-	// errStopping: the process is about to exit.
-	ErrStopping = errors.New("the server is stopping")
-)
-
-const (
-	// unshareableTime is how long a key is remembered whose request was not
-	// answered with an event stream that may be shared.
-	unshareableTime = time.Minute
-
-	// unshareableForever stands for a fact about the application, not about
-	// one answer: it gives each connection a session of its own.
-	unshareableForever = 24 * time.Hour
-
-	// maxUnshareable bounds how many such keys are remembered, because clients
-	// choose them. What is forgotten is learnt again.
-	maxUnshareable = 1 << 16
-)
-
-// Key is a keyed hash of what makes two requests the same stream.
-type Key [sha256.Size]byte
-
-// String names the key in logs; it tells nothing about the request.
-func (k Key) String() string { return hex.EncodeToString(k[:8]) }
+// maxUnshareable bounds how many such keys are remembered, because clients
+// choose them. What is forgotten is learnt again.
+const maxUnshareable = 1 << 16
 
 // Hub is the process-wide set of streams, outliving reloads.
 //
@@ -91,19 +52,6 @@ type Hub struct {
 	all     map[*Stream]struct{} // those in streams, and those that still have subscribers
 	private map[PrivateStream]struct{}
 	ending  bool // private streams are to end
-}
-
-// Instance is one provisioned handler.
-type Instance struct {
-	Place    string        // listen addresses of the server, and the handler's name
-	server   any           // tells configurations apart
-	sequence uint64        // grows with each configuration
-	Retired  atomic.Bool   // its configuration was cleaned up
-	Requests atomic.Uint64 // that have come to it
-	Answers  atomic.Uint64 // of those, answered with event streams
-	config   any           // of which it is; guarded by hub.mu
-	memory   int64         // what it states for all replay buffers, 0: nothing; guarded by hub.mu
-	crowded  bool          // its configuration has or had another one of the same place; guarded by hub.mu
 }
 
 // Process is shared by all handlers of all configurations of the process.
@@ -149,10 +97,6 @@ func (h *Hub) SharesPlace(inst *Instance) bool {
 	return !inst.aloneLocked()
 }
 
-// aloneLocked reports whether no other handler of the same configuration has the
-// same place. The hub's lock is held.
-func (i *Instance) aloneLocked() bool { return !i.crowded }
-
 // locked does something with the hub's lock.
 func (h *Hub) locked(do func()) {
 	h.mu.Lock()
@@ -192,121 +136,6 @@ func (h *Hub) Key(parts []Part) (key Key) {
 	mac.Reset()
 	h.macs.Put(mac)
 	return key
-}
-
-// Request is what a request brings to join a stream.
-type Request struct {
-	Key         Key
-	Parts       []Part // what the key is made of
-	Instance    *Instance
-	LastEventID string
-	headTime    time.Duration // how long others are to wait for the head, if it opens a stream
-	IDParam     string        // the query parameter that brought it, if not the header field
-	Options     *Options
-	Client      Client
-	Holder      Holder  // whose the request is; zero: that is not known
-	Private     Private // why the stream is to be its client's alone, where it is; see OpenDetached
-
-	// source returns what opens upstream connections for this request. It is
-	// called only if the request opens a stream or brings a newer
-	// configuration to it. waits tells that the request is to be given the
-	// first answer if that is not a stream to share.
-	Source func(waits bool) Source
-
-	Logger *zap.Logger
-}
-
-// Join attaches a new subscriber to the stream of the request, which is opened
-// if there is none.
-func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.stopping {
-		return nil, ErrStopping
-	}
-	if !req.Options.Vouched {
-		if why, own := h.facts.ownBy(req.Key, req.Parts); own {
-			return nil, why.asError()
-		}
-	}
-
-	sub, kept, err := h.joinKeptLocked(req)
-	if kept != nil && !errors.Is(err, errNewLife) {
-		return sub, err
-	}
-	// Only now: a stream that is there can be joined, whatever an answer was since.
-	if why, ok := h.unshareable[req.Key]; ok {
-		if time.Now().Before(why.Until) {
-			return nil, why.asError()
-		}
-		delete(h.unshareable, req.Key)
-	}
-
-	// Who brings no ID asks the application. What is kept stays for those who
-	// come back.
-	var head *Head
-	switch {
-	case kept == nil:
-	case req.LastEventID != "" && kept.isShared():
-		head = kept.retire()
-		h.removeLocked(kept)
-	case kept.ofThisLife(req.LastEventID):
-		head = kept.keptHead() // what is kept itself is not for this client
-		h.dropEnded(req.Key)
-	default:
-		h.dropEnded(req.Key)
-	}
-
-	place := req.Instance.Place
-	if limit := req.Options.MaxStreams; limit > 0 && h.count[place] >= limit && !h.makePlaceLocked(place) {
-		return nil, errTooManyStreams
-	}
-	s := newStream(h, req, head)
-	s.adoptable = req.Instance.aloneLocked()
-	h.streams[req.Key] = append(h.streams[req.Key], s)
-	h.track(s)
-	h.count[place]++
-	h.joinCrowdLocked(s)
-	sub, err = s.attach(req)
-	h.renewLate(s)
-	return sub, err
-}
-
-// joinKeptLocked attaches a new subscriber to the stream that the request may join;
-// kept is nil if there is none. One that is over is passed by: who has ended it
-// needs the hub's lock to take it out.
-func (h *Hub) joinKeptLocked(req *Request) (sub *Subscriber, kept *Stream, err error) {
-	for {
-		if kept = h.lookupLocked(req); kept == nil {
-			return nil, nil, nil
-		}
-		if sub, err = kept.attach(req); !errors.Is(err, errGone) {
-			return sub, kept, err
-		}
-		h.removeLocked(kept)
-	}
-}
-
-// lookupLocked returns the stream that the request may join, nil if there is
-// none. Of several it is the one that gave the request's last event ID.
-func (h *Hub) lookupLocked(req *Request) (found *Stream) {
-	epoch, position, _ := replay.ParseID(req.LastEventID)
-	if position == nowhere {
-		epoch = "" // one that goes on is better for this client
-	}
-	best := -1
-	for _, s := range h.streams[req.Key] {
-		if s.closed.Load() || !h.entitledLocked(s, req.Instance) {
-			continue
-		}
-		if s.epoch == epoch {
-			return s
-		}
-		if p := s.preference(req.LastEventID); p > best {
-			found, best = s, p
-		}
-	}
-	return found
 }
 
 // entitledLocked reports whether requests that reach inst may join s: the
@@ -478,10 +307,6 @@ func (h *Hub) IsStopping() bool {
 	return h.stopping
 }
 
-// Part is one part of a key: what it is called, for the operator, and its
-// value.
-type Part struct{ Name, Value string }
-
 // EndAll ends all streams that only linger: for who begins anew in the same process,
 // as tests do.
 func (h *Hub) EndAll() {
@@ -492,5 +317,61 @@ func (h *Hub) EndAll() {
 		}
 		s.mu.Unlock()
 		h.forget(s)
+	}
+}
+
+// bufferMemory is what a hub's replay buffers take together.
+type bufferMemory struct {
+	Used       atomic.Int64 // bytes that the blocks take
+	limit      atomic.Int64
+	reclaiming atomic.Bool // a goroutine makes room
+	line       logs.Throttle
+}
+
+func (m *bufferMemory) over() bool { return m.Used.Load() > m.limit.Load() }
+
+// DefaultMemory is 128 replay buffers of the default size that are full of
+// large events, 64 that are full of small ones, and fits a machine of 1 GiB.
+const DefaultMemory = 512 << 20
+
+// crowdSize is how many streams of one path with one subscriber each make the
+// gateway tell what keeps them apart: probably something that does not matter
+// to the application, so that nothing is shared.
+const crowdSize = 20
+
+// crowd counts the streams of one path.
+type crowd struct {
+	streams int
+	ask     int // look into it when there are more than so many
+}
+
+// leaveCrowdLocked takes a stream out of the count.
+func (h *Hub) leaveCrowdLocked(s *Stream) {
+	if c := h.crowds[s.path]; c != nil {
+		if c.streams--; c.streams <= 0 {
+			delete(h.crowds, s.path)
+		}
+	}
+}
+
+// removeDetachedLocked is removeLocked for a detached stream.
+func (h *Hub) removeDetachedLocked(s *Stream) {
+	if h.detached[s.epoch] != s {
+		return
+	}
+	delete(h.detached, s.epoch)
+	h.uncountLocked(s.place)
+}
+
+func (h *Hub) addLingering(s *Stream) { h.lingering.add(s) }
+
+func (h *Hub) removeLingering(s *Stream) { h.lingering.remove(s) }
+
+// endYoung ends the streams that linger above the bound. No lock is held.
+func (h *Hub) endYoung() {
+	for s := h.lingering.tooYoung(); s != nil; s = h.lingering.tooYoung() {
+		if s.expire() {
+			Counts.Young.Inc()
+		}
 	}
 }

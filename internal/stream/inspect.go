@@ -1,12 +1,9 @@
 package stream
 
 import (
-	"cmp"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,173 +15,11 @@ import (
 // parameter, of a header field or of a cookie is in it, and of a stream's epoch
 // only what the log has: an ID of the gateway cannot be made of it.
 
-// maxTold bounds what is told of a text that comes from outside, in bytes.
-const maxTold = 256
-
-// maxNames bounds how many parts of a key are named.
-const maxNames = 32
-
-// streamNumbers is how many streams the process has had.
-var streamNumbers atomic.Uint64
-
-// NextNumber numbers a stream.
-func NextNumber() uint64 { return streamNumbers.Add(1) }
-
-// tally counts what was given to the subscribers of a stream.
-type tally struct{ events, bytes uint64 }
-
-// count counts blocks that are given to the subscriber. The lock is held.
-func (sub *Subscriber) count(blocks []*replay.Block) {
-	bytes := uint64(0)
-	for _, b := range blocks {
-		bytes += uint64(len(b.Wire))
-	}
-	sub.bytes += bytes
-	total := &sub.home.given
-	total.bytes += bytes
-	total.events += sub.Sent - sub.counted
-	sub.counted = sub.Sent
-}
-
-// Client is what is told of a client.
-type Client struct {
-	Remote   string // the address of its connection
-	IP       string // its own, if a proxy that is trusted has told another one than remote
-	Protocol string // of HTTP
-}
-
-// Address is that of the client, if a proxy has not told another one that of its
-// connection.
-func (c Client) Address() string { return cmp.Or(c.IP, hostOf(c.Remote)) }
-
 // DeliveredBy notes how the subscriber's client is written to.
 func (sub *Subscriber) DeliveredBy(delivery string) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	sub.delivery = delivery
-}
-
-// noteEnd notes that a connection of the stream has ended. The lock is held.
-func (s *Stream) noteEnd(end Ending, now time.Time) {
-	if end.Events {
-		s.endedAt = now
-	}
-	if text := end.text(); text != "" {
-		s.lastError, s.lastErrorAt = text, now
-	}
-}
-
-// text says what an upstream connection failed of; empty: it did not.
-func (e Ending) text() string {
-	switch {
-	case e.Clean && e.Events:
-		return ""
-	case e.Err != nil:
-		return Clip(e.Err.Error())
-	case e.Status != 0:
-		return "status " + strconv.Itoa(e.Status)
-	}
-	return "no answer"
-}
-
-// Clip shortens a text that comes from outside.
-func Clip(text string) string {
-	if len(text) <= maxTold {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxTold], "") + "…"
-}
-
-// Observed is what operators see and act on: a stream of the hub, or a private
-// stream.
-type Observed interface {
-	// id names it to operators, as nothing else in the process; serial is the
-	// number in that.
-	ID() string
-	Serial() uint64
-
-	// sample and inspect look at it; false if it is none that is shown. The lag,
-	// for which a stream looks at each subscriber, is only in the sample.
-	Sample(now time.Time) (Sample, bool)
-	Inspect() (Info, bool)
-	Glance() (Glance, bool)
-	SampleSubscribers(now time.Time) []SubscriberSample
-
-	// watch is what a tail reads.
-	Watch() TailSource
-
-	// DrainTime is the time of the option drain; LetGo ends the responses of
-	// its subscribers within another one, and returns how many there are.
-	DrainTime() time.Duration
-	LetGo(window time.Duration) (subscribers int)
-}
-
-// Info is what is told of a stream.
-type Info struct {
-	ID             string       `json:"id"`
-	Kind           string       `json:"kind"`
-	Stream         string       `json:"stream"`
-	Epoch          string       `json:"epoch"`
-	Listen         string       `json:"listen"`
-	Handler        string       `json:"handler"`
-	Host           string       `json:"host"`
-	Path           string       `json:"path"`
-	SeparatedBy    []string     `json:"separated_by"`
-	BeganAt        time.Time    `json:"began_at"`
-	Private        *PrivateInfo `json:"private"`
-	Draining       bool         `json:"draining"`
-	Subscribers    int          `json:"subscribers"`
-	Splices        int          `json:"splices"`
-	EventsReceived uint64       `json:"events_received"`
-	BytesReceived  int64        `json:"bytes_received"`
-	EventsSent     uint64       `json:"events_sent"`
-	BytesSent      uint64       `json:"bytes_sent"`
-	FirstEvent     float64      `json:"first_event_seconds"`
-	Lag            LagInfo      `json:"lag"`
-	Upstream       UpstreamInfo `json:"upstream"`
-	Buffer         BufferInfo   `json:"buffer"`
-	LastIDs        LastIDs      `json:"last_ids"`
-}
-
-// LagInfo is how far a subscriber is behind the newest block; of a stream, how
-// far the last one is.
-type LagInfo struct {
-	Blocks  uint64  `json:"blocks"`
-	Seconds float64 `json:"seconds"`
-}
-
-// UpstreamInfo is what is told of a stream's upstream connection.
-type UpstreamInfo struct {
-	State       string     `json:"state"`
-	Since       time.Time  `json:"since"`
-	Connections int        `json:"connections"`
-	Reconnects  int        `json:"reconnects"`
-	Attempts    int        `json:"attempts"`
-	LastError   *ErrorInfo `json:"last_error"`
-}
-
-// ErrorInfo is what an upstream connection failed of.
-type ErrorInfo struct {
-	Text string    `json:"text"`
-	At   time.Time `json:"at"`
-}
-
-// BufferInfo is what is told of a replay buffer.
-type BufferInfo struct {
-	Blocks    int        `json:"blocks"`
-	Bytes     int64      `json:"bytes"`
-	Oldest    *time.Time `json:"oldest"`
-	Newest    uint64     `json:"newest"`
-	Lost      uint64     `json:"lost"`
-	MaxBlocks int        `json:"max_blocks"`
-	MaxBytes  int64      `json:"max_bytes"`
-	MaxAge    float64    `json:"max_age_seconds"`
-}
-
-// LastIDs are the newest event IDs of a stream.
-type LastIDs struct {
-	Upstream string `json:"upstream"`
-	Gateway  string `json:"gateway"`
 }
 
 // ID names the stream to operators, as nothing else in the process.
@@ -197,26 +32,6 @@ func (s *Stream) Serial() uint64 { return s.number }
 // merged, and a connection that is to succeed a stream's, are not. The lock is
 // held.
 func (s *Stream) listed() bool { return s.splice == nil }
-
-// shownOf returns the parts of a request that are told: its host, and its path as
-// it was received.
-func shownOf(parts []Part) (host, path string) {
-	for _, part := range parts {
-		switch part.Name {
-		case "host":
-			host = Clip(part.Value)
-		case "path", "original path": // the latter comes after
-			path = Clip(part.Value)
-		}
-	}
-	return host, path
-}
-
-// PlaceOf returns the listen addresses and the handler's name of a place.
-func PlaceOf(place string) (listen, handler string) {
-	listen, handler, _ = strings.Cut(place, "\x00")
-	return listen, handler
-}
 
 // separatedBy names the parts of requests that separate those of the stream
 // from others of its path.
@@ -308,18 +123,6 @@ func (sub *Subscriber) lag(now time.Time) (l LagInfo) {
 	return l
 }
 
-// SubscriberSample is what was seen of a subscriber.
-type SubscriberSample struct {
-	Client   Client
-	Delivery string
-	Joined   time.Time
-	Outcome  string
-	Spliced  bool
-	Lag      LagInfo
-	Events   uint64
-	Bytes    uint64
-}
-
 // SampleSubscribers looks at the stream's subscribers. There may be very many,
 // and the stream waits.
 func (s *Stream) SampleSubscribers(now time.Time) []SubscriberSample {
@@ -334,15 +137,6 @@ func (s *Stream) SampleSubscribers(now time.Time) []SubscriberSample {
 	return all
 }
 
-// hostOf is the host of an address.
-func hostOf(address string) string {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return address
-	}
-	return host
-}
-
 // LetGo drains the stream because an operator says so.
 func (s *Stream) LetGo(window time.Duration) (subscribers int) {
 	s.mu.Lock()
@@ -351,31 +145,6 @@ func (s *Stream) LetGo(window time.Duration) (subscribers int) {
 	s.Log().Info("drained by an operator", zap.Duration("window", window), zap.Int("subscribers", subscribers))
 	s.drain(window, EndAdmin)
 	return subscribers
-}
-
-// Sample is what changes of a stream, for sorting and for rates.
-type Sample struct {
-	Of          Observed
-	Number      uint64
-	Kind        string
-	Key         Key    // of a private stream it says nothing
-	Place       string // of its handler
-	Host        string
-	Path        string
-	Private     bool
-	Connections int // upstream connections, those of splices too
-	Subscribers int
-	Received    uint64 // events
-	Sent        uint64
-	Bytes       uint64 // sent
-	Reconnects  int
-	State       string
-	Lost        bool // an upstream connection that was open
-	Lag         LagInfo
-
-	// Of the last second; see internal/admin.
-	ReceivedRate float64
-	SentRate     float64
 }
 
 // Sample looks at the stream; false if it is none that is shown.
@@ -405,15 +174,6 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 		Lost:        (state == StateOpening || state == StateWaiting) && !s.endedAt.IsZero(),
 		Lag:         s.lag(now),
 	}, s.listed()
-}
-
-// Glance is what changes of a stream and costs little to look at, however many
-// subscribers it has.
-type Glance struct {
-	Number      uint64
-	Subscribers int
-	Received    uint64 // events
-	Sent        uint64
 }
 
 // Glance looks at the stream; false if it is none that is shown.

@@ -19,20 +19,6 @@ import (
 // maxAnswers bounds how many answers that nobody waits for any more are kept.
 const maxAnswers = 64
 
-// firstAnswer is what an upstream connection brought that was opened with the last event
-// ID of clients, a number, before it was known whether the upstream counts. The
-// stream's lock guards it.
-type firstAnswer struct {
-	id     string
-	asked  uint64
-	of     *Stream   // that the clients read: the stream, or a splice that is not merged yet
-	begun  bool      // the first ID has come
-	first  uint64    // it is this one
-	at     time.Time // when it came
-	judged bool
-	gap    bool // the upstream did not go on after the ID
-}
-
 // expect takes note that a connection of the stream or of a splice is opened with a
 // client's last event ID; nil if that will not tell anything.
 func (s *Stream) expect(id string, of *Stream) *firstAnswer {

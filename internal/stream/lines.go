@@ -2,15 +2,6 @@ package stream
 
 import "github.com/caddy-sse/caddy-sse/internal/logs"
 
-// throttles are the stream's log lines that are throttled. Clients open splices
-// at will, each with another last event ID: those have theirs together.
-func (s *Stream) throttles() *streamLines {
-	if s.isSplice {
-		return &s.options.Lines.splices
-	}
-	return &s.lines
-}
-
 // streamLines are the throttled log lines of a stream: those that its upstream
 // can cause.
 type streamLines struct {

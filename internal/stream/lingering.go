@@ -3,7 +3,6 @@ package stream
 import (
 	"container/list"
 	"sync"
-	"time"
 )
 
 // Streams that linger.
@@ -37,26 +36,6 @@ type lingerer struct {
 	list        *list.List
 	at, inPlace *list.Element
 }
-
-// isYoung reports whether the stream has not earned all of its time without
-// subscribers. The lock is held.
-func (s *Stream) isYoung() bool { return !s.Detached && s.earned < s.options.Linger }
-
-// attended begins the time in which the stream has subscribers. The lock is held.
-func (s *Stream) attended(now time.Time) {
-	if len(s.subs) == 0 {
-		s.attendedAt = now
-	}
-}
-
-// leftAlone ends it. The lock is held.
-func (s *Stream) leftAlone(now time.Time) {
-	s.alone = now
-	s.earned = min(s.options.Linger, s.earned+now.Sub(s.attendedAt))
-}
-
-func (h *Hub) addLingering(s *Stream)    { h.lingering.add(s) }
-func (h *Hub) removeLingering(s *Stream) { h.lingering.remove(s) }
 
 func (l *lingering) add(s *Stream) {
 	young, place := s.isYoung(), s.place
@@ -134,30 +113,4 @@ func (l *lingering) first() *Stream {
 		return s
 	}
 	return l.take(&l.grown)
-}
-
-// endYoung ends the streams that linger above the bound. No lock is held.
-func (h *Hub) endYoung() {
-	for s := h.lingering.tooYoung(); s != nil; s = h.lingering.tooYoung() {
-		if s.expire() {
-			Counts.Young.Inc()
-		}
-	}
-}
-
-// makePlaceLocked ends one of a place's streams that only linger, the one without
-// subscribers for longest. It returns false if there is none.
-func (h *Hub) makePlaceLocked(place string) bool {
-	before := h.count[place]
-	for s := h.lingering.ofPlace(place); s != nil; s = h.lingering.ofPlace(place) {
-		s.mu.Lock()
-		if s.lingers() {
-			s.expireLocked()
-		}
-		s.mu.Unlock()
-		if h.count[place] < before { // else it could not be joined any more
-			return true
-		}
-	}
-	return false
 }

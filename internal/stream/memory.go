@@ -4,13 +4,9 @@ import (
 	"cmp"
 	"slices"
 	"sort"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/caddy-sse/caddy-sse/internal/logs"
-	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // What all replay buffers of the process may take together.
@@ -24,10 +20,6 @@ import (
 // once in so many bytes and not for each block. Under the limit nothing runs.
 
 const (
-	// DefaultMemory is 128 replay buffers of the default size that are full of
-	// large events, 64 that are full of small ones, and fits a machine of 1 GiB.
-	DefaultMemory = 512 << 20
-
 	// memoryMargin is the part of the limit that is free after room was made:
 	// an eighth.
 	memoryMargin = 8
@@ -37,46 +29,11 @@ const (
 	memoryPause = 100 * time.Millisecond
 )
 
-// What is evicted for memory, as a label.
-const (
-	EvictedStream = "stream"
-	EvictedBlock  = "block"
-)
-
-// bufferMemory is what a hub's replay buffers take together.
-type bufferMemory struct {
-	Used       atomic.Int64 // bytes that the blocks take
-	limit      atomic.Int64
-	reclaiming atomic.Bool // a goroutine makes room
-	line       logs.Throttle
-}
-
-func (m *bufferMemory) over() bool { return m.Used.Load() > m.limit.Load() }
-
-// charge counts what has changed in the stream's replay buffer. The lock is
-// held.
-func (s *Stream) charge() {
-	d := s.buffer.Memory() - s.charged
-	if d == 0 {
-		return // as much was evicted as came
-	}
-	s.charged += d
-	s.hub.charge(d)
-}
-
 // charge counts bytes of replay buffers. Any lock may be held.
 func (h *Hub) charge(bytes int64) {
 	if m := &h.Memory; m.Used.Add(bytes) > m.limit.Load() {
 		h.reclaimSoon()
 	}
-}
-
-// freeBuffer lets go of all blocks of a stream that nobody is to read any more.
-// The lock is held.
-func (s *Stream) freeBuffer() {
-	s.buffer = replay.Buffer{Limits: s.buffer.Limits}
-	s.greeting = greeting{}
-	s.charge()
 }
 
 // LimitMemory sets what a handler states for all replay buffers; 0: nothing.
@@ -213,26 +170,6 @@ func endLingering(held []holding, target int64) (ended int) {
 	return ended
 }
 
-// lingers reports whether the stream is only kept for those who may come back. A
-// detached stream that has not ended is not: somebody has asked for the whole
-// answer. The lock is held.
-func (s *Stream) lingers() bool {
-	return s.linger != nil && len(s.subs) == 0 && (!s.Detached || s.phase == phaseEnded)
-}
-
-// expire ends a stream that only lingers as if its time were over. It returns
-// false if somebody has come.
-func (s *Stream) expire() (ended bool) {
-	s.hub.locked(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if ended = s.lingers(); ended {
-			s.expireLocked()
-		}
-	})
-	return ended
-}
-
 // evictLargest evicts the oldest blocks of what is the largest buffer, again and
 // again, until target is reached: that leaves no buffer over a level. It returns
 // how many blocks went, and false if target cannot be reached.
@@ -261,21 +198,4 @@ func levelOf(held []holding, target int64) (level int64, enough bool) {
 	}
 	level = int64(sort.Search(largest, func(l int) bool { return kept(int64(l)+1) > target }))
 	return level, kept(level) <= target
-}
-
-// EvictTo evicts the stream's oldest blocks until they take at most size bytes,
-// and returns how many.
-func (s *Stream) evictTo(size int64, now time.Time) (blocks int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := len(s.buffer.Blocks)
-	if sp := s.successor; sp != nil {
-		size -= sp.buffer.Memory()
-	}
-	s.buffer.EvictTo(size, now)
-	if s.options.Join != JoinGreeting {
-		s.greeting = greeting{ended: true} // would keep what was evicted
-	}
-	s.charge()
-	return before - len(s.buffer.Blocks)
 }

@@ -1,90 +1,17 @@
 package stream
 
 import (
+	"net/http"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
-	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // A splice, or a probe, beside its stream: what both bring is compared (see
 // internal/evidence), until the splice is merged, given up, or each is seen to be told
 // its own.
-
-// pair is the stream and a connection beside it, to be compared. The lock is held.
-func (s *Stream) pair(sp *Stream) evidence.Pair {
-	return evidence.Pair{Stream: &s.track, Beside: &sp.track, Likeness: &sp.splice.Likeness, ID: sp.openID, Shared: s.shares()}
-}
-
-// brings takes note, before it is kept, of a block of a stream or a splice that
-// is to be seen on the other. The lock is held.
-func (s *Stream) brings(b *replay.Block) {
-	if st := s.splice; st != nil {
-		if !st.succeeds {
-			st.parent.pair(s).Brings(b)
-		}
-		return
-	}
-	for sp := range s.splices {
-		s.pair(sp).StreamBrings(b)
-	}
-}
-
-// due is when a splice has had its time to be merged; zero: not before there is
-// something to compare.
-func (st *spliceState) due() time.Time {
-	o := st.parent.options
-	switch {
-	case st.parent.shares():
-		return st.since.Add(o.SpliceTimeout)
-	case st.Active.IsZero():
-		return time.Time{}
-	}
-	return st.Active.Add(o.SpliceTimeout)
-}
-
-// compareSplice goes on comparing what a stream and a splice have brought. It
-// returns why each is told its own, "" if nothing shows that. The lock is held.
-func (s *Stream) compareSplice(sp *Stream, now time.Time, again *time.Time) ownReason {
-	st := sp.splice
-	if s.conn != nil && st.Field == "" {
-		st.Field = differingField(s.head, sp.head, s.options.Insignificant)
-	}
-	if s.pair(sp).Compare(now, again, st.probe) {
-		return ownEvent
-	}
-	return ""
-}
-
-// differingField returns the name of a field in which two heads differ, unless
-// it is known to be of one response; "" if there is none.
-func differingField(a, b *Head, insignificant func(name string) bool) string {
-	if a == nil || b == nil {
-		return ""
-	}
-	return evidence.DifferingField(a.Header, b.Header, insignificant)
-}
-
-// trySplices looks whether splices can be merged, after s has got a block. The
-// lock is held.
-func (s *Stream) trySplices(now time.Time) {
-	if s.succeeds() {
-		s.splice.parent.trySuccessor(now)
-		return
-	}
-	if s.splice != nil {
-		s.splice.parent.trySplice(s, now)
-		return
-	}
-	for sp := range s.splices {
-		s.trySplice(sp, now)
-	}
-	if s.successor != nil {
-		s.trySuccessor(now)
-	}
-}
 
 // trySplice merges a splice if it can be, gives it up if it cannot, and else
 // sets when to look again.
@@ -208,4 +135,96 @@ func (s *Stream) giveUpSplice(sp *Stream, why string) {
 		})
 	}
 	s.privatize(sp)
+}
+
+// closeTime is how long an application that holds one connection is given to
+// notice that it is closed, before it is asked for another one.
+const closeTime = 500 * time.Millisecond
+
+// spliceFailed takes note that the connection of a splice ended before it had a
+// head: its place is free, and its clients are given the upstream's own answer.
+// They may join at the newest event if the application seems to hold one
+// connection only, and if nobody but the first of them has the stream it is
+// closed for that. The lock is held.
+func (s *Stream) spliceFailed(end Ending) {
+	if s.splice == nil { // left to its client meanwhile
+		for _, sub := range s.readers() {
+			sub.finish = EndPerClient
+		}
+		s.endLocked()
+		return
+	}
+	parent := s.splice.parent
+	if s.splice.probe {
+		parent.probeFailed(s)
+		return
+	}
+	now := time.Now()
+	hung := end.Status == 0 && end.Err == nil
+	full := hung || end.Status == http.StatusConflict || end.Status == http.StatusTooManyRequests || end.Status == http.StatusServiceUnavailable
+	alone := full
+	for sub := range parent.subs {
+		alone = alone && (sub.waiting || (sub.stream != parent && !sub.stream.splice.merged))
+	}
+	joins := full && !parent.spliced && parent.shares()
+	for _, sub := range s.readers() {
+		switch {
+		case joins:
+			delete(s.subs, sub)
+			sub.stream = parent
+			parent.tellRefused(sub)
+			parent.joinAt(sub, parent.buffer.Newest)
+		case sub.released: // has a head, from when the stream was broken
+			sub.finish, sub.finishAt = EndBroken, sub.cursor
+		case alone:
+			sub.finish = EndAskAgain
+		case hung && !parent.shares():
+			sub.finish = EndNoSecond
+		default:
+			sub.finish = EndPerClient
+		}
+	}
+	if c := s.Log().Check(zap.DebugLevel, "splice refused"); c != nil {
+		c.Write(zap.Int("status", end.Status), zap.Duration("after", now.Sub(s.splice.opened)), zap.Bool("joins", joins), zap.Bool("alone", alone))
+	}
+	Counts.Splices.With(SplicePrivate).Inc()
+	parent.closeSplice(s)
+	if alone && !joins {
+		parent.closed.Store(true)
+		parent.endLocked()
+		for sub := range parent.subs {
+			if sub.finish == EndAskAgain {
+				sub.finishFrom = now.Add(closeTime)
+			}
+		}
+	}
+	s.endLocked()
+	s.hub.untrack(s)
+}
+
+// tellRefused tells a client that joins at the newest event, because its splice was
+// refused, what it does not get: the greeting, or what came after its ID.
+func (s *Stream) tellRefused(sub *Subscriber) {
+	if sub.id == "" || s.isCurrent(sub.id) {
+		sub.Outcome += "; greeting=none"
+		return
+	}
+	gap := Gap{GapUpstream, sub.id, s.missed(sub.id)}
+	s.logGap(gap)
+	sub.Outcome = ResumeGap
+	sub.pending = append(gap.Event(s.options.GapEvent), sub.pending...)
+}
+
+// probeFailed takes note that a probe has ended, which has shown nothing.
+func (s *Stream) probeFailed(sp *Stream) {
+	now := time.Now()
+	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
+		s.trialFailed(now)
+	}
+	if sp.phase != phaseGone {
+		s.endProbe(sp)
+	}
+	if sp.splice.proves {
+		s.endBarred()
+	}
 }

@@ -2,15 +2,6 @@ package stream
 
 import "time"
 
-// Pass is what a subscriber was let in with, for who looks whether that still holds.
-type Pass interface {
-	// Left tells that the response is over. It may be called again.
-	Left()
-
-	// Renew runs the client's request through a server, as Source.Renew does.
-	Renew(server any, q *Renewal) bool
-}
-
 // LetIn gives a subscriber that is about to be served its pass.
 func (sub *Subscriber) LetIn(pass Pass) {
 	sub.mu.Lock()
@@ -53,17 +44,6 @@ func (s *Stream) renewedByOther(server any, q *Renewal) bool {
 	}
 	return false
 }
-
-// NewestServer returns the server of the newest configuration that has a handler of
-// a place that fits; nil: there is none.
-func (h *Hub) NewestServer(fits func(place string) bool) any {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.newestServerLocked(fits)
-}
-
-// Holder is whose request it is, as far as access is taken back by that: a hash.
-type Holder [16]byte
 
 // EndHeld ends all streams that one holder's requests have opened and nobody else's
 // joined, those too that have no client: what they keep, and their upstream connection,

@@ -154,39 +154,12 @@ func WhyPrivate(err error) Private {
 	return Private{Reason: PrivateNoStream}
 }
 
-// WhyPrivate tells why the subscriber's stream is private.
-func (sub *Subscriber) WhyPrivate() Private {
-	if sub.Origin == nil {
-		return Private{}
-	}
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	return sub.home.why
-}
+const (
+	// unshareableTime is how long a key is remembered whose request was not
+	// answered with an event stream that may be shared.
+	unshareableTime = time.Minute
 
-// WhyAlone tells a subscriber that is turned away, so that it gets an upstream connection of its own, for what.
-func (sub *Subscriber) WhyAlone() Private {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	for _, s := range []*Stream{sub.stream, sub.home} {
-		if s.why.Reason != "" {
-			return s.why
-		}
-	}
-	switch {
-	case sub.finish == EndRefused:
-		return Private{Reason: PrivateNoStream}
-	case sub.home.learned.perConnection():
-		return Private{Reason: PrivatePerConnection}
-	}
-	return Private{Reason: PrivateNotMerged}
-}
-
-// isPrivateFor takes note why a stream is private, once. The lock is held.
-func (s *Stream) isPrivateFor(why Private) {
-	if s.why.Reason != "" || why.Reason == "" {
-		return
-	}
-	s.why = why
-	Counts.Private.With(string(why.Reason)).Inc()
-}
+	// unshareableForever stands for a fact about the application, not about
+	// one answer: it gives each connection a session of its own.
+	unshareableForever = 24 * time.Hour
+)

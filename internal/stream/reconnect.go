@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,17 +12,6 @@ import (
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
-)
-
-// reconnectMode is which ends of an upstream connection are hidden.
-type reconnectMode int
-
-// The words of the option reconnect.
-const (
-	reconnectBroken    reconnectMode = iota // all but those as HTTP says
-	ReconnectAlways                         // all
-	ReconnectResumable                      // as reconnectBroken, if the upstream gives ids
-	ReconnectNever
 )
 
 const (
@@ -44,42 +32,6 @@ const (
 	// their upstream connection was given up.
 	returnTime = time.Second
 )
-
-// errNoAnswer ends an attempt to reach an upstream again.
-var errNoAnswer = errors.New("no answer came in time")
-
-// ErrStalled ends an upstream connection on which nothing came for
-// upstream_timeout.
-var ErrStalled = errors.New("nothing came for upstream_timeout")
-
-// StatusCancelled is what reverse_proxy says for the upstream when a connection
-// to it is given up on this side: also when a reload has closed its transport.
-const StatusCancelled = 499
-
-// Ending is how an upstream connection ended.
-type Ending struct {
-	Events     bool          // its head was that of an event stream
-	Clean      bool          // its body ended as HTTP says
-	Status     int           // of the answer, or what is said in place of one; 0: nothing is
-	Answered   bool          // the upstream has
-	RetryAfter time.Duration // what the answer asked for
-	tail       []byte        // with a clean end: what came after the last blank line
-	Err        error         // what went wrong, if known; less where in the host it was noticed
-}
-
-// Retriable reports whether another attempt may succeed: there was no answer,
-// or one that says so (RFC 9110, 15.5.9, 15.6; RFC 6585, 4; RFC 8470, 5.2).
-func (e Ending) Retriable() bool {
-	switch {
-	case e.Events:
-		return true
-	case e.Status == http.StatusRequestTimeout, e.Status == http.StatusTooEarly, e.Status == http.StatusTooManyRequests:
-		return true
-	case e.Status == StatusCancelled:
-		return true
-	}
-	return e.Status == 0 || e.Status >= http.StatusInternalServerError
-}
 
 // run owns an upstream connection of the stream: it opens it, reads it at the
 // upstream's own speed, and opens it again when it breaks. It returns when the
@@ -160,11 +112,6 @@ func (s *Stream) useParentsSource() {
 	}
 }
 
-// gave reports whether the upstream has sent an id on this stream. Else the last
-// event ID is one that a client has brought: the upstream may not even know it, and
-// nobody else is given it. The lock is held.
-func (s *Stream) gave() bool { return s.gaveID || (s.splice != nil && s.splice.parent.gaveID) }
-
 // connect runs one upstream connection to its end.
 func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (conn *Conn, end Ending) {
 	connCtx, cancel := context.WithCancelCause(ctx)
@@ -217,9 +164,6 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 	s.mu.Unlock()
 	return conn, end
 }
-
-// setConn makes a connection the stream's newest. The lock is held.
-func (s *Stream) setConn(c *Conn) { s.conn, s.track.Conn = c, &c.seen }
 
 // attemptLimit is how long the next connection may take until its head comes; 0:
 // as long as it likes, because a client waits for that answer, or because it is
@@ -454,113 +398,4 @@ func (s *Stream) logEnded() {
 	s.options.Lines.ended.Log(func(suppressed int) {
 		s.Log().Info("upstream ended the stream", zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})
-}
-
-// refuse ends a stream whose first answer is not an event stream to share. If
-// that is a failure, or an answer to the client's last event ID, it says nothing of
-// the next answer: then requests go upstream
-// on their own only for as long as it took, so that they do not wait for one slow
-// failure after the other.
-func (s *Stream) refuse(failed bool, why Private) {
-	s.hub.remove(s)
-	s.mu.Lock()
-	if s.refused || s.stopped {
-		s.mu.Unlock()
-		return
-	}
-	s.refused, s.why = true, orElse(why, Private{Reason: PrivateNoStream})
-	s.phase = phaseGone
-	reopened := s.head != nil
-	s.reopening = false
-	s.leaveSplices()
-	s.wakeLocked() // a tail, and who waits for it to be reopened
-	forget := len(s.subs) == 0
-	if forget {
-		s.freeBuffer() // what is kept of before it was reopened
-	}
-	s.mu.Unlock()
-	if !s.Detached && (!failed || !s.hub.keeps(s.Key)) { // before those who wait look again
-		alone := unshareableTime
-		if failed {
-			alone = min(alone, time.Since(s.born))
-		}
-		s.hub.markUnshareable(s.Key, alone, why)
-	}
-	if !reopened {
-		close(s.ready)
-	}
-	if forget {
-		s.hub.forget(s)
-	}
-}
-
-// finish lets the subscribers go when they were given everything. The stream
-// is kept for the linger time: who comes back goes on in it.
-func (s *Stream) finish(reason EndReason, tail []byte) {
-	if s.finishNow(reason, tail) {
-		s.hub.forget(s)
-	}
-}
-
-// finishNow is finish. It returns whether the stream is over and has no
-// subscribers.
-func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.phase == phaseGone {
-		return false
-	}
-	if len(tail) > 0 {
-		tail = slices.Clone(tail)
-		s.overTail = tail
-		for sub := range s.subs {
-			if sub.stream == s {
-				sub.tail = tail
-			}
-		}
-	}
-	s.phase = phaseEnded
-	s.reopening = false
-	s.dropSuccessor()
-	if s.Detached {
-		s.source = nil // with the client's credentials
-	}
-	s.endResponses(reason)
-	if s.only != nil || s.draining || s.splice != nil {
-		s.endLocked()
-		return len(s.subs) == 0
-	}
-	if len(s.subs) == 0 {
-		s.lingerLocked()
-	}
-	return false
-}
-
-// endResponses ends the subscribers' responses when they were given everything.
-// Where all of them would turn to an upstream in trouble in one moment, each ends
-// at a random one within the time of drain. The lock is held.
-func (s *Stream) endResponses(reason EndReason) {
-	s.finishLocked(reason)
-	switch reason {
-	case endGaveUp, EndRefused, EndOversized:
-		now := time.Now()
-		for sub := range s.subs {
-			if sub.finish == reason && !s.isSplice {
-				sub.finishFrom = now.Add(randomUpTo(s.options.Drain))
-			}
-		}
-	}
-}
-
-// leave ends the stream for all subscribers, when they were given everything.
-func (s *Stream) leave(reason EndReason) {
-	s.hub.remove(s)
-	s.mu.Lock()
-	s.endResponses(reason)
-	s.endLocked()
-	forget := len(s.subs) == 0
-	s.mu.Unlock()
-	if forget {
-		s.hub.forget(s)
-	}
 }

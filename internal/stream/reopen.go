@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"slices"
 	"time"
 )
 
@@ -18,26 +17,6 @@ import (
 // OpeningPatience is how long a client waits without a head for the answer to
 // another one's request, or for one that it can do without because a head is kept.
 const OpeningPatience = 5 * time.Second
-
-// maxEnded is how many ended streams of one key are kept, each for those who
-// have been its clients: of an application that soon ends what it has begun,
-// anybody could leave one behind with each request.
-const maxEnded = 8
-
-// dropEnded makes room for another stream of a key: the oldest ended ones go. The
-// hub's lock is held.
-func (h *Hub) dropEnded(key Key) {
-	kept := 0
-	for _, s := range slices.Backward(slices.Clone(h.streams[key])) {
-		s.mu.Lock()
-		if s.phase == phaseEnded && len(s.subs) == 0 {
-			if kept++; kept > maxEnded {
-				s.expireLocked()
-			}
-		}
-		s.mu.Unlock()
-	}
-}
 
 // AwaitOpening waits for the stream's head, or for whatever comes in its place.
 // Who has not opened the stream itself does not wait for long: the request of the
@@ -68,36 +47,6 @@ func (s *Stream) AwaitOpening(ctx context.Context, req *Request, isFirst bool) (
 		return false, true
 	}
 	return false, false
-}
-
-// reopen opens the stream again for a request. The lock is held.
-func (s *Stream) reopen(req *Request, now time.Time) {
-	s.phase = phaseBroken
-	s.reopening = true
-	s.broke = true // nobody knows what the upstream sent meanwhile
-	s.lostAt = now
-	s.over, s.overTail = "", nil
-	s.backoff.begin()
-	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
-		s.source = req.Source(true)
-	}
-	s.startLocked(s.lastUpstreamID)
-}
-
-// preference tells how much a stream is to be preferred to others of its key by
-// a request with a last event ID. One that has ended is for who brings one; to
-// such a client it is better than one that has no head yet, and may never have
-// one.
-func (s *Stream) preference(id string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.phase == phaseEnded && id == "", s.head == nil && id != "":
-		return 0
-	case s.phase == phaseEnded, s.head == nil:
-		return 1
-	}
-	return 2
 }
 
 // Reopens reports whether the connection opens a stream again that has ended.

@@ -75,26 +75,6 @@ func (l *ResponsesLog) After(id string, number int64, buffer *replay.Buffer) (po
 	return position, position >= buffer.Lost
 }
 
-// FindResponse looks for an answer among the detached streams that a request is
-// entitled to, and returns the ID of the event with a number in it.
-func (h *Hub) FindResponse(req *Request, id string, number int64) (lastEventID string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for epoch := range h.detached {
-		s := h.findDetachedLocked(epoch, req)
-		if s == nil {
-			continue
-		}
-		s.mu.Lock()
-		position, ok := s.responses.After(id, number, &s.buffer)
-		s.mu.Unlock()
-		if ok {
-			return string(replay.AppendID(nil, epoch, position))
-		}
-	}
-	return ""
-}
-
 // ResponsesEvent is what is looked at of an event of that API.
 type ResponsesEvent struct {
 	Sequence *int64 `json:"sequence_number"`

@@ -35,22 +35,6 @@ const (
 	turnPatience = 2 * time.Second
 )
 
-// room is what a stream that waits for its readers waits for. The stream's lock
-// guards it.
-type room struct {
-	stream *Stream
-	until  uint64        // all blocks up to this position are to be given to
-	left   int           // so many subscribers yet
-	writes bool          // some of them are being written to
-	free   chan struct{} // closed when it is done
-}
-
-// patience is how long a stream may still wait for clients.
-type patience struct {
-	spent time.Duration
-	at    time.Time // as of then
-}
-
 // left returns what there is.
 func (p *patience) left(now time.Time) time.Duration {
 	p.spent = max(0, p.spent-now.Sub(p.at)/patienceShare)

@@ -1,8 +1,11 @@
 package stream
 
 import (
+	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
@@ -47,9 +50,6 @@ type Options struct {
 // reconnects.
 const DefaultLinger = 30 * time.Second
 
-// leastLinger is how long a stream stays whose client has left at once.
-const leastLinger = time.Second
-
 // defaultMaxEventSize bounds one block of the upstream.
 const defaultMaxEventSize = 16 << 20
 
@@ -80,3 +80,109 @@ func Defaults() *Options {
 		Lines:         new(HandlerLines),
 	}
 }
+
+type joinMode int
+
+// Where a newcomer begins: the words of the option join.
+const (
+	joinAuto     joinMode = iota // as the upstream would serve a newcomer; see splice.go
+	JoinLive                     // begin at the newest block
+	JoinReplay                   // begin with the last blocks kept
+	JoinGreeting                 // first what the stream's own connection was greeted with
+)
+
+// IDsMode is whose ids clients get: the option ids.
+type IDsMode int
+
+// The words of the option ids.
+const (
+	IDsAuto     IDsMode = iota // the gateway gives ids until the upstream does
+	IDsUpstream                // the gateway gives none
+	IDsGateway                 // the gateway replaces the upstream's
+)
+
+// reconnectMode is which ends of an upstream connection are hidden.
+type reconnectMode int
+
+// The words of the option reconnect.
+const (
+	reconnectBroken    reconnectMode = iota // all but those as HTTP says
+	ReconnectAlways                         // all
+	ReconnectResumable                      // as reconnectBroken, if the upstream gives ids
+	ReconnectNever
+)
+
+const (
+	// defaultSpliceLimit is how many splices of one stream may run at once.
+	defaultSpliceLimit = 8
+
+	// defaultSpliceTimeout is how long a splice may take to be merged, and how
+	// long a client waits for a place in one.
+	defaultSpliceTimeout = 30 * time.Second
+)
+
+// maxAgeSpread is how much of max_age is taken off at random, so that
+// clients that came together do not leave together.
+const maxAgeSpread = 0.2
+
+// randomRetry is a reconnection time of the configured range.
+func (o *Options) randomRetry() time.Duration {
+	spread := o.RetryMax - o.RetryMin
+	return (o.RetryMin + time.Duration(rand.Float64()*float64(spread))).Truncate(time.Millisecond)
+}
+
+// LastRetry is a reconnection time to send before a response is ended, so that
+// clients do not come back together; nil: there is none.
+func (o *Options) LastRetry() []byte {
+	if o.RetryMin == 0 {
+		return nil
+	}
+	retry := eventstream.AppendRetry(nil, o.randomRetry())
+	if o.EmptyBlocks { // clients take it with its line
+		retry = append(retry, '\n')
+	}
+	return retry
+}
+
+// RandomAge is how long a response may last; 0: no limit.
+func (o *Options) RandomAge() time.Duration {
+	return o.MaxAge - time.Duration(rand.Float64()*maxAgeSpread*float64(o.MaxAge))
+}
+
+// Detached are the settings of streams that go on without a client for d. Who
+// has missed something of such a stream gets all that is kept.
+func (o *Options) Detached(d time.Duration) *Options {
+	options := *o
+	options.IDs = IDsGateway
+	options.Linger = d
+	options.Join, options.JoinReplay = JoinReplay, -1
+	options.Reconnect = reconnectBroken // an answer is never asked for again
+	options.primeAfter = 0              // its client may be cut before the first event
+	return &options
+}
+
+// Crowd is a path whose streams have one subscriber each.
+type Crowd struct {
+	Place   string // host and path
+	Streams int
+	Apart   []string // what keeps them apart, and is neither meant to nor says who the user is
+	Unique  []string // of that, what had another value in each
+	Remedy  string
+}
+
+// Instance is one provisioned handler.
+type Instance struct {
+	Place    string        // listen addresses of the server, and the handler's name
+	server   any           // tells configurations apart
+	sequence uint64        // grows with each configuration
+	Retired  atomic.Bool   // its configuration was cleaned up
+	Requests atomic.Uint64 // that have come to it
+	Answers  atomic.Uint64 // of those, answered with event streams
+	config   any           // of which it is; guarded by hub.mu
+	memory   int64         // what it states for all replay buffers, 0: nothing; guarded by hub.mu
+	crowded  bool          // its configuration has or had another one of the same place; guarded by hub.mu
+}
+
+// aloneLocked reports whether no other handler of the same configuration has the
+// same place. The hub's lock is held.
+func (i *Instance) aloneLocked() bool { return !i.crowded }

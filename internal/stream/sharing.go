@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/caddy-sse/caddy-sse/eventstream"
 )
 
 // Sharing is earned.
@@ -42,62 +40,6 @@ const (
 	trialPause = time.Second
 	maxTrials  = 3
 )
-
-// proof is what a stream knows of whether its upstream tells all connections
-// the same. The stream's lock guards it.
-type proof struct {
-	proven   bool // what its connection brings may be given to all who share its key
-	snapshot bool // greetings differ over time, not by connection
-
-	// While it is not proven: what came up to barrier was, once; what came after
-	// that is given to those subscribers only that have it as their own.
-	barrier uint64
-	asked   bool // a probe is to prove it again
-
-	trial  *trial
-	trials int
-	after  time.Time // not before that is there another trial
-}
-
-// trial is two connections opened at the same moment, to be compared.
-type trial struct{ x, y *Stream }
-
-// shares reports whether what the stream's connection brings may be given to all
-// who share its key. The lock is held.
-func (s *Stream) shares() bool { return s.options.Vouched || s.sharing.proven }
-
-// isShared is shares for who does not hold the lock.
-func (s *Stream) isShared() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shares()
-}
-
-// isSharedSplice reports whether a splice has several clients that nobody vouches
-// for: a break of its connection is not hidden from them, since the next one may
-// greet it with something of its own. The lock is held.
-func (s *Stream) isSharedSplice() bool {
-	return s.splice != nil && s.compares() && len(s.subs) > 1
-}
-
-// compares reports whether connections of the stream are compared: nobody
-// vouches for them.
-func (s *Stream) compares() bool { return !s.options.Vouched && !s.Detached }
-
-// barred reports whether the subscriber may not be given what comes next: it is
-// another's as far as is known.
-func (sub *Subscriber) barred() bool {
-	s := sub.stream
-	return !sub.own && !s.isSplice && !s.Detached && s.only == nil && !s.shares()
-}
-
-// limit is the position up to which the subscriber may read its stream.
-func (sub *Subscriber) limit() uint64 {
-	if sub.barred() {
-		return sub.stream.sharing.barrier
-	}
-	return sub.stream.buffer.Newest
-}
 
 // prove takes note that two connections were told the same. The lock is held.
 func (s *Stream) prove() {
@@ -181,62 +123,6 @@ func (s *Stream) unshareSplice(sp *Stream) {
 	sp.wakeLocked()
 }
 
-// proveAgain looks whether the first block of a new connection shows that the
-// stream goes on as before; else it opens a probe, if anybody waits for that. The
-// lock is held.
-func (s *Stream) proveAgain(c *Conn, continues bool) {
-	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
-		return
-	}
-	if continues || (c.blocks == 0 && time.Since(s.track.HeadAt) >= s.greetingTime()) {
-		s.prove() // it was greeted with nothing, or asked to go on and has
-		return
-	}
-	for sub := range s.subs {
-		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) {
-			s.askForProof()
-			return
-		}
-	}
-}
-
-// askForProof opens a probe that is to show whether the stream's new connection
-// is shared, unless there is one.
-func (s *Stream) askForProof() {
-	if s.sharing.barrier == 0 || s.sharing.asked || s.phase != phaseLive || s.source.Retired() {
-		return
-	}
-	s.sharing.asked = true
-	s.openProbe(s.lastSentID(), "").splice.proves = true
-}
-
-// goesOn reports whether a block shows that a later connection goes on where the
-// last one was lost: after the ID that it was asked to go on after, or after
-// blocks that it has repeated.
-func (c *Conn) goesOn(b eventstream.Block) bool {
-	if c.dropped > 0 {
-		return true
-	}
-	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.Stream.numbers.IsNext(string(b.ID))
-}
-
-// greetingTime is how long after its head a connection is given to be greeted.
-func (s *Stream) greetingTime() time.Duration {
-	return s.root().track.GreetingTime()
-}
-
-// greetedAt is when a connection has had its time to be greeted; zero: it has no
-// head yet.
-func (s *Stream) greetedAt() time.Time { return s.track.GreetedAt(&s.root().track) }
-
-// root is the stream that a splice is one of.
-func (s *Stream) root() *Stream {
-	if s.splice != nil {
-		return s.splice.parent
-	}
-	return s
-}
-
 // perConnection leaves each connection to its own client, for a reason, and lets
 // newcomers have connections of their own. The lock is held.
 func (s *Stream) perConnection(why ownReason) {
@@ -304,15 +190,6 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 	}
 }
 
-// readers are the subscribers of a stream or splice.
-func (s *Stream) readers() []*Subscriber {
-	list := make([]*Subscriber, 0, len(s.subs))
-	for sub := range s.subs {
-		list = append(list, sub)
-	}
-	return list
-}
-
 // endBarred ends the responses of those who may not be given what comes: they
 // come back, and begin another stream.
 func (s *Stream) endBarred() {
@@ -323,4 +200,44 @@ func (s *Stream) endBarred() {
 		}
 	}
 	s.wakeLocked()
+}
+
+// makeExclusive leaves the stream to its first subscriber, because the
+// upstream gives each connection a session of its own. The others get
+// connections of their own. It returns false if there is no subscriber.
+func (s *Stream) makeExclusive() bool {
+	s.hub.remove(s)
+	why := Private{Reason: PrivateEndpoint}
+	s.hub.markUnshareable(s.Key, unshareableForever, why)
+	s.facts.noteOwn(s.Key, s.path, ownSession)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.phase == phaseGone:
+	case s.splice != nil && s.splice.probe:
+		s.splice.parent.perConnection(ownGreeting)
+		return true
+	case s.splice != nil:
+		s.isPrivateFor(why)
+		s.splice.parent.privatize(s)
+	}
+	s.isPrivateFor(why)
+	s.sharing.trial = nil
+	for sp := range s.splices { // each of them has its own, too
+		s.leaveToFirst(sp, why)
+	}
+	s.onlyFirst(EndPerClient)
+	s.dropSuccessor()
+	subscribers := len(s.subs)
+	s.options.Lines.perClient.Log(func(suppressed int) {
+		s.Log().Info("upstream opens a session for each connection: path is not shared",
+			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
+	})
+	if s.only == nil {
+		s.endLocked()
+		s.hub.untrack(s)
+		return false
+	}
+	s.wakeLocked()
+	return true
 }

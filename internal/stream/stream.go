@@ -2,8 +2,6 @@ package stream
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -11,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
@@ -217,310 +216,6 @@ func (s *Stream) DrainTime() time.Duration {
 	return s.options.Drain
 }
 
-// newStream makes a stream for a request; the first to attach opens it. A head is given
-// when it follows a stream that ended, for a client that was in that.
-func newStream(h *Hub, req *Request, head *Head) *Stream {
-	s := &Stream{
-		hub:     h,
-		facts:   &h.facts,
-		number:  NextNumber(),
-		born:    time.Now(),
-		Key:     req.Key,
-		place:   req.Instance.Place,
-		path:    pathOf(req.Parts),
-		parts:   hashParts(req.Parts),
-		epoch:   replay.NewEpoch(),
-		owner:   req.Instance,
-		ready:   make(chan struct{}),
-		hurry:   make(chan struct{}, 1),
-		options: req.Options,
-		mu:      new(sync.Mutex),
-		source:  req.Source(true),
-		head:    head,
-		splices: make(map[*Stream]struct{}),
-		subs:    make(map[*Subscriber]struct{}),
-
-		headTime: max(OpeningPatience, req.headTime),
-	}
-	s.holder = req.Holder
-	s.shownHost, s.shownPath = shownOf(req.Parts)
-	s.setLogger(req.Logger)
-	s.buffer.Limits = req.Options.Buffer
-	s.track.Buffer = &s.buffer
-	if fact, ok := s.facts.sharedBy(req.Key); ok && s.compares() {
-		s.sharing.proven, s.sharing.snapshot, s.track.Greets = true, fact.snapshot, fact.greets
-	}
-	if head != nil {
-		close(s.ready)
-		s.phase = phaseBroken
-		s.reopening = true
-	}
-	if id := req.LastEventID; id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
-		s.openID = id
-		s.lastUpstreamID = id
-		s.buffer.SetLastID(id, 0)
-		s.opening = s.expect(id, s)
-	}
-	s.fresh = s.openID == ""
-	return s
-}
-
-// ownID reports whether id looks like one that a gateway gave. Such an ID is
-// never sent upstream, unless the upstream gives all ids.
-func (s *Stream) ownID(id string) bool {
-	_, _, ok := replay.ParseID(id)
-	return ok && s.options.IDs != IDsUpstream
-}
-
-// startLocked opens the stream's upstream connection.
-func (s *Stream) startLocked(lastEventID string) {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	src := s.source // not that of who comes before run does
-	s.hub.connect(ctx, s, cancel, src, lastEventID)
-}
-
-// errNewLife is returned by attach when the stream has ended and the request
-// cannot go on in it: it begins a new one.
-var errNewLife = errors.New("the stream has ended")
-
-// errGone is returned by attach when the stream is over, and about to be removed
-// from the hub by who ended it.
-var errGone = errors.New("the stream is over")
-
-// attach adds a subscriber and finds where it begins, in one step. The hub's
-// lock is held.
-func (s *Stream) attach(req *Request) (*Subscriber, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.phase == phaseGone {
-		return nil, errGone
-	}
-	if limit := req.Options.MaxSubscribers; limit > 0 && len(s.subs) >= limit {
-		return nil, ErrTooManySubscribers
-	}
-	now := time.Now()
-	s.buffer.Evict(now)
-	s.charge()
-	if s.phase == phaseEnded && !s.Detached {
-		if _, _, ok := s.trusted(nil, req.LastEventID); !ok && (!s.shares() || !s.ofThisLife(req.LastEventID)) {
-			return nil, errNewLife
-		}
-	}
-	newer := req.Instance.sequence > s.owner.sequence
-	if !s.Detached && (newer || (s.source.Retired() && !req.Instance.Retired.Load())) {
-		s.ownedBy(req.Instance, req.Options, req.Source(false), req.Logger)
-		if s.phase == phaseBroken || (s.isStale() && !s.renewing) {
-			s.useSource()
-		}
-	}
-	s.stopLinger()
-	s.attended(now)
-	s.arrivals++
-	sub := &Subscriber{
-		param: req.IDParam, client: req.Client, mu: s.mu, Origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
-	}
-	if age := s.options.RandomAge(); age > 0 {
-		sub.leaveAt, sub.leaveFor = now.Add(age), EndMaxAge
-	}
-	if s.arrivals == 1 {
-		sub.own = true
-	}
-	s.subs[sub] = struct{}{}
-	if req.Holder != s.holder {
-		s.mixed.Store(true)
-	}
-	s.resume(sub, req.LastEventID)
-	if s.phase == phaseEnded && s.Detached {
-		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail
-	} else if s.phase == phaseEnded {
-		// Who comes back after the end goes on where it was, and with it the
-		// stream.
-		s.reopen(req, now)
-	}
-	if s.cancel == nil {
-		s.startLocked(s.openID)
-	}
-	return sub, nil
-}
-
-// Leave removes a subscriber. The last one leaving starts the linger time.
-func (sub *Subscriber) Leave() {
-	sub.mu.Lock()
-	s := sub.home
-	if sub.stream != s {
-		sub.stream.release(sub)
-	}
-	delete(s.subs, sub)
-	sub.given(true)
-	forget := false
-	if len(s.subs) == 0 {
-		switch {
-		case s.phase == phaseGone:
-			s.freeBuffer()
-			forget = true
-		case s.only != nil, s.draining, s.head == nil:
-			s.endLocked()
-			forget = true
-		default:
-			s.lingerLocked()
-		}
-	}
-	if s.only == sub && !forget {
-		s.endLocked()
-	}
-	pass := sub.pass
-	s.mu.Unlock()
-	if pass != nil {
-		pass.Left()
-	}
-	if forget {
-		s.hub.forget(s)
-	}
-	s.hub.endYoung()
-}
-
-// lingerLocked ends the stream after the linger time, unless somebody comes.
-func (s *Stream) lingerLocked() {
-	if s.linger != nil {
-		s.linger.Stop()
-	} else {
-		s.leftAlone(time.Now())
-	}
-	var timer *time.Timer
-	timer = time.AfterFunc(s.lingerTime(), func() {
-		s.hub.locked(func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.linger == timer && len(s.subs) == 0 {
-				s.expireLocked()
-			}
-		})
-	})
-	s.linger = timer
-	if s.lingers() {
-		s.hub.addLingering(s)
-	}
-}
-
-// stopLinger takes back that the stream ends by itself. The lock is held.
-func (s *Stream) stopLinger() {
-	if s.linger != nil {
-		s.linger.Stop()
-		s.linger = nil
-		s.earned = max(0, s.earned-time.Since(s.alone))
-		s.hub.removeLingering(s)
-	}
-}
-
-// expireLocked ends a stream that has no subscribers. The hub's lock is held too.
-func (s *Stream) expireLocked() {
-	s.endLocked()
-	s.hub.removeLocked(s)
-	s.hub.untrack(s)
-}
-
-// endLocked ends the stream for good and frees what it holds.
-func (s *Stream) endLocked() {
-	s.phase = phaseGone
-	s.stopLinger()
-	if s.cancel != nil {
-		s.cancel()
-	}
-	s.dropSuccessor()
-	s.leaveSplices()
-	for sub := range s.subs {
-		switch {
-		case !sub.waiting || sub.finish != "":
-		case sub.released:
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
-		default:
-			sub.finish = EndAskAgain // it was sent nothing
-		}
-	}
-	if len(s.subs) == 0 {
-		s.freeBuffer()
-	}
-	s.wakeLocked()
-	s.makeRoom()
-}
-
-// retire makes room for a stream's next life and returns its head. The hub's
-// lock is held.
-func (s *Stream) retire() *Head {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endLocked()
-	if len(s.subs) == 0 {
-		s.hub.untrack(s)
-	}
-	return s.head
-}
-
-// keptHead is the head of a stream that has ended.
-func (s *Stream) keptHead() *Head {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.head
-}
-
-// drain ends all subscribers' responses, each at a random moment within
-// window, and with the last of them the stream.
-func (s *Stream) drain(window time.Duration, reason EndReason) {
-	s.hub.remove(s)
-	s.mu.Lock()
-	now := time.Now()
-	for sub := range s.subs {
-		at := now.Add(randomUpTo(window))
-		if s.Detached {
-			at = now.Add(window) // it may come to its end
-		}
-		if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
-			sub.leaveAt, sub.leaveFor = at, reason
-		}
-	}
-	s.draining = true
-	forget := len(s.subs) == 0
-	opening := s.head == nil && !s.refused && !s.stopped
-	if opening {
-		s.stopped = true
-		close(s.ready)
-	}
-	for sp := range s.splices {
-		sp.wakeLocked()
-	}
-	s.wakeWaiting()
-	if (forget && s.phase != phaseGone) || opening { // the connection of one that was refused is its client's
-		s.endLocked()
-	}
-	s.wakeLocked()
-	s.mu.Unlock()
-	if forget {
-		s.hub.forget(s)
-	}
-}
-
-// randomUpTo is a random time up to d.
-func randomUpTo(d time.Duration) time.Duration { return time.Duration(rand.Float64() * float64(d)) }
-
-// finishLocked lets all subscribers go as soon as they were given everything
-// that is in the buffer.
-func (s *Stream) finishLocked(reason EndReason) {
-	s.over = reason
-	back := s.comesBack()
-	for sub := range s.subs {
-		if sub.finish == "" && sub.stream == s {
-			sub.finish, sub.finishAt = reason, s.buffer.Newest
-			sub.pending = s.appendPrime(sub.pending, back)
-			if sub.waiting && !sub.released {
-				sub.finish = EndAskAgain // it was sent nothing
-			}
-		}
-	}
-	s.wakeLocked()
-	s.wakeWaiting()
-}
-
 // wakeLocked wakes all who wait for something new.
 func (s *Stream) wakeLocked() { s.bell.Ring() }
 
@@ -532,16 +227,259 @@ func (s *Stream) wakeWaiting() {
 	}
 }
 
-// verdict returns, after ready, the head to give to subscribers, or why there
-// is none: ErrUnshareable or ErrStopping.
-func (s *Stream) verdict() (*Head, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.stopped:
-		return nil, ErrStopping
-	case s.refused:
-		return nil, s.why.asError()
+// Renewal is what is to be found out after a reload: which handler of the new
+// configuration takes a stream over.
+type Renewal struct {
+	Key Key // of the stream
+
+	// What the handler left that was reached; without a source none was.
+	Instance *Instance
+	Options  *Options
+	Source   Source
+	Logger   *zap.Logger
+}
+
+// Pass is what a subscriber was let in with, for who looks whether that still holds.
+type Pass interface {
+	// Left tells that the response is over. It may be called again.
+	Left()
+
+	// Renew runs the client's request through a server, as Source.Renew does.
+	Renew(server any, q *Renewal) bool
+}
+
+// Conn is the stream's side of one upstream connection. Its methods
+// are for the goroutine that runs the connection.
+type Conn struct {
+	source  Source
+	Cancel  context.CancelCauseFunc // gives it up
+	Options *Options
+	decoder eventstream.Decoder
+	Asked   bool    // to go on after an ID
+	openID  string  // that ID
+	Private Private // why its answer is not shared: set before Opened or Refused
+	mends   bool    // follows one that broke
+
+	// Guarded by mu, the lock of stream.
+	mu       *sync.Mutex
+	Stream   *Stream // that of a successor becomes the stream that it goes on with
+	over     bool    // the stream goes on with another connection
+	ended    bool
+	headed   bool             // it is that of an event stream
+	deserted bool             // the stream went on though its handlers have not returned
+	resumed  bool             // it is taken to go on after the ID: see gave
+	first    bool             // of the stream
+	blocks   int              // how many it has had that are not comment-only
+	repeats  evidence.Repeats // of blocks that the stream has: those are dropped
+	dropped  int              // how many were
+	answer   evidence.Answer  // of its first ids
+	held     []heldBlock
+
+	seen evidence.Connection // of it, to be compared with others
+}
+
+// heldBlock is a block that a successor has brought, and its lines for the
+// subscribers.
+type heldBlock struct {
+	block eventstream.Block
+	lines []byte
+	at    time.Time
+}
+
+// spliceState is what a splice has more than other streams. The lock of the
+// stream guards it.
+type spliceState struct {
+	parent   *Stream
+	opened   time.Time
+	since    time.Time // when it began to have time to be merged
+	succeeds bool      // has no subscribers: it is to be the stream's own; see reload.go
+	probe    bool      // has none: it is compared with others; see sharing.go
+	proves   bool      // a probe that shows whether the stream's new connection is shared
+	timer    *time.Timer
+
+	evidence.Likeness
+	hurried bool // a probe was opened beside it
+
+	// A merged splice is over for its subscribers at position at; they go on
+	// in the parent after position to.
+	merged bool
+	at, to uint64
+	events uint64 // the stream's count of events at to
+
+	answer  *firstAnswer // to the ID; see late.go
+	skipped bool         // it is told that the upstream did not go on after the ID
+	gap     []byte       // the event that tells so at the merge; nil: nothing is told then
+}
+
+// proof is what a stream knows of whether its upstream tells all connections
+// the same. The stream's lock guards it.
+type proof struct {
+	proven   bool // what its connection brings may be given to all who share its key
+	snapshot bool // greetings differ over time, not by connection
+
+	// While it is not proven: what came up to barrier was, once; what came after
+	// that is given to those subscribers only that have it as their own.
+	barrier uint64
+	asked   bool // a probe is to prove it again
+
+	trial  *trial
+	trials int
+	after  time.Time // not before that is there another trial
+}
+
+// trial is two connections opened at the same moment, to be compared.
+type trial struct{ x, y *Stream }
+
+// learned is what splices have shown of an upstream connection. It is forgotten
+// when the connection is renewed.
+type learned struct {
+	unmerged int // splices in a row that could not be merged
+}
+
+// firstAnswer is what an upstream connection brought that was opened with the last event
+// ID of clients, a number, before it was known whether the upstream counts. The
+// stream's lock guards it.
+type firstAnswer struct {
+	id     string
+	asked  uint64
+	of     *Stream   // that the clients read: the stream, or a splice that is not merged yet
+	begun  bool      // the first ID has come
+	first  uint64    // it is this one
+	at     time.Time // when it came
+	judged bool
+	gap    bool // the upstream did not go on after the ID
+}
+
+// room is what a stream that waits for its readers waits for. The stream's lock
+// guards it.
+type room struct {
+	stream *Stream
+	until  uint64        // all blocks up to this position are to be given to
+	left   int           // so many subscribers yet
+	writes bool          // some of them are being written to
+	free   chan struct{} // closed when it is done
+}
+
+// patience is how long a stream may still wait for clients.
+type patience struct {
+	spent time.Duration
+	at    time.Time // as of then
+}
+
+// tally counts what was given to the subscribers of a stream.
+type tally struct{ events, bytes uint64 }
+
+// greeting is what an upstream connection brought before its first pause.
+type greeting struct {
+	blocks []*replay.Block
+	size   int64
+	ended  bool
+	last   time.Time // of the head or the newest block
+}
+
+// greetingPause ends a greeting.
+const greetingPause = time.Second
+
+// over reports whether the greeting has ended.
+func (g *greeting) over(now time.Time) bool {
+	return g.ended || now.Sub(g.last) > greetingPause
+}
+
+// add takes a block if it belongs to the greeting. One over limit bytes is no
+// greeting; nothing of it is kept.
+func (g *greeting) add(b *replay.Block, limit int64) {
+	if b.CommentOnly {
+		return
 	}
-	return s.head, nil
+	if g.over(b.At) {
+		g.ended = true
+		return
+	}
+	g.last = b.At
+	g.size += int64(len(b.Wire))
+	if g.size > limit {
+		g.blocks, g.ended = nil, true
+		return
+	}
+	g.blocks = append(g.blocks, b)
+}
+
+// Current returns the stream that the connection is one of.
+func (c *Conn) Current() *Stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Stream
+}
+
+// skip takes note that the splice's clients are told of the gap.
+func (st *spliceState) skip() {
+	st.skipped = true
+	if st.answer != nil {
+		st.answer.judged = true
+	}
+}
+
+// succeeds reports whether s is the successor of a stream's connection. The
+// lock is held.
+func (s *Stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
+
+// root is the stream that a splice is one of.
+func (s *Stream) root() *Stream {
+	if s.splice != nil {
+		return s.splice.parent
+	}
+	return s
+}
+
+// gave reports whether the upstream has sent an id on this stream. Else the last
+// event ID is one that a client has brought: the upstream may not even know it, and
+// nobody else is given it. The lock is held.
+func (s *Stream) gave() bool { return s.gaveID || (s.splice != nil && s.splice.parent.gaveID) }
+
+// readers are the subscribers of a stream or splice.
+func (s *Stream) readers() []*Subscriber {
+	list := make([]*Subscriber, 0, len(s.subs))
+	for sub := range s.subs {
+		list = append(list, sub)
+	}
+	return list
+}
+
+// setConn makes a connection the stream's newest. The lock is held.
+func (s *Stream) setConn(c *Conn) { s.conn, s.track.Conn = c, &c.seen }
+
+// noteEnd notes that a connection of the stream has ended. The lock is held.
+func (s *Stream) noteEnd(end Ending, now time.Time) {
+	if end.Events {
+		s.endedAt = now
+	}
+	if text := end.text(); text != "" {
+		s.lastError, s.lastErrorAt = text, now
+	}
+}
+
+// hurryUp lets the next attempt be made at once.
+func (s *Stream) hurryUp() {
+	s.backoff.reset()
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// dropHurry forgets that the next attempt is to be made at once.
+func (s *Stream) dropHurry() {
+	select {
+	case <-s.hurry:
+	default:
+	}
+}
+
+// throttles are the stream's log lines that are throttled. Clients open splices
+// at will, each with another last event ID: those have theirs together.
+func (s *Stream) throttles() *streamLines {
+	if s.isSplice {
+		return &s.options.Lines.splices
+	}
+	return &s.lines
 }

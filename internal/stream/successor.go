@@ -3,12 +3,10 @@ package stream
 import (
 	"math"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
@@ -20,10 +18,6 @@ const overlap = time.Second
 // meetingTime is how long one without an ID has. Without, the stream goes
 // on with it after a gap that is told.
 const meetingTime = 4 * time.Second
-
-// succeeds reports whether s is the successor of a stream's connection. The
-// lock is held.
-func (s *Stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
 
 // openSuccessor opens an upstream connection with the newest handlers beside
 // the stream's own, unless there is one. The lock is held.
@@ -52,37 +46,6 @@ func (s *Stream) openSuccessor() {
 		}
 	})
 	sp.startLocked(id)
-}
-
-// dropSuccessor gives up the connection that was to succeed the stream's.
-func (s *Stream) dropSuccessor() {
-	sp := s.successor
-	if sp == nil {
-		return
-	}
-	s.successor, s.brought = nil, nil
-	s.dropIndex()
-	sp.splice.timer.Stop()
-	sp.endLocked()
-}
-
-// heldBlock is a block that a successor has brought, and its lines for the
-// subscribers.
-type heldBlock struct {
-	block eventstream.Block
-	lines []byte
-	at    time.Time
-}
-
-// hold keeps a block until it is decided what becomes of it. What the old connection
-// brings, too, is not given twice: where no ID tells it from what that one has not
-// brought, it is given only if the old one is lost.
-func (c *Conn) hold(b eventstream.Block, lines []byte) {
-	if !c.resumed && c.Stream.splice.parent.phase == phaseLive {
-		return
-	}
-	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
-	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines), at: time.Now()})
 }
 
 // trySuccessor lets the successor take over if it is at the same point as the

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
@@ -18,16 +17,6 @@ const maxTailBatch = 64
 type Missed struct {
 	From uint64 `json:"from"`
 	To   uint64 `json:"to"`
-}
-
-// TailSource is what a tail reads: a replay buffer, or what passes in a stream that
-// has none.
-type TailSource struct {
-	mu     *sync.Mutex // guards buffer and bell
-	buffer *replay.Buffer
-	bell   *Bell
-	over   func() bool // the stream is; the lock is held
-	close  func()      // the tail has been
 }
 
 // Watch gives a viewer what it needs to follow the stream.

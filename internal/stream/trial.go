@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"context"
 	"slices"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 )
 
@@ -25,31 +27,6 @@ func (s *Stream) lastSentID() string {
 		return ""
 	}
 	return s.conn.openID
-}
-
-// endProbe gives a probe up.
-func (s *Stream) endProbe(sp *Stream) {
-	s.closeSplice(sp)
-	sp.endLocked()
-	s.hub.untrack(sp)
-}
-
-// endTrial gives the trial up, and the probes that were opened for it. The splices
-// that have waited for what it shows go on.
-func (s *Stream) endTrial() {
-	t := s.sharing.trial
-	s.sharing.trial = nil
-	if t == nil {
-		return
-	}
-	for _, sp := range []*Stream{t.x, t.y} {
-		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && sp.phase != phaseGone {
-			s.endProbe(sp)
-		}
-	}
-	for sp := range s.splices {
-		sp.splice.timer.Reset(0)
-	}
 }
 
 // hurryTrial opens a probe beside a splice that has been brought something that
@@ -86,13 +63,6 @@ func (s *Stream) tryAnew(sp *Stream, now time.Time, again *time.Time) {
 	}
 	s.sharing.trials++
 	s.sharing.trial = &trial{x: s.openProbe(sp.openID, sp.IDParam), y: s.openProbe(sp.openID, sp.IDParam)}
-}
-
-// dropTrialOf gives up the trial that a splice is part of: it has shown enough.
-func (s *Stream) dropTrialOf(sp *Stream) {
-	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
-		s.endTrial()
-	}
 }
 
 // judgeTrial compares the two connections of the trial, when both have had their
@@ -194,4 +164,104 @@ func (s *Stream) greetedAsAll(sp *Stream, now time.Time, again *time.Time) bool 
 		s.tryAnew(sp, now, again)
 	}
 	return false
+}
+
+// newSplice makes a splice with a last event ID.
+func (s *Stream) newSplice(id, param string) *Stream {
+	sp := &Stream{
+		hub:            s.hub,
+		facts:          s.facts,
+		number:         NextNumber(),
+		born:           time.Now(),
+		Key:            s.Key,
+		place:          s.place,
+		path:           s.path,
+		shownHost:      s.shownHost,
+		shownPath:      s.shownPath,
+		parts:          s.parts,
+		epoch:          s.epoch,
+		openID:         id,
+		IDParam:        param,
+		isSplice:       true,
+		ready:          s.ready,
+		hurry:          make(chan struct{}, 1),
+		mu:             s.mu,
+		options:        s.options,
+		source:         s.source,
+		phase:          phaseBroken,
+		head:           s.head,
+		subs:           make(map[*Subscriber]struct{}),
+		splice:         &spliceState{parent: s, opened: time.Now(), since: time.Now(), Likeness: evidence.Likeness{Said: s.track.Said}},
+		gaveID:         s.gaveID,
+		upstreamIDs:    s.upstreamIDs,
+		lastUpstreamID: id,
+	}
+	sp.buffer.Limits = s.buffer.Limits
+	sp.track.Buffer = &sp.buffer
+	sp.numbers.Add(id, true)
+	sp.setLogger(s.Log())
+	return sp
+}
+
+// addSplice makes a splice, or a probe, of a stream.
+func (s *Stream) addSplice(id, param string) *Stream {
+	s.buffer.Indexed()
+	sp := s.newSplice(id, param)
+	sp.buffer.Indexed()
+	s.splices[sp] = struct{}{}
+	sp.splice.timer = time.AfterFunc(s.options.SpliceTimeout, func() {
+		sp.mu.Lock()
+		defer sp.mu.Unlock()
+		if sp.splice != nil && sp.phase != phaseGone {
+			s.trySplice(sp, time.Now())
+		}
+	})
+	return sp
+}
+
+// startLocked opens the stream's upstream connection.
+func (s *Stream) startLocked(lastEventID string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	src := s.source // not that of who comes before run does
+	s.hub.connect(ctx, s, cancel, src, lastEventID)
+}
+
+// askForProof opens a probe that is to show whether the stream's new connection
+// is shared, unless there is one.
+func (s *Stream) askForProof() {
+	if s.sharing.barrier == 0 || s.sharing.asked || s.phase != phaseLive || s.source.Retired() {
+		return
+	}
+	s.sharing.asked = true
+	s.openProbe(s.lastSentID(), "").splice.proves = true
+}
+
+// proveAgain looks whether the first block of a new connection shows that the
+// stream goes on as before; else it opens a probe, if anybody waits for that. The
+// lock is held.
+func (s *Stream) proveAgain(c *Conn, continues bool) {
+	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
+		return
+	}
+	if continues || (c.blocks == 0 && time.Since(s.track.HeadAt) >= s.greetingTime()) {
+		s.prove() // it was greeted with nothing, or asked to go on and has
+		return
+	}
+	for sub := range s.subs {
+		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) {
+			s.askForProof()
+			return
+		}
+	}
+}
+
+// goesOn reports whether a block shows that a later connection goes on where the
+// last one was lost: after the ID that it was asked to go on after, or after
+// blocks that it has repeated.
+func (c *Conn) goesOn(b eventstream.Block) bool {
+	if c.dropped > 0 {
+		return true
+	}
+	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.Stream.numbers.IsNext(string(b.ID))
 }

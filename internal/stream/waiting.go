@@ -2,11 +2,9 @@ package stream
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
-	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // Who waits: for the head, for a splice, for a verdict. What a waiting subscriber
@@ -47,45 +45,6 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	}
 }
 
-// greetsOthers reports whether the upstream greets connections, but not the newest
-// of the stream, which goes on after an ID: who came without one, while the
-// upstream was away, is greeted by a splice.
-func (s *Stream) greetsOthers() bool { return s.track.Greets && s.conn != nil && s.conn.resumed }
-
-// goesOnFromHead reports whether a waiting subscriber that has its head goes on where
-// the stream was then.
-func (s *Stream) goesOnFromHead(sub *Subscriber) bool {
-	return s.shares() && sub.released && sub.id == "" && !s.greetsOthers()
-}
-
-// joinReleased lets those who do so read at once: what the upstream sends first, after
-// an outage, may be more than the buffer holds.
-func (s *Stream) joinReleased() {
-	for sub := range s.subs {
-		if sub.waiting && sub.finish == "" && s.goesOnFromHead(sub) {
-			s.goOnFromHead(sub)
-		}
-	}
-}
-
-// goOnFromHead lets one of them read, and tells it what is not kept any more.
-func (s *Stream) goOnFromHead(sub *Subscriber) {
-	s.joinAt(sub, sub.start)
-	if sub.cursor < s.buffer.Lost {
-		sub.pending = append(sub.pending, sub.skip(GapEvicted)...)
-	}
-}
-
-// joinAt lets a waiting subscriber read the stream after position.
-func (s *Stream) joinAt(sub *Subscriber, position uint64) {
-	sub.waiting = false
-	sub.cursor, sub.live = position, s.buffer.Newest
-	s.recount(sub)
-	if position == s.buffer.Newest {
-		sub.prime(s.newestID())
-	}
-}
-
 // waitedEnough reports whether a subscriber has waited so long that it goes
 // upstream on its own. Of many, one does so at a time.
 func (s *Stream) waitedEnough(sub *Subscriber, now time.Time) bool {
@@ -116,32 +75,6 @@ func (s *Stream) isSilent(sub *Subscriber, now time.Time) bool {
 		}
 	}
 	return false
-}
-
-// release lets a waiting subscriber have its head: it begins where the stream is
-// now.
-func (sub *Subscriber) release() {
-	s := sub.home
-	sub.released, sub.start, sub.events = true, s.buffer.Newest, s.buffer.Events
-	sub.outage = s.phase != phaseLive
-}
-
-// saidAfter reports whether a stream has had something after a position that may
-// have been for somebody else, too.
-func (s *Stream) saidAfter(position uint64) bool {
-	return position < s.buffer.Lost || slices.ContainsFunc(s.buffer.After(position), func(b *replay.Block) bool { return b.Told || b.Says() })
-}
-
-// tellMissed tells a subscriber that is given a splice, and had its head before,
-// that it may have missed something meanwhile. What came while the upstream was away
-// may come to the stream later, but not to the splice.
-func (s *Stream) tellMissed(sub *Subscriber) {
-	if !sub.released || sub.id != "" || (!sub.outage && !s.saidAfter(sub.start)) {
-		return
-	}
-	gap := Gap{GapUpstream, "", -1}
-	s.logGap(gap)
-	sub.pending = append(sub.pending, gap.Event(s.options.GapEvent)...)
 }
 
 // HasMissed reports whether a subscriber, which is sent to the upstream on its own
@@ -239,32 +172,6 @@ func (sub *Subscriber) TurnedAway() EndReason {
 	return ""
 }
 
-// hasWaiting reports whether a client waits for a splice, or for a verdict.
-func (s *Stream) hasWaiting() bool {
-	for sub := range s.subs {
-		if sub.waiting {
-			return true
-		}
-	}
-	return false
-}
-
-// waitForSeat returns what is closed when a waiting subscriber is to look again.
-func (s *Stream) waitForSeat() <-chan struct{} {
-	if s.seats == nil {
-		s.seats = make(chan struct{})
-	}
-	return s.seats
-}
-
-// offerSeats lets those who wait look again, after a block.
-func (s *Stream) offerSeats(now time.Time) {
-	if s.seats != nil && now.Sub(s.seatsAt) >= seatInterval {
-		s.seatsAt = now
-		s.wakeWaiting()
-	}
-}
-
 // lookAgain is when a waiting subscriber is to look again at the latest; zero:
 // when it is told to.
 func (sub *Subscriber) lookAgain() time.Time {
@@ -303,4 +210,57 @@ func (sub *Subscriber) waitEnd() time.Time {
 	end := evidence.Later(sub.joined, sub.home.track.HeadAt).Add(timeout)
 	evidence.Earliest(&end, sub.joined.Add(2*timeout))
 	return end
+}
+
+// WhyPrivate tells why the subscriber's stream is private.
+func (sub *Subscriber) WhyPrivate() Private {
+	if sub.Origin == nil {
+		return Private{}
+	}
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return sub.home.why
+}
+
+// WhyAlone tells a subscriber that is turned away, so that it gets an upstream connection of its own, for what.
+func (sub *Subscriber) WhyAlone() Private {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	for _, s := range []*Stream{sub.stream, sub.home} {
+		if s.why.Reason != "" {
+			return s.why
+		}
+	}
+	switch {
+	case sub.finish == EndRefused:
+		return Private{Reason: PrivateNoStream}
+	case sub.home.learned.perConnection():
+		return Private{Reason: PrivatePerConnection}
+	}
+	return Private{Reason: PrivateNotMerged}
+}
+
+// lookAt is when something is due without anything new in the stream; zero:
+// never.
+func (sub *Subscriber) lookAt() (at time.Time) {
+	for _, due := range []time.Time{sub.leaveAt, sub.preludeAt(), sub.finishFrom} {
+		if !due.IsZero() && (at.IsZero() || due.Before(at)) {
+			at = due
+		}
+	}
+	return at
+}
+
+// verdict returns, after ready, the head to give to subscribers, or why there
+// is none: ErrUnshareable or ErrStopping.
+func (s *Stream) verdict() (*Head, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopped:
+		return nil, ErrStopping
+	case s.refused:
+		return nil, s.why.asError()
+	}
+	return s.head, nil
 }

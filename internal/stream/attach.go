@@ -1,0 +1,131 @@
+package stream
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// A request comes to a stream.
+
+// attach adds a subscriber and finds where it begins, in one step. The hub's
+// lock is held.
+func (s *Stream) attach(req *Request) (*Subscriber, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return nil, errGone
+	}
+	if limit := req.Options.MaxSubscribers; limit > 0 && len(s.subs) >= limit {
+		return nil, ErrTooManySubscribers
+	}
+	now := time.Now()
+	s.buffer.Evict(now)
+	s.charge()
+	if s.phase == phaseEnded && !s.Detached {
+		if _, _, ok := s.trusted(nil, req.LastEventID); !ok && (!s.shares() || !s.ofThisLife(req.LastEventID)) {
+			return nil, errNewLife
+		}
+	}
+	newer := req.Instance.sequence > s.owner.sequence
+	if !s.Detached && (newer || (s.source.Retired() && !req.Instance.Retired.Load())) {
+		s.ownedBy(req.Instance, req.Options, req.Source(false), req.Logger)
+		if s.phase == phaseBroken || (s.isStale() && !s.renewing) {
+			s.useSource()
+		}
+	}
+	s.stopLinger()
+	s.attended(now)
+	s.arrivals++
+	sub := &Subscriber{
+		param: req.IDParam, client: req.Client, mu: s.mu, Origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
+	}
+	if age := s.options.RandomAge(); age > 0 {
+		sub.leaveAt, sub.leaveFor = now.Add(age), EndMaxAge
+	}
+	if s.arrivals == 1 {
+		sub.own = true
+	}
+	s.subs[sub] = struct{}{}
+	if req.Holder != s.holder {
+		s.mixed.Store(true)
+	}
+	s.resume(sub, req.LastEventID)
+	if s.phase == phaseEnded && s.Detached {
+		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail
+	} else if s.phase == phaseEnded {
+		// Who comes back after the end goes on where it was, and with it the
+		// stream.
+		s.reopen(req, now)
+	}
+	if s.cancel == nil {
+		s.startLocked(s.openID)
+	}
+	return sub, nil
+}
+
+// keptHead is the head of a stream that has ended.
+func (s *Stream) keptHead() *Head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head
+}
+
+// reopen opens the stream again for a request. The lock is held.
+func (s *Stream) reopen(req *Request, now time.Time) {
+	s.phase = phaseBroken
+	s.reopening = true
+	s.broke = true // nobody knows what the upstream sent meanwhile
+	s.lostAt = now
+	s.over, s.overTail = "", nil
+	s.backoff.begin()
+	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
+		s.source = req.Source(true)
+	}
+	s.startLocked(s.lastUpstreamID)
+}
+
+// ownedBy makes a handler the owner of a stream. The locks of the hub and of the
+// stream are held.
+func (s *Stream) ownedBy(inst *Instance, options *Options, src Source, logger *zap.Logger) {
+	s.owner = inst
+	s.adoptable = inst.aloneLocked()
+	s.options = options
+	s.buffer.Limits = options.Buffer
+	s.source = src
+	s.setLogger(logger)
+	s.wakeWaiting() // no splice is opened with retired handlers
+}
+
+func (s *Stream) isStale() bool {
+	return s.source.Retired() || (s.conn != nil && !s.conn.ended && s.conn.source.Retired())
+}
+
+// becomesStale reports whether a stream has to be moved, and nobody is at it.
+func (s *Stream) becomesStale() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isSplice || s.Detached || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
+		return false
+	}
+	s.renewing = s.isStale()
+	return s.renewing
+}
+
+// useSource makes a stream connect with the source that it was given. The lock is held.
+func (s *Stream) useSource() {
+	for sp := range s.splices {
+		if sp.phase == phaseBroken {
+			sp.hurryUp()
+		}
+	}
+	switch s.phase {
+	case phaseBroken:
+		s.hurryUp()
+	case phaseLive:
+		s.openSuccessor()
+	case phaseOpening, phaseEnded, phaseGone:
+		// The first looks when it has its head, the second opens the next
+		// connection with the new source anyway.
+	}
+}

@@ -1,0 +1,481 @@
+package stream
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// How a stream ends, and a connection beside it; and how its subscribers are let go.
+// One thing ends another, so all of it is here. Streams are not ended elsewhere.
+
+// isPrivateFor takes note why a stream is private, once. The lock is held.
+func (s *Stream) isPrivateFor(why Private) {
+	if s.why.Reason != "" || why.Reason == "" {
+		return
+	}
+	s.why = why
+	Counts.Private.With(string(why.Reason)).Inc()
+}
+
+// lingerLocked ends the stream after the linger time, unless somebody comes.
+func (s *Stream) lingerLocked() {
+	if s.linger != nil {
+		s.linger.Stop()
+	} else {
+		s.leftAlone(time.Now())
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(s.lingerTime(), func() {
+		s.hub.locked(func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.linger == timer && len(s.subs) == 0 {
+				s.expireLocked()
+			}
+		})
+	})
+	s.linger = timer
+	if s.lingers() {
+		s.hub.addLingering(s)
+	}
+}
+
+// stopLinger takes back that the stream ends by itself. The lock is held.
+func (s *Stream) stopLinger() {
+	if s.linger != nil {
+		s.linger.Stop()
+		s.linger = nil
+		s.earned = max(0, s.earned-time.Since(s.alone))
+		s.hub.removeLingering(s)
+	}
+}
+
+// expireLocked ends a stream that has no subscribers. The hub's lock is held too.
+func (s *Stream) expireLocked() {
+	s.endLocked()
+	s.hub.removeLocked(s)
+	s.hub.untrack(s)
+}
+
+// expire ends a stream that only lingers as if its time were over. It returns
+// false if somebody has come.
+func (s *Stream) expire() (ended bool) {
+	s.hub.locked(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ended = s.lingers(); ended {
+			s.expireLocked()
+		}
+	})
+	return ended
+}
+
+// endLocked ends the stream for good and frees what it holds.
+func (s *Stream) endLocked() {
+	s.phase = phaseGone
+	s.stopLinger()
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.dropSuccessor()
+	s.leaveSplices()
+	for sub := range s.subs {
+		switch {
+		case !sub.waiting || sub.finish != "":
+		case sub.released:
+			sub.finish, sub.finishAt = EndBroken, sub.cursor
+		default:
+			sub.finish = EndAskAgain // it was sent nothing
+		}
+	}
+	if len(s.subs) == 0 {
+		s.freeBuffer()
+	}
+	s.wakeLocked()
+	s.makeRoom()
+}
+
+// leaveSplices leaves all splices to their subscribers: there is no stream any
+// more that they could be merged into.
+func (s *Stream) leaveSplices() {
+	s.sharing.trial = nil
+	for sp := range s.splices {
+		if sp.splice.probe {
+			s.endProbe(sp)
+			continue
+		}
+		s.privatize(sp)
+	}
+}
+
+// privatize leaves a splice to its subscribers: it is not going to be merged.
+// It ends with the last of them.
+func (s *Stream) privatize(sp *Stream) {
+	Counts.Splices.With(SplicePrivate).Inc()
+	s.tellLeft(sp, time.Now())
+	sp.isPrivateFor(Private{Reason: PrivateNotMerged}) // unless it is for another
+	s.closeSplice(sp)
+	sp.splice = nil
+	sp.private, sp.draining = true, true
+	sp.settled = sp.settled || s.settled
+	sp.buffer.ForgetIndex()
+	for sub := range sp.subs {
+		delete(s.subs, sub)
+		sub.home, sub.own = sp, true
+	}
+	switch {
+	case len(s.subs) > 0:
+	case s.phase != phaseGone:
+		s.lingerLocked()
+	default:
+		s.freeBuffer()
+		s.hub.untrack(s)
+	}
+	sp.wakeLocked()
+}
+
+// closeSplice frees a splice's place.
+func (s *Stream) closeSplice(sp *Stream) {
+	sp.splice.timer.Stop()
+	delete(s.splices, sp)
+	s.dropTrialOf(sp)
+	s.dropIndex()
+	s.wakeWaiting()
+}
+
+// dropIndex ends the index of what is kept if nothing is compared with it.
+func (s *Stream) dropIndex() {
+	if len(s.splices) == 0 && s.successor == nil {
+		s.buffer.ForgetIndex()
+	}
+}
+
+// dropSuccessor gives up the connection that was to succeed the stream's.
+func (s *Stream) dropSuccessor() {
+	sp := s.successor
+	if sp == nil {
+		return
+	}
+	s.successor, s.brought = nil, nil
+	s.dropIndex()
+	sp.splice.timer.Stop()
+	sp.endLocked()
+}
+
+// endProbe gives a probe up.
+func (s *Stream) endProbe(sp *Stream) {
+	s.closeSplice(sp)
+	sp.endLocked()
+	s.hub.untrack(sp)
+}
+
+// endTrial gives the trial up, and the probes that were opened for it. The splices
+// that have waited for what it shows go on.
+func (s *Stream) endTrial() {
+	t := s.sharing.trial
+	s.sharing.trial = nil
+	if t == nil {
+		return
+	}
+	for _, sp := range []*Stream{t.x, t.y} {
+		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && sp.phase != phaseGone {
+			s.endProbe(sp)
+		}
+	}
+	for sp := range s.splices {
+		sp.splice.timer.Reset(0)
+	}
+}
+
+// dropTrialOf gives up the trial that a splice is part of: it has shown enough.
+func (s *Stream) dropTrialOf(sp *Stream) {
+	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
+		s.endTrial()
+	}
+}
+
+// Leave removes a subscriber. The last one leaving starts the linger time.
+func (sub *Subscriber) Leave() {
+	sub.mu.Lock()
+	s := sub.home
+	if sub.stream != s {
+		sub.stream.release(sub)
+	}
+	delete(s.subs, sub)
+	sub.given(true)
+	forget := false
+	if len(s.subs) == 0 {
+		switch {
+		case s.phase == phaseGone:
+			s.freeBuffer()
+			forget = true
+		case s.only != nil, s.draining, s.head == nil:
+			s.endLocked()
+			forget = true
+		default:
+			s.lingerLocked()
+		}
+	}
+	if s.only == sub && !forget {
+		s.endLocked()
+	}
+	pass := sub.pass
+	s.mu.Unlock()
+	if pass != nil {
+		pass.Left()
+	}
+	if forget {
+		s.hub.forget(s)
+	}
+	s.hub.endYoung()
+}
+
+// release takes a subscriber from a splice, which ends with its last one.
+func (s *Stream) release(sub *Subscriber) {
+	delete(s.subs, sub)
+	sub.given(true)
+	if len(s.subs) > 0 || s.splice == nil {
+		return
+	}
+	if parent := s.splice.parent; s.phase == phaseLive && parent.compares() && !parent.shares() && parent.hasWaiting() {
+		s.splice.probe, s.splice.proves = true, true // its client has left, but others wait for what it shows
+		return
+	}
+	s.splice.parent.closeSplice(s)
+	s.endLocked()
+	s.hub.untrack(s)
+}
+
+// retire makes room for a stream's next life and returns its head. The hub's
+// lock is held.
+func (s *Stream) retire() *Head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked()
+	if len(s.subs) == 0 {
+		s.hub.untrack(s)
+	}
+	return s.head
+}
+
+// finish lets the subscribers go when they were given everything. The stream
+// is kept for the linger time: who comes back goes on in it.
+func (s *Stream) finish(reason EndReason, tail []byte) {
+	if s.finishNow(reason, tail) {
+		s.hub.forget(s)
+	}
+}
+
+// finishNow is finish. It returns whether the stream is over and has no
+// subscribers.
+func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == phaseGone {
+		return false
+	}
+	if len(tail) > 0 {
+		tail = slices.Clone(tail)
+		s.overTail = tail
+		for sub := range s.subs {
+			if sub.stream == s {
+				sub.tail = tail
+			}
+		}
+	}
+	s.phase = phaseEnded
+	s.reopening = false
+	s.dropSuccessor()
+	if s.Detached {
+		s.source = nil // with the client's credentials
+	}
+	s.endResponses(reason)
+	if s.only != nil || s.draining || s.splice != nil {
+		s.endLocked()
+		return len(s.subs) == 0
+	}
+	if len(s.subs) == 0 {
+		s.lingerLocked()
+	}
+	return false
+}
+
+// leave ends the stream for all subscribers, when they were given everything.
+func (s *Stream) leave(reason EndReason) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	s.endResponses(reason)
+	s.endLocked()
+	forget := len(s.subs) == 0
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// endResponses ends the subscribers' responses when they were given everything.
+// Where all of them would turn to an upstream in trouble in one moment, each ends
+// at a random one within the time of drain. The lock is held.
+func (s *Stream) endResponses(reason EndReason) {
+	s.finishLocked(reason)
+	switch reason {
+	case endGaveUp, EndRefused, EndOversized:
+		now := time.Now()
+		for sub := range s.subs {
+			if sub.finish == reason && !s.isSplice {
+				sub.finishFrom = now.Add(randomUpTo(s.options.Drain))
+			}
+		}
+	}
+}
+
+// finishLocked lets all subscribers go as soon as they were given everything
+// that is in the buffer.
+func (s *Stream) finishLocked(reason EndReason) {
+	s.over = reason
+	back := s.comesBack()
+	for sub := range s.subs {
+		if sub.finish == "" && sub.stream == s {
+			sub.finish, sub.finishAt = reason, s.buffer.Newest
+			sub.pending = s.appendPrime(sub.pending, back)
+			if sub.waiting && !sub.released {
+				sub.finish = EndAskAgain // it was sent nothing
+			}
+		}
+	}
+	s.wakeLocked()
+	s.wakeWaiting()
+}
+
+// comesBack is the ID with which the clients of a splice come back that ends, ""
+// if they need none: where the upstream gives ids, and where it has given nothing
+// yet. They are known by it, so that they wait for an upstream that is away as
+// the stream's own clients do, with the head that these had. So that must not be
+// another's: while the stream is not proven, both are compared.
+func (s *Stream) comesBack() string {
+	if s.splice == nil || !s.settled || s.upstreamIDs || s.options.IDs == IDsUpstream {
+		return ""
+	}
+	p := s.splice.parent
+	if !p.shares() && (s.track.HeadAt.IsZero() || p.track.HeadAt.IsZero() || differingField(p.head, s.head, s.options.Insignificant) != "") {
+		return ""
+	}
+	return string(replay.AppendID(nil, p.epoch, nowhere))
+}
+
+// refuse ends a stream whose first answer is not an event stream to share. If
+// that is a failure, or an answer to the client's last event ID, it says nothing of
+// the next answer: then requests go upstream
+// on their own only for as long as it took, so that they do not wait for one slow
+// failure after the other.
+func (s *Stream) refuse(failed bool, why Private) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	if s.refused || s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	s.refused, s.why = true, orElse(why, Private{Reason: PrivateNoStream})
+	s.phase = phaseGone
+	reopened := s.head != nil
+	s.reopening = false
+	s.leaveSplices()
+	s.wakeLocked() // a tail, and who waits for it to be reopened
+	forget := len(s.subs) == 0
+	if forget {
+		s.freeBuffer() // what is kept of before it was reopened
+	}
+	s.mu.Unlock()
+	if !s.Detached && (!failed || !s.hub.keeps(s.Key)) { // before those who wait look again
+		alone := unshareableTime
+		if failed {
+			alone = min(alone, time.Since(s.born))
+		}
+		s.hub.markUnshareable(s.Key, alone, why)
+	}
+	if !reopened {
+		close(s.ready)
+	}
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// drain ends all subscribers' responses, each at a random moment within
+// window, and with the last of them the stream.
+func (s *Stream) drain(window time.Duration, reason EndReason) {
+	s.hub.remove(s)
+	s.mu.Lock()
+	now := time.Now()
+	for sub := range s.subs {
+		at := now.Add(randomUpTo(window))
+		if s.Detached {
+			at = now.Add(window) // it may come to its end
+		}
+		if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
+			sub.leaveAt, sub.leaveFor = at, reason
+		}
+	}
+	s.draining = true
+	forget := len(s.subs) == 0
+	opening := s.head == nil && !s.refused && !s.stopped
+	if opening {
+		s.stopped = true
+		close(s.ready)
+	}
+	for sp := range s.splices {
+		sp.wakeLocked()
+	}
+	s.wakeWaiting()
+	if (forget && s.phase != phaseGone) || opening { // the connection of one that was refused is its client's
+		s.endLocked()
+	}
+	s.wakeLocked()
+	s.mu.Unlock()
+	if forget {
+		s.hub.forget(s)
+	}
+}
+
+// randomUpTo is a random time up to d.
+func randomUpTo(d time.Duration) time.Duration { return time.Duration(rand.Float64() * float64(d)) }
+
+// onlyFirst leaves a stream to its first subscriber; the others get upstream
+// connections of their own.
+func (s *Stream) onlyFirst(others EndReason) {
+	for sub := range s.subs {
+		if s.only == nil || sub.arrival < s.only.arrival {
+			s.only = sub
+		}
+	}
+	for sub := range s.subs {
+		if sub != s.only {
+			sub.finish, sub.finishAt = others, s.buffer.Newest
+		}
+	}
+	s.wakeLocked()
+}
+
+// unshareable takes note that the newest head of the stream may not be shared:
+// a splice is private to its first subscriber, a stream takes no more of them.
+func (s *Stream) unshareable(first bool, why Private) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.succeeds():
+		s.splice.parent.closed.Store(true)
+	case !s.isSplice:
+		s.closed.Store(true)
+	case s.splice != nil && s.phase != phaseGone:
+		s.isPrivateFor(why)
+		s.splice.parent.privatize(s)
+		if first {
+			s.onlyFirst(EndPerClient)
+		} else {
+			s.onlyFirst(EndBroken) // they were given events: they come back with the ID of the last
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package stream
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// A request looks for its stream, or opens one.
+
+// newStream makes a stream for a request; the first to attach opens it. A head is given
+// when it follows a stream that ended, for a client that was in that.
+func newStream(h *Hub, req *Request, head *Head) *Stream {
+	s := &Stream{
+		hub:     h,
+		facts:   &h.facts,
+		number:  NextNumber(),
+		born:    time.Now(),
+		Key:     req.Key,
+		place:   req.Instance.Place,
+		path:    pathOf(req.Parts),
+		parts:   hashParts(req.Parts),
+		epoch:   replay.NewEpoch(),
+		owner:   req.Instance,
+		ready:   make(chan struct{}),
+		hurry:   make(chan struct{}, 1),
+		options: req.Options,
+		mu:      new(sync.Mutex),
+		source:  req.Source(true),
+		head:    head,
+		splices: make(map[*Stream]struct{}),
+		subs:    make(map[*Subscriber]struct{}),
+
+		headTime: max(OpeningPatience, req.headTime),
+	}
+	s.holder = req.Holder
+	s.shownHost, s.shownPath = shownOf(req.Parts)
+	s.setLogger(req.Logger)
+	s.buffer.Limits = req.Options.Buffer
+	s.track.Buffer = &s.buffer
+	if fact, ok := s.facts.sharedBy(req.Key); ok && s.compares() {
+		s.sharing.proven, s.sharing.snapshot, s.track.Greets = true, fact.snapshot, fact.greets
+	}
+	if head != nil {
+		close(s.ready)
+		s.phase = phaseBroken
+		s.reopening = true
+	}
+	if id := req.LastEventID; id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
+		s.openID = id
+		s.lastUpstreamID = id
+		s.buffer.SetLastID(id, 0)
+		s.opening = s.expect(id, s)
+	}
+	s.fresh = s.openID == ""
+	return s
+}
+
+// Join attaches a new subscriber to the stream of the request, which is opened
+// if there is none.
+func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopping {
+		return nil, ErrStopping
+	}
+	if !req.Options.Vouched {
+		if why, own := h.facts.ownBy(req.Key, req.Parts); own {
+			return nil, why.asError()
+		}
+	}
+
+	sub, kept, err := h.joinKeptLocked(req)
+	if kept != nil && !errors.Is(err, errNewLife) {
+		return sub, err
+	}
+	// Only now: a stream that is there can be joined, whatever an answer was since.
+	if why, ok := h.unshareable[req.Key]; ok {
+		if time.Now().Before(why.Until) {
+			return nil, why.asError()
+		}
+		delete(h.unshareable, req.Key)
+	}
+
+	// Who brings no ID asks the application. What is kept stays for those who
+	// come back.
+	var head *Head
+	switch {
+	case kept == nil:
+	case req.LastEventID != "" && kept.isShared():
+		head = kept.retire()
+		h.removeLocked(kept)
+	case kept.ofThisLife(req.LastEventID):
+		head = kept.keptHead() // what is kept itself is not for this client
+		h.dropEnded(req.Key)
+	default:
+		h.dropEnded(req.Key)
+	}
+
+	place := req.Instance.Place
+	if limit := req.Options.MaxStreams; limit > 0 && h.count[place] >= limit && !h.makePlaceLocked(place) {
+		return nil, errTooManyStreams
+	}
+	s := newStream(h, req, head)
+	s.adoptable = req.Instance.aloneLocked()
+	h.streams[req.Key] = append(h.streams[req.Key], s)
+	h.track(s)
+	h.count[place]++
+	h.joinCrowdLocked(s)
+	sub, err = s.attach(req)
+	h.renewLate(s)
+	return sub, err
+}
+
+// joinKeptLocked attaches a new subscriber to the stream that the request may join;
+// kept is nil if there is none. One that is over is passed by: who has ended it
+// needs the hub's lock to take it out.
+func (h *Hub) joinKeptLocked(req *Request) (sub *Subscriber, kept *Stream, err error) {
+	for {
+		if kept = h.lookupLocked(req); kept == nil {
+			return nil, nil, nil
+		}
+		if sub, err = kept.attach(req); !errors.Is(err, errGone) {
+			return sub, kept, err
+		}
+		h.removeLocked(kept)
+	}
+}
+
+// lookupLocked returns the stream that the request may join, nil if there is
+// none. Of several it is the one that gave the request's last event ID.
+func (h *Hub) lookupLocked(req *Request) (found *Stream) {
+	epoch, position, _ := replay.ParseID(req.LastEventID)
+	if position == nowhere {
+		epoch = "" // one that goes on is better for this client
+	}
+	best := -1
+	for _, s := range h.streams[req.Key] {
+		if s.closed.Load() || !h.entitledLocked(s, req.Instance) {
+			continue
+		}
+		if s.epoch == epoch {
+			return s
+		}
+		if p := s.preference(req.LastEventID); p > best {
+			found, best = s, p
+		}
+	}
+	return found
+}
+
+// makePlaceLocked ends one of a place's streams that only linger, the one without
+// subscribers for longest. It returns false if there is none.
+func (h *Hub) makePlaceLocked(place string) bool {
+	before := h.count[place]
+	for s := h.lingering.ofPlace(place); s != nil; s = h.lingering.ofPlace(place) {
+		s.mu.Lock()
+		if s.lingers() {
+			s.expireLocked()
+		}
+		s.mu.Unlock()
+		if h.count[place] < before { // else it could not be joined any more
+			return true
+		}
+	}
+	return false
+}
+
+// maxEnded is how many ended streams of one key are kept, each for those who
+// have been its clients: of an application that soon ends what it has begun,
+// anybody could leave one behind with each request.
+const maxEnded = 8
+
+// dropEnded makes room for another stream of a key: the oldest ended ones go. The
+// hub's lock is held.
+func (h *Hub) dropEnded(key Key) {
+	kept := 0
+	for _, s := range slices.Backward(slices.Clone(h.streams[key])) {
+		s.mu.Lock()
+		if s.phase == phaseEnded && len(s.subs) == 0 {
+			if kept++; kept > maxEnded {
+				s.expireLocked()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// preference tells how much a stream is to be preferred to others of its key by
+// a request with a last event ID. One that has ended is for who brings one; to
+// such a client it is better than one that has no head yet, and may never have
+// one.
+func (s *Stream) preference(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.phase == phaseEnded && id == "", s.head == nil && id != "":
+		return 0
+	case s.phase == phaseEnded, s.head == nil:
+		return 1
+	}
+	return 2
+}

@@ -1,0 +1,242 @@
+package stream
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// What a subscriber is given next.
+
+// MaxWrite is how many bytes of blocks go out in one write, unless one
+// block is larger. It bounds what a reconnect storm takes from live
+// delivery and the memory of a slow client.
+const MaxWrite = 64 << 10
+
+// Next appends to dst the blocks that the subscriber is to be given now, about
+// MaxWrite bytes at most. If there are none it returns what is
+// closed when there may be some, or why the response is over. leaveAt is when
+// to ask again at the latest; zero: never.
+func (sub *Subscriber) Next(dst []*replay.Block, now time.Time) (out []*replay.Block, wake <-chan struct{}, leaveAt time.Time, end EndReason) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	out, leaveAt, end = sub.advance(dst, now)
+	sub.Writing.Store(now.UnixNano()) // until the caller waits
+	sub.count(out)
+	sub.hold(out)
+	switch {
+	case end != "", len(out) > 0:
+	case sub.waiting:
+		wake = sub.home.waitForSeat()
+	default:
+		wake = sub.stream.bell.wait()
+	}
+	return out, wake, leaveAt, end
+}
+
+// NextOf is next for a connection, by its writer. waits tells that the
+// connection has been given everything and will be looked at when there is
+// something new.
+func (sub *Subscriber) NextOf(c Waiter, dst []*replay.Block, now time.Time) (out []*replay.Block, waits bool, leaveAt time.Time, end EndReason) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	out, leaveAt, end = sub.advance(dst, now)
+	sub.count(out)
+	s := sub.stream
+	if end == "" && (len(out) == 0 || sub.upToDate()) {
+		waits = true
+		s.bell.add(c)
+	}
+	return out, waits, leaveAt, end
+}
+
+// advance is next, less the waiting. The lock is held.
+func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*replay.Block, leaveAt time.Time, end EndReason) {
+	sub.Taken, sub.TakenAt = 0, time.Time{}
+	if sub.waiting {
+		sub.home.admit(sub, now)
+	}
+	leaves := !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt)
+	revoked := leaves && sub.leaveFor == EndRevoked // nothing is for it any more
+	if sub.finish == EndPerClient && !revoked {
+		return dst, time.Time{}, sub.finish
+	}
+	if leaves {
+		if !revoked {
+			dst = sub.tellBeforeEnd(dst, now)
+		}
+		if retry := sub.stream.options.LastRetry(); retry != nil {
+			dst = append(dst, &replay.Block{Wire: retry})
+		}
+		return dst, time.Time{}, sub.leaveFor
+	}
+	dst, end = sub.read(dst)
+	if sub.givePrelude(now) && len(dst) == 0 && end == "" {
+		dst, end = sub.read(dst)
+	}
+	sub.given(false)
+	if len(dst) == 0 && end == "" && sub.merge() {
+		dst, end = sub.read(dst)
+		sub.given(false)
+	}
+	switch {
+	case end != "", len(dst) > 0:
+		return dst, sub.lookAt(), end
+	case sub.finish != "" && !now.Before(sub.finishFrom):
+		dst = sub.tellBeforeEnd(dst, now)
+		if len(sub.tail) > 0 {
+			dst = append(dst, &replay.Block{Wire: sub.tail})
+			sub.tail = nil
+		}
+		return dst, time.Time{}, sub.finish
+	}
+	if sub.waiting {
+		return dst, sub.lookAgain(), ""
+	}
+	return dst, sub.lookAt(), ""
+}
+
+// read appends what is after the cursor.
+func (sub *Subscriber) read(dst []*replay.Block) ([]*replay.Block, EndReason) {
+	s := sub.stream
+	size := 0
+	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
+		dst = append(dst, &replay.Block{Wire: sub.pending})
+		sub.pending = nil
+	}
+	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].Wire) <= MaxWrite) {
+		sub.Taken++
+		if sub.greeted[0].Dispatches {
+			sub.sends()
+		}
+		dst = append(dst, sub.greeted[0])
+		size += len(sub.greeted[0].Wire)
+		sub.greeted = sub.greeted[1:]
+	}
+	if size > 0 || sub.waiting {
+		return dst, ""
+	}
+	if sub.cursor < s.buffer.Lost {
+		if !s.options.LagSkip {
+			return dst, endLag
+		}
+		dst = append(dst, &replay.Block{Wire: sub.skip(gapLag)})
+	}
+	limit := sub.limit()
+	for _, b := range s.buffer.After(sub.cursor) {
+		if b.Position > limit || (size > 0 && size+len(b.Wire) > MaxWrite) {
+			break
+		}
+		if sub.finish != "" && b.Position > sub.finishAt {
+			break // the stream went on with somebody else
+		}
+		sub.cursor, sub.events = b.Position, b.Events
+		if b.CommentOnly && b.Position <= sub.live {
+			continue
+		}
+		if b.Dispatches {
+			sub.sends()
+		}
+		if sub.Taken++; sub.TakenAt.IsZero() && !b.At.Before(sub.joined) {
+			sub.TakenAt = b.At
+		}
+		dst = append(dst, b)
+		size += len(b.Wire)
+	}
+	return dst, ""
+}
+
+// merge moves a subscriber that has read a merged splice to its end on to the
+// stream. It returns false if there is nothing to do.
+func (sub *Subscriber) merge() bool {
+	sp, s := sub.stream, sub.home
+	if sp.splice == nil || !sp.splice.merged || sub.cursor < sp.splice.at {
+		return false
+	}
+	to := sp.splice.to
+	sub.stream = s
+	sub.cursor, sub.live, sub.events = to, to, sp.splice.events
+	sub.pending = slices.Clone(sp.splice.gap)
+	switch {
+	case !s.upstreamIDs && s.options.IDs != IDsUpstream:
+		sub.prime(string(replay.AppendID(nil, s.epoch, to)))
+	case to == s.buffer.Newest:
+		sub.prime(s.newestID())
+	}
+	if s.phase == phaseEnded || s.phase == phaseGone {
+		sub.finish, sub.finishAt, sub.tail = cmp.Or(s.over, EndBroken), s.buffer.Newest, s.overTail // while it was on its way
+	}
+	sp.release(sub)
+	return true
+}
+
+// tellBeforeEnd appends the gap event that a subscriber would be told when its splice
+// is merged: its response ends before, and when it comes back its ID is a newer one.
+func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*replay.Block {
+	if sub.stream.splice == nil {
+		return dst
+	}
+	if gap := sub.home.gapSoFar(sub.stream, now); len(gap) > 0 {
+		dst = append(dst, &replay.Block{Wire: gap})
+	}
+	return dst
+}
+
+// sends counts an event that the client is sent.
+func (sub *Subscriber) sends() {
+	if sub.Sent++; sub.Sent == 1 {
+		sub.FirstEvent = max(1, time.Since(sub.joined))
+	}
+}
+
+// count counts blocks that are given to the subscriber. The lock is held.
+func (sub *Subscriber) count(blocks []*replay.Block) {
+	bytes := uint64(0)
+	for _, b := range blocks {
+		bytes += uint64(len(b.Wire))
+	}
+	sub.bytes += bytes
+	total := &sub.home.given
+	total.bytes += bytes
+	total.events += sub.Sent - sub.counted
+	sub.counted = sub.Sent
+}
+
+// upToDate reports whether the subscriber can be given nothing until its stream
+// has something new. The lock is held.
+func (sub *Subscriber) upToDate() bool {
+	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.Newest && sub.finish == "" && len(sub.pending) == 0
+}
+
+// LeaveBell lets a connection wait for nothing any more.
+func (sub *Subscriber) LeaveBell(c Waiter) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	c.Slot().remove(c)
+}
+
+// hold takes note of what is given to the client and is not written yet, as far
+// as is known: until the next call. The lock is held.
+func (sub *Subscriber) hold(blocks []*replay.Block) {
+	sub.unwritten = sub.Taken
+	if sub.Taken > 0 {
+		sub.unwrittenAt = blocks[len(blocks)-sub.Taken].At // others go before those of the stream
+	}
+}
+
+// HoldBatch is hold for a connection that does not take what the last call gave;
+// HeldBatch tells that it has.
+func (sub *Subscriber) HoldBatch(blocks []*replay.Block) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.hold(blocks)
+}
+
+// HeldBatch tells that what HoldBatch told of is written.
+func (sub *Subscriber) HeldBatch() {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.unwritten = 0
+}

@@ -1,0 +1,241 @@
+package stream
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
+
+// A block of an upstream connection comes into the stream: whether it is a repeated
+// one, whether something is missing before it, its bytes, its place in the buffer, and
+// who is woken.
+
+// take takes a block whose lines for the subscribers are given. The stream's
+// lock is held.
+func (c *Conn) take(b eventstream.Block, lines []byte) error {
+	s := c.Stream
+	if c.over || c.deserted || s.phase == phaseGone {
+		return ErrStreamOver // merged, say: nothing may come after that point
+	}
+	if !b.CommentOnly() {
+		c.seen.NoteLines(lines, time.Now())
+	}
+	if !c.first && !s.succeeds() {
+		if c.repeats.Has(&s.buffer, b, lines, c.blocks > 0) {
+			c.dropped++
+			return nil
+		}
+		c.checkRenumbered(b, lines)
+	}
+	continues := c.goesOn(b)
+	c.checkContinuity(b)
+	if c.over || s.phase == phaseGone {
+		return ErrStreamOver // while there was no room
+	}
+	s.backoff.heard()
+	if b.Dispatches() {
+		s.backoff.reset()
+		s.answer.Events(1)
+		s.oversized = 0
+	}
+	if b.HasID {
+		s.lastUpstreamID = string(b.ID)
+	}
+	if len(b.ID) > 0 {
+		s.gaveID = true
+		s.upstreamIDs = s.upstreamIDs || c.Options.IDs != IDsGateway
+	}
+	if b.HasRetry {
+		s.backoff.base = b.Retry
+		s.retry, s.hasRetry = b.Retry, true
+	}
+	if s.succeeds() {
+		c.hold(b, lines)
+	} else {
+		Counts.Blocks.Inc()
+		if b.Dispatches() || b.HasID {
+			s.proveAgain(c, continues)
+		}
+	}
+	c.append(c.wireBlock(lines, b))
+	s.responses.Add(b, &s.buffer)
+	return nil
+}
+
+// wireBlock makes the block that subscribers get. The stream's lock is held.
+func (c *Conn) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
+	s := c.Stream
+	var id []byte
+	if b.Dispatches() && !s.upstreamIDs && c.Options.IDs != IDsUpstream && s.only == nil && !s.isSplice {
+		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
+	}
+	blk := replay.NewBlock(b, lines, id, time.Now())
+	if !c.Options.EmptyBlocks {
+		blk.OpenComment()
+	}
+	return blk
+}
+
+// append adds a block to the stream and wakes its subscribers. The stream's
+// lock is held.
+func (c *Conn) append(b *replay.Block) {
+	s := c.Stream
+	if !b.CommentOnly && !b.Told {
+		c.blocks++
+		b.Ordinal = c.blocks
+		s.settled = s.settled || b.Dispatches
+		if b.Says() {
+			if s.splice != nil || s.compares() {
+				c.seen.Note(b, &s.track)
+			}
+			s.track.Note(b, s.splice == nil)
+			s.fresh = false
+			s.brings(b)
+		}
+		if sp := s.successor; sp != nil && sp.openID != "" {
+			s.brought.Note(b)
+		}
+	}
+	s.received += int64(b.Lines) + 1
+	s.buffer.Append(b)
+	s.charge()
+	if b.HasID && c.Options.IDs != IDsGateway {
+		s.buffer.SetLastID(b.ID, b.Position)
+	}
+	if s.options.Join == JoinGreeting {
+		s.greeting.add(b, s.buffer.Limits.Size)
+	}
+	s.trySplices(b.At)
+	s.offerSeats(b.At)
+	s.wakeLocked()
+}
+
+// trySplices looks whether splices can be merged, after s has got a block. The
+// lock is held.
+func (s *Stream) trySplices(now time.Time) {
+	if s.succeeds() {
+		s.splice.parent.trySuccessor(now)
+		return
+	}
+	if s.splice != nil {
+		s.splice.parent.trySplice(s, now)
+		return
+	}
+	for sp := range s.splices {
+		s.trySplice(sp, now)
+	}
+	if s.successor != nil {
+		s.trySuccessor(now)
+	}
+}
+
+// hold keeps a block until it is decided what becomes of it. What the old connection
+// brings, too, is not given twice: where no ID tells it from what that one has not
+// brought, it is given only if the old one is lost.
+func (c *Conn) hold(b eventstream.Block, lines []byte) {
+	if !c.resumed && c.Stream.splice.parent.phase == phaseLive {
+		return
+	}
+	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
+	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines), at: time.Now()})
+}
+
+// isNewStream reports whether the connection is the first of a stream that is no
+// splice, which nothing is known of.
+func (c *Conn) isNewStream() bool { return c.first && !c.Stream.isSplice }
+
+// checkContinuity looks at the first ids of a connection that was asked to go on
+// after one, and tells a gap if it did not. The stream's lock is held.
+func (c *Conn) checkContinuity(b eventstream.Block) {
+	s := c.Stream
+	if len(b.ID) == 0 || s.succeeds() {
+		return
+	}
+	id := string(b.ID)
+	first := c.answer.IsFirst()
+	c.answer.Add()
+	if c.Asked && !c.isNewStream() {
+		c.compare(id)
+	}
+	s.numbers.Add(id, first)
+	s.root().judgeAnswers(id, s, time.Now())
+}
+
+// compare looks at an ID of a connection, of which the first two show something. The
+// stream's lock is held.
+func (c *Conn) compare(id string) {
+	s := c.Stream
+	if !s.root().numbers.Count() {
+		return
+	}
+	switch shows, missed := c.answer.Look(id, &s.numbers, s.isSplice); {
+	case shows == evidence.Skipped:
+		c.tellSkipped(id, missed)
+	case shows == evidence.WentOn && s.splice != nil:
+		s.splice.WentOn()
+	}
+}
+
+// tellSkipped tells the stream's subscribers that the upstream did not go on
+// after the last event ID, but with the ID next. The stream's lock is held.
+func (c *Conn) tellSkipped(next string, missed int64) {
+	s := c.Stream
+	after := s.newestID()
+	if st := s.splice; st != nil {
+		after = s.openID
+		st.skip()
+	}
+	s.logSkipped(s.lastUpstreamID, next, missed)
+	c.appendGap(s.gapEvent(GapUpstream, after, missed))
+}
+
+// checkRenumbered makes blocks of earlier connections unreachable by id when
+// the upstream gives one of their ids to another block: it has begun anew. The
+// stream's lock is held.
+func (c *Conn) checkRenumbered(b eventstream.Block, lines []byte) {
+	s := c.Stream
+	other := evidence.Renumbered(&s.buffer, c.repeats.Start, s.lastUpstreamID, b, lines)
+	if other == nil {
+		return
+	}
+	s.throttles().anew.Log(func(suppressed int) {
+		s.Log().Warn("possible gap: upstream reused event IDs (did its counter restart?)",
+			zap.String("id", shownID(other.ID)), zap.Int("suppressed", suppressed))
+	})
+	s.buffer.ForgetIDs(c.repeats.Start)
+}
+
+// TellGap tells all subscribers that blocks may be missing here. The stream's
+// lock is held.
+func (c *Conn) tellGap() {
+	s := c.Stream
+	s.throttles().possible.Log(func(suppressed int) {
+		s.Log().Warn("possible gap: reconnected to an upstream that gives no event IDs",
+			zap.Int("suppressed", suppressed))
+	})
+	Counts.Gaps.With(GapUpstream).Inc()
+	c.appendGap(s.gapEvent(GapUpstream, s.newestID(), -1))
+}
+
+// appendGap appends a gap event, if it is not empty. The stream's lock is held.
+func (c *Conn) appendGap(wire []byte) {
+	s := c.Stream
+	if len(wire) == 0 {
+		return
+	}
+	wire = wire[:len(wire)-1] // the blank line comes after the id
+	if s.isSplice {
+		c.waitForRoom(int64(len(wire) + 1))
+	}
+	if s.phase == phaseGone {
+		return
+	}
+	b := c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true})
+	b.Told = true
+	c.append(b)
+}
