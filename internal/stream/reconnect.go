@@ -234,14 +234,27 @@ func (c *Conn) IsDeserted() bool {
 type outcome int
 
 const (
-	tryAgain   outcome = iota
-	passedOn           // the upstream's clean end is the subscribers'
-	broken             // the break is not hidden from them
-	oversized          // it sends blocks over max_event_size
-	refused            // it does not go on with the stream
-	waitsForIt         // for the handlers of a new configuration
-	succeeded          // another connection has taken over
+	nothing    outcome = iota // more: it is done already
+	tryAgain                  // after a while
+	waitsForIt                // for the handlers of a new configuration
+	succeeded                 // another connection has taken over
+	unanswered                // the stream never had a head
+	passedOn                  // the upstream's clean end is the subscribers'
+	broken                    // the break is not hidden from them
+	oversized                 // it sends blocks over max_event_size
+	refused                   // it does not go on with the stream
+	gaveUp                    // it was away for give_up
 )
+
+// aftermath is what follows, as was decided with the stream's lock.
+type aftermath struct {
+	outcome
+	delay time.Duration // with tryAgain and waitsForIt
+
+	// As they were then.
+	options     *Options
+	subscribers int
+}
 
 // judge decides what follows the end of a connection of a stream that has a
 // head. The stream's lock is held.
@@ -275,88 +288,121 @@ func (s *Stream) judge(end Ending) outcome {
 // after decides what follows the end of an upstream connection: whether to try
 // again, and when.
 func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool) {
+	q := s.decide(conn, end)
+	switch q.outcome {
+	case nothing, succeeded:
+	case tryAgain, waitsForIt:
+		return q.delay, true
+	case unanswered:
+		s.refuse(end.Retriable(), Private{})
+	default:
+		s.endWith(q, end)
+	}
+	return 0, false
+}
+
+// decide is after, but for what needs the hub's lock.
+func (s *Stream) decide(conn *Conn, end Ending) (q aftermath) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
 	case conn.over, s.phase == phaseGone:
-		s.mu.Unlock()
-		return 0, false
+		return aftermath{}
 	case s.head == nil:
-		s.mu.Unlock()
-		s.refuse(end.Retriable(), Private{})
-		return 0, false
+		return aftermath{outcome: unanswered}
 	}
+	s.noteLasted(conn, end)
+	switch {
+	case s.succeeds():
+		if delay, again := s.successorEnded(end); again {
+			return aftermath{outcome: tryAgain, delay: delay}
+		}
+		return aftermath{}
+	case s.isSplice && (s.track.HeadAt.IsZero() || (s.splice != nil && s.splice.probe)):
+		s.spliceFailed(end)
+		return aftermath{}
+	case !s.isSplice && s.compares():
+		s.doubt()
+	}
+	q.outcome, q.options, q.subscribers = s.judge(end), s.options, len(s.subs)
+	if q.outcome == tryAgain {
+		var again bool
+		if q.delay, again = s.backoff.next(time.Now(), s.options.GiveUp, end.RetryAfter, rand.Float64); !again {
+			q.outcome = gaveUp
+		}
+	}
+	if conn.source.Retired() && !s.source.Retired() {
+		q.delay = 0 // it was the reload's doing
+	}
+	switch q.outcome {
+	case succeeded:
+		log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
+		log.Info("upstream lost after a reload")
+	case tryAgain, waitsForIt:
+		s.isBroken(q, end)
+	default: // endWith says it
+	}
+	return q
+}
+
+// noteLasted takes note of how long a connection did.
+func (s *Stream) noteLasted(conn *Conn, end Ending) {
 	switch {
 	case end.Events:
 		s.backoff.lasted(time.Since(s.track.HeadAt))
 	case errors.Is(end.Err, errNoAnswer):
 		s.backoff.lasted(time.Since(conn.seen.Began)) // there was no hurry
 	}
-	if s.succeeds() {
-		defer s.mu.Unlock()
-		return s.successorEnded(end)
-	}
-	if s.isSplice && (s.track.HeadAt.IsZero() || (s.splice != nil && s.splice.probe)) {
-		defer s.mu.Unlock()
-		s.spliceFailed(end)
-		return 0, false
-	}
-	if !s.isSplice && s.compares() {
-		s.facts.forget(s.Key) // it may be another version of the application that answers next
-		for sp := range s.splices {
-			if sp.track.HeadAt.IsZero() {
-				s.unshareSplice(sp)
-			}
+}
+
+// doubt forgets what was learnt of the application: it may be another version of it
+// that answers next.
+func (s *Stream) doubt() {
+	s.facts.forget(s.Key)
+	for sp := range s.splices {
+		if sp.track.HeadAt.IsZero() {
+			s.unshareSplice(sp)
 		}
+	}
+}
+
+// isBroken lets a stream wait for its next connection.
+func (s *Stream) isBroken(q aftermath, end Ending) {
+	s.phase = phaseBroken
+	s.reopening = false // who waited for an answer waits with the kept head
+	s.fresh = s.lastUpstreamID == ""
+	s.failed = true
+	s.dropHurry()
+	s.wakeWaiting()
+	s.wakeLocked()
+	if s.lostAt.IsZero() {
+		s.lostAt = time.Now()
 	}
 	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
-	verdict, options, subscribers := s.judge(end), s.options, len(s.subs)
-	switch verdict {
-	case succeeded:
-		log.Info("upstream lost after a reload")
-		s.mu.Unlock()
-		return 0, false
-	case tryAgain:
-		delay, again = s.backoff.next(time.Now(), options.GiveUp, end.RetryAfter, rand.Float64)
-	case waitsForIt:
-		again = true
-	case passedOn, broken, oversized, refused:
+	if q.outcome == waitsForIt {
+		log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
+		return
 	}
-	if conn.source.Retired() && !s.source.Retired() {
-		delay = 0 // it was the reload's doing
-	}
-	if again {
-		defer s.mu.Unlock()
-		s.phase = phaseBroken
-		s.reopening = false // who waited for an answer waits with the kept head
-		s.fresh = s.lastUpstreamID == ""
-		s.failed = true
-		s.dropHurry()
-		s.wakeWaiting()
-		s.wakeLocked()
-		if s.lostAt.IsZero() {
-			s.lostAt = time.Now()
-		}
-		if verdict == tryAgain {
-			attempt := s.backoff.attempts
-			s.throttles().lost.Log(func(suppressed int) {
-				log.Warn("upstream lost: trying again", zap.Duration("in", delay), zap.Int("attempt", attempt),
-					zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
-			})
-		} else {
-			log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
-		}
-		return delay, true
-	}
-	s.mu.Unlock()
-	switch verdict {
+	attempt := s.backoff.attempts
+	s.throttles().lost.Log(func(suppressed int) {
+		log.Warn("upstream lost: trying again", zap.Duration("in", q.delay), zap.Int("attempt", attempt),
+			zap.Int("subscribers", q.subscribers), zap.Int("suppressed", suppressed))
+	})
+}
+
+// endWith ends a stream that has lost its upstream for good.
+func (s *Stream) endWith(q aftermath, end Ending) {
+	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
+	final := &s.throttles().final
+	switch q.outcome {
 	case passedOn:
 		s.logEnded()
 		s.finish(EndUpstream, end.tail)
-		if options.Reconnect == ReconnectNever {
+		if q.options.Reconnect == ReconnectNever {
 			s.leave(EndUpstream) // who comes next is to see the upstream's own answer
 		}
 	case broken:
-		s.throttles().final.Log(func(suppressed int) {
+		final.Log(func(suppressed int) {
 			log.Warn("upstream lost", zap.Int("suppressed", suppressed))
 		})
 		if s.Detached {
@@ -365,12 +411,12 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 			s.leave(EndBroken)
 		}
 	case oversized:
-		s.throttles().final.Log(func(suppressed int) {
+		final.Log(func(suppressed int) {
 			log.Error("upstream sends blocks over max_event_size", zap.Int("suppressed", suppressed))
 		})
 		s.leave(EndOversized)
 	case refused:
-		s.throttles().final.Log(func(suppressed int) {
+		final.Log(func(suppressed int) {
 			log.Warn("upstream does not continue the stream", zap.Int("suppressed", suppressed))
 		})
 		if !s.isSplice { // whose answer is one to its ID
@@ -379,14 +425,12 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 			s.hub.markUnshareable(s.Key, unshareableTime, Private{Reason: PrivateNoStream})
 		}
 		s.leave(EndRefused)
-	case tryAgain, waitsForIt, succeeded:
-		s.throttles().final.Log(func(suppressed int) {
-			log.Error("upstream lost: giving up", zap.Duration("after", options.GiveUp), zap.Int("subscribers", subscribers),
-				zap.Int("suppressed", suppressed))
+	default:
+		final.Log(func(suppressed int) {
+			log.Error("upstream lost: giving up", zap.Duration("after", q.options.GiveUp), zap.Int("subscribers", q.subscribers), zap.Int("suppressed", suppressed))
 		})
 		s.finish(endGaveUp, nil)
 	}
-	return 0, false
 }
 
 // logEnded logs that the upstream has ended the stream as HTTP says: its clients'
