@@ -112,7 +112,7 @@ func (c *diffClient) connect(ctx context.Context) {
 		return
 	}
 	outcome := resp.Header.Get("SSE-Resume")
-	direct := outcome == "" || outcome == stream.ResumePrivate // without a gateway, or as without one
+	direct := outcome == "" || strings.HasPrefix(outcome, stream.ResumePrivate) // without a gateway, or as without one
 	_, sent := c.app.sent()
 	c.note(note{kind: noteHead, id: id, told: outcome == stream.ResumeGap, direct: direct, must: sent, text: resp.Proto + " " + outcome})
 	err = c.read(bufio.NewReader(resp.Body), direct)

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/doctor"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -164,7 +165,7 @@ func TestProbeOverReload(t *testing.T) {
 // The doctor and the gateway together.
 func TestDoctorOfGateway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &Handler{Probe: true, Join: "live"}
+		h := &Handler{Probe: true, Join: "live", Delivery: delivery.ByHandler} // over pipes
 		var steps []step
 		for i := range 100 {
 			steps = append(steps, step{time.Duration(i) * 1700 * time.Millisecond, "data: x\n\n"})

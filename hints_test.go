@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/admin"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -36,79 +38,92 @@ func answers(t *testing.T, answer func(w http.ResponseWriter, r *http.Request) (
 	return app.Listener.Addr().String()
 }
 
-// Ordinary set-ups that do not do what is meant: each has a hint, and a line in the log. What the hint says to write makes
-// both go away, and the set-up right.
+// setUp is an ordinary set-up that does not do what is meant.
+type setUp struct {
+	answer       func(http.ResponseWriter, *http.Request) int
+	before       string // of sse
+	options      string
+	clients      int
+	target       func(i int) string
+	fields       func(i int) []string
+	kind         hints.Kind
+	text, remedy string
+	after        string // options: the remedy, followed
+	shared       bool   // all clients share then
+}
+
+// ask returns the target and the fields of a client's request.
+func (s *setUp) ask(i int) (target string, fields []string) {
+	target = "/events"
+	if s.target != nil {
+		target = s.target(i)
+	}
+	if s.fields != nil {
+		fields = s.fields(i)
+	}
+	return target, fields
+}
+
+func fine(http.ResponseWriter, *http.Request) int { return http.StatusOK }
+
+// setUps are those that are told while they run.
+var setUps = map[string]*setUp{
+	"Laravel: a cookie with each answer": {
+		answer: func(w http.ResponseWriter, _ *http.Request) int {
+			w.Header().Set("Set-Cookie", "laravel_session=secret")
+			return http.StatusOK
+		},
+		options: "share cookies user", clients: 2, fields: func(int) []string { return []string{"Cookie: user=1"} },
+		kind: hints.NotShared, text: "sets a cookie, which is one client's: laravel_session", remedy: "set_cookie strip",
+		after: "share cookies user\nset_cookie strip", shared: true,
+	},
+	"forward_auth with share cookies": {
+		answer: func(_ http.ResponseWriter, r *http.Request) int {
+			if r.URL.Path != "/auth" && r.Header.Get("Remote-User") == "" {
+				return http.StatusUnauthorized
+			}
+			return http.StatusOK
+		},
+		before: "request_header Remote-User ann", options: "share cookies session", clients: 2,
+		fields: func(int) []string { return []string{"Cookie: session=1"} },
+		kind:   hints.Withheld, text: "withheld was {http.request.header.Remote-User}", remedy: "key_add {http.request.header.Remote-User}",
+		after: "share cookies session\nkey_add {http.request.header.Remote-User}", shared: true,
+	},
+	"a key without the query": {
+		answer: fine, options: "key {header.Authorization}", clients: 2,
+		target: func(i int) string { return fmt.Sprint("/events?room=", i) },
+		fields: func(int) []string { return []string{"Authorization: a"} },
+		kind:   hints.Query, text: "not sent to the application (room)", remedy: "key {http.request.header.Authorization}{query}",
+		after: "key {http.request.header.Authorization}{query}",
+	},
+	"a key without a query that does not matter": {
+		answer: fine, options: "key {header.Authorization}", clients: 2,
+		target: func(i int) string { return fmt.Sprint("/events?_=", i) },
+		fields: func(int) []string { return []string{"Authorization: a"} },
+		kind:   hints.Query, text: "not sent to the application (_)", remedy: "key_ignore query _",
+		after: "key {header.Authorization}\nkey_ignore query _", shared: true,
+	},
+	"40 visitors with analytics cookies": {
+		answer: fine, clients: 40, fields: func(i int) []string { return []string{fmt.Sprint("Cookie: _ga=", i, "; theme=dark")} },
+		kind: hints.FewShare, text: "kept apart by cookie _ga; another value in each", remedy: "share public, if",
+		after: "share public", shared: true,
+	},
+	"share public with many queries": {
+		answer: fine, options: "share public", clients: 40, target: func(i int) string { return fmt.Sprint("/events?_=", i) },
+		kind: hints.FewShare, text: "kept apart by query _;", remedy: "key_ignore query _, if", after: "share public\nkey_ignore query _", shared: true,
+	},
+}
+
+// Ordinary set-ups that do not do what is meant: each has a hint, on the page too, and a line in the log. What the hint says
+// to write makes all go away, and the set-up right.
 func TestSetUpsThatAreNotRight(t *testing.T) {
-	fine := func(http.ResponseWriter, *http.Request) int { return http.StatusOK }
-	for name, test := range map[string]struct {
-		answer       func(http.ResponseWriter, *http.Request) int
-		before       string // of sse
-		options      string
-		clients      int
-		target       func(i int) string
-		fields       func(i int) []string
-		kind         hints.Kind
-		text, remedy string
-		after        string // options: the remedy, followed
-		shared       bool   // all clients share then
-	}{
-		"Laravel: a cookie with each answer": {
-			answer: func(w http.ResponseWriter, _ *http.Request) int {
-				w.Header().Set("Set-Cookie", "laravel_session=secret")
-				return http.StatusOK
-			},
-			options: "share cookies user", clients: 2, fields: func(int) []string { return []string{"Cookie: user=1"} },
-			kind: hints.NotShared, text: "sets a cookie, which is one client's: laravel_session", remedy: "set_cookie strip",
-			after: "share cookies user\nset_cookie strip", shared: true,
-		},
-		"forward_auth with share cookies": {
-			answer: func(_ http.ResponseWriter, r *http.Request) int {
-				if r.URL.Path != "/auth" && r.Header.Get("Remote-User") == "" {
-					return http.StatusUnauthorized
-				}
-				return http.StatusOK
-			},
-			before: "request_header Remote-User ann", options: "share cookies session", clients: 2,
-			fields: func(int) []string { return []string{"Cookie: session=1"} },
-			kind:   hints.Withheld, text: "withheld was {http.request.header.Remote-User}", remedy: "key_add {http.request.header.Remote-User}",
-			after: "share cookies session\nkey_add {http.request.header.Remote-User}", shared: true,
-		},
-		"a key without the query": {
-			answer: fine, options: "key {header.Authorization}", clients: 2,
-			target: func(i int) string { return fmt.Sprint("/events?room=", i) },
-			fields: func(int) []string { return []string{"Authorization: a"} },
-			kind:   hints.Query, text: "not sent to the application (room)", remedy: "key {http.request.header.Authorization}{query}",
-			after: "key {http.request.header.Authorization}{query}",
-		},
-		"a key without a query that does not matter": {
-			answer: fine, options: "key {header.Authorization}", clients: 2,
-			target: func(i int) string { return fmt.Sprint("/events?_=", i) },
-			fields: func(int) []string { return []string{"Authorization: a"} },
-			kind:   hints.Query, text: "not sent to the application (_)", remedy: "key_ignore query _",
-			after: "key {header.Authorization}\nkey_ignore query _", shared: true,
-		},
-		"40 visitors with analytics cookies": {
-			answer: fine, clients: 40, fields: func(i int) []string { return []string{fmt.Sprint("Cookie: _ga=", i, "; theme=dark")} },
-			kind: hints.FewShare, text: "kept apart by cookie _ga; another value in each", remedy: "share public, if",
-			after: "share public", shared: true,
-		},
-		"share public with many queries": {
-			answer: fine, options: "share public", clients: 40, target: func(i int) string { return fmt.Sprint("/events?_=", i) },
-			kind: hints.FewShare, text: "kept apart by query _;", remedy: "key_ignore query _, if", after: "share public\nkey_ignore query _", shared: true,
-		},
-	} {
+	for name, test := range setUps {
 		t.Run(name, func(t *testing.T) {
 			address := answers(t, test.answer)
 			l := startUnloaded(t)
 			ask := func() (clients []*testClient) {
 				for i := range test.clients {
-					target, fields := "/events", []string(nil)
-					if test.target != nil {
-						target = test.target(i)
-					}
-					if test.fields != nil {
-						fields = test.fields(i)
-					}
+					target, fields := test.ask(i)
 					c := l.subscribe(target, fields...)
 					c.expect("1")
 					clients = append(clients, c)
@@ -116,7 +131,7 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 				return clients
 			}
 			site := func(options string) string {
-				return site("test_probe\n" + test.before + "\nsse {\njoin replay\nlinger 10s\n" + options + "\n}\nreverse_proxy " + address)
+				return site("test_probe\nsse_admin\n" + test.before + "\nsse {\njoin replay\nlinger 10s\n" + options + "\n}\nreverse_proxy " + address)
 			}
 			l.reloadWith("", site(test.options))
 			first := ask()
@@ -128,6 +143,7 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 				t.Errorf("hint %+v", h)
 			}
 			l.expectLine("hint", test.remedy)
+			l.expectOnPage(found[0].Text)
 			for _, c := range first {
 				c.close()
 			}
@@ -136,6 +152,7 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 			if found := hints.Process.List(); len(found) != 0 {
 				t.Errorf("%+v is left when the remedy was followed", found)
 			}
+			l.expectOnPage()
 			eventually(t, "clients share, or do not, when those from before have left", func() bool {
 				streams, clients := 0, 0
 				for _, s := range stream.Process.Samples(time.Now()) {
@@ -145,6 +162,22 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 				return clients == test.clients && test.shared == (streams == 1)
 			})
 		})
+	}
+}
+
+// expectOnPage checks the texts of the hints that the live page is given, on a site with sse_admin.
+func (l logged) expectOnPage(texts ...string) {
+	l.t.Helper()
+	feed := l.subscribe("/sse/feed")
+	defer feed.close()
+	var e admin.StreamsEvent
+	nextOf(feed, "streams", &e)
+	var shown []string
+	for _, h := range e.Hints {
+		shown = append(shown, h.Text)
+	}
+	if !slices.Equal(shown, texts) {
+		l.t.Errorf("the page shows %q, expected %q", shown, texts)
 	}
 }
 

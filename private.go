@@ -174,11 +174,13 @@ func (p *passThrough) WriteHeader(status int) {
 	if !known {
 		p.countGap()
 		p.why = stream.Private{Reason: stream.PrivateCoding, Detail: header.Get("Content-Encoding")}
+		p.sayWhy(header)
 		p.tellPrivate()
 		p.plain(status)
 		return
 	}
 	p.judge(header)
+	p.sayWhy(header)
 	p.body = body
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/doctor"
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 )
 
 const (
@@ -31,7 +32,8 @@ var errTooManyProbes = errors.New("too many probe streams")
 
 // probes are the probe streams of a handler with the option probe: event streams
 // that the gateway makes up itself, for sse-doctor to see what becomes of them on
-// the way. They say nothing of the application, which does not see the requests.
+// the way. They say nothing of the application, which does not see the requests,
+// and of what the gateway has noticed of its configuration only the kinds.
 type probes struct {
 	places chan struct{} // has something for each probe stream there is
 	over   chan struct{} // closed by end
@@ -75,7 +77,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, kind string
 
 	out := delivery.NewResponse(w, r, h.settings, false)
 	defer out.Close()
-	s := &probeStream{probes: h.probes, settings: h.settings, request: r, out: out, began: time.Now()}
+	s := &probeStream{probes: h.probes, hints: h.hints, settings: h.settings, request: r, out: out, began: time.Now()}
 	if kind == doctor.ProbeFlow {
 		s.flow()
 	} else {
@@ -87,6 +89,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, kind string
 // probeStream is one probe stream.
 type probeStream struct {
 	probes   *probes
+	hints    *hints.Source
 	settings *delivery.Settings
 	request  *http.Request
 	out      *delivery.Response
@@ -94,14 +97,19 @@ type probeStream struct {
 	number   int
 }
 
-// flow sends events at intervals.
+// flow sends events at intervals. The last tells what the gateway has noticed of
+// the handler by then, by the names of the kinds.
 func (s *probeStream) flow() {
 	for range doctor.ProbeEvents - 1 {
 		if !s.event(doctor.ProbeData{}) || !s.wait(doctor.ProbeInterval) {
 			return
 		}
 	}
-	s.event(doctor.ProbeData{Last: true})
+	var noticed []string
+	for _, kind := range s.hints.Kinds() {
+		noticed = append(noticed, string(kind))
+	}
+	s.event(doctor.ProbeData{Last: true, Hints: noticed})
 }
 
 // idle sends nothing but heartbeats, until there were enough.

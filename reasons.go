@@ -31,6 +31,14 @@ func (p *passThrough) judge(header http.Header) {
 	}
 }
 
+// sayWhy tells the client why its stream is private, by a word of a closed set:
+// the doctor can say then what to do about it.
+func (p *passThrough) sayWhy(header http.Header) {
+	if p.why.Reason != "" && !p.headSent && header.Get("SSE-Resume") == stream.ResumePrivate {
+		header.Set("SSE-Resume", stream.ResumePrivate+"; reason="+string(p.why.Reason))
+	}
+}
+
 // tellPrivate tells why the stream is private.
 func (p *passThrough) tellPrivate() {
 	if p.why.Reason == "" {

@@ -5,10 +5,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/caddy-sse/caddy-sse/internal/doctor"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -35,6 +37,18 @@ func TestReasonsAndHintsAreDocumented(t *testing.T) {
 		if rows := strings.Count(string(text), "\n| `"); rows != len(all) {
 			t.Errorf("%s has %d rows, expected %d", name, rows, len(all))
 		}
+	}
+}
+
+// The doctor has something to say to each reason.
+func TestDoctorKnowsTheReasons(t *testing.T) {
+	var all []string
+	for _, reason := range stream.PrivateReasons {
+		all = append(all, string(reason))
+	}
+	slices.Sort(all)
+	if known := doctor.PrivateReasons(); !slices.Equal(known, all) {
+		t.Errorf("the doctor knows %q, expected %q", known, all)
 	}
 }
 
@@ -105,7 +119,7 @@ func TestPrivateStreamsSayWhy(t *testing.T) {
 			}
 			up.event("1")
 			c.expect("1")
-			if want := stream.ResumePrivate; !strings.Contains(test.options, "detach") && c.outcome() != want {
+			if want := stream.ResumePrivate + "; reason=" + string(test.reason); !strings.Contains(test.options, "detach") && c.outcome() != want {
 				t.Errorf("SSE-Resume: %q", c.outcome())
 			}
 			list := a.list()

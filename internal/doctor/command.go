@@ -21,7 +21,7 @@ Finds what holds events back, cuts the stream, or loses events on the way to
 clients, and says what to change. Run it where the clients are.
 
 It connects as a browser's EventSource does, watches the stream, goes away, and
-returns with a last event ID. It opens up to six connections, three at a time.
+returns with a last event ID. It opens up to seven connections, four at a time.
 
 A silent stream has two possible causes: something buffers it, or the
 application sends nothing. To tell them apart, turn on the option probe of sse

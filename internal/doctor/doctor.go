@@ -71,6 +71,7 @@ type examination struct {
 	options Options
 	app     *visit // of the application's own stream
 	coding  string // that the stream came in at first, if it cannot be read
+	second  *visit // of the same, at the same time; nil: not asked for
 	flow    *visit // nil: not asked for
 	again   *visit // the flow probe, once more, when the first was late
 	idle    *visit // nil: not asked for, or not answered
@@ -124,8 +125,12 @@ func (e *examination) watch(ctx context.Context, c *client) error {
 	var probing sync.WaitGroup
 	if !e.app.refused() {
 		probing.Go(func() { e.probe(watching, c) })
+		e.second = c.visit(watching, request{coding: identity})
 	}
 	<-e.app.done
+	if e.second != nil {
+		e.second.leave()
+	}
 	err := e.app.failure()
 	if err == nil {
 		e.resume(ctx, c)

@@ -58,32 +58,61 @@ func TestHealthy(t *testing.T) {
 	r.expect(t, Heartbeats, OK, "2; the longest silence was 15s")
 	r.expect(t, IdleCut, OK, "none; the longest silence was 15s")
 	r.expect(t, Resume, OK, "the 3 events after the ID came, and nothing before them; SSE-Resume: replayed")
-	r.expect(t, Gateway, OK, "SSE-Resume: replayed, replayed")
-	r.expect(t, Shared, OK, "may be")
+	r.expect(t, Gateway, OK, "SSE-Resume: replayed, replayed, replayed")
+	r.expect(t, Shared, OK, "the second of two connections has joined the stream: SSE-Resume: replayed")
+	r.expect(t, Hints, OK, "none")
 }
 
-// What the head says of the gateway is told: whether there is one, and whether clients may share.
+// What the heads of two connections at the same time, and their IDs, say of the gateway is told: whether there is one, and
+// whether they have one upstream connection together.
 func TestGatewayIsToldByItsHeads(t *testing.T) {
+	const live, spliced = "SSE-Resume: live", "SSE-Resume: spliced"
 	for _, test := range []struct {
-		name, field     string
+		name            string
+		fields          [2]string // of the head, by connection
+		epochs          [2]string // of the gateway's ids; none: the application gives them
 		gateway, shared Result
 		seen            string
 	}{
-		{"none", "X-None: x", Unknown, Unknown, "no field SSE-Resume"},
-		{"shared", "SSE-Resume: live", OK, OK, "may be"},
-		{"private", "SSE-Resume: private", OK, Advice, "no: SSE-Resume: private, private"},
+		{"none", [2]string{"X-None: x", "X-None: x"}, [2]string{}, Unknown, Unknown, "no field SSE-Resume"},
+		{"shared", [2]string{live, live}, [2]string{}, OK, OK, "yes: the second of two connections has joined"},
+		{"shared, by IDs", [2]string{live, live}, [2]string{"a", "a"}, OK, OK, "yes: two connections have IDs of the gateway"},
+		{"merged", [2]string{live, spliced}, [2]string{"a", "a"}, OK, OK, "yes: two connections have IDs of the gateway"},
+		{"two streams", [2]string{live, live}, [2]string{"a", "b"}, OK, Advice, "IDs of the gateway for two streams"},
+		{"not yet", [2]string{live, spliced}, [2]string{}, OK, Unknown, "one of its own until both are seen to bring the same"},
+		{"came late", [2]string{spliced, live}, [2]string{}, OK, Unknown, "the first connection came to a stream that others have"},
+		{"one of two gateways", [2]string{live, "X-None: x"}, [2]string{}, OK, Unknown, "no answer through an sse"},
+		{"private", [2]string{"SSE-Resume: private", live}, [2]string{}, OK, Advice, "no: SSE-Resume: private; the reason is not told"},
+		{"private, why", [2]string{live, "SSE-Resume: private; reason=set_cookie"}, [2]string{}, OK, Advice, "the reason is set_cookie"},
+		{"private, as it has to be", [2]string{"SSE-Resume: private; reason=mcp", live}, [2]string{}, OK, OK, "no, as it has to be: SSE-Resume: private; reason=mcp"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			var connections atomic.Int64
 			r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get(ProbeField) != "" {
+					w.WriteHeader(http.StatusNotFound)
+					return
+				}
+				at := min(connections.Add(1), 2) - 1
+				s := begin(w, r, test.fields[at])
+				if epoch := test.epochs[at]; epoch != "" {
+					for n := 1; s.wait(700 * time.Millisecond); n++ {
+						s.send(fmt.Sprintf("id: sse1.%s.%d\ndata: %d\n\n", epoch, n, n))
+					}
+					return
+				}
 				from := 1
 				if id, err := strconv.Atoi(r.Header.Get("Last-Event-ID")); err == nil {
 					from = id + 1
 				}
-				begin(w, r, test.field).numbered(from, 700*time.Millisecond)
+				s.numbered(from, 700*time.Millisecond)
 			})
 			gateway := "SSE-Resume"
 			r.expect(t, Gateway, test.gateway, gateway)
 			r.expect(t, Shared, test.shared, test.seen)
+			if f := r.finding(t, Shared); f.Result == Advice && f.Change == "" {
+				t.Errorf("nothing to do: %+v", f)
+			}
 			var text strings.Builder
 			if err := r.WriteText(&text); err != nil {
 				t.Fatal(err)
@@ -731,4 +760,20 @@ func TestFindingsAreDocumented(t *testing.T) {
 	if got, want := strings.Join(documented, " "), strings.Join(Names, " "); got != want {
 		t.Errorf("docs/operate/doctor.md has\n%s\nexpected\n%s", got, want)
 	}
+}
+
+// What the gateway has noticed of its configuration is told, by the kinds, and not more than that.
+func TestHintsOfTheGatewayAreTold(t *testing.T) {
+	r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(ProbeField) != ProbeFlow {
+			healthy(w, r)
+			return
+		}
+		s := begin(w, r, ProbeField+": "+ProbeFlow)
+		s.send(probeText(ProbeData{Number: 1}))
+		s.send(probeText(ProbeData{Number: 2, Last: true, Hints: []string{"query", "few_share"}}))
+	})
+	r.expect(t, Hints, Advice, "query, few_share")
+	r = examine(t, Options{}, bare(func(s *stream, from int) { s.numbered(from+1, time.Second) }))
+	r.expect(t, Hints, Unknown, "did not say")
 }

@@ -46,12 +46,13 @@ const (
 	Resume         = "resume"
 	Gateway        = "gateway"
 	Shared         = "shared"
+	Hints          = "hints"
 )
 
 // Names are the names of all findings.
 var Names = []string{
 	Status, ContentType, CacheControl, Compression, AccelBuffering, HTTPVersion, FirstByte, Probe, Buffering,
-	Heartbeats, IdleCut, End, IDs, Resume, Gateway, Shared,
+	Heartbeats, IdleCut, End, IDs, Resume, Gateway, Shared, Hints,
 }
 
 const (
@@ -94,7 +95,7 @@ func (e *examination) findings() []Finding {
 		return all
 	}
 	return append(all, cacheControl(head), e.compression(head), accelBuffering(head), httpVersion(head), e.firstByte(),
-		e.probeFinding(), e.buffering(), e.heartbeats(), e.idleCut(), e.endFinding(), e.idsFinding(), e.resumeFinding(), e.gateway(), e.shared())
+		e.probeFinding(), e.buffering(), e.heartbeats(), e.idleCut(), e.endFinding(), e.idsFinding(), e.resumeFinding(), e.gateway(), e.shared(), e.hints())
 }
 
 // head is an answer to judge by: the application's, or that of a probe at the

@@ -40,6 +40,10 @@ type ProbeData struct {
 
 	// Last is set in the event that ends the stream.
 	Last bool `json:"last,omitempty"`
+
+	// Hints are the kinds of hints that the gateway has by then; with ProbeFlow, in
+	// the event that ends it.
+	Hints []string `json:"hints,omitempty"`
 }
 
 // probeEvent is an event of a probe stream and when it came.

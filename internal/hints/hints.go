@@ -158,6 +158,25 @@ func (src *Source) Settled(kind Kind, place string) {
 	}
 }
 
+// Kinds returns the kinds of the source's hints that hold, in the order of all.
+func (src *Source) Kinds() (kinds []Kind) {
+	if src == nil {
+		return nil
+	}
+	now := time.Now()
+	src.store.mu.Lock()
+	defer src.store.mu.Unlock()
+	for _, kind := range Kinds {
+		if p := src.of[kind]; p != nil {
+			maps.DeleteFunc(p.hints, func(_ string, h *Hint) bool { return h.over(now) })
+			if len(p.hints) > 0 {
+				kinds = append(kinds, kind)
+			}
+		}
+	}
+	return kinds
+}
+
 // note counts a hint, and returns a copy of it if it is to be logged.
 func (src *Source) note(kind Kind, place string, lasts bool, say func() (text, remedy string)) *Hint {
 	now := time.Now()
