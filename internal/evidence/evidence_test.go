@@ -254,6 +254,26 @@ func TestSkips(t *testing.T) {
 	}
 }
 
+// What a later connection repeats is dropped behind a gap, too, that the gateway has told
+// among it.
+func TestRepeatsBehindAToldGap(t *testing.T) {
+	stream := newTrack(timeline{})
+	keep(stream, block(told{0, "1: a"}), func() {})
+	gap := block(told{0, "gap"})
+	gap.Told = true
+	stream.Buffer.Append(gap)
+	keep(stream, block(told{0, "2: b"}), func() {})
+	r := Repeats{Start: stream.Buffer.Newest}
+	for _, text := range []string{"1: a", "2: b", "3: c"} {
+		id, data, _ := strings.Cut(text, ": ")
+		lines := []byte("data: " + data + "\n")
+		b := eventstream.Block{Lines: lines, HasData: true, ID: []byte(id), HasID: true}
+		if has := r.Has(stream.Buffer, b, lines, false); has != (id != "3") {
+			t.Errorf("%q is taken for a repeat: %v", text, has)
+		}
+	}
+}
+
 // Events of a few different payloads that come fast show nothing of where a splice
 // is. What is looked at to find that out is bounded, as the reader of the upstream
 // waits meanwhile; three that are like no others are enough to find it.

@@ -79,7 +79,7 @@ func (r *Repeats) Has(f *replay.Buffer, b eventstream.Block, lines []byte, begun
 			return false
 		}
 		rest := f.After(r.repeated)
-		i := slices.IndexFunc(rest, func(k *replay.Block) bool { return !k.CommentOnly })
+		i := slices.IndexFunc(rest, func(k *replay.Block) bool { return !k.CommentOnly && !k.Told })
 		if i >= 0 && rest[i].Position <= r.Start && rest[i].Same(b, lines) {
 			r.repeated = rest[i].Position
 			return true

@@ -74,6 +74,47 @@ func TestReconnectContinuity(t *testing.T) {
 	}
 }
 
+// A stream breaks when it is not known yet whether the upstream counts: as soon as that
+// shows, so does what is missing.
+func TestReconnectContinuityShowsLater(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		again [][]string // what the next connections bring
+		gap   string     // is told before the last of these; "": none is
+	}{
+		{"it has skipped some", [][]string{counting(9, 13)}, toldGap("upstream", "5", "3") + "\n"},
+		{"twice", [][]string{counting(9, 11), counting(20, 22)}, toldGap("upstream", "5", "null") + "\n"},
+		{"it goes on", [][]string{counting(6, 13)}, ""},
+		{"it does not count", [][]string{append([]string{"9", "11"}, counting(20, 40)...)}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, withGaps, func(st *streamTest) {
+				a, up := st.start()
+				up.numbered(counting(1, 5)...)
+				a.expect(newcomer, numbered(counting(1, 5)...))
+				before := countsNow()
+				for i, ids := range test.again {
+					up.breakOff()
+					up = st.source.acceptOpen()
+					last := len(ids) - 1
+					up.numbered(ids[:last]...)
+					a.expect(numbered(ids[:last]...))
+					up.numbered(ids[last])
+					if i < len(test.again)-1 {
+						a.expect(numbered(ids[last]))
+					} else {
+						a.expect(test.gap, numbered(ids[last]))
+					}
+				}
+				told := strings.Count(test.gap, "event: gap")
+				if n := countsNow().since(before)["gaps_total reason=upstream"]; n != float64(told) || st.logged(skippedLine) != told {
+					st.t.Errorf("%v gaps counted, %d logged, expected %d", n, st.logged(skippedLine), told)
+				}
+			})
+		})
+	}
+}
+
 // Clients come back with an ID that is not in the buffer any more: what the
 // upstream's answer shows.
 func TestSpliceContinuity(t *testing.T) {

@@ -163,6 +163,10 @@ func (c *Conn) checkContinuity(b eventstream.Block) {
 		c.compare(id)
 	}
 	s.numbers.Add(id, first)
+	if d := s.lacks; d != nil && !s.isSplice && s.numbers.Count() {
+		s.lacks = nil
+		c.tellSkipped(d.after, d.next, d.missed)
+	}
 	s.root().judgeAnswers(id, s, time.Now())
 }
 
@@ -170,27 +174,44 @@ func (c *Conn) checkContinuity(b eventstream.Block) {
 // stream's lock is held.
 func (c *Conn) compare(id string) {
 	s := c.Stream
-	if !s.root().numbers.Count() {
+	counts := s.root().numbers.Count()
+	if s.isSplice && !counts {
 		return
 	}
 	switch shows, missed := c.answer.Look(id, &s.numbers, s.isSplice); {
+	case shows == evidence.Skipped && !counts:
+		s.noteLack(id, missed)
 	case shows == evidence.Skipped:
-		c.tellSkipped(id, missed)
+		c.tellSkipped(s.lastUpstreamID, id, missed)
 	case shows == evidence.WentOn && s.splice != nil:
 		s.splice.WentOn()
 	}
 }
 
+// noteLack takes note that an upstream which may count has not gone on after the last
+// event ID, but with the ID next. Of several times it is not known how many events are
+// missing. The stream's lock is held.
+func (s *Stream) noteLack(next string, missed int64) {
+	if s.lacks != nil {
+		s.lacks.missed = -1
+		return
+	}
+	s.lacks = &lack{s.lastUpstreamID, next, missed}
+}
+
 // tellSkipped tells the stream's subscribers that the upstream did not go on
-// after the last event ID, but with the ID next. The stream's lock is held.
-func (c *Conn) tellSkipped(next string, missed int64) {
+// after an ID, but with another one. The stream's lock is held.
+func (c *Conn) tellSkipped(last, next string, missed int64) {
 	s := c.Stream
 	after := s.newestID()
-	if st := s.splice; st != nil {
+	switch st := s.splice; {
+	case st != nil:
 		after = s.openID
 		st.skip()
+	case s.upstreamIDs:
+		after = last
 	}
-	s.logSkipped(s.lastUpstreamID, next, missed)
+	s.logSkipped(last, next, missed)
 	c.appendGap(s.gapEvent(GapUpstream, after, missed))
 }
 

@@ -177,6 +177,7 @@ type Stream struct {
 	numbers        evidence.Numbers // of the upstream's ids
 	opening        *firstAnswer     // to the ID that it was opened with; see late.go
 	answers        []*firstAnswer   // that are not judged yet
+	lacks          *lack            // not told, because it is not known whether the upstream counts; nil: nothing
 	lastUpstreamID string           // with which a reconnect resumes
 	backoff        backoff
 	slowestHead    time.Duration // the longest that a connection took to its head
@@ -402,6 +403,13 @@ func (g *greeting) add(b *replay.Block, limit int64) {
 		return
 	}
 	g.blocks = append(g.blocks, b)
+}
+
+// lack is that an upstream which may count has not gone on, when it was reached again,
+// after the ID that it was asked with. If it turns out to count the gap is told then.
+type lack struct {
+	after, next string
+	missed      int64
 }
 
 // Current returns the stream that the connection is one of.
