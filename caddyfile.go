@@ -46,9 +46,10 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 	"lag":                 parseText(func(h *Handler) *string { return &h.Lag }, "disconnect or skip"),
 	"delivery":            parseText(func(h *Handler) *string { return &h.Delivery }, "connection or handler"),
 	"write_timeout":       parseDuration(func(h *Handler) **caddy.Duration { return &h.WriteTimeout }),
-	"max_event_size":      parseSize(func(h *Handler) *int64 { return &h.MaxEventSize }, "16MiB"),
+	"max_event_size":      parseSize(func(h *Handler) *int64 { return &h.MaxEventSize }, "4MiB"),
 	"max_streams":         parseCount(func(h *Handler) *int { return &h.MaxStreams }),
 	"max_subscribers":     parseCount(func(h *Handler) *int { return &h.MaxSubscribers }),
+	"max_per_client":      parseMaxPerClient,
 	"max_age":             parseMaxAge,
 	"reauthorize":         parseReauthorize,
 	"revoke_by":           parseText(func(h *Handler) *string { return &h.RevokeBy }, "a placeholder, such as {http.auth.user.id}"),
@@ -108,6 +109,7 @@ var subdirectives = map[string]func(h *Handler, d *caddyfile.Dispenser) error{
 //		max_event_size    <size>
 //		max_streams       <count>
 //		max_subscribers   <count>
+//		max_per_client    <count> [<template>]
 //		reauthorize       <interval> [upstream]
 //		revoke_by         <template>
 //
@@ -303,6 +305,21 @@ func parseReauthorize(h *Handler, d *caddyfile.Dispenser) error {
 			return d.Errf("reauthorize: expected upstream or nothing after the interval, not %q", d.Val())
 		}
 		h.Reauthorize.Upstream = true
+	}
+	return nil
+}
+
+func parseMaxPerClient(h *Handler, d *caddyfile.Dispenser) error {
+	text, err := arg(d, "a number")
+	if err != nil {
+		return err
+	}
+	h.MaxPerClient = new(MaxPerClient)
+	if h.MaxPerClient.Responses, err = countValue(d, "max_per_client", text); err != nil {
+		return err
+	}
+	if d.NextArg() {
+		h.MaxPerClient.By = d.Val()
 	}
 	return nil
 }

@@ -228,7 +228,7 @@ var optionTests = map[string][]struct{ options, want string }{
 	},
 	"max_event_size": {
 		{`max_event_size 1MiB`, `{"max_event_size":1048576}`},
-		{`max_event_size`, `!expected a size, such as 16MiB`},
+		{`max_event_size`, `!expected a size, such as 4MiB`},
 		{`max_event_size big`, `!expected a size, such as 4MiB, not "big"`},
 		{`max_event_size 0`, `!expected a size`},
 		{`max_event_size 3GiB`, `!expected 1 to 2147483647 bytes`},
@@ -278,6 +278,14 @@ var optionTests = map[string][]struct{ options, want string }{
 		{`drain`, `!expected a duration, such as 15s`},
 		{`drain slowly`, `!expected a duration, such as 15s, not "slowly"`},
 		{`drain 1s 2s`, `!unexpected argument "2s"`},
+	},
+	"max_per_client": {
+		{`max_per_client 10`, `{"max_per_client":{"responses":10}}`},
+		{`max_per_client 10 {client_ip}`, `{"max_per_client":{"responses":10,"by":"{http.vars.client_ip}"}}`},
+		{`max_per_client`, `!expected a number`},
+		{`max_per_client 0`, `!expected a number above 0, not "0"`},
+		{`max_per_client 10 user`, `!expected a placeholder, such as {http.vars.client_ip}, not "user"`},
+		{`max_per_client 10 {client_ip} more`, `!unexpected argument "more"`},
 	},
 	"max_age": {
 		{`max_age 1h`, `{"max_age":3600000000000}`},
@@ -592,6 +600,8 @@ func TestWrongJSON(t *testing.T) {
 		{`{"lag":"wait"}`, "lag: expected"},
 		{`{"lag":"skip"}`, "lag skip: needs gap_event"},
 		{`{"write_timeout":-1}`, "write_timeout: expected"},
+		{`{"max_per_client":{"responses":0}}`, "max_per_client: expected"},
+		{`{"max_per_client":{"responses":1,"by":"user"}}`, "max_per_client: expected"},
 		{`{"max_age":-1}`, "max_age: expected"},
 		{`{"revoke_by":"x"}`, "revoke_by: expected"},
 		{`{"reauthorize":{}}`, "reauthorize: expected"},

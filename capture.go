@@ -300,7 +300,7 @@ func (c *capture) turnAway(why error) {
 	o := c.opener
 	c.opener = nil
 	if o != nil && o.claim() {
-		o.finish(o.handler.turnAway(o.w, c.conn.Stream.Key, why))
+		o.finish(o.handler.turnAway(o.w, o.r, c.conn.Stream.Key, why))
 	}
 }
 

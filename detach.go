@@ -104,7 +104,7 @@ func (h *Handler) resumeDetached(w http.ResponseWriter, r *http.Request, next ca
 	sub, err := stream.Process.ResumeDetached(epoch, req)
 	switch {
 	case err != nil:
-		return nil, true, h.turnAway(w, req.Key, err)
+		return nil, true, h.turnAway(w, r, req.Key, err)
 	case sub == nil:
 		return nil, false, nil
 	}
@@ -176,7 +176,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	sub, err := stream.Process.OpenDetached(req)
 	if err != nil {
-		return nil, h.turnAway(w, req.Key, err)
+		return nil, h.turnAway(w, r, req.Key, err)
 	}
 	d, _, err := h.serveSubscriber(w, r, next, req, sub, wait)
 	return d, err

@@ -40,6 +40,8 @@ type guest struct {
 	detached bool
 	notice   *delivery.Notice
 
+	place *clientPlace // that its response takes
+
 	private *passThrough // of a private stream
 }
 
@@ -76,6 +78,8 @@ func (g *guest) beRevocable(holder stream.Holder, came access.Clock) {
 // welcomeSubscriber is welcome for a subscriber of a stream of the hub.
 func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, req *stream.Request, r *http.Request) *guest {
 	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.Detached, notice: delivery.NewNotice()}, r, req.Holder)
+	g.place = placeOf(r)
+	g.place.hold()
 	sub.LetIn(g)
 	g.beRevocable(req.Holder, cameAt(r))
 	return g
@@ -90,7 +94,10 @@ func (h *Handler) welcomePrivate(p *passThrough) *guest {
 }
 
 // Left implements stream.Pass.
-func (g *guest) Left() { access.Process.Remove(&g.Guest) }
+func (g *guest) Left() {
+	access.Process.Remove(&g.Guest)
+	g.place.release()
+}
 
 // Dismiss implements access.Subject.
 func (g *guest) Dismiss(within time.Duration) {

@@ -4,17 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
@@ -52,6 +49,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	takenOf(r.Context())
 	inside.Store(true)
+	defer func() { inside.place.release() }()
 	defer inside.Store(false) // not SetVar: a dial that goes on in the background may read the variables
 
 	var err error
@@ -74,6 +72,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
 	if kind := h.probes.asked(r); kind != "" {
 		return nil, h.serveProbe(w, r, kind)
+	}
+	if err := h.admit(r); err != nil {
+		return nil, h.turnAway(w, r, stream.Key{}, err)
 	}
 	mayDetach := h.mayDetach(r)
 	if mayDetach {
@@ -244,32 +245,8 @@ func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next cad
 	if errors.Is(why, stream.ErrUnshareable) {
 		return h.serveAlone(newPassThrough(h, w, r, false), next, req, stream.WhyPrivate(why))
 	}
-	return h.turnAway(w, req.Key, why)
+	return h.turnAway(w, r, req.Key, why)
 }
-
-// turnAway asks a client to come later.
-func (h *Handler) turnAway(w http.ResponseWriter, key stream.Key, why error) error {
-	if errors.Is(why, stream.ErrStopping) {
-		return http.ErrAbortHandler // EventSource comes back after that, and not after any status
-	}
-	// With jitter, so that who was turned away together does not come back
-	// together.
-	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(maxRetryAfter)))
-	limit := limitStreams
-	if errors.Is(why, stream.ErrTooManySubscribers) {
-		limit = limitSubscribers
-	}
-	theMetrics.turnedAway.WithLabelValues(limit).Inc()
-	h.lines.TurnedAway.Log(func(suppressed int) {
-		h.logger.Warn("client turned away",
-			zap.NamedError("reason", why), zap.Stringer("stream", key), zap.Int("suppressed", suppressed))
-	})
-	return caddyhttp.Error(http.StatusServiceUnavailable, why)
-}
-
-// maxRetryAfter is the most seconds after which a client that was turned away
-// is asked to come back.
-const maxRetryAfter = 10
 
 // serveAlone gives a client that asked for an event stream an upstream
 // connection of its own, because the answers are not shared, and why.
@@ -414,7 +391,7 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil, true, nil
 	case stream.EndNoSecond:
 		detach()
-		return nil, false, h.turnAway(w, req.Key, stream.ErrNoSecond)
+		return nil, false, h.turnAway(w, r, req.Key, stream.ErrNoSecond)
 	}
 	return head, false, nil
 }

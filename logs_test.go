@@ -227,7 +227,7 @@ func TestHandlerLinesAreThrottled(t *testing.T) {
 		h.logger = zap.New(core)
 		for range 20 {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
-			if h.turnAway(httptest.NewRecorder(), stream.Key{}, stream.ErrTooManySubscribers) == nil {
+			if h.turnAway(httptest.NewRecorder(), r, stream.Key{}, stream.ErrTooManySubscribers) == nil {
 				t.Error("not turned away")
 			}
 			open := func() *passThrough {

@@ -20,7 +20,6 @@ import (
 type metrics struct {
 	subscribers *prometheus.GaugeVec
 	resumes     *prometheus.CounterVec
-	turnedAway  *prometheus.CounterVec
 	lag         histogram
 
 	streams     *prometheus.Desc
@@ -64,12 +63,6 @@ func (h histogram) Collect(to chan<- prometheus.Metric) {
 // theMetrics are shared by all handlers of all configurations of the process.
 var theMetrics = newMetrics()
 
-// What a client was turned away by, as a label.
-const (
-	limitStreams     = "max_streams"
-	limitSubscribers = "max_subscribers"
-)
-
 // metricsNamespace begins the names of all metrics.
 const metricsNamespace = "caddy_sse_"
 
@@ -105,7 +98,7 @@ func newMetrics() *metrics {
 	labelled("splices_total", "Splices that ended.", "end", stream.Counts.Splices)
 	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", delivery.Counts.Ended)
 	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
-	m.turnedAway = vector("turned_away_total", "Clients that were turned away with 503.", "limit", limitStreams, limitSubscribers)
+	labelled("turned_away_total", "Clients that were asked to come later.", "reason", theRefusals)
 	total("lingering_ended_total", "Streams that only lingered, and were ended because too many did for longer than clients had been there.", &stream.Counts.Young)
 	labelled("reauthorizations_total", "Requests of clients that were run again to see whether they are let in, by what became of them.", "result", theReauthorized)
 	labelled("revocations_total", "Revocations of clients' access.", "by", access.Revoked)

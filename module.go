@@ -250,16 +250,25 @@ type Handler struct {
 
 	// The largest event taken from an upstream, in bytes. The upstream
 	// connection ends with an error when it sends a larger one: what has no
-	// blank line counts as one. Default: 16 MiB.
+	// blank line counts as one. Default: 4 MiB, which is what a replay buffer holds;
+	// 16 MiB for private streams, whose bytes pass as they come.
 	MaxEventSize int64 `json:"max_event_size,omitempty"`
 
 	// How many streams there may be at once of this handler. Streams that only
-	// linger make room; beyond that, requests for more are answered with 503. Default: 0, no limit.
+	// linger make room; beyond that, requests for more are turned away: with 503, or
+	// with an event stream that ends at once and says when to come back, where
+	// the client may be EventSource. Default: 0, no limit.
 	MaxStreams int `json:"max_streams,omitempty"`
 
-	// How many subscribers one stream may have. Requests for more are
-	// answered with 503. Default: 0, no limit.
+	// How many subscribers one stream may have. Requests for more are turned
+	// away. Default: 0, no limit.
 	MaxSubscribers int `json:"max_subscribers,omitempty"`
+
+	// How many event streams one client may have at once of this handler, those
+	// that wait included: requests that name event streams in Accept count.
+	// Requests for more are turned away, with 429 where max_streams has 503.
+	// Default: no limit.
+	MaxPerClient *MaxPerClient `json:"max_per_client,omitempty"`
 
 	// How long a subscriber's response may last, less up to 20 % at random.
 	// It ends after a whole event; the client comes back and resumes. Default:

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -184,7 +185,7 @@ func (p *passThrough) WriteHeader(status int) {
 	p.body = body
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.decoder.MaxBlockSize = p.handler.options.MaxEventSize
+	p.decoder.MaxBlockSize = cmp.Or(int(p.handler.MaxEventSize), stream.DefaultMaxPrivateEvent)
 	if !p.headSent {
 		header.Del("Content-Length")
 		header.Del("Content-Encoding")

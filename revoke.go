@@ -29,7 +29,8 @@ const maxRevokeFields = 16
 type passage struct {
 	atomic.Bool // it is inside: a nested one steps aside
 
-	came access.Clock // when it came, in the order of revocations
+	came  access.Clock // when it came, in the order of revocations
+	place *clientPlace // that it has taken; nil: it was not counted
 }
 
 // cameAt is when a request came, in the order of revocations.

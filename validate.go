@@ -112,6 +112,12 @@ func (h *Handler) validateStream() error {
 	if h.MaxSubscribers < 0 {
 		return fmt.Errorf("max_subscribers: expected 0 (no limit) or more, not %d", h.MaxSubscribers)
 	}
+	if m := h.MaxPerClient; m != nil && m.Responses <= 0 {
+		return fmt.Errorf("max_per_client: expected a number above 0, not %d", m.Responses)
+	}
+	if m := h.MaxPerClient; m != nil && m.By != "" && len(key.Placeholders(m.By)) == 0 {
+		return fmt.Errorf("max_per_client: expected a placeholder, such as {http.vars.client_ip}, not %q", m.By)
+	}
 	return nil
 }
 

@@ -52,9 +52,6 @@ func (s *Stream) lingers() bool {
 	return s.linger != nil && len(s.subs) == 0 && (!s.Detached || s.phase == phaseEnded)
 }
 
-// leastLinger is how long a stream stays whose client has left at once.
-const leastLinger = time.Second
-
 // lingerTime is how long the stream stays when its last subscriber leaves now.
 // Lingering is earned, by an event, by a second client, or by the time that its
 // client was there: else who asks and leaves, again and again, would have the
@@ -64,7 +61,7 @@ func (s *Stream) lingerTime() time.Duration {
 		if s.arrivals > 1 || s.buffer.Events > 0 {
 			return s.options.Linger
 		}
-		return min(s.options.Linger, max(leastLinger, time.Since(s.born)))
+		return min(s.options.Linger, time.Since(s.born))
 	}
 	if s.phase != phaseEnded {
 		return s.options.Linger

@@ -28,8 +28,8 @@ func TestLingering(t *testing.T) {
 		before  func(st *streamTest, up *fakeConn)
 		lingers time.Duration
 	}{
-		{"left at once", func(*streamTest, *fakeConn) {}, leastLinger},
-		{"only comments came", func(_ *streamTest, up *fakeConn) { _ = up.send(": hello\n\n") }, leastLinger},
+		{"was there for a moment", func(*streamTest, *fakeConn) { time.Sleep(time.Millisecond) }, time.Millisecond},
+		{"only comments came", func(_ *streamTest, up *fakeConn) { time.Sleep(time.Second); _ = up.send(": hello\n\n") }, time.Second},
 		{"an event came", func(_ *streamTest, up *fakeConn) { up.event("1") }, DefaultLinger},
 		{"another client came", func(st *streamTest, _ *fakeConn) { st.join("").leave() }, DefaultLinger},
 		{"was there for a while", func(*streamTest, *fakeConn) { time.Sleep(10 * time.Second) }, 10 * time.Second},

@@ -54,6 +54,9 @@ const (
 	ResumeGap      = "gap"
 	ResumeSpliced  = "spliced"
 
+	// ResumeRefused is of who was turned away.
+	ResumeRefused = "refused"
+
 	// ResumePrivate stands in their place, unless that is a gap: a private stream
 	// is not resumed by the gateway.
 	ResumePrivate = "private"
@@ -69,6 +72,9 @@ var (
 
 	// errTooManySubscribers: max_subscribers is reached.
 	ErrTooManySubscribers = errors.New("max_subscribers of the stream reached")
+
+	// ErrNoMemory: the process is near GOMEMLIMIT.
+	ErrNoMemory = errors.New("the memory of the process is nearly used up (GOMEMLIMIT)")
 
 	// errNoSecond: the application left a second connection unanswered, so that
 	// it was not seen whether it tells both the same.

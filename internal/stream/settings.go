@@ -50,8 +50,14 @@ type Options struct {
 // reconnects.
 const DefaultLinger = 30 * time.Second
 
-// defaultMaxEventSize bounds one block of the upstream.
-const defaultMaxEventSize = 16 << 20
+// defaultMaxEventSize bounds one block of the upstream: it is what a replay buffer
+// holds by default. While a block comes it is held once more, so that 20 streams whose
+// upstream sends nothing but such blocks take less than 200 MB.
+const defaultMaxEventSize = 4 << 20
+
+// DefaultMaxPrivateEvent is that of a private stream. Nothing of it is kept, and answers
+// of models have whole pictures in one event.
+const DefaultMaxPrivateEvent = 16 << 20
 
 // primeAfter is how long after the head of an upstream connection its
 // clients are sent nothing before its first event: some clients of the older
