@@ -357,6 +357,10 @@ func testGoSessions(t *testing.T, sessions ...*goSession) {
 }
 
 // testGoCancel cancels a call: its connection is closed. With the older transport the session's is, when it is closed.
+//
+// The client of mark3labs does no more than that, which with sessions is no cancellation: the call runs on, and the
+// official server waits for it when the client closes the session. The client gives that up after five seconds, and
+// says so. Without a gateway it is the same.
 func testGoCancel(t *testing.T, s *goSession, older bool, u *goServer) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
