@@ -12,8 +12,9 @@ import (
 const (
 	stopDrain   = 3 * time.Second
 	stopOptions = "drain 3s\nbuffer 100000\ngap_event lost"
-	// stopSlack is how long after the drain the process may be there.
-	stopSlack = time.Second
+	// stopSlack is how long after the drain the process may be there. It waits up to a second for who is still being
+	// written to, and the machine is busy then. Were a client waited for that does not leave, it would be for ever.
+	stopSlack = 5 * time.Second
 	// stopPrivate is how many clients have a response of their own.
 	stopPrivate = 20
 	// stopWaiting is how many get no answer.
