@@ -82,10 +82,15 @@ func TestSlowWriteWithProgressOverHTTP2(t *testing.T) {
 	}
 }
 
+// slowWindow is the window of a client that reads slowly. Its system acknowledges
+// more about when half of it was read: with a large one, and on a machine that is
+// busy, that is as rare as a write_timeout.
+const slowWindow = 16 << 10
+
 // slow asks for an event stream with a client whose window is small.
 func (tr transport) slow(ctx context.Context, method string) (io.ReadCloser, error) {
 	if tr.http2 {
-		resp, conn, err := tr.stream(ctx, smallWindow(64<<10), method, "/")
+		resp, conn, err := tr.stream(ctx, smallWindow(slowWindow), method, "/")
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +99,7 @@ func (tr transport) slow(ctx context.Context, method string) (io.ReadCloser, err
 			io.Closer
 		}{resp.Body, conn}, nil
 	}
-	conn, err := tr.dialBy(ctx, smallWindow(64<<10))
+	conn, err := tr.dialBy(ctx, smallWindow(slowWindow))
 	if err != nil {
 		return nil, err
 	}
