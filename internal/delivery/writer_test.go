@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -124,6 +127,52 @@ func TestExitWaitsOnce(t *testing.T) {
 			live.wait(h.Stop().Add(stream.DefaultDrain))
 			if d := time.Since(began); d != stream.DefaultDrain {
 				t.Errorf("waited for %v", d)
+			}
+		}
+	})
+}
+
+// silent is an upstream that never answers.
+type silent struct{}
+
+func (silent) Open(ctx context.Context, _ string, _ *stream.Conn) stream.Ending {
+	<-ctx.Done()
+	return stream.Ending{Err: ctx.Err()}
+}
+
+func (silent) Retired() bool                   { return false }
+func (silent) Renew(any, *stream.Renewal) bool { return false }
+
+// refilled is a Unix socket that takes some bytes at each write, and is as full as
+// before after that.
+type refilled struct{ socket }
+
+func (refilled) await(*connection, []byte)           {}
+func (refilled) acks() (acks, bool)                  { return acks{taken: -1 << 16}, true }
+func (refilled) resume(rest []byte) (n int, _ error) { return 1, nil }
+
+// What goes into a socket that was full is what its client has read, however full it
+// is when it is looked.
+func TestWhoMakesRoomTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := stream.NewHub()
+		sub, err := hub.Join(&stream.Request{
+			Instance: hub.Register("place", nil), Options: stream.Defaults(), Logger: zap.NewNop(),
+			Source: func(bool) stream.Source { return silent{} },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Leave()
+		w := newWriter(clock{began: time.Now()}, nil)
+		c := &connection{sub: sub, socket: refilled{}, index: -1, settings: &Settings{WriteTimeout: time.Second}}
+		w.tick = 1
+		w.block(c, make([]byte, 1000))
+		for range 5 * looksPerTimeout {
+			w.tick += moment(c.settings.WriteTimeout / looksPerTimeout)
+			w.resume(c)
+			if !w.takes(c) {
+				t.Fatalf("it is said to take nothing, after %v", time.Duration(w.tick))
 			}
 		}
 	})
