@@ -374,9 +374,13 @@ func (w *writer) close(c *connection, reason stream.EndReason) {
 }
 
 // takes reports whether the client takes what it is sent: whether it has, since
-// the last look within write_timeout.
+// the last look within write_timeout. By what the look is late it was the process
+// that was held up, in which nothing more was sent.
 func (w *writer) takes(c *connection) bool {
 	a, known := c.socket.acks()
+	if c.takenAt != 0 {
+		c.takenAt += max(0, w.tick-c.lookAt)
+	}
 	switch {
 	case !known, a.waiting == 0 && !c.blocked:
 		c.lookAt, c.takenAt = 0, 0

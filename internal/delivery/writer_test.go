@@ -151,29 +151,54 @@ func (refilled) await(*connection, []byte)           {}
 func (refilled) acks() (acks, bool)                  { return acks{taken: -1 << 16}, true }
 func (refilled) resume(rest []byte) (n int, _ error) { return 1, nil }
 
+// fullConnection is one whose client has not read what there is.
+func fullConnection(t *testing.T, timeout time.Duration) (*writer, *connection) {
+	t.Helper()
+	hub := stream.NewHub()
+	sub, err := hub.Join(&stream.Request{
+		Instance: hub.Register("place", nil), Options: stream.Defaults(), Logger: zap.NewNop(),
+		Source: func(bool) stream.Source { return silent{} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(sub.Leave)
+	w := newWriter(clock{began: time.Now()}, nil)
+	c := &connection{sub: sub, socket: refilled{}, index: -1, settings: &Settings{WriteTimeout: timeout}}
+	w.tick = 1
+	w.block(c, make([]byte, 1000))
+	return w, c
+}
+
 // What goes into a socket that was full is what its client has read, however full it
 // is when it is looked.
 func TestWhoMakesRoomTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hub := stream.NewHub()
-		sub, err := hub.Join(&stream.Request{
-			Instance: hub.Register("place", nil), Options: stream.Defaults(), Logger: zap.NewNop(),
-			Source: func(bool) stream.Source { return silent{} },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer sub.Leave()
-		w := newWriter(clock{began: time.Now()}, nil)
-		c := &connection{sub: sub, socket: refilled{}, index: -1, settings: &Settings{WriteTimeout: time.Second}}
-		w.tick = 1
-		w.block(c, make([]byte, 1000))
+		w, c := fullConnection(t, time.Second)
 		for range 5 * looksPerTimeout {
-			w.tick += moment(c.settings.WriteTimeout / looksPerTimeout)
+			w.tick = c.lookAt
 			w.resume(c)
 			if !w.takes(c) {
 				t.Fatalf("it is said to take nothing, after %v", time.Duration(w.tick))
 			}
+		}
+	})
+}
+
+// Time in which the process was held up is not the client's; after that it has all of
+// write_timeout that was left to it.
+func TestConnectionIsNotCutForTheGatewaysPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, c := fullConnection(t, time.Second)
+		w.tick = c.lookAt + moment(time.Minute)
+		for range looksPerTimeout - 1 {
+			if !w.takes(c) {
+				t.Fatalf("it is said to take nothing, after %v", time.Duration(w.tick))
+			}
+			w.tick = c.lookAt
+		}
+		if w.takes(c) {
+			t.Error("it may take nothing for longer than write_timeout")
 		}
 	})
 }
