@@ -34,8 +34,8 @@ func (r *slowReader) Read(p []byte) (int, error) {
 // many times write_timeout: whatever the way to the client.
 func TestSlowWriteWithProgress(t *testing.T) {
 	const (
-		timeout = 1500 * time.Millisecond
-		size    = 12 << 20 // more than the system's buffers hold
+		timeout = 3 * time.Second
+		size    = 8 << 20 // more than the system's buffers hold
 	)
 	u := startUpstream(t, nil)
 	options := fmt.Sprintf("buffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout %v\nheartbeat off", timeout)
@@ -54,7 +54,7 @@ func TestSlowWriteWithProgress(t *testing.T) {
 	}
 	done := make(chan string)
 	for name, open := range clients {
-		go func() { done <- slowly(t.Context(), open, name, size, 4*timeout) }()
+		go func() { done <- slowly(t.Context(), open, name, size, 2*timeout) }()
 	}
 	for range clients {
 		if what := <-done; what != "" {
@@ -66,8 +66,8 @@ func TestSlowWriteWithProgress(t *testing.T) {
 // The same over HTTP/2, where it is the stream's window that counts.
 func TestSlowWriteWithProgressOverHTTP2(t *testing.T) {
 	const (
-		timeout = 1500 * time.Millisecond
-		size    = 12 << 20
+		timeout = 3 * time.Second
+		size    = 8 << 20
 	)
 	u := startUpstream(t, nil)
 	g := startTLS(t, newCertificate(t, "server"), u, fmt.Sprintf("buffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout %v", timeout))
@@ -77,7 +77,7 @@ func TestSlowWriteWithProgressOverHTTP2(t *testing.T) {
 			up.write("data: " + strings.Repeat("x", size) + "\n\ndata: end\n\n")
 		}
 	}()
-	if what := slowly(t.Context(), open, "HTTP/2", size, 4*timeout); what != "" {
+	if what := slowly(t.Context(), open, "HTTP/2", size, 2*timeout); what != "" {
 		t.Error(what)
 	}
 }

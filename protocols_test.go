@@ -198,7 +198,14 @@ func wrapped(u *upstream, tls, options string) string {
 		reverse_proxy ` + u.address + "\n}\n"
 }
 
-const wrappedGlobals = "metrics {\nper_host\n}\nservers {\ntimeouts {\nread_body 1s\nread_header 1s\nwrite 50ms\nidle 1m\n}\n}"
+// wrappedTimeout is the server's time limit for ordinary answers, and for TLS to begin; overWrappedTimeout is an interval
+// of heartbeats that is longer.
+const (
+	wrappedTimeout     = "2s"
+	overWrappedTimeout = "2500ms"
+)
+
+const wrappedGlobals = "metrics {\nper_host\n}\nservers {\ntimeouts {\nread_body " + wrappedTimeout + "\nread_header " + wrappedTimeout + "\nwrite " + wrappedTimeout + "\nidle 1m\n}\n}"
 
 func TestHTTP1(t *testing.T) {
 	overHTTP1(t)
@@ -271,13 +278,11 @@ func TestHTTP2(t *testing.T) {
 // TestHTTP2Idle: a deadline that was left behind would reset an idle stream.
 func TestHTTP2Idle(t *testing.T) {
 	u := startUpstream(t, nil)
-	g := startTLS(t, newCertificate(t, "server"), u, "write_timeout 1s\nheartbeat 1300ms event beat")
+	g := startTLS(t, newCertificate(t, "server"), u, "write_timeout "+wrappedTimeout+"\nheartbeat "+overWrappedTimeout+" event beat")
 	c := g.subscribe("/")
 	up := u.accept()
-	for range 2 { // each after more than write_timeout of silence
-		if m := c.next(); m.Type != "beat" {
-			t.Errorf("event %+v", m)
-		}
+	if m := c.next(); m.Type != "beat" { // after more than write_timeout of silence
+		t.Errorf("event %+v", m)
 	}
 	up.event("1")
 	c.skipTo("1")
@@ -289,17 +294,15 @@ func TestWriteTimeoutOfServer(t *testing.T) {
 	u := startUpstream(t, nil)
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {
-			g := startGatewayWith(t, wrappedGlobals, wrapped(u, "http://", "heartbeat 150ms event beat"))
+			g := startGatewayWith(t, wrappedGlobals, wrapped(u, "http://", "heartbeat "+overWrappedTimeout+" event beat"))
 			resp, err := g.client.Do(g.request(method, "/", "Accept: text/event-stream"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			c := newTestClient(t, resp)
 			up := u.accept()
-			for range 2 { // each after three times `write`
-				if m := c.next(); m.Type != "beat" {
-					t.Errorf("event %+v", m)
-				}
+			if m := c.next(); m.Type != "beat" { // after more than `write`
+				t.Errorf("event %+v", m)
 			}
 			up.event("1")
 			c.skipTo("1")
@@ -333,7 +336,7 @@ func TestHTTP3(t *testing.T) {
 
 	u := startUpstream(t, nil)
 	server := newCertificate(t, "server")
-	g := startGatewayWith(t, wrappedGlobals, strings.Replace(wrapped(u, "https://", "heartbeat 100ms event beat"), "bind {socket}",
+	g := startGatewayWith(t, wrappedGlobals, strings.Replace(wrapped(u, "https://", "heartbeat "+overWrappedTimeout+" event beat"), "bind {socket}",
 		fmt.Sprintf("bind fdgram/%d {\nprotocols h3\n}\ntls %s %s", file.Fd(), server.cert, server.key), 1))
 	transport := &http3.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS13},
@@ -364,10 +367,8 @@ func TestHTTP3(t *testing.T) {
 		expect(b, n)
 	}
 	a.close()
-	for range 2 { // silence longer than `timeouts write`
-		if m := b.next(); m.Type != "beat" {
-			t.Errorf("event %+v", m)
-		}
+	if m := b.next(); m.Type != "beat" { // silence longer than `timeouts write`
+		t.Errorf("event %+v", m)
 	}
 	up.event("6")
 	expect(b, "6")
