@@ -77,7 +77,7 @@ func (g *guest) beRevocable(holder stream.Holder, came access.Clock) {
 
 // welcomeSubscriber is welcome for a subscriber of a stream of the hub.
 func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, req *stream.Request, r *http.Request) *guest {
-	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.Detached, notice: delivery.NewNotice()}, r, req.Holder)
+	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.IsDetached(), notice: delivery.NewNotice()}, r, req.Holder)
 	g.place = placeOf(r)
 	g.place.hold()
 	sub.LetIn(g)

@@ -337,7 +337,7 @@ func (d *served) end(end stream.EndReason) error {
 	switch {
 	case end == stream.EndWrite && !givenUp, end == stream.EndBroken:
 		return http.ErrAbortHandler
-	case s.Detached && end != stream.EndUpstream && end != stream.EndClient:
+	case s.IsDetached() && end != stream.EndUpstream && end != stream.EndClient:
 		return http.ErrAbortHandler // it is not whole
 	case end == stream.EndPerClient:
 		p := newPassThrough(d.h, d.Writer, d.Request, true)
@@ -412,10 +412,10 @@ func awaitReopening(r *http.Request, sub *stream.Subscriber, wait *opener) (_ *o
 func (d *served) begin(head *stream.Head, late bool) {
 	w, r, sub := d.Writer, d.Request, d.Subscriber
 	s := sub.Origin
-	if s.Detached && late {
+	if s.IsDetached() && late {
 		head = head.WithoutCookies()
 	}
-	if !s.Detached { // whose end is not always the response's
+	if !s.IsDetached() { // whose end is not always the response's
 		d.By = d.h.mayTakeOver(w, r)
 	}
 	if d.By.Closes() {

@@ -22,13 +22,13 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	now := time.Now()
 	s.buffer.Evict(now)
 	s.charge()
-	if s.phase == phaseEnded && !s.Detached {
+	if s.phase == phaseEnded && !s.kind.answer {
 		if _, _, ok := s.trusted(nil, req.LastEventID); !ok && (!s.shares() || !s.ofThisLife(req.LastEventID)) {
 			return nil, errNewLife
 		}
 	}
 	newer := req.Instance.sequence > s.owner.sequence
-	if !s.Detached && (newer || (s.source.Retired() && !req.Instance.Retired.Load())) {
+	if !s.kind.answer && (newer || (s.source.Retired() && !req.Instance.Retired.Load())) {
 		s.ownedBy(req.Instance, req.Options, req.Source(false), req.Logger)
 		if s.phase == phaseBroken || (s.isStale() && !s.renewing) {
 			s.useSource()
@@ -51,7 +51,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 		s.mixed.Store(true)
 	}
 	s.resume(sub, req.LastEventID)
-	if s.phase == phaseEnded && s.Detached {
+	if s.phase == phaseEnded && s.kind.answer {
 		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail
 	} else if s.phase == phaseEnded {
 		// Who comes back after the end goes on where it was, and with it the
@@ -105,7 +105,7 @@ func (s *Stream) isStale() bool {
 func (s *Stream) becomesStale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isSplice || s.Detached || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
+	if !s.kind.moves || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
 		return false
 	}
 	s.renewing = s.isStale()

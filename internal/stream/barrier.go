@@ -4,7 +4,7 @@ package stream
 
 // compares reports whether connections of the stream are compared: nobody
 // vouches for them.
-func (s *Stream) compares() bool { return !s.options.Vouched && !s.Detached }
+func (s *Stream) compares() bool { return !s.options.Vouched && s.kind.compared }
 
 // shares reports whether what the stream's connection brings may be given to all
 // who share its key. The lock is held.
@@ -28,7 +28,7 @@ func (s *Stream) isSharedSplice() bool {
 // another's as far as is known.
 func (sub *Subscriber) barred() bool {
 	s := sub.stream
-	return !sub.own && !s.isSplice && !s.Detached && s.only == nil && !s.shares()
+	return !sub.own && s.kind.guarded && s.only == nil && !s.shares()
 }
 
 // limit is the position up to which the subscriber may read its stream.
@@ -49,7 +49,7 @@ func (s *Stream) trusted(sub *Subscriber, id string) (position uint64, own, ok b
 	position, ok = s.locate(id)
 	barrier := s.sharing.barrier
 	switch {
-	case !ok, s.shares(), s.Detached:
+	case !ok, s.shares(), s.kind.answer:
 		return position, false, ok
 	case position == 0 && id == s.openID: // nobody was given it here
 		return position, false, sub != nil && sub.own

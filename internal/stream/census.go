@@ -25,21 +25,10 @@ func (h *Hub) Census() Census {
 func (s *Stream) countIn(c *Census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.Kinds[s.kind()]++
+	c.Kinds[s.kind.label]++
 	if state := s.upstreamState(); state != StateEnded {
 		c.States[state]++
 	}
-}
-
-// kind tells streams apart, as a label.
-func (s *Stream) kind() string {
-	switch {
-	case s.isSplice:
-		return KindSplice
-	case s.Detached:
-		return KindDetached
-	}
-	return KindShared
 }
 
 // upstreamState is that of the stream's upstream connection. The stream's lock
@@ -55,16 +44,6 @@ func (s *Stream) upstreamState() string {
 	}
 	return StateEnded
 }
-
-// Kinds of streams, as a label.
-const (
-	KindShared  = "shared"
-	KindSplice  = "splice"
-	KindPrivate = "private"
-
-	// KindDetached is a private stream that may outlive its client.
-	KindDetached = "detached"
-)
 
 // States of the upstream connections of shared streams, as a label.
 const (

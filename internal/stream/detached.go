@@ -10,7 +10,7 @@ import (
 // keepDetached.
 func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
 	s := newStream(h, req, nil)
-	s.Detached = true
+	s.kind = detachedKind
 	s.why = orElse(req.Private, Private{Reason: PrivateMethod})
 	s.answer = NewAnswerClock()
 	s.responses = newResponsesLog(req.Parts)

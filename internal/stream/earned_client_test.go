@@ -188,7 +188,7 @@ func (w *earnedWorld) play() {
 	if n := w.hub.Memory.Used.Load(); n != 0 || len(w.hub.Every()) > 0 {
 		w.wrongf("%d bytes and %d streams are left", n, len(w.hub.Every()))
 		for _, s := range w.hub.Every() {
-			w.logf("LEFT %d splice %v state %v phase %d subs %d only %v private %v draining %v probe %v", s.number, s.isSplice, s.splice != nil, s.phase, len(s.subs), s.only != nil, s.private, s.draining, s.splice != nil && s.splice.probe)
+			w.logf("LEFT %d splice %v state %v phase %d subs %d only %v private %v draining %v probe %v", s.number, s.kind.beside, s.splice != nil, s.phase, len(s.subs), s.only != nil, s.private, s.draining, s.splice != nil && s.splice.probe)
 		}
 	}
 }

@@ -589,7 +589,7 @@ func (s *earnedSource) Open(ctx context.Context, lastID string, conn *Conn) Endi
 type gatewayPeer struct{ conn *Conn }
 
 func (p *gatewayPeer) String() string {
-	return fmt.Sprintf("stream %p, splice %v", p.life(), p.conn.Current().isSplice)
+	return fmt.Sprintf("stream %p, splice %v", p.life(), p.conn.Current().kind.beside)
 }
 
 func (p *gatewayPeer) life() any { return p.conn.Current() }

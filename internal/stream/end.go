@@ -289,7 +289,7 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 	s.phase = phaseEnded
 	s.reopening = false
 	s.dropSuccessor()
-	if s.Detached {
+	if s.kind.answer {
 		s.source = nil // with the client's credentials
 	}
 	s.endResponses(reason)
@@ -325,7 +325,7 @@ func (s *Stream) endResponses(reason EndReason) {
 	case endGaveUp, EndRefused, EndOversized:
 		now := time.Now()
 		for sub := range s.subs {
-			if sub.finish == reason && !s.isSplice {
+			if sub.finish == reason && !s.kind.beside {
 				sub.finishFrom = now.Add(randomUpTo(s.options.Drain))
 			}
 		}
@@ -389,7 +389,7 @@ func (s *Stream) refuse(failed bool, why Private) {
 		s.freeBuffer() // what is kept of before it was reopened
 	}
 	s.mu.Unlock()
-	if !s.Detached && (!failed || !s.hub.keeps(s.Key)) { // before those who wait look again
+	if !s.kind.answer && (!failed || !s.hub.keeps(s.Key)) { // before those who wait look again
 		alone := unshareableTime
 		if failed {
 			alone = min(alone, time.Since(s.born))
@@ -412,7 +412,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 	now := time.Now()
 	for sub := range s.subs {
 		at := now.Add(randomUpTo(window))
-		if s.Detached {
+		if s.kind.answer {
 			at = now.Add(window) // it may come to its end
 		}
 		if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
@@ -467,7 +467,7 @@ func (s *Stream) unshareable(first bool, why Private) {
 	switch {
 	case s.succeeds():
 		s.splice.parent.closed.Store(true)
-	case !s.isSplice:
+	case !s.kind.beside:
 		s.closed.Store(true)
 	case s.splice != nil && s.phase != phaseGone:
 		s.isPrivateFor(why)

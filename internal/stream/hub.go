@@ -157,7 +157,7 @@ func (h *Hub) remove(s *Stream) {
 }
 
 func (h *Hub) removeLocked(s *Stream) {
-	if s.Detached {
+	if s.kind.answer {
 		h.removeDetachedLocked(s)
 		return
 	}

@@ -65,7 +65,7 @@ func (s *Stream) mayKnow() bool {
 // everything, "" if it has none. The stream's lock is held.
 func (s *Stream) newestID() string {
 	switch {
-	case s.upstreamIDs, s.isSplice:
+	case s.upstreamIDs, !s.kind.ids:
 		return s.buffer.LastID
 	case s.options.IDs == IDsUpstream:
 		return "" // the one that there may be is of the client that opened the stream

@@ -51,7 +51,7 @@ func (s *Stream) separatedBy() []string {
 // Inspect tells about the stream, less its lag; false if it is none that is
 // shown.
 func (s *Stream) Inspect() (info Info, ok bool) {
-	info = Info{ID: s.ID(), Kind: s.kind(), Stream: s.Key.String(), Epoch: s.epoch[:8], SeparatedBy: s.separatedBy(), BeganAt: s.born}
+	info = Info{ID: s.ID(), Kind: s.kind.label, Stream: s.Key.String(), Epoch: s.epoch[:8], SeparatedBy: s.separatedBy(), BeganAt: s.born}
 	info.Listen, info.Handler = PlaceOf(s.place)
 	info.Host, info.Path = s.shownHost, s.shownPath
 	s.mu.Lock()
@@ -74,7 +74,7 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 		info.Buffer.Oldest = &f.Blocks[0].At
 	}
 	info.LastIDs.Upstream = Clip(s.lastUpstreamID)
-	if !s.upstreamIDs && s.options.IDs != IDsUpstream && !s.isSplice && f.Newest > 0 {
+	if !s.upstreamIDs && s.options.IDs != IDsUpstream && s.kind.ids && f.Newest > 0 {
 		info.LastIDs.Gateway = shownID(string(replay.AppendID(nil, s.epoch, f.Newest)))
 	}
 	return info, true
@@ -159,7 +159,7 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 	return Sample{
 		Of:          s,
 		Number:      s.number,
-		Kind:        s.kind(),
+		Kind:        s.kind.label,
 		Key:         s.Key,
 		Place:       s.place,
 		Host:        s.shownHost,

@@ -16,6 +16,7 @@ import (
 func newStream(h *Hub, req *Request, head *Head) *Stream {
 	s := &Stream{
 		hub:     h,
+		kind:    sharedKind,
 		facts:   &h.facts,
 		number:  NextNumber(),
 		born:    time.Now(),

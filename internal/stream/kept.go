@@ -49,7 +49,7 @@ func (s *Stream) evictTo(size int64, now time.Time) (blocks int) {
 // detached stream that has not ended is not: somebody has asked for the whole
 // answer. The lock is held.
 func (s *Stream) lingers() bool {
-	return s.linger != nil && len(s.subs) == 0 && (!s.Detached || s.phase == phaseEnded)
+	return s.linger != nil && len(s.subs) == 0 && (!s.kind.answer || s.phase == phaseEnded)
 }
 
 // lingerTime is how long the stream stays when its last subscriber leaves now.
@@ -57,7 +57,7 @@ func (s *Stream) lingers() bool {
 // client was there: else who asks and leaves, again and again, would have the
 // gateway keep many connections for the work of one.
 func (s *Stream) lingerTime() time.Duration {
-	if !s.Detached {
+	if !s.kind.answer {
 		if s.arrivals > 1 || s.buffer.Events > 0 {
 			return s.options.Linger
 		}
@@ -75,7 +75,7 @@ func (s *Stream) lingerTime() time.Duration {
 
 // isYoung reports whether the stream has not earned all of its time without
 // subscribers. The lock is held.
-func (s *Stream) isYoung() bool { return !s.Detached && s.earned < s.options.Linger }
+func (s *Stream) isYoung() bool { return !s.kind.answer && s.earned < s.options.Linger }
 
 // attended begins the time in which the stream has subscribers. The lock is held.
 func (s *Stream) attended(now time.Time) {

@@ -111,7 +111,7 @@ func (h *Hub) NewestInstance() *Instance {
 // SpliceIDs are how the splices are named to operators.
 func (h *Hub) SpliceIDs() (ids []string) {
 	for _, s := range h.Every() {
-		if s.isSplice {
+		if s.kind.beside {
 			ids = append(ids, s.ID())
 		}
 	}

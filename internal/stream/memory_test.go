@@ -344,7 +344,7 @@ func TestMemorySplice(t *testing.T) {
 		mt.hub.LimitMemory(mt.instance, 24*unit) // to 21: a splice of 11, a stream of 10
 		mt.expectCounted()
 		mt.expectKept(mt.readers[0], 10)
-		if got := c.sub.stream; !got.isSplice || len(got.buffer.Blocks) != 11 {
+		if got := c.sub.stream; !got.kind.beside || len(got.buffer.Blocks) != 11 {
 			t.Fatalf("%d blocks in the splice", len(got.buffer.Blocks))
 		}
 		c.expectEnd(endLag)

@@ -505,7 +505,7 @@ func (w *modelWorld) anyID() string {
 	var epoch string
 	var newest int
 	for s, rec := range w.records {
-		if !s.isSplice && len(rec.entries) > newest {
+		if !s.kind.beside && len(rec.entries) > newest {
 			epoch, newest = s.epoch, len(rec.entries)
 		}
 	}
@@ -660,7 +660,7 @@ func (w *modelWorld) answer(c *modelConn) {
 	}
 	c.start = uint64(len(rec.entries))
 	c.since = len(w.truths) - 1
-	gave := rec.gave || (s.isSplice && s.gaveID) // as its stream did when it was opened
+	gave := rec.gave || (s.kind.beside && s.gaveID) // as its stream did when it was opened
 	if s.splice != nil {
 		gave = gave || w.records[s.splice.parent].gave
 	}
@@ -684,7 +684,7 @@ func (w *modelWorld) answer(c *modelConn) {
 		c.queue = append(c.queue, serial)
 	}
 	w.conns = append(w.conns, c)
-	w.logf("upstream connection %d of %p with %q (splice: %v): sends %v", rec.connections, s, c.lastID, s.isSplice, c.queue)
+	w.logf("upstream connection %d of %p with %q (splice: %v): sends %v", rec.connections, s, c.lastID, s.kind.beside, c.queue)
 	w.run(c, func() error {
 		c.conn.Opened(&Head{Header: http.Header{}}, true)
 		return nil
@@ -693,7 +693,7 @@ func (w *modelWorld) answer(c *modelConn) {
 		for _, client := range w.clients {
 			switch {
 			case client.sub == nil || client.at != s:
-			case first && s.isSplice:
+			case first && s.kind.beside:
 				w.expectMissed(client)
 			case client.waits && !client.sub.waiting: // it goes on where it had its head
 				w.moved(client, true)
@@ -780,7 +780,7 @@ func (w *modelWorld) run(c *modelConn, do func() error, done func(error)) {
 	c.do <- do
 	w.wait()
 	w.collect()
-	c.behind = c.behind || (c.busy != nil && !c.conn.Stream.isSplice) // whose clients hold it up for as long as they like
+	c.behind = c.behind || (c.busy != nil && !c.conn.Stream.kind.beside) // whose clients hold it up for as long as they like
 }
 
 // wait lets all others do what they can.
@@ -907,7 +907,7 @@ func (w *modelWorld) note(c *modelConn, rec *record, serial int) {
 	if _, _, ok := replay.ParseID(rec.lastID); ok {
 		e.upstreamID = ""
 	}
-	if e.dispatches && !rec.upstreamIDs && w.options.IDs != IDsUpstream && !s.isSplice {
+	if e.dispatches && !rec.upstreamIDs && w.options.IDs != IDsUpstream && !s.kind.beside {
 		rec.lastID = string(replay.AppendID(nil, s.epoch, uint64(len(rec.entries)+1)))
 		e.sets = true
 	}
@@ -1265,7 +1265,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 			lost = lostHome
 		}
 		c.lost = int(lost)
-		onSplice := sub.stream.isSplice
+		onSplice := sub.stream.kind.beside
 		c.ending = end != ""
 		sub.mu.Unlock()
 		for _, chunk := range chunks {
@@ -1317,7 +1317,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 		w.spliced(c)
 	}
 	switch {
-	case from == sub.stream || !from.isSplice:
+	case from == sub.stream || !from.kind.beside:
 	case from.splice.merged:
 		w.merged(c, from)
 	default:
@@ -1476,11 +1476,11 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				c.skips = false
 				return nil
 			}
-			if c.ending && c.sub.stream.isSplice && c.next == len(c.seq.entries) {
+			if c.ending && c.sub.stream.kind.beside && c.next == len(c.seq.entries) {
 				w.checkSkip(c, c.sub.stream, len(w.records[c.sub.Origin].entries))
 				return nil // before it was merged
 			}
-			if sp := c.sub.stream; sp.isSplice && sp.splice == nil && c.left != sp && !c.tellsNext() {
+			if sp := c.sub.stream; sp.kind.beside && sp.splice == nil && c.left != sp && !c.tellsNext() {
 				c.left = sp // to its clients
 				w.checkSkip(c, sp, len(w.records[c.sub.Origin].entries))
 				return nil
@@ -1602,7 +1602,7 @@ func (w *modelWorld) checkID(c *modelClient, onSplice bool) {
 
 // neverLags reports whether a client reads a splice that waits for it.
 func (w *modelWorld) neverLags(c *modelClient) bool {
-	return c.sub.stream.isSplice && c.next >= c.seq.cut && w.options.Buffer.Age == testBufferAge
+	return c.sub.stream.kind.beside && c.next >= c.seq.cut && w.options.Buffer.Age == testBufferAge
 }
 
 // ended checks how a client's response ends.

@@ -71,7 +71,7 @@ func (c *Conn) take(b eventstream.Block, lines []byte) error {
 func (c *Conn) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
 	s := c.Stream
 	var id []byte
-	if b.Dispatches() && !s.upstreamIDs && c.Options.IDs != IDsUpstream && s.only == nil && !s.isSplice {
+	if b.Dispatches() && !s.upstreamIDs && c.Options.IDs != IDsUpstream && s.only == nil && s.kind.ids {
 		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
 	}
 	blk := replay.NewBlock(b, lines, id, time.Now())
@@ -147,7 +147,7 @@ func (c *Conn) hold(b eventstream.Block, lines []byte) {
 
 // isNewStream reports whether the connection is the first of a stream that is no
 // splice, which nothing is known of.
-func (c *Conn) isNewStream() bool { return c.first && !c.Stream.isSplice }
+func (c *Conn) isNewStream() bool { return c.first && !c.Stream.kind.beside }
 
 // checkContinuity looks at the first ids of a connection that was asked to go on
 // after one, and tells a gap if it did not. The stream's lock is held.
@@ -163,7 +163,7 @@ func (c *Conn) checkContinuity(b eventstream.Block) {
 		c.compare(id)
 	}
 	s.numbers.Add(id, first)
-	if d := s.lacks; d != nil && !s.isSplice && s.numbers.Count() {
+	if d := s.lacks; d != nil && !s.kind.beside && s.numbers.Count() {
 		s.lacks = nil
 		c.tellSkipped(d.after, d.next, d.missed)
 	}
@@ -175,10 +175,10 @@ func (c *Conn) checkContinuity(b eventstream.Block) {
 func (c *Conn) compare(id string) {
 	s := c.Stream
 	counts := s.root().numbers.Count()
-	if s.isSplice && !counts {
+	if s.kind.beside && !counts {
 		return
 	}
-	switch shows, missed := c.answer.Look(id, &s.numbers, s.isSplice); {
+	switch shows, missed := c.answer.Look(id, &s.numbers, s.kind.beside); {
 	case shows == evidence.Skipped && !counts:
 		s.noteLack(id, missed)
 	case shows == evidence.Skipped:
@@ -250,7 +250,7 @@ func (c *Conn) appendGap(wire []byte) {
 		return
 	}
 	wire = wire[:len(wire)-1] // the blank line comes after the id
-	if s.isSplice {
+	if s.kind.beside {
 		c.waitForRoom(int64(len(wire) + 1))
 	}
 	if s.phase == phaseGone {

@@ -144,7 +144,7 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 
 	end = conn.run(connCtx, lastEventID)
 	Counts.Connections.With(resultOf(ctx, end)).Inc()
-	if s.Detached && end.Events {
+	if s.kind.answer && end.Events {
 		Answers.Ended.With(resultOf(ctx, end)).Inc()
 	}
 	if end.Events && end.Clean {
@@ -170,7 +170,7 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 // a splice's, which has a time of its own. The lock is held.
 func (s *Stream) attemptLimit(now time.Time) time.Duration {
 	switch {
-	case s.head == nil, s.isSplice && s.connections == 0 && !s.succeeds():
+	case s.head == nil, s.kind.beside && s.connections == 0 && !s.succeeds():
 		return 0
 	case s.succeeds(): // the stream has another connection meanwhile
 		return AttemptTime
@@ -266,7 +266,7 @@ func (s *Stream) judge(end Ending) outcome {
 		s.oversized++
 	}
 	s.useParentsSource()
-	exclusive := s.only != nil || s.private || s.Detached || s.isSharedSplice()
+	exclusive := s.only != nil || s.private || !s.kind.reopens || s.isSharedSplice()
 	resumable := s.gave() && s.lastUpstreamID != "" && replay.Sendable(s.lastUpstreamID)
 	switch mode := s.options.Reconnect; {
 	case end.Events && (!end.Clean || resumable) && s.replaced():
@@ -318,10 +318,10 @@ func (s *Stream) decide(conn *Conn, end Ending) (q aftermath) {
 			return aftermath{outcome: tryAgain, delay: delay}
 		}
 		return aftermath{}
-	case s.isSplice && (s.track.HeadAt.IsZero() || (s.splice != nil && s.splice.probe)):
+	case s.kind.beside && (s.track.HeadAt.IsZero() || (s.splice != nil && s.splice.probe)):
 		s.spliceFailed(end)
 		return aftermath{}
-	case !s.isSplice && s.compares():
+	case !s.kind.beside && s.compares():
 		s.doubt()
 	}
 	q.outcome, q.options, q.subscribers = s.judge(end), s.options, len(s.subs)
@@ -405,7 +405,7 @@ func (s *Stream) endWith(q aftermath, end Ending) {
 		final.Log(func(suppressed int) {
 			log.Warn("upstream lost", zap.Int("suppressed", suppressed))
 		})
-		if s.Detached {
+		if s.kind.answer {
 			s.finish(EndBroken, nil) // its client may be yet to come
 		} else {
 			s.leave(EndBroken)
@@ -419,7 +419,7 @@ func (s *Stream) endWith(q aftermath, end Ending) {
 		final.Log(func(suppressed int) {
 			log.Warn("upstream does not continue the stream", zap.Int("suppressed", suppressed))
 		})
-		if !s.isSplice { // whose answer is one to its ID
+		if !s.kind.beside { // whose answer is one to its ID
 			// Who comes now is to see the upstream's own answer.
 			s.hub.remove(s)
 			s.hub.markUnshareable(s.Key, unshareableTime, Private{Reason: PrivateNoStream})

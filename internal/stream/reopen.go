@@ -27,7 +27,7 @@ const OpeningPatience = 5 * time.Second
 // is done.
 func (s *Stream) AwaitOpening(ctx context.Context, req *Request, isFirst bool) (again, left bool) {
 	var tired <-chan time.Time
-	if !isFirst && !s.Detached {
+	if !isFirst && !s.kind.answer {
 		timer := time.NewTimer(time.Until(s.born.Add(s.headTime)))
 		defer timer.Stop()
 		tired = timer.C

@@ -54,7 +54,7 @@ func (c *Conn) waitForRoom(size int64) {
 
 func (s *Stream) waitForRoom(size int64, c *Conn) {
 	evicted := s.buffer.EvictedBy(size)
-	if evicted == 0 || (evicted <= s.readTo && !s.isSplice) {
+	if evicted == 0 || (evicted <= s.readTo && !s.kind.beside) {
 		return
 	}
 	began := time.Now()
@@ -90,7 +90,7 @@ const noLimit = 100 * 365 * 24 * time.Hour
 // turn has come may have begun.
 func (s *Stream) patienceFor(wait *room, began, now time.Time) time.Duration {
 	switch {
-	case s.isSplice, s.Detached:
+	case s.kind.waits:
 		return noLimit
 	case wait.writes:
 		return s.patience.left(now)
@@ -128,7 +128,7 @@ func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 			continue
 		}
 		since := sub.Writing.Load()
-		if at < position && since != 0 && !s.isSplice && !s.Detached && now.UnixNano()-since > int64(burstPatience) {
+		if at < position && since != 0 && !s.kind.waits && now.UnixNano()-since > int64(burstPatience) {
 			sub.late = true // it is stuck, or takes its time
 			continue
 		}

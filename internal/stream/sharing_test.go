@@ -211,7 +211,7 @@ func TestWaitingEndsAlsoWhereTheUpstreamBreaks(t *testing.T) {
 			time.Sleep(defaultSpliceTimeout / 2)
 			up.breakOff()
 			up = st.source.accept()
-			for up.conn.Current().isSplice { // it is left unanswered
+			for up.conn.Current().kind.beside { // it is left unanswered
 				up = st.source.accept()
 			}
 			up.open()

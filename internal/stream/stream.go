@@ -104,8 +104,7 @@ type Stream struct {
 	epoch                string
 	openID               string // the client's last event ID that it was opened with
 	IDParam              string // the query parameter that brought it, if not the header field
-	isSplice             bool
-	Detached             bool          // see detach.go
+	kind                 *kind
 	answer               *AnswerClock  // of a detached stream; guarded by mu
 	responses            *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
 	holder               Holder        // of the request that opened it
@@ -196,12 +195,15 @@ type Stream struct {
 	lastErrorAt time.Time
 }
 
+// IsDetached reports whether the stream is a detached one.
+func (s *Stream) IsDetached() bool { return s.kind.answer }
+
 // Log is where what happens to the stream is told.
 func (s *Stream) Log() *zap.Logger { return s.logger.Load() }
 
 // setLogger sets the logger of a new owner's configuration.
 func (s *Stream) setLogger(logger *zap.Logger) {
-	if s.isSplice {
+	if s.kind.beside {
 		logger = logger.With(zap.Bool("splice", true))
 	} else {
 		logger = logger.With(zap.Stringer("stream", s.Key), zap.String("epoch", s.epoch[:8]),
@@ -486,7 +488,7 @@ func (s *Stream) dropHurry() {
 // throttles are the stream's log lines that are throttled. Clients open splices
 // at will, each with another last event ID: those have theirs together.
 func (s *Stream) throttles() *streamLines {
-	if s.isSplice {
+	if s.kind.beside {
 		return &s.options.Lines.splices
 	}
 	return &s.lines

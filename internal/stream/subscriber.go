@@ -102,9 +102,9 @@ func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
 	defer sub.mu.Unlock()
 	s := sub.stream
 	switch {
-	case sub.waiting, sub.finish != "", s.Detached:
+	case sub.waiting, sub.finish != "", s.kind.answer:
 		return false, time.Time{}
-	case s.isSplice:
+	case s.kind.beside:
 		return !s.track.HeadAt.IsZero(), time.Time{} // which tells whether it may be shared
 	case s.settled, len(s.subs) > settleCount:
 		return true, time.Time{}

@@ -182,7 +182,7 @@ func (s *Stream) newSplice(id, param string) *Stream {
 		epoch:          s.epoch,
 		openID:         id,
 		IDParam:        param,
-		isSplice:       true,
+		kind:           spliceKind,
 		ready:          s.ready,
 		hurry:          make(chan struct{}, 1),
 		mu:             s.mu,

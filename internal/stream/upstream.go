@@ -46,7 +46,7 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 	s.slowestHead = max(s.slowestHead, time.Since(c.seen.Began))
 	opening := s.head == nil
 	s.answer.Headed()
-	if s.Detached && opening {
+	if s.kind.answer && opening {
 		Counts.Private.With(string(s.why.Reason)).Inc()
 	}
 	s.reopening = false
@@ -88,7 +88,7 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 		}
 	}
 	s.lostAt = time.Time{}
-	if !s.isSplice {
+	if s.kind.moves {
 		s.openSuccessor() // there was a reload while it was being opened
 	}
 }
@@ -118,7 +118,7 @@ func (c *Conn) logRecovered() {
 // Keep makes the stream known, if it was not before its head, or tells why it
 // cannot be.
 func (c *Conn) Keep() error {
-	if !c.Stream.Detached {
+	if !c.Stream.kind.answer {
 		return nil
 	}
 	return c.Stream.hub.keepDetached(c.Stream)
@@ -160,7 +160,7 @@ func (c *Conn) beginsStream() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.Stream
-	if c.over || c.deserted || s.Detached || s.succeeds() || s.settled {
+	if c.over || c.deserted || s.kind.answer || s.succeeds() || s.settled {
 		return false
 	}
 	return s.splice == nil || !s.splice.parent.settled

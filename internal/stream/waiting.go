@@ -137,7 +137,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 		return nil, time.Time{}
 	}
 	sp := sub.stream
-	if !sp.isSplice || !sp.track.HeadAt.IsZero() || sp.phase == phaseGone {
+	if !sp.kind.beside || !sp.track.HeadAt.IsZero() || sp.phase == phaseGone {
 		return nil, time.Time{}
 	}
 	return sp.bell.wait(), time.Time{}
@@ -152,7 +152,7 @@ func (sub *Subscriber) Head() (*Head, error) {
 	}
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	if sp := sub.stream; sp.isSplice && !sp.track.HeadAt.IsZero() {
+	if sp := sub.stream; sp.kind.beside && !sp.track.HeadAt.IsZero() {
 		return sp.head, nil
 	}
 	return h, nil
@@ -166,7 +166,7 @@ func (sub *Subscriber) TurnedAway() EndReason {
 	switch {
 	case sub.finish == EndPerClient, sub.finish == EndAskAgain, sub.finish == EndNoSecond:
 		return sub.finish
-	case sub.finish == EndRefused && sub.stream.isSplice:
+	case sub.finish == EndRefused && sub.stream.kind.beside:
 		return sub.finish
 	}
 	return ""
