@@ -37,7 +37,7 @@
 //	lines.go, backoff.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
 //	responses.go, gap.go, facts.go, ending.go,
-//	settings.go                                  values, and words: they know no stream
+//	settings.go, kind.go                         values, and words: they know no stream
 //	stream.go with subscriber.go                 all that a stream is made of
 //	kept.go, ids.go, barrier.go, compare.go,
 //	telling.go, continuity.go, room.go, seats.go what is asked of it

@@ -15,29 +15,28 @@ import (
 // when it follows a stream that ended, for a client that was in that.
 func newStream(h *Hub, req *Request, head *Head) *Stream {
 	s := &Stream{
-		hub:     h,
-		kind:    sharedKind,
-		facts:   &h.facts,
-		number:  NextNumber(),
-		born:    time.Now(),
-		Key:     req.Key,
-		place:   req.Instance.Place,
-		path:    pathOf(req.Parts),
-		parts:   hashParts(req.Parts),
-		epoch:   replay.NewEpoch(),
-		owner:   req.Instance,
-		ready:   make(chan struct{}),
-		hurry:   make(chan struct{}, 1),
-		options: req.Options,
-		mu:      new(sync.Mutex),
-		source:  req.Source(true),
-		head:    head,
-		splices: make(map[*Stream]struct{}),
-		subs:    make(map[*Subscriber]struct{}),
-
-		headTime: max(OpeningPatience, req.headTime),
+		identity: identity{
+			hub:      h,
+			facts:    &h.facts,
+			kind:     sharedKind,
+			number:   NextNumber(),
+			born:     time.Now(),
+			Key:      req.Key,
+			place:    req.Instance.Place,
+			path:     pathOf(req.Parts),
+			parts:    hashParts(req.Parts),
+			epoch:    replay.NewEpoch(),
+			holder:   req.Holder,
+			headTime: max(OpeningPatience, req.headTime),
+			ready:    make(chan struct{}),
+			mu:       new(sync.Mutex),
+		},
+		ownership: ownership{owner: req.Instance},
+		life:      life{options: req.Options, head: head},
+		audience:  audience{subs: make(map[*Subscriber]struct{})},
+		link:      link{source: req.Source(true), hurry: make(chan struct{}, 1)},
+		company:   company{splices: make(map[*Stream]struct{})},
 	}
-	s.holder = req.Holder
 	s.shownHost, s.shownPath = shownOf(req.Parts)
 	s.setLogger(req.Logger)
 	s.buffer.Limits = req.Options.Buffer

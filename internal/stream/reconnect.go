@@ -371,7 +371,6 @@ func (s *Stream) isBroken(q aftermath, end Ending) {
 	s.phase = phaseBroken
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.lastUpstreamID == ""
-	s.failed = true
 	s.dropHurry()
 	s.wakeWaiting()
 	s.wakeLocked()

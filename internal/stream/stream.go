@@ -91,9 +91,30 @@ type keeper interface {
 // One goroutine, run, owns the upstream connection and is the only one that
 // appends blocks. Subscribers are read positions; none can slow the stream.
 type Stream struct {
-	// Fixed after construction.
+	identity
+
+	logger atomic.Pointer[zap.Logger] // of the owner's configuration
+	lines  streamLines
+	closed atomic.Bool // takes no more subscribers
+	mixed  atomic.Bool // has had subscribers of more than one holder
+
+	ownership
+
+	// Guarded by mu.
+	life
+	contents
+	audience
+	stay
+	link
+	company
+	figures
+}
+
+// identity is fixed after construction. A splice has most of its stream's.
+type identity struct {
 	hub                  keeper
-	facts                *facts    // of all streams
+	facts                *facts // of all streams
+	kind                 *kind
 	number               uint64    // of the process's streams; names it to operators
 	born                 time.Time // when it began
 	Key                  Key
@@ -102,90 +123,106 @@ type Stream struct {
 	parts                []partHash // what its key is made of
 	shownHost, shownPath string     // of the request that opened it, as received, for operators
 	epoch                string
-	openID               string // the client's last event ID that it was opened with
-	IDParam              string // the query parameter that brought it, if not the header field
-	kind                 *kind
-	answer               *AnswerClock  // of a detached stream; guarded by mu
-	responses            *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
+	openID               string        // the client's last event ID that it was opened with
+	IDParam              string        // the query parameter that brought it, if not the header field
 	holder               Holder        // of the request that opened it
 	headTime             time.Duration // how long others than its first client wait for its head
-	hurry                chan struct{} // tells run not to wait until the next attempt
+	ready                chan struct{} // closed when head, refused or stopped is set
+	mu                   *sync.Mutex   // a splice has that of its stream
+}
 
-	logger atomic.Pointer[zap.Logger] // of the owner's configuration
-	lines  streamLines
-
-	// Guarded by hub.mu.
+// ownership is guarded by the hub's lock.
+type ownership struct {
 	owner     *Instance
 	adoptable bool // the owner was alone at its place
+}
 
-	closed atomic.Bool // takes no more subscribers
-	mixed  atomic.Bool // has had subscribers of more than one holder
+// life is what state the stream is in.
+type life struct {
+	options   *Options
+	phase     phase
+	head      *Head
+	refused   bool      // the first answer was not an event stream to share
+	stopped   bool      // drained before there was an answer
+	reopening bool      // it had ended, and the upstream has not answered since; see reopen.go
+	renewing  bool      // the handlers of the new configuration are being looked for
+	over      EndReason // why it ended, with phaseEnded and phaseGone
+	overTail  []byte
+	private   bool // was a splice: breaks are not hidden
+}
 
-	ready chan struct{} // closed when head, refused or stopped is set
+// contents is what the stream has, to be given.
+type contents struct {
+	buffer      replay.Buffer
+	charged     int64 // of the buffer's bytes, those in the hub's count
+	greeting    greeting
+	retry       time.Duration // the newest from the upstream
+	hasRetry    bool
+	gaveID      bool          // the upstream has sent an id
+	upstreamIDs bool          // and the clients see it: the gateway adds none
+	settled     bool          // has had an event: it is not the first one's alone
+	answer      *AnswerClock  // of a detached stream; guarded by mu
+	responses   *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
+}
 
-	mu       *sync.Mutex // a splice has that of its stream
-	options  *Options
-	source   Source // of the next connection
-	phase    phase
-	head     *Head
-	refused  bool // the first answer was not an event stream to share
-	stopped  bool // drained before there was an answer
-	buffer   replay.Buffer
-	greeting greeting
-	retry    time.Duration // the newest from the upstream
-	hasRetry bool
+// audience is who reads the stream, or waits for it.
+type audience struct {
 	bell     Bell // rung when there is something new
 	subs     map[*Subscriber]struct{}
 	arrivals uint64
-	only     *Subscriber // an exclusive stream's; see makeExclusive
-	draining bool        // ends with its last subscriber
-	private  bool        // was a splice: breaks are not hidden
+	only     *Subscriber   // an exclusive stream's; see makeExclusive
+	draining bool          // ends with its last subscriber
+	seats    chan struct{} // closed and dropped when those who wait for a splice shall look again
+	seatsAt  time.Time
+	fellAt   time.Time // when the newest client that had waited went upstream on its own
+	room     *room     // that the next block waits for; nil: it does not
+	readTo   uint64    // up to here all who are waited for were given the blocks, or further
+	patience patience
+}
 
-	settled    bool           // has had an event: it is not the first one's alone
-	fresh      bool           // the connection was opened without an ID and has not brought a block
-	track      evidence.Track // what its connections have brought, to be compared
-	over       EndReason      // why it ended, with phaseEnded and phaseGone
-	overTail   []byte
-	splices    map[*Stream]struct{}
-	splice     *spliceState // not nil: this is a splice of another stream
-	learned    learned
-	sharing    proof
-	spliced    bool          // a splice of it had a head
-	openings   time.Time     // up to when splices without an ID were opened, one in each spliceInterval
-	fellAt     time.Time     // when the newest client that had waited went upstream on its own
-	seats      chan struct{} // closed and dropped when those who wait for a splice shall look again
-	seatsAt    time.Time
-	room       *room  // that the next block waits for; nil: it does not
-	readTo     uint64 // up to here all who are waited for were given the blocks, or further
-	patience   patience
-	failed     bool // an attempt to connect did
-	cancel     context.CancelFunc
+// stay is for how long the stream is kept when nobody reads it; see lingering.go.
+type stay struct {
 	linger     *time.Timer
 	alone      time.Time     // since when it has had no subscribers, with linger
 	earned     time.Duration // of the time without subscribers; see lingering.go
 	attendedAt time.Time     // since when it has had some
-	charged    int64         // of the buffer's bytes, those in the hub's count
+}
 
-	conn           *Conn            // the newest
-	reopening      bool             // it had ended, and the upstream has not answered since; see reopen.go
-	successor      *Stream          // of the connection; see reload.go
-	brought        evidence.Brought // since its connection was opened
-	renewing       bool             // the handlers of the new configuration are being looked for
-	gaveID         bool             // the upstream has sent an id
-	upstreamIDs    bool             // and the clients see it: the gateway adds none
+// link is how the stream comes: one upstream connection after the other.
+type link struct {
+	source         Source // of the next connection
+	cancel         context.CancelFunc
+	hurry          chan struct{} // tells run not to wait until the next attempt
+	conn           *Conn         // the newest
+	connections    int
+	fresh          bool // the connection was opened without an ID and has not brought a block
+	backoff        backoff
+	slowestHead    time.Duration    // the longest that a connection took to its head
+	oversized      int              // blocks over max_event_size in a row
+	broke          bool             // the last connection did, or none came about
+	lostAt         time.Time        // when the upstream was lost that is to be reached again; zero: it was not
+	lastUpstreamID string           // with which a reconnect resumes
 	numbers        evidence.Numbers // of the upstream's ids
 	opening        *firstAnswer     // to the ID that it was opened with; see late.go
 	answers        []*firstAnswer   // that are not judged yet
 	lacks          *lack            // not told, because it is not known whether the upstream counts; nil: nothing
-	lastUpstreamID string           // with which a reconnect resumes
-	backoff        backoff
-	slowestHead    time.Duration // the longest that a connection took to its head
-	connections    int
-	oversized      int       // blocks over max_event_size in a row
-	broke          bool      // the last connection did, or none came about
-	lostAt         time.Time // when the upstream was lost that is to be reached again; zero: it was not
+	successor      *Stream          // of the connection; see reload.go
+	brought        evidence.Brought // since its connection was opened
+}
 
-	// For operators only; see inspect.go.
+// company is what there is beside the stream's connection, and what it has shown.
+type company struct {
+	track    evidence.Track // what its connections have brought, to be compared
+	sharing  proof
+	splices  map[*Stream]struct{}
+	splice   *spliceState // not nil: this is a splice of another stream
+	spliced  bool         // a splice of it had a head
+	learned  learned
+	openings time.Time // up to when splices without an ID were opened, one in each spliceInterval
+}
+
+// figures are for operators only; see inspect.go.
+type figures struct {
 	why         Private   // it is its client's alone; see private.go
 	given       tally     // to subscribers
 	received    int64     // bytes of blocks from the upstream

@@ -168,34 +168,17 @@ func (s *Stream) greetedAsAll(sp *Stream, now time.Time, again *time.Time) bool 
 
 // newSplice makes a splice with a last event ID.
 func (s *Stream) newSplice(id, param string) *Stream {
+	now := time.Now()
 	sp := &Stream{
-		hub:            s.hub,
-		facts:          s.facts,
-		number:         NextNumber(),
-		born:           time.Now(),
-		Key:            s.Key,
-		place:          s.place,
-		path:           s.path,
-		shownHost:      s.shownHost,
-		shownPath:      s.shownPath,
-		parts:          s.parts,
-		epoch:          s.epoch,
-		openID:         id,
-		IDParam:        param,
-		kind:           spliceKind,
-		ready:          s.ready,
-		hurry:          make(chan struct{}, 1),
-		mu:             s.mu,
-		options:        s.options,
-		source:         s.source,
-		phase:          phaseBroken,
-		head:           s.head,
-		subs:           make(map[*Subscriber]struct{}),
-		splice:         &spliceState{parent: s, opened: time.Now(), since: time.Now(), Likeness: evidence.Likeness{Said: s.track.Said}},
-		gaveID:         s.gaveID,
-		upstreamIDs:    s.upstreamIDs,
-		lastUpstreamID: id,
+		identity: s.identity,
+		life:     life{options: s.options, phase: phaseBroken, head: s.head},
+		contents: contents{gaveID: s.gaveID, upstreamIDs: s.upstreamIDs},
+		audience: audience{subs: make(map[*Subscriber]struct{})},
+		link:     link{source: s.source, hurry: make(chan struct{}, 1), lastUpstreamID: id},
+		company:  company{splice: &spliceState{parent: s, opened: now, since: now, Likeness: evidence.Likeness{Said: s.track.Said}}},
 	}
+	sp.kind, sp.number, sp.born, sp.openID, sp.IDParam = spliceKind, NextNumber(), now, id, param
+	sp.holder = Holder{} // of its stream that is asked
 	sp.buffer.Limits = s.buffer.Limits
 	sp.track.Buffer = &sp.buffer
 	sp.numbers.Add(id, true)
