@@ -3,6 +3,7 @@ package caddysse
 import (
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -28,8 +29,12 @@ func (*AdminSite) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision implements caddy.Provisioner.
-func (s *AdminSite) Provision(caddy.Context) error {
-	s.site = admin.Site()
+func (s *AdminSite) Provision(ctx caddy.Context) error {
+	end := make(chan struct{})
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterOnShutdown(sync.OnceFunc(func() { close(end) }))
+	}
+	s.site = admin.Site(end)
 	return nil
 }
 

@@ -118,3 +118,24 @@ func TestReloadEndsViewsOfSites(t *testing.T) {
 		t.Errorf("broke off: %v", feed.err)
 	}
 }
+
+// So it is over HTTP/3, with what a browser sends there.
+func TestSiteOverHTTP3(t *testing.T) {
+	site := "https:// {\nbind {socket}\nsse_admin\nrespond / ok\n}\n"
+	g, config := startHTTP3(t, "", site)
+	resp := g.get("/sse/streams", "Origin: https://gateway.test", "Sec-Fetch-Site: same-origin")
+	if text := body(t, resp); resp.StatusCode != http.StatusOK || resp.ProtoMajor != 3 {
+		t.Errorf("%s %s %s", resp.Proto, resp.Status, text)
+	}
+	if resp := g.get("/sse/streams", "Origin: https://elsewhere.test"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("of another site: %s", resp.Status)
+	}
+	feed := g.subscribe("/sse/feed")
+	nextOf(feed, "streams", new(admin.StreamsEvent))
+	g.load(strings.Replace(config, "respond / ok", "respond / changed", 1))
+	for range feed.messages {
+	}
+	if feed.err != nil {
+		t.Errorf("broke off: %v", feed.err)
+	}
+}

@@ -9,8 +9,14 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-sse/caddy-sse/internal/admin"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
@@ -284,4 +290,56 @@ func TestHealthySetUpsHaveNoHints(t *testing.T) {
 			}
 		})
 	}
+}
+
+// 1,000 visitors with cookies of their own, of which some come and go, for a minute of events: nothing is told.
+func TestThousandClientsForAMinuteHaveNoHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients, events = 1000, 60
+		began := time.Now()
+		broadcast := func(w http.ResponseWriter, r *http.Request) error { // each connection is told the same at the same time
+			var steps []step
+			for i := range events {
+				if at := seconds(float64(i) + 0.5); at > time.Since(began) {
+					steps = append(steps, step{at - time.Since(began), fmt.Sprintf("data: %d\n\n", i)})
+				}
+			}
+			return script(steps...)(w, r)
+		}
+		h := &Handler{Share: "public", Delivery: delivery.ByHandler} // over pipes
+		s := serveInBubble(t, h, broadcast)
+		core, logs := observer.New(zap.DebugLevel)
+		h.logger = zap.New(core)
+		source := hints.Process.Source("", "", h.logger)
+		t.Cleanup(source.Close)
+		h.hints.Close()
+		h.hints = source
+		var all sync.WaitGroup
+		var got atomic.Int64
+		for i := range clients {
+			stays := seconds(61)
+			if i%10 == 9 {
+				stays = seconds(20)
+			}
+			all.Go(func() {
+				for range 61 / int(stays/time.Second) {
+					for _, a := range s.listen(fmt.Sprintf("%s\r\nCookie: _ga=%d", eventStreamType, i), stays) {
+						got.Add(int64(strings.Count(a.text, "data: ")))
+					}
+				}
+			})
+		}
+		all.Wait()
+		if n := got.Load(); n < clients*events*9/10 {
+			t.Errorf("%d events came", n)
+		}
+		if found := hints.Process.List(); len(found) != 0 {
+			t.Errorf("hints %+v", found)
+		}
+		for _, entry := range logs.All() {
+			if entry.Level > zap.DebugLevel {
+				t.Errorf("log line %s %q %v", entry.Level, entry.Message, entry.ContextMap())
+			}
+		}
+	})
 }

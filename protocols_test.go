@@ -320,8 +320,9 @@ func startTLS(t *testing.T, server certificate, u *upstream, options string) *ga
 	return g
 }
 
-// TestHTTP3: there a GET has a body of unknown length. It is shared all the same.
-func TestHTTP3(t *testing.T) {
+// startHTTP3 starts a gateway that speaks HTTP/3 only, and returns its configuration.
+func startHTTP3(t *testing.T, globals, caddyfile string) (g *gateway, config string) {
+	t.Helper()
 	socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -334,10 +335,10 @@ func TestHTTP3(t *testing.T) {
 	socket.Close()
 	t.Cleanup(func() { file.Close() })
 
-	u := startUpstream(t, nil)
 	server := newCertificate(t, "server")
-	g := startGatewayWith(t, wrappedGlobals, strings.Replace(wrapped(u, "https://", "heartbeat "+overWrappedTimeout+" event beat"), "bind {socket}",
-		fmt.Sprintf("bind fdgram/%d {\nprotocols h3\n}\ntls %s %s", file.Fd(), server.cert, server.key), 1))
+	config = strings.Replace(caddyfile, "bind {socket}",
+		fmt.Sprintf("bind fdgram/%d {\nprotocols h3\n}\ntls %s %s", file.Fd(), server.cert, server.key), 1)
+	g = startGatewayWith(t, globals, config)
 	transport := &http3.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: server.pool, ServerName: "gateway.test", MinVersion: tls.VersionTLS13},
 		Dial: func(ctx context.Context, _ string, config *tls.Config, quicConfig *quic.Config) (*quic.Conn, error) {
@@ -347,6 +348,13 @@ func TestHTTP3(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = transport.Close() })
 	g.client = &http.Client{Transport: http3Transport{transport}}
+	return g, config
+}
+
+// TestHTTP3: there a GET has a body of unknown length. It is shared all the same.
+func TestHTTP3(t *testing.T) {
+	u := startUpstream(t, nil)
+	g, _ := startHTTP3(t, wrappedGlobals, wrapped(u, "https://", "heartbeat "+overWrappedTimeout+" event beat"))
 
 	a, b := g.subscribe("/", "Accept-Encoding: gzip"), g.subscribe("/")
 	up := u.accept()

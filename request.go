@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -43,7 +44,25 @@ func (h *Handler) newUpstreamRequest(w http.ResponseWriter, r *http.Request, nex
 	u := &upstreamRequest{handler: h, policy: h.policy, sent: h.policy.Clean(r), next: next, before: w.Header().Clone()}
 	_, u.idParam = h.policy.LastEventID(r)
 	u.received = h.again(r)
+	if parent := spanOf(r); parent != "" {
+		u.sent.Template.Header.Set("Traceparent", parent)
+	}
 	return u
+}
+
+// spanOf returns what names the span of a request that Caddy's handler tracing has
+// before this one, as the application is told it; "": there is none. It is made by
+// Caddy, and says nothing of the client but a trace's number, that of the client
+// if it brought one: so the application is told it, in place of what clients send
+// themselves.
+func spanOf(r *http.Request) string {
+	trace, _ := caddyhttp.GetVar(r.Context(), "trace_id").(string)
+	span, _ := caddyhttp.GetVar(r.Context(), "span_id").(string)
+	parent := r.Header.Get("Traceparent")
+	if trace == "" || span == "" || !strings.HasPrefix(parent, "00-"+trace+"-"+span+"-") {
+		return ""
+	}
+	return parent
 }
 
 // wholeRequest makes upstream requests of a client's request as it is.

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -11,15 +12,15 @@ import (
 
 // Site serves the page and the API below /sse/ on a site of the operator's choice. Who may is for that site to say. Caddy
 // does not guard it as it does its admin endpoint: that no page of another site uses it with what the browser has of its
-// user is seen to here.
-func Site() http.Handler {
+// user is seen to here. Views end when end is closed: only servers of HTTP/1.1 and HTTP/2 can be asked when they shut down.
+func Site(end <-chan struct{}) http.Handler {
 	theHistory.begin()
 	mux := http.NewServeMux()
 	for _, at := range Routes() {
 		mux.HandleFunc(at.Pattern, func(w http.ResponseWriter, r *http.Request) {
 			err := fromSite(r)
 			if err == nil {
-				err = at.Handler.ServeHTTP(w, r)
+				err = at.Handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), endCtxKey{}, end)))
 			}
 			if err != nil {
 				writeError(w, err)
@@ -28,6 +29,9 @@ func Site() http.Handler {
 	}
 	return mux
 }
+
+// endCtxKey is of what is closed when the server of a site shuts down.
+type endCtxKey struct{}
 
 // fromSite turns requests away that a page of another site has made. A link to the page may be followed from anywhere.
 func fromSite(r *http.Request) error {

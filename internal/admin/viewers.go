@@ -35,6 +35,9 @@ func (v *viewers) exit() {
 
 // endOf returns what is closed when the server of a request shuts down.
 func (v *viewers) endOf(r *http.Request) <-chan struct{} {
+	if end, ok := r.Context().Value(endCtxKey{}).(<-chan struct{}); ok {
+		return end
+	}
 	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if !ok {
 		return nil

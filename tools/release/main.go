@@ -1,4 +1,4 @@
-// Command release builds what a release consists of, into dist/ of the repository: an archive with a Caddy for each system,
+// Command release builds what a release consists of, into dist/ of the repository: an archive with a Caddy and the doctor for each system,
 // a list of what is in each binary (an SBOM in CycloneDX's format), and the checksums of all.
 //
 //	go -C tools run ./release v0.1.0
@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,10 @@ var targets = []struct{ os, arch string }{
 	{"windows", "amd64"}, {"windows", "arm64"},
 }
 
-// documents are in each archive, beside the binary.
+// programs are in each archive, by their folders in cmd.
+var programs = []string{"caddy", "sse-doctor"}
+
+// documents are there beside them.
 var documents = []string{"LICENSE", "README.md", "CHANGELOG.md", "Caddyfile.example"}
 
 func main() {
@@ -70,20 +74,24 @@ func release(version string) error {
 	for _, t := range targets {
 		name := fmt.Sprintf("caddy-sse_%s_%s_%s", strings.TrimPrefix(version, "v"), t.os, t.arch)
 		log.Print(name)
-		binary := filepath.Join(work, name, "caddy")
-		if t.os == "windows" {
-			binary += ".exe"
+		binaries := make([]string, len(programs))
+		for i, program := range programs {
+			binaries[i] = filepath.Join(work, name, program)
+			if t.os == "windows" {
+				binaries[i] += ".exe"
+			}
+			// The tag, or the commit, is stamped into the binary: caddy build-info tells it.
+			if err := run([]string{"CGO_ENABLED=0", "GOOS=" + t.os, "GOARCH=" + t.arch},
+				"go", "build", "-trimpath", "-buildvcs=true", "-ldflags=-s -w", "-o", binaries[i], "./cmd/"+program); err != nil {
+				return err
+			}
 		}
-		// The tag, or the commit, is stamped into the binary: caddy build-info tells it.
-		if err := run([]string{"CGO_ENABLED=0", "GOOS=" + t.os, "GOARCH=" + t.arch},
-			"go", "build", "-trimpath", "-buildvcs=true", "-ldflags=-s -w", "-o", binary, "./cmd/caddy"); err != nil {
-			return err
-		}
+		// All that is in the other one is in the first.
 		if err := run(nil, "go", "tool", "-modfile=tools/go.mod", "cyclonedx-gomod", "bin", "-json", "-noserial",
-			"-version", version, "-output", filepath.Join("dist", name+".cdx.json"), binary); err != nil {
+			"-version", version, "-output", filepath.Join("dist", name+".cdx.json"), binaries[0]); err != nil {
 			return err
 		}
-		if err := pack(filepath.Join("dist", name), t.os == "windows", append([]string{binary}, documents...), when); err != nil {
+		if err := pack(filepath.Join("dist", name), t.os == "windows", binaries, when); err != nil {
 			return err
 		}
 	}
@@ -110,8 +118,8 @@ func run(env []string, name string, args ...string) error {
 	return nil
 }
 
-// pack writes an archive of the files, the first of which is executable.
-func pack(name string, asZip bool, files []string, when time.Time) (err error) {
+// pack writes an archive of the binaries, and the documents.
+func pack(name string, asZip bool, binaries []string, when time.Time) (err error) {
 	suffix := ".tar.gz"
 	if asZip {
 		suffix = ".zip"
@@ -138,13 +146,13 @@ func pack(name string, asZip bool, files []string, when time.Time) (err error) {
 			return w, w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: size, ModTime: when})
 		}
 	}
-	for i, file := range files {
+	for i, file := range append(slices.Clone(binaries), documents...) {
 		text, err := os.ReadFile(file) // a name made here
 		if err != nil {
 			return err
 		}
 		mode := int64(0o644)
-		if i == 0 {
+		if i < len(binaries) {
 			mode = 0o755
 		}
 		w, err := add(filepath.Base(file), mode, int64(len(text)))
