@@ -354,6 +354,7 @@ type comparison struct {
 	late int  // events that were lost and may be told later; -1: none
 	low  int  // the oldest block that may come again
 
+	foreign bool         // the ID is the application's, and means nothing to a stream with the gateway's
 	between map[int]bool // blocks since that event, of this response
 	few     []string     // events of a few, with have -1
 
@@ -372,7 +373,7 @@ func (c *diffClient) compare() (k comparison, err error) {
 			k.head(n)
 		case noteGap:
 			k.told, k.late, k.between, k.few = true, -1, nil, nil
-			k.anew = strings.Contains(n.text, `"reason":"`+stream.GapEpoch+`"`)
+			k.anew = k.foreign || strings.Contains(n.text, `"reason":"`+stream.GapEpoch+`"`)
 			k.gaps++
 		case noteBlock:
 			k.received++
@@ -397,7 +398,7 @@ func (c *diffClient) compare() (k comparison, err error) {
 
 // head begins a response.
 func (k *comparison) head(n note) {
-	k.between = nil
+	k.between, k.foreign = nil, false
 	if n.id == "" {
 		k.have, k.must, k.told, k.late, k.few = -1, n.must, false, -1, nil
 		return
@@ -405,6 +406,8 @@ func (k *comparison) head(n note) {
 	if n.told {
 		k.gaps++
 		k.late = -1
+		_, _, own := replay.ParseID(n.id) // else it had a connection of its own before
+		k.foreign = k.app.ids == stream.IDsGateway && !own
 	}
 	// An application that does not look at the ID loses the same for a client
 	// of its own.
