@@ -113,9 +113,10 @@ func (c *diffClient) connect(ctx context.Context) {
 	}
 	outcome := resp.Header.Get("SSE-Resume")
 	direct := outcome == "" || strings.HasPrefix(outcome, stream.ResumePrivate) // without a gateway, or as without one
+	told := outcome == stream.ResumeGap                                         // with which a private answer does not say that it is one
 	_, sent := c.app.sent()
-	c.note(note{kind: noteHead, id: id, told: outcome == stream.ResumeGap, direct: direct, must: sent, text: resp.Proto + " " + outcome})
-	err = c.read(bufio.NewReader(resp.Body), direct)
+	c.note(note{kind: noteHead, id: id, told: told, direct: direct, must: sent, text: resp.Proto + " " + outcome})
+	err = c.read(bufio.NewReader(resp.Body), direct || told)
 	c.note(note{kind: noteEnd, text: err.Error(), left: ctx.Err() != nil})
 }
 
@@ -143,9 +144,9 @@ func (c *diffClient) fail(format string, args ...any) {
 }
 
 // read reads an answer: lines, in blocks that end with a blank line. Line ends
-// are LF, but where the answer is the application's as it is.
-func (c *diffClient) read(r *bufio.Reader, direct bool) error {
-	if mark, err := r.Peek(len(delivery.ByteOrderMark)); err == nil && string(mark) == string(delivery.ByteOrderMark) && direct {
+// are LF, but where the answer may be the application's as it is.
+func (c *diffClient) read(r *bufio.Reader, asItIs bool) error {
+	if mark, err := r.Peek(len(delivery.ByteOrderMark)); err == nil && string(mark) == string(delivery.ByteOrderMark) && asItIs {
 		_, _ = r.Discard(len(mark))
 	}
 	var lines []string
@@ -156,7 +157,7 @@ func (c *diffClient) read(r *bufio.Reader, direct bool) error {
 		case err != nil:
 			return err
 		case b == '\n' && last == '\r': // of the same line end
-		case b == '\r' && !direct:
+		case b == '\r' && !asItIs:
 			c.fail("a line end is not LF: %.100q", line)
 		case b != '\n' && b != '\r':
 			line = append(line, b)
