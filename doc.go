@@ -41,9 +41,9 @@
 //  1. upstreamRequest.Open runs the handlers behind sse, with capture as their ResponseWriter: capture.Write.
 //  2. stream.Conn.Write counts the bytes and gives them to eventstream.Decoder.Write, which cuts them into blocks.
 //  3. stream.Conn.block waits for room where somebody is still reading, and takes the stream's lock.
-//  4. stream.Conn.take drops what a connection repeats, and tells what it skipped.
+//  4. stream.Conn.take drops what a connection repeats, and tells what it skipped: Conn.decide.
 //  5. stream.Conn.wireBlock builds the bytes that every client is sent, once, with their id.
-//  6. stream.Conn.append puts it into the ring (replay.Buffer.Append) and rings: Bell.Ring.
+//  6. stream.Stream.apply puts it into the ring (replay.Buffer.Append) and rings: Bell.Ring.
 //  7. That closes a channel, for the goroutines in Delivery.Run, and hands lists of connections to writers: inbox.Wake.
 //  8. stream.Subscriber.Next, or NextOf for a connection, gives what is after the subscriber's position.
 //  9. Response.Send writes and flushes it by the handlers before sse; or writer.write sends the same bytes as a chunk.

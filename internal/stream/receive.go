@@ -13,14 +13,27 @@ import (
 
 // A block of an upstream connection comes into the stream: whether it is a repeated
 // one, whether something is missing before it, its bytes, its place in the buffer, and
-// who is woken.
+// who is woken. What is decided about it (decide, append) is for who reads the upstream;
+// apply would be the same for a stream whose blocks come, decided, from elsewhere.
 
 // take takes a block whose lines for the subscribers are given. The stream's
 // lock is held.
 func (c *Conn) take(b eventstream.Block, lines []byte) error {
+	k, err := c.decide(b, lines)
+	if k == nil {
+		return err
+	}
+	c.append(k)
+	c.Stream.responses.Add(b, &c.Stream.buffer)
+	return nil
+}
+
+// decide makes the block that subscribers get; nil without an error if the stream has
+// it. What is missing before it is told.
+func (c *Conn) decide(b eventstream.Block, lines []byte) (*replay.Block, error) {
 	s := c.Stream
 	if c.over || c.deserted || s.phase == phaseGone {
-		return ErrStreamOver // merged, say: nothing may come after that point
+		return nil, ErrStreamOver // merged, say: nothing may come after that point
 	}
 	if !b.CommentOnly() {
 		c.seen.NoteLines(lines, time.Now())
@@ -28,14 +41,14 @@ func (c *Conn) take(b eventstream.Block, lines []byte) error {
 	if !c.first && !s.succeeds() {
 		if c.repeats.Has(&s.buffer, b, lines, c.blocks > 0) {
 			c.dropped++
-			return nil
+			return nil, nil
 		}
 		c.checkRenumbered(b, lines)
 	}
 	continues := c.goesOn(b)
 	c.checkContinuity(b)
 	if c.over || s.phase == phaseGone {
-		return ErrStreamOver // while there was no room
+		return nil, ErrStreamOver // while there was no room
 	}
 	s.backoff.heard()
 	if b.Dispatches() {
@@ -62,9 +75,7 @@ func (c *Conn) take(b eventstream.Block, lines []byte) error {
 			s.proveAgain(c, continues)
 		}
 	}
-	c.append(c.wireBlock(lines, b))
-	s.responses.Add(b, &s.buffer)
-	return nil
+	return c.wireBlock(lines, b), nil
 }
 
 // wireBlock makes the block that subscribers get. The stream's lock is held.
@@ -81,8 +92,7 @@ func (c *Conn) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
 	return blk
 }
 
-// append adds a block to the stream and wakes its subscribers. The stream's
-// lock is held.
+// append adds a block of the connection to the stream. The stream's lock is held.
 func (c *Conn) append(b *replay.Block) {
 	s := c.Stream
 	if !b.CommentOnly && !b.Told {
@@ -102,9 +112,15 @@ func (c *Conn) append(b *replay.Block) {
 		}
 	}
 	s.received += int64(b.Lines) + 1
+	s.apply(b, b.HasID && c.Options.IDs != IDsGateway)
+}
+
+// apply puts a block into the stream's buffer and wakes its subscribers. setsID tells
+// that they have its ID then. The stream's lock is held.
+func (s *Stream) apply(b *replay.Block, setsID bool) {
 	s.buffer.Append(b)
 	s.charge()
-	if b.HasID && c.Options.IDs != IDsGateway {
+	if setsID {
 		s.buffer.SetLastID(b.ID, b.Position)
 	}
 	if s.options.Join == JoinGreeting {

@@ -288,7 +288,7 @@ func (s *Stream) judge(end Ending) outcome {
 // after decides what follows the end of an upstream connection: whether to try
 // again, and when.
 func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool) {
-	q := s.decide(conn, end)
+	q := s.conclude(conn, end)
 	switch q.outcome {
 	case nothing, succeeded:
 	case tryAgain, waitsForIt:
@@ -301,8 +301,8 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 	return 0, false
 }
 
-// decide is after, but for what needs the hub's lock.
-func (s *Stream) decide(conn *Conn, end Ending) (q aftermath) {
+// conclude is after, but for what needs the hub's lock.
+func (s *Stream) conclude(conn *Conn, end Ending) (q aftermath) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -31,52 +31,60 @@ type Subscriber struct {
 	Origin  *Stream     // the stream that it joined
 	arrival uint64      // order of coming
 	joined  time.Time
-	Outcome string       // of resuming, for the header SSE-Resume
-	id      string       // the last event ID it came with, if that can be looked up
-	param   string       // the query parameter that brought it
-	gap     *Gap         // with its head; nil: there is none
-	answer  *firstAnswer // that it may yet be told of; guarded by mu
+	Outcome string // of resuming, for the header SSE-Resume
+	id      string // the last event ID it came with, if that can be looked up
+	param   string // the query parameter that brought it
+	gap     *Gap   // with its head; nil: there is none
 	client  Client
 
-	// Guarded by mu.
-	home       *Stream // counts it among its subscribers
-	stream     *Stream // whose buffer it reads
-	own        bool    // its stream's connection is its own, as far as is known; see sharing.go
-	waiting    bool    // for a place in a splice, or for a verdict
-	released   bool    // was sent its head while it waits
-	start      uint64  // the stream's position then
-	outage     bool    // the upstream was away then
-	pending    []byte  // goes out before anything else
-	unprimed   bool    // it was not given the prelude; see preludeAt
-	untimed    bool    // nor a reconnection time
-	hadRetry   bool    // the upstream had sent one before it came
-	greeted    []*replay.Block
-	cursor     uint64        // position of the last block given
-	events     uint64        // the stream's count of events there
-	live       uint64        // comments up to this position are not given
-	finish     EndReason     // ends the response when everything was given
-	finishAt   uint64        // up to this position
-	tail       []byte        // what the upstream sent after its last blank line
-	leaveAt    time.Time     // ends the response then; zero: never
-	leaveFor   EndReason     // why
-	pass       Pass          // nil: it has none
+	// Where it reads. Guarded by mu, as all that follows.
+	home   *Stream // counts it among its subscribers
+	stream *Stream // whose buffer it reads
+	cursor uint64  // position of the last block given
+	events uint64  // the stream's count of events there
+	live   uint64  // comments up to this position are not given
+	own    bool    // its stream's connection is its own, as far as is known; see sharing.go
+
+	// What it waits for.
+	waiting  bool         // for a place in a splice, or for a verdict
+	released bool         // was sent its head while it waits
+	outage   bool         // the upstream was away then
+	start    uint64       // the stream's position then
+	answer   *firstAnswer // that it may yet be told of
+
+	// What goes out before the blocks.
+	pending  []byte // goes out before anything else
+	greeted  []*replay.Block
+	unprimed bool // it was not given the prelude; see preludeAt
+	untimed  bool // nor a reconnection time
+	hadRetry bool // the upstream had sent one before it came
+
+	// How its response ends.
+	finish     EndReason // ends the response when everything was given
+	finishAt   uint64    // up to this position
+	finishFrom time.Time // it does not finish before
+	tail       []byte    // what the upstream sent after its last blank line
+	leaveAt    time.Time // ends the response then; zero: never
+	leaveFor   EndReason // why
+	pass       Pass      // nil: it has none
+
+	// What the last call of Next gave, and what is not written of it, as far as is known.
+	Taken       int          // how many blocks of the stream the last call of next gave
+	TakenAt     time.Time    // when the first of them that is no replay was complete; zero: none is
+	unwritten   int          // how many blocks
+	unwrittenAt time.Time    // when the first of them came
+	Writing     atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
+
+	// Whether a stream waits for it; see room.go.
+	awaits *room // that a stream waits for with it; nil: none does
+	late   bool  // is not waited for before it was given everything
+
+	// What it was given, for operators.
 	Sent       uint64        // how many events it was given
 	FirstEvent time.Duration // from when it came to the first of them
-	bytes      uint64        // and bytes
+	bytes      uint64        // how many bytes
 	counted    uint64        // of the events, those in the stream's tally
 	delivery   string        // how its client is written to
-	Taken      int           // how many blocks of the stream the last call of next gave
-	TakenAt    time.Time     // when the first of them that is no replay was complete; zero: none is
-	awaits     *room         // that a stream waits for with it; nil: none does
-	late       bool          // is not waited for before it was given everything
-
-	Writing atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
-
-	finishFrom time.Time // it does not finish before
-
-	// Given, but as far as is known not written yet.
-	unwritten   int       // how many blocks
-	unwrittenAt time.Time // when the first of them came
 }
 
 // Key is that of the stream that the subscriber came to.
