@@ -137,7 +137,7 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 				return clients
 			}
 			site := func(options string) string {
-				return site("test_probe\nsse_admin\n" + test.before + "\nsse {\njoin replay\nlinger 10s\n" + options + "\n}\nreverse_proxy " + address)
+				return pageSite + site(test.before+"\nsse {\njoin replay\nlinger 10s\n"+options+"\n}\nreverse_proxy "+address)
 			}
 			l.reloadWith("", site(test.options))
 			first := ask()
@@ -171,10 +171,14 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 	}
 }
 
-// expectOnPage checks the texts of the hints that the live page is given, on a site with sse_admin.
+// pageSite serves the live page beside another site.
+const pageSite = "http://page.test {\nbind {socket}\ntest_probe\nsse_admin\n}\n"
+
+// expectOnPage checks the texts of the hints that the live page of pageSite is given.
 func (l logged) expectOnPage(texts ...string) {
 	l.t.Helper()
-	feed := l.subscribe("/sse/feed")
+	l.client.CloseIdleConnections() // those of a configuration that went may be closed while they are used
+	feed := l.subscribe("/sse/feed", "Host: page.test")
 	defer feed.close()
 	var e admin.StreamsEvent
 	nextOf(feed, "streams", &e)
@@ -206,7 +210,7 @@ func TestSlowDeliveryIsTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			address := answers(t, func(http.ResponseWriter, *http.Request) int { return http.StatusOK })
 			l := startUnloaded(t)
-			l.reloadWith(test.globals, site(test.before+"\nsse {\nshare public\njoin replay\ndelivery connection\n}\nreverse_proxy "+address))
+			l.reloadWith(test.globals, pageSite+site(test.before+"\nsse {\nshare public\njoin replay\ndelivery connection\n}\nreverse_proxy "+address))
 			taken := delivery.Counts.OnConnections.Value()
 			counted := func() float64 {
 				if test.cause == "" {
@@ -243,6 +247,8 @@ func TestSlowDeliveryIsTold(t *testing.T) {
 			if len(found) != 1 || found[0].Kind != hints.Delivery || found[0].Place != test.place || found[0].Count != 2 || !strings.Contains(found[0].Remedy, test.remedy) {
 				t.Errorf("hints %+v", found)
 			}
+			l.expectLine("hint", test.remedy)
+			l.expectOnPage(found[0].Text)
 			if n := counted() - before; n != 2 {
 				t.Errorf("counted %v times", n)
 			}

@@ -113,7 +113,7 @@ func TestDoubtfulConfigurations(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := startUnloaded(t)
-			l.reloadWith(test.globals, app+site(test.directives))
+			l.reloadWith(test.globals, app+pageSite+site(test.directives))
 			list := hints.Process.List()
 			if len(list) != 1 || list[0].Kind != test.kind {
 				t.Fatalf("hints %+v, expected one: %s", list, test.kind)
@@ -122,7 +122,9 @@ func TestDoubtfulConfigurations(t *testing.T) {
 				t.Errorf("hint %+v", h)
 			}
 			l.expectLine("doubtful configuration", test.text)
-			l.reloadWith(test.globalsAfter, app+site(test.after))
+			l.expectOnPage(list[0].Text)
+			l.reloadWith(test.globalsAfter, app+pageSite+site(test.after))
+			l.expectOnPage()
 			if list := hints.Process.List(); len(list) != 0 {
 				t.Errorf("%+v is left when the remedy was followed", list)
 			}
