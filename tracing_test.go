@@ -66,7 +66,7 @@ func spanFrom(fields map[uint64][][]byte) span {
 	one := func(number uint64) []byte { return append(fields[number], nil)[0] }
 	return span{
 		trace: hex.EncodeToString(one(1)), id: hex.EncodeToString(one(2)), parent: hex.EncodeToString(one(4)), name: string(one(5)),
-		end: time.Unix(0, int64(binary.LittleEndian.Uint64(one(8)))), //nolint:gosec // G115: nanoseconds
+		end: time.Unix(0, int64(binary.LittleEndian.Uint64(one(8)))),
 	}
 }
 
