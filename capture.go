@@ -457,7 +457,7 @@ func (c *capture) settle(err error, status int) {
 		c.conn.Refused(true)
 		if o.claim() {
 			c.syncHeader(o.w.Header())
-			o.finish(err)
+			o.finish(o.handler.settleFiles(o.w, o.r, c.conn.Stream.Key, err))
 		}
 	}
 }

@@ -99,7 +99,7 @@ func newMetrics() *metrics {
 	labelled("subscribers_ended_total", "Subscribers whose response ended.", "reason", delivery.Counts.Ended)
 	labelled("gaps_total", "Gaps that were told.", "reason", stream.Counts.Gaps)
 	labelled("turned_away_total", "Clients that were asked to come later.", "reason", theRefusals)
-	total("lingering_ended_total", "Streams that only lingered, and were ended because too many did for longer than clients had been there.", &stream.Counts.Young)
+	labelled("lingering_ended_total", "Streams that only lingered, and were ended because something was short, by what.", "reason", stream.Counts.GaveWay)
 	labelled("reauthorizations_total", "Requests of clients that were run again to see whether they are let in, by what became of them.", "result", theReauthorized)
 	labelled("revocations_total", "Revocations of clients' access.", "by", access.Revoked)
 	labelled("memory_evictions_total", "What was evicted because of the limit for all replay buffers together.", "evicted", stream.Counts.Evictions)

@@ -98,7 +98,7 @@ func (h *Handler) servePrivate(p *passThrough, next caddyhttp.Handler) (err erro
 			err = result
 		}
 	}()
-	err = next.ServeHTTP(p, p.request)
+	err = h.runPrivate(p, next)
 	returned = true
 	defer p.stop()
 	return p.finish(err)

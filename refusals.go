@@ -36,11 +36,12 @@ const (
 	refusedSubscribers = "max_subscribers"
 	refusedPerClient   = "max_per_client"
 	refusedMemory      = "memory"
+	refusedFiles       = "files"
 	refusedNoSecond    = "no_second"
 )
 
 // theRefusals counts clients that were turned away.
-var theRefusals = meter.NewLabelled(refusedStreams, refusedSubscribers, refusedPerClient, refusedMemory, refusedNoSecond)
+var theRefusals = meter.NewLabelled(refusedStreams, refusedSubscribers, refusedPerClient, refusedMemory, refusedFiles, refusedNoSecond)
 
 // refusalOf is the label of a reason, and the status.
 func refusalOf(why error) (reason string, status int) {
@@ -51,6 +52,8 @@ func refusalOf(why error) (reason string, status int) {
 		return refusedSubscribers, http.StatusServiceUnavailable
 	case errors.Is(why, stream.ErrNoSecond):
 		return refusedNoSecond, http.StatusServiceUnavailable
+	case errors.Is(why, errNoFiles):
+		return refusedFiles, http.StatusServiceUnavailable
 	case errors.Is(why, stream.ErrNoMemory):
 		return refusedMemory, http.StatusServiceUnavailable
 	}

@@ -127,8 +127,11 @@ func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *st
 	defer cancel(nil)
 	c := newCapture(ctx, u, conn, cancel)
 	defer context.AfterFunc(ctx, c.release)()
-	r := u.instantiate(requestCtx, c, lastEventID, cmp.Or(conn.Stream.IDParam, u.idParam))
-	err := runNext(u.next, c, r)
+	idParam := cmp.Or(conn.Stream.IDParam, u.idParam)
+	err := u.handler.runWithFiles(ctx, func() bool { return c.status != 0 }, func() error {
+		c.header = u.before.Clone()
+		return runNext(u.next, c, u.instantiate(requestCtx, c, lastEventID, idParam))
+	})
 	if p, ok := errors.AsType[panicError](err); ok {
 		conn.Current().Log().Error("panic in a handler behind sse",
 			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))

@@ -9,12 +9,13 @@ var Counts = struct {
 	Splices       *meter.Labelled // that ended, by how
 	Gaps          *meter.Labelled // that were told, by reason
 	Evictions     *meter.Labelled // for memory, by what
-	Young         meter.Counter   // streams that lingered, and were ended because too many did
+	GaveWay       *meter.Labelled // streams that only lingered, and were ended, by why
 	Private       *meter.Labelled // streams that are one client's, by reason
 }{
 	Connections: meter.NewLabelled(ResultClean, ResultBroken, ResultStalled, ResultOversized, ResultRefused, ResultFailed, ResultCancelled),
 	Splices:     meter.NewLabelled(SpliceMerged, SplicePrivate),
 	Gaps:        meter.NewLabelled(GapEvicted, GapEpoch, gapLag, GapUpstream),
+	GaveWay:     meter.NewLabelled(gaveWayMany, gaveWayPlace, GaveWayFiles, gaveWayMemory),
 	Evictions:   meter.NewLabelled(EvictedStream, EvictedBlock),
 	Private:     privateCounts(),
 }

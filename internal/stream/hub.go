@@ -35,6 +35,7 @@ type Hub struct {
 
 	Memory    bufferMemory // of all replay buffers
 	facts     facts        // what applications have shown
+	resources resources    // of the process
 	lingering lingering    // streams without clients
 
 	mu          sync.Mutex
@@ -68,7 +69,8 @@ func NewHub() *Hub {
 		detached:    make(map[string]*Stream),
 		crowds:      make(map[string]*crowd),
 	}
-	h.Memory.limit.Store(DefaultMemory)
+	h.resources.files, h.resources.memory = openFiles(), usedMemory
+	h.Memory.limit.Store(h.resources.defaultMemory())
 	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand
 	return h
 }
@@ -237,6 +239,7 @@ func (h *Hub) track(s *Stream) {
 }
 
 func (h *Hub) untrack(s *Stream) {
+	h.countEnded()
 	h.allMu.Lock()
 	defer h.allMu.Unlock()
 	delete(h.all, s)
@@ -367,11 +370,16 @@ func (h *Hub) addLingering(s *Stream) { h.lingering.add(s) }
 
 func (h *Hub) removeLingering(s *Stream) { h.lingering.remove(s) }
 
-// endYoung ends the streams that linger above the bound. No lock is held.
+// endYoung ends the streams that linger above the bounds. No lock is held.
 func (h *Hub) endYoung() {
 	for s := h.lingering.tooYoung(); s != nil; s = h.lingering.tooYoung() {
 		if s.expire() {
-			Counts.Young.Inc()
+			Counts.GaveWay.With(gaveWayMany).Inc()
+		}
+	}
+	if files := h.resources.files; files > 0 {
+		if over := h.lingering.count() - int(files/filesShare); over > 0 {
+			h.GiveWay(over, GaveWayFiles)
 		}
 	}
 }

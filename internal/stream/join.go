@@ -104,6 +104,9 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 	if limit := req.Options.MaxStreams; limit > 0 && h.count[place] >= limit && !h.makePlaceLocked(place) {
 		return nil, errTooManyStreams
 	}
+	if h.IsShort(req.Logger) {
+		return nil, ErrNoMemory
+	}
 	s := newStream(h, req, head)
 	s.adoptable = req.Instance.aloneLocked()
 	h.streams[req.Key] = append(h.streams[req.Key], s)

@@ -32,34 +32,64 @@ type partHash struct {
 
 var partSeed = maphash.MakeSeed()
 
+const (
+	// maxPieces is how many parameters of a query, and how many cookies, are told
+	// apart; what follows them is one. maxPartHashes bounds all parts of a key. A
+	// request of 16 KB may have thousands: they are compared with those of other
+	// streams, under the hub's lock.
+	maxPieces     = 32
+	maxPartHashes = 128
+
+	// maxPieceName is the longest name that is kept of a parameter or a cookie.
+	maxPieceName = 64
+
+	// maxPath is the longest path that is kept as it is; of others it is a hash.
+	maxPath = 256
+)
+
 // hashParts hashes the parts of a key, parameters of the query one by one.
 func hashParts(parts []Part) []partHash {
-	hashes := make([]partHash, 0, len(parts))
-	for _, part := range parts {
-		if part.Name == "header Cookie" {
-			hashes = append(hashes, hashCookies(part.Value)...)
+	hashes := make([]partHash, 0, min(len(parts), maxPartHashes))
+	for i, part := range parts {
+		if len(hashes) >= maxPartHashes-1 && i < len(parts)-1 {
+			return append(hashes, hashRest(parts[i:]))
 		}
-		if part.Name != "query" {
-			hashes = append(hashes, partHash{part.Name, maphash.String(partSeed, part.Value)})
+		switch part.Name {
+		case "query":
+			hashes = append(hashes, hashPieces("query", part.Value, "&")...)
 			continue
+		case "header Cookie":
+			hashes = append(hashes, hashPieces("cookie", part.Value, ";")...)
 		}
-		for pair := range strings.SplitSeq(part.Value, "&") {
-			switch name, value, named := strings.Cut(pair, "="); {
-			case named && name != "" && strings.Trim(value, "=") != "":
-				hashes = append(hashes, partHash{"query " + name, maphash.String(partSeed, value)})
-			case pair != "": // a value, which may be a secret: it is not to be told
-				hashes = append(hashes, partHash{"query", maphash.String(partSeed, pair)})
-			}
-		}
+		hashes = append(hashes, partHash{part.Name, maphash.String(partSeed, part.Value)})
 	}
 	return hashes
 }
 
-// hashCookies hashes the cookies of a line one by one.
-func hashCookies(line string) (hashes []partHash) {
-	for pair := range strings.SplitSeq(line, ";") {
-		if name, value, named := strings.Cut(strings.TrimSpace(pair), "="); named && name != "" {
-			hashes = append(hashes, partHash{"cookie " + name, maphash.String(partSeed, value)})
+// hashRest hashes all of what is too much to be told apart.
+func hashRest(parts []Part) partHash {
+	var h maphash.Hash
+	h.SetSeed(partSeed)
+	for _, part := range parts {
+		_, _ = h.WriteString(part.Name + "\x00" + part.Value + "\x00") // never fails
+	}
+	return partHash{"request", h.Sum64()}
+}
+
+// hashPieces hashes the parameters of a query, or the cookies of a line, one by one.
+func hashPieces(kind, text, separator string) (hashes []partHash) {
+	for n := 0; text != ""; n++ {
+		piece, rest, _ := strings.Cut(text, separator)
+		if n == maxPieces {
+			piece, rest = text, ""
+		}
+		text, piece = rest, strings.TrimSpace(piece)
+		name, value, named := strings.Cut(piece, "=")
+		switch named = named && name != "" && len(name) <= maxPieceName && n < maxPieces; {
+		case named && (kind == "cookie" || strings.Trim(value, "=") != ""):
+			hashes = append(hashes, partHash{kind + " " + name, maphash.String(partSeed, value)})
+		case piece != "" && kind == "query": // a value, which may be a secret: it is not to be told
+			hashes = append(hashes, partHash{kind, maphash.String(partSeed, piece)})
 		}
 	}
 	return hashes
@@ -75,6 +105,10 @@ func pathOf(parts []Part) string {
 			path.WriteString(part.Value)
 			path.WriteByte(0)
 		}
+	}
+	if path.Len() > maxPath { // it is remembered, of thousands
+		sum := sha256.Sum256([]byte(path.String()))
+		return string(sum[:])
 	}
 	return path.String()
 }

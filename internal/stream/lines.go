@@ -23,6 +23,7 @@ type HandlerLines struct {
 	perClient   logs.Throttle
 	notMerged   logs.Throttle
 	TurnedAway  logs.Throttle
+	NoFiles     logs.Throttle
 	BrokeOff    logs.Throttle
 	Oversized   logs.Throttle
 	NotDetached logs.Throttle

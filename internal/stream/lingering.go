@@ -105,6 +105,13 @@ func (l *lingering) ofPlace(place string) *Stream {
 	return l.take(l.places[place])
 }
 
+// count is how many there are.
+func (l *lingering) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.have)
+}
+
 // first takes the one that is to give way first.
 func (l *lingering) first() *Stream {
 	l.mu.Lock()

@@ -70,7 +70,7 @@ func (h *Hub) setMemoryLocked() {
 			limit = inst.memory
 		}
 	}
-	h.Memory.limit.Store(cmp.Or(limit, DefaultMemory))
+	h.Memory.limit.Store(cmp.Or(limit, h.resources.defaultMemory()))
 	h.reclaimSoon()
 }
 

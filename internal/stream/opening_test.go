@@ -100,7 +100,7 @@ func TestChurnHoldsFewConnections(t *testing.T) {
 		time.Sleep(DefaultLinger)
 		stayed.leave()
 		shared.leave()
-		before := Counts.Young.Value()
+		before := Counts.GaveWay.With(gaveWayMany).Value()
 		const churn = 5 * maxYoung
 		for n := range churn {
 			r, up := come(n)
@@ -115,7 +115,7 @@ func TestChurnHoldsFewConnections(t *testing.T) {
 		if open := st.source.running.Load(); open != maxYoung+3 {
 			t.Errorf("%d upstream connections", open)
 		}
-		if ended := Counts.Young.Value() - before; ended != churn-maxYoung {
+		if ended := Counts.GaveWay.With(gaveWayMany).Value() - before; ended != churn-maxYoung {
 			t.Errorf("%v were counted", ended)
 		}
 		// The newest linger, and those that come back find them.

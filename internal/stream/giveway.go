@@ -1,0 +1,153 @@
+package stream
+
+import (
+	"math"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
+)
+
+// What gives way when the process runs short of something that is not the gateway's
+// alone: files, and the memory of GOMEMLIMIT. Streams that linger go first, those that
+// have earned the least and linger for longest. When memory is shorter yet, no stream
+// is begun.
+
+const (
+	// filesShare is the part of the files that the process may have open that
+	// streams may take which only linger: a quarter.
+	filesShare = 4
+
+	// lingeringGoAt and noneBeginsAt are how much of GOMEMLIMIT may be in use, in
+	// percent, until lingering streams end, and until no stream is begun.
+	lingeringGoAt = 80
+	noneBeginsAt  = 90
+
+	// pressureInterval is how long a look at the memory in use counts: a request
+	// that comes costs no more than reading a clock.
+	pressureInterval = 100 * time.Millisecond
+
+	// giveBackInterval is how far apart unused memory is looked for. That takes a
+	// collection of garbage, and gives the system back what is free.
+	giveBackInterval = 30 * time.Second
+
+	// giveBackAfter is after how many streams that have ended it is looked for.
+	giveBackAfter = 1000
+
+	// wayBatch is how many streams give way at once.
+	wayBatch = 64
+)
+
+// Why streams that only lingered were ended, as a label.
+const (
+	gaveWayMany   = "young"       // too many did for longer than clients had been there
+	gaveWayPlace  = "max_streams" // for others
+	GaveWayFiles  = "files"
+	gaveWayMemory = "memory" // GOMEMLIMIT
+)
+
+// resources is what a hub knows of the process.
+type resources struct {
+	files  int64                       // that may be open; 0: that is not known
+	memory func() (used, limit uint64) // of which cannot be freed, and GOMEMLIMIT
+
+	looked  atomic.Int64 // when it was, in Unix nanoseconds
+	percent atomic.Int64 // of the limit that is in use, as of then
+	tidying atomic.Bool
+	ended   atomic.Int64 // streams since memory was given back
+	line    logs.Throttle
+}
+
+// usedMemory is what of the process's memory is in use, and cannot be collected, as far
+// as the newest collection of garbage has seen; and GOMEMLIMIT.
+func usedMemory() (used, limit uint64) {
+	limit = uint64(debug.SetMemoryLimit(-1))
+	if limit == math.MaxInt64 {
+		return 0, limit
+	}
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+	}
+	metrics.Read(samples)
+	used = samples[0].Value.Uint64() + samples[1].Value.Uint64()
+	for _, s := range samples[2:] {
+		used -= s.Value.Uint64()
+	}
+	return used, limit
+}
+
+// defaultMemory is the limit for all replay buffers where none is stated: half of what
+// the process may use is for others.
+func (r *resources) defaultMemory() int64 {
+	_, limit := r.memory()
+	return int64(min(DefaultMemory, limit/2))
+}
+
+// IsShort reports whether no stream is to be begun, as memory is short. It lets streams
+// that linger give way. No lock is held, or the hub's.
+func (h *Hub) IsShort(log *zap.Logger) bool {
+	r := &h.resources
+	now, looked := time.Now().UnixNano(), r.looked.Load()
+	if now-looked < int64(pressureInterval) || !r.looked.CompareAndSwap(looked, now) {
+		return r.percent.Load() >= noneBeginsAt
+	}
+	used, limit := r.memory()
+	percent := int64(used / max(1, limit/100))
+	r.percent.Store(percent)
+	if percent < lingeringGoAt {
+		return false
+	}
+	h.running.Go(func() {
+		ended := h.GiveWay(wayBatch, gaveWayMemory)
+		r.line.Log(func(suppressed int) {
+			log.Warn("memory is short", zap.Uint64("bytes", used), zap.Uint64("limit", limit),
+				zap.Int("streams", ended), zap.Int("suppressed", suppressed))
+		})
+	})
+	h.giveBackSoon()
+	return percent >= noneBeginsAt
+}
+
+// GiveWay ends up to n streams that only linger, and returns how many. No lock is held.
+func (h *Hub) GiveWay(n int, why string) (ended int) {
+	for ended < n {
+		s := h.lingering.first()
+		if s == nil {
+			break
+		}
+		if s.expire() {
+			ended++
+		}
+	}
+	Counts.GaveWay.With(why).Add(ended)
+	return ended
+}
+
+// giveBackSoon gives memory back that is not used any more, unless that was done soon
+// before: Go keeps it for minutes, where nothing is allocated.
+func (h *Hub) giveBackSoon() {
+	r := &h.resources
+	if r.tidying.CompareAndSwap(false, true) {
+		time.AfterFunc(giveBackInterval, func() {
+			r.ended.Store(0)
+			r.tidying.Store(false)
+			debug.FreeOSMemory()
+		})
+	}
+}
+
+// countEnded takes note that a stream has ended. Any lock may be held.
+func (h *Hub) countEnded() {
+	if h.resources.ended.Add(1) >= giveBackAfter {
+		h.giveBackSoon()
+	}
+}
