@@ -88,6 +88,7 @@ type capture struct {
 	body   bodyWriter   // decodes the content coding
 	passed *passThrough // the opener gets the answer
 	err    error        // sticky: the body cannot be taken
+	holds  int64        // bytes that body keeps
 	spilt  int          // how much came of a body that nobody wants any more
 
 	silence *time.Timer // ends the connection after upstream_timeout; nil: none is set
@@ -378,6 +379,10 @@ func (c *capture) Write(p []byte) (int, error) {
 	}
 	c.hush() // a splice may have to wait for its clients
 	n, err := c.body.Write(p)
+	if holds := c.body.Holds(); holds != c.holds {
+		c.holds = holds
+		c.conn.Coding(holds)
+	}
 	if err != nil {
 		c.fail(err)
 	}

@@ -17,6 +17,9 @@ const maxZstdWindow = 8 << 20
 type bodyWriter interface {
 	io.Writer
 
+	// Holds is how many bytes are kept to decode it, about.
+	Holds() int64
+
 	// Close ends the body. It returns when all of it was taken, and what was
 	// wrong with it. Without complete nothing is said about a body that breaks
 	// off.
@@ -34,13 +37,13 @@ func newBodyWriter(coding string, dst io.Writer) (bodyWriter, bool) {
 	case "deflate": // the zlib format, RFC 9110, 8.4.1.2
 		return newDecodedBody(dst, zlib.NewReader), true
 	case "zstd":
-		return newDecodedBody(dst, func(r io.Reader) (io.ReadCloser, error) {
+		return &zstdBody{decodedBody: newDecodedBody(dst, func(r io.Reader) (io.ReadCloser, error) {
 			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 			if err != nil {
 				return nil, err
 			}
 			return d.IOReadCloser(), nil
-		}), true
+		})}, true
 	}
 	return nil, false
 }
@@ -49,6 +52,8 @@ func newBodyWriter(coding string, dst io.Writer) (bodyWriter, bool) {
 type plainBody struct{ io.Writer }
 
 func (plainBody) Close(bool) error { return nil }
+
+func (plainBody) Holds() int64 { return 0 }
 
 // decodedBody decodes a body in a goroutine of its own, because decoders read.
 // All of what can be decoded from one Write has been written to dst, or is
@@ -83,6 +88,31 @@ func decodeBody(dst io.Writer, r io.Reader, open func(io.Reader) (io.ReadCloser,
 type onlyWriter struct{ io.Writer }
 
 func (b *decodedBody) Write(p []byte) (int, error) { return b.pipe.Write(p) }
+
+// flateHolds is what gzip and deflate need: a window of 32 KiB, as much to read into,
+// and tables.
+const flateHolds = 80 << 10
+
+func (b *decodedBody) Holds() int64 { return flateHolds }
+
+// zstdBody is a body in the coding zstd, which says how large its window is.
+type zstdBody struct {
+	*decodedBody
+	window int64
+}
+
+func (b *zstdBody) Write(p []byte) (int, error) {
+	if b.window == 0 {
+		b.window = maxZstdWindow
+		var header zstd.Header
+		if header.Decode(p) == nil && header.WindowSize > 0 {
+			b.window = int64(min(header.WindowSize, maxZstdWindow))
+		}
+	}
+	return b.decodedBody.Write(p)
+}
+
+func (b *zstdBody) Holds() int64 { return flateHolds + b.window }
 
 func (b *decodedBody) Close(complete bool) error {
 	if complete {

@@ -114,12 +114,12 @@ func (h *Hub) evict(now time.Time) (enough bool) {
 	return enough && streams+blocks > 0
 }
 
-// holding is what a stream holds in its replay buffer, and in that of its
-// successor, if it has one.
+// holding is what a stream holds in its replay buffer, in its decoders, and in those of
+// its successor, if it has one.
 type holding struct {
 	stream *Stream
 	size   int64
-	least  int64     // of that stays; and all of the successor's
+	least  int64     // of that stays; and all but its own buffer's
 	alone  time.Time // since when it only lingers; zero: it does not
 }
 
@@ -132,10 +132,11 @@ func (h *Hub) holdings(now time.Time) []holding {
 		s.mu.Lock()
 		s.buffer.Evict(now)
 		s.charge()
-		o := holding{stream: s, size: s.buffer.Memory(), least: s.buffer.Least()}
+		more := s.held()
 		if sp := s.successor; sp != nil {
-			o.size, o.least = o.size+sp.buffer.Memory(), o.least+sp.buffer.Memory()
+			more += sp.held() + sp.buffer.Memory()
 		}
+		o := holding{stream: s, size: s.buffer.Memory() + more, least: s.buffer.Least() + more}
 		if s.lingers() {
 			o.alone = s.alone
 		}

@@ -607,3 +607,38 @@ func TestMemoryConcurrent(t *testing.T) {
 		t.Errorf("evicted: %v", got)
 	}
 }
+
+// What has come of a block counts while it comes, and what a content coding needs: an
+// application that never ends its blocks takes no more than memory says.
+func TestDecodersCountInMemory(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		inst := st.instance
+		st.hub.LimitMemory(inst, 4<<20)
+		defer st.hub.LimitMemory(inst, 0)
+		used := func() int64 { synctest.Wait(); return st.hub.Memory.Used.Load() }
+		st.key = Key{1}
+		lingers, left := st.start()
+		left.event(strings.Repeat("x", 1<<20))
+		lingers.leave()
+		st.key = Key{2}
+		r, up := st.start()
+		if err := up.send("data: " + strings.Repeat("x", 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		if got := used(); got < 2<<20 || got > 4<<20 {
+			t.Errorf("%d bytes are counted", got)
+		}
+		left.expectGone(false)
+		up.run(func() { up.conn.Coding(2 << 20) })
+		time.Sleep(time.Second)
+		if got := used(); got < 3<<20 || got > 4<<20 {
+			t.Errorf("%d bytes are counted with a coding", got)
+		}
+		left.expectGone(true) // it gave way
+		up.breakOff()
+		if got := used(); got > 1<<10 {
+			t.Errorf("%d bytes are counted when it has ended", got)
+		}
+		r.leave()
+	})
+}

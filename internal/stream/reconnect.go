@@ -152,6 +152,7 @@ func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (c
 	}
 	s.mu.Lock()
 	conn.ended = true
+	conn.letGo()
 	if ctx.Err() == nil && !conn.over {
 		conn.Stream.noteEnd(end, time.Now())
 	}

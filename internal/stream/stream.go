@@ -295,10 +295,12 @@ type Conn struct {
 	Cancel  context.CancelCauseFunc // gives it up
 	Options *Options
 	decoder eventstream.Decoder
-	Asked   bool    // to go on after an ID
-	openID  string  // that ID
-	Private Private // why its answer is not shared: set before Opened or Refused
-	mends   bool    // follows one that broke
+	coding  int64        // bytes that the decoder of a content coding keeps
+	holds   atomic.Int64 // bytes that are counted for it; see holds.go
+	Asked   bool         // to go on after an ID
+	openID  string       // that ID
+	Private Private      // why its answer is not shared: set before Opened or Refused
+	mends   bool         // follows one that broke
 
 	// Guarded by mu, the lock of stream.
 	mu       *sync.Mutex

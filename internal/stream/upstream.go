@@ -132,7 +132,9 @@ func (c *Conn) Refused(failed bool) { c.Stream.refuse(failed, c.Private) }
 // Write takes bytes of the upstream's body.
 func (c *Conn) Write(p []byte) (int, error) {
 	Counts.Bytes.Add(len(p))
-	if err := c.decoder.Write(p, c.block); err != nil {
+	err := c.decoder.Write(p, c.block)
+	c.countHeld()
+	if err != nil {
 		return 0, err
 	}
 	return len(p), nil
