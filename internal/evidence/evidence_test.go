@@ -114,6 +114,9 @@ func TestMeeting(t *testing.T) {
 		"the same id, told to the stream before": {
 			stream: each(0, second, "7: a"), beside: each(20*second, second, "7: a"),
 		},
+		"the same id, told to the stream just before": {
+			stream: each(9500*time.Millisecond, second, "7: a"), beside: each(10200*time.Millisecond, second, "7: a"),
+		},
 		"the same id, more than a second apart": {
 			stream: each(20*second, second, "7: a"), beside: each(22*second, second, "7: a"),
 		},
