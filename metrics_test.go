@@ -354,7 +354,7 @@ func TestGapsAreCountedWhenTold(t *testing.T) {
 func TestStuckClientsAreCountedRightly(t *testing.T) {
 	const size, large = 64 << 10, 12 << 20
 	u := startUpstream(t, nil)
-	for _, tr := range startTransports(t, u, "buffer 16\nwrite_timeout 1s\nlag disconnect\nprime off\nheartbeat off") {
+	for _, tr := range startTransports(t, u, "buffer 16\nmax_event_size 16MiB\nwrite_timeout 1s\nlag disconnect\nprime off\nheartbeat off") {
 		t.Run(tr.name, func(t *testing.T) {
 			before := gather(t)
 			stuck := subscribeRaw(t, tr, "/"+tr.name)
@@ -393,7 +393,7 @@ func lagSum(t *testing.T) float64 {
 func TestLagOfSlowClient(t *testing.T) {
 	const size, wait = 12 << 20, 300 * time.Millisecond
 	u := startUpstream(t, nil)
-	for _, tr := range startTransports(t, u, "write_timeout 1m\nprime off\nheartbeat off\nlinger 0s") {
+	for _, tr := range startTransports(t, u, "max_event_size 16MiB\nwrite_timeout 1m\nprime off\nheartbeat off\nlinger 0s") {
 		t.Run(tr.name, func(t *testing.T) {
 			slow := subscribeRaw(t, tr, "/"+tr.name)
 			up := u.accept()

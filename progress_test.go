@@ -229,7 +229,7 @@ func TestSlowWriteDoesNotHoldTheEnd(t *testing.T) {
 func TestSlowWriteDoesNotHoldTheExit(t *testing.T) {
 	overHTTP1(t) // it is about who is not taken over
 	u := startUpstream(t, nil)
-	all := startTransports(t, u, fmt.Sprintf("delivery handler\nbuffer 16 64MiB\nwrite_timeout %v\ndrain 10ms\nheartbeat off", testTimeout))
+	all := startTransports(t, u, fmt.Sprintf("delivery handler\nbuffer 16 64MiB\nmax_event_size 32MiB\nwrite_timeout %v\ndrain 10ms\nheartbeat off", testTimeout))
 	before := gather(t)
 	body, err := all[1].slow(t.Context(), http.MethodGet)
 	if err != nil {
