@@ -681,7 +681,7 @@ func TestPrivateStreamOfPost(t *testing.T) {
 	}
 	resp := post()
 	for name, want := range map[string]string{
-		"X-Own": "yes", "Set-Cookie": "a=1", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "SSE-Resume": "private",
+		"X-Own": "yes", "Set-Cookie": "a=1", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "SSE-Resume": "private; reason=method",
 	} {
 		if got := resp.Header.Get(name); got != want {
 			t.Errorf("%s: %q, expected %q", name, got, want)
