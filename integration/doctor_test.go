@@ -83,6 +83,16 @@ func (d *diagnosis) expect(problems string, fine ...string) {
 	}
 }
 
+// expectHints checks what the gateway says that it has noticed.
+func (d *diagnosis) expectHints(result, seen string) {
+	d.t.Helper()
+	for _, f := range d.Findings {
+		if f.Name == "hints" && (f.Result != result || f.Seen != seen) {
+			d.t.Errorf("%+v, expected %s: %s", f, result, seen)
+		}
+	}
+}
+
 // duration returns the one that a finding tells after a text.
 func (d *diagnosis) duration(name, after string) time.Duration {
 	d.t.Helper()
@@ -106,6 +116,8 @@ func TestDoctor(t *testing.T) {
 	quiet := startTicker(t)
 	g := startGateway(t, route("/busy", "probe on\nheartbeat 2s", "reverse_proxy "+busy.address)+
 		route("/busy/15", "probe on", "reverse_proxy "+busy.address)+
+		route("/defaults", "probe on", "reverse_proxy "+busy.address)+
+		route("/as-told", "probe on\nheartbeat 2s", "reverse_proxy "+busy.address)+
 		route("/quiet", "probe on", "reverse_proxy "+quiet.address)+
 		route("/off", "heartbeat 2s", "reverse_proxy "+quiet.address))
 
@@ -122,6 +134,15 @@ func TestDoctor(t *testing.T) {
 		t.Parallel()
 		front := startNginx(t, g.address, buffering)
 		doctor(t, "http://"+front+"/busy").expect("", "probe", "buffering", "heartbeats", "resume")
+	})
+	t.Run("nginx with its defaults, and as the hint says", func(t *testing.T) {
+		t.Parallel()
+		// Two handlers: each tells of what has come to it.
+		d := doctor(t, "http://"+startNginx(t, g.address, "proxy_http_version 1.0;")+"/defaults")
+		d.expect("")
+		d.expectHints("advice", "delivery")
+		d = doctor(t, "http://"+startNginx(t, g.address, version11, "proxy_buffering off;")+"/as-told")
+		d.expect("", "probe", "buffering", "heartbeats", "gateway", "hints")
 	})
 	t.Run("nginx that buffers", func(t *testing.T) {
 		t.Parallel()
