@@ -32,9 +32,10 @@ type Likeness struct {
 	GreetedLast time.Time // when the newest block of its greeting came
 	Said        uint64    // how many blocks that say something the stream had had when it was opened
 
-	past    bool // it has brought something from before it was opened; see judge
-	live    bool // and something with an id that came to the stream since
-	Current bool // the stream had nothing after its ID then, or its client was ahead
+	past    bool     // it has brought something from before it was opened; see judge
+	live    bool     // and something with an id that came to the stream since
+	unread  []uint64 // what would be from before, if the stream was not behind: as long as that does not get it
+	Current bool     // the stream had nothing after its ID then, or its client was ahead
 
 	steps      int // how many blocks were looked at to find a meeting, since
 	attemptsAt time.Time
@@ -81,7 +82,7 @@ func (t *Track) gotNear(p pending) *replay.Block {
 
 // Restart begins anew with another connection beside the stream.
 func (l *Likeness) Restart() {
-	l.brought, l.missed, l.Own, l.Unknown, l.Field = nil, nil, nil, false, ""
+	l.brought, l.missed, l.unread, l.Own, l.Unknown, l.Field = nil, nil, nil, nil, false, ""
 }
 
 // StreamOpened takes note that the stream has another connection.
@@ -135,6 +136,7 @@ func (p Pair) Brings(b *replay.Block) {
 func (p Pair) StreamBrings(b *replay.Block) {
 	p.acts(b.At)
 	p.Current = p.Current || (b.HasID && b.ID == p.ID) // its client was ahead
+	p.unread = slices.DeleteFunc(p.unread, func(hash uint64) bool { return hash == b.Hash })
 	for i := range p.brought {
 		if o := &p.brought[i]; o.isNew && o.hash == b.Hash {
 			o.isNew, o.past = false, false
@@ -176,7 +178,12 @@ func (p Pair) compareBrought(now time.Time, again *time.Time) (apart bool) {
 				Earliest(again, due.Add(time.Millisecond))
 				break
 			}
-			missed := s.Full || s.HeldAt.After(b.at) || s.HeadAt.After(b.at.Add(-MaxSettle)) || b.isLate(now)
+			renewed := s.HeadAt.After(b.at.Add(-MaxSettle))
+			behind := s.Full || s.HeldAt.After(b.at) || b.isLate(now)
+			missed := renewed || behind
+			if past && behind && !renewed {
+				p.unread = append(p.unread, b.hash)
+			}
 			past = past && !missed // the stream may have, or is yet to read it
 			switch unsure := missed || !s.Buffer.Reaches(b.at.Add(-TwinWindow)); {
 			case unsure && !b.greeting:
@@ -259,7 +266,7 @@ func (p Pair) lookedUp() (looked []pending, ahead bool) {
 // what came after its ID, or may be what both are told now.
 func (p Pair) MayBeHistory() bool {
 	_, ahead := p.lookedUp()
-	return ahead && !p.live
+	return (ahead || len(p.unread) > 0) && !p.live
 }
 
 // Skips reports whether the connection beside shows, now that it is to be merged at
@@ -271,6 +278,9 @@ func (p Pair) MayBeHistory() bool {
 // event up to that position, after the ID if that is known, which the connection was
 // not sent.
 func (p Pair) Skips(to, after uint64, known bool) (next string, skips bool) {
+	if len(p.unread) > 0 {
+		return "", false // it is not behind any more
+	}
 	return p.skips(to, after, known, p.brought)
 }
 
