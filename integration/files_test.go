@@ -65,11 +65,11 @@ func TestFilesRunShort(t *testing.T) {
 		}
 		stay = append(stay, resp)
 	}
-	if len(stay) < 100 || len(stay) == 200 {
+	if len(stay) < 110 || len(stay) == 200 {
 		t.Errorf("%d were served at once", len(stay))
 	}
-	if !strings.Contains(g.errorText(), "files are short") {
-		t.Error("the log does not say that files are short")
+	if !strings.Contains(g.errorText(), "files are nearly used up") {
+		t.Error("the log does not say that files are nearly used up")
 	}
 	for _, resp := range stay {
 		_ = resp.Body.Close()

@@ -22,6 +22,11 @@ const (
 	// streams may take which only linger: a quarter.
 	filesShare = 4
 
+	// filesGoAt is how many of the files may be open, in percent, until streams that
+	// linger give way: where there is none left, no client is accepted any more, and
+	// nobody notices.
+	filesGoAt = 75
+
 	// lingeringGoAt and noneBeginsAt are how much of GOMEMLIMIT may be in use, in
 	// percent, until lingering streams end, and until no stream is begun.
 	lingeringGoAt = 80
@@ -29,7 +34,7 @@ const (
 
 	// pressureInterval is how long a look at the memory in use counts: a request
 	// that comes costs no more than reading a clock.
-	pressureInterval = 100 * time.Millisecond
+	pressureInterval = 20 * time.Millisecond
 
 	// giveBackInterval is how far apart unused memory is looked for. That takes a
 	// collection of garbage, and gives the system back what is free.
@@ -53,6 +58,7 @@ const (
 // resources is what a hub knows of the process.
 type resources struct {
 	files  int64                       // that may be open; 0: that is not known
+	open   func() int64                // how many are, about
 	memory func() (used, limit uint64) // of which cannot be freed, and GOMEMLIMIT
 
 	looked  atomic.Int64 // when it was, in Unix nanoseconds
@@ -60,6 +66,7 @@ type resources struct {
 	tidying atomic.Bool
 	ended   atomic.Int64 // streams since memory was given back
 	line    logs.Throttle
+	full    logs.Throttle
 }
 
 // usedMemory is what of the process's memory is in use, and cannot be collected, as far
@@ -100,6 +107,7 @@ func (h *Hub) IsShort(log *zap.Logger) bool {
 	if now-looked < int64(pressureInterval) || !r.looked.CompareAndSwap(looked, now) {
 		return r.percent.Load() >= noneBeginsAt
 	}
+	h.heedFiles(log)
 	used, limit := r.memory()
 	percent := int64(used / max(1, limit/100))
 	r.percent.Store(percent)
@@ -115,6 +123,26 @@ func (h *Hub) IsShort(log *zap.Logger) bool {
 	})
 	h.giveBackSoon()
 	return percent >= noneBeginsAt
+}
+
+// heedFiles lets streams that linger give way where most files are open.
+func (h *Hub) heedFiles(log *zap.Logger) {
+	r := &h.resources
+	if r.files <= 0 {
+		return
+	}
+	open, limit := r.open(), r.files
+	over := open - limit*filesGoAt/100
+	if over <= 0 {
+		return
+	}
+	h.running.Go(func() {
+		ended := h.GiveWay(int(over), GaveWayFiles)
+		r.full.Log(func(suppressed int) {
+			log.Warn("files are nearly used up", zap.Int64("open", open), zap.Int64("limit", limit),
+				zap.Int("streams", ended), zap.Int("suppressed", suppressed))
+		})
+	})
 }
 
 // GiveWay ends up to n streams that only linger, and returns how many. No lock is held.

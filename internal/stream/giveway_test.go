@@ -92,11 +92,20 @@ func TestLingeringLeavesFiles(t *testing.T) {
 		if open := st.source.running.Load(); open != files/filesShare {
 			t.Errorf("%d linger", open)
 		}
+		// Most files are open: of what lingers as much gives way as is missing.
+		st.hub.resources.open = func() int64 { return files*filesGoAt/100 + 2 }
+		time.Sleep(pressureInterval)
+		st.key = Key{files}
+		st.start()
+		synctest.Wait()
+		if open := st.source.running.Load(); open != files/filesShare-2+1 {
+			t.Errorf("%d linger, one is used, when most files are open", open)
+		}
 		if ended := st.hub.GiveWay(3, GaveWayFiles); ended != 3 {
 			t.Errorf("%d gave way", ended)
 		}
 		synctest.Wait()
-		if open := st.source.running.Load(); open != files/filesShare-3 {
+		if open := st.source.running.Load(); open != files/filesShare-2+1-3 {
 			t.Errorf("%d linger", open)
 		}
 	})

@@ -69,7 +69,7 @@ func NewHub() *Hub {
 		detached:    make(map[string]*Stream),
 		crowds:      make(map[string]*crowd),
 	}
-	h.resources.files, h.resources.memory = openFiles(), usedMemory
+	h.resources.files, h.resources.open, h.resources.memory = openFiles(), filesOpen, usedMemory
 	h.Memory.limit.Store(h.resources.defaultMemory())
 	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand
 	return h
