@@ -79,8 +79,8 @@ func TestDetachedAnswerAbandoned(t *testing.T) {
 	const detach = 2 * time.Second
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	g := startGateway(t, unlogged+"sse {\nshare off\ndetach "+detach.String()+"\n}\nreverse_proxy "+model.address)
-	// ask begins an answer that has no end, leaves in the middle, and returns the last event ID.
-	ask := func() string {
+	// ask begins an answer that has no end, leaves in the middle, and returns the last event ID, and since when it leaves.
+	ask := func() (id string, left time.Time) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url("/v1/chat/completions"), strings.NewReader(`{"model": "endless"}`))
 		if err != nil {
 			t.Fatal(err)
@@ -98,18 +98,18 @@ func TestDetachedAnswerAbandoned(t *testing.T) {
 		if err := f.until("five chunks", func() bool { return len(f.events()) >= 5 }); err != nil {
 			t.Fatal(err)
 		}
+		left = time.Now()
 		f.close()
-		return f.lastEventID()
+		return f.lastEventID(), left
 	}
 
-	ask()
-	left := time.Now()
+	_, left := ask()
 	closed := time.Unix(0, model.awaitEvent("close", 1).At)
 	if after := closed.Sub(left); after < detach {
 		t.Errorf("the model was let go after %v, expected %v", after, detach)
 	}
 
-	id := ask()
+	id, _ := ask()
 	cancel := func(credential string) int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, g.url("/v1/chat/completions"), http.NoBody)
 		if err != nil {

@@ -115,8 +115,8 @@ func TestVanishedClient(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		startReaders(t, clients, h2, g.url("/events"), n.client)
 	}
+	dropped := time.Now() // or a little later
 	n.drop()
-	dropped := time.Now()
 	entries := g.awaitEntries(2*clients, func(r report) bool { return r.Request.RemoteIP == clientHost })
 	bound := 2*halfOpenHeartbeat + halfOpenWriteTimeout + halfOpenSlack
 	for _, entry := range entries {
