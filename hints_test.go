@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"cmp"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
@@ -346,6 +350,42 @@ func TestThousandClientsForAMinuteHaveNoHints(t *testing.T) {
 			if entry.Level > zap.DebugLevel {
 				t.Errorf("log line %s %q %v", entry.Level, entry.Message, entry.ContextMap())
 			}
+		}
+	})
+}
+
+// 10,000 random paths at random hosts, of which each gives reason for two hints: there are no more than a few, and no more
+// lines in the log.
+func TestRandomPathsDoNotFloodWithHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests, kinds, places = 10_000, 2, 8
+		h := &Handler{Key: "{http.request.header.Authorization}{http.request.uri.path}"}
+		next := func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Type", eventStreamType)
+			w.Header().Set("Set-Cookie", "session=secret")
+			_, err := io.WriteString(w, "data: 1\n\n")
+			return err
+		}
+		serveInBubble(t, h, next)
+		core, logs := observer.New(zap.InfoLevel)
+		h.hints.Close()
+		h.hints = hints.Process.Source("", "", zap.New(core))
+		random := rand.New(rand.NewPCG(1, 2))
+		for range requests {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequest(http.MethodGet, fmt.Sprintf("http://%x.test/%x?room=%x", random.Uint64(), random.Uint64(), random.Uint64()), http.NoBody)
+			r.Header.Set("Accept", eventStreamType)
+			r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
+			if err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(next)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n := hints.Process.Counts()
+		if n[hints.NotShared] != places || n[hints.Query] != places || len(hints.Process.List()) != kinds*places {
+			t.Errorf("hints %v", n)
+		}
+		if logs.Len() > kinds*places {
+			t.Errorf("%d log lines", logs.Len())
 		}
 	})
 }
