@@ -3,6 +3,7 @@ package evidence
 import (
 	"cmp"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -323,21 +324,22 @@ func TestMergingLooksAtFewBlocks(t *testing.T) {
 
 // Header fields that are of one response do not tell heads apart.
 func TestDifferingField(t *testing.T) {
-	head := func(fields ...string) map[string][]string {
-		h := map[string][]string{"Content-Type": {"text/event-stream"}}
-		for i := 0; i < len(fields); i += 2 {
-			h[fields[i]] = []string{fields[i+1]}
+	head := func(fields ...string) http.Header {
+		h := http.Header{"Content-Type": {"text/event-stream"}}
+		for _, field := range fields {
+			name, value, _ := strings.Cut(field, ": ")
+			h.Set(name, value)
 		}
 		return h
 	}
 	for _, c := range []struct {
-		a, b map[string][]string
+		a, b http.Header
 		want string
 	}{
 		{head(), head(), ""},
-		{head("Date", "1", "X-Request-Id", "1"), head("Date", "2", "X-Request-Id", "2"), ""},
-		{head("X-User", "1"), head("X-User", "2"), "X-User"},
-		{head(), head("X-User", "2"), "X-User"},
+		{head("Date: 1", "X-Request-Id: 1"), head("Date: 2", "X-Request-Id: 2"), ""},
+		{head("X-User: 1"), head("X-User: 2"), "X-User"},
+		{head(), head("X-User: 2"), "X-User"},
 	} {
 		insignificant := func(name string) bool { return name == "X-Request-Id" }
 		if got := DifferingField(c.a, c.b, insignificant); got != c.want {
