@@ -50,3 +50,11 @@ const (
 	EvictedStream = "stream"
 	EvictedBlock  = "block"
 )
+
+// Why streams that only lingered were ended, as a label.
+const (
+	gaveWayMany   = "young"       // too many did for longer than clients had been there
+	gaveWayPlace  = "max_streams" // for others
+	GaveWayFiles  = "files"
+	gaveWayMemory = "memory" // GOMEMLIMIT
+)

@@ -32,15 +32,16 @@
 // everybody else, and look first whether they are still meant.
 //
 // The files, from what is below to what is above: each names only what those before it
-// declare, but for the two pairs that are marked (go -C tools run ./knot ..).
+// declare, but for the three pairs with "with" (go -C tools run ./knot ..).
 //
 //	lines.go, backoff.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
 //	responses.go, gap.go, facts.go, ending.go,
 //	settings.go, kind.go                         values, and words: they know no stream
 //	stream.go with subscriber.go                 all that a stream is made of
-//	kept.go, ids.go, barrier.go, compare.go,
-//	telling.go, continuity.go, room.go, seats.go what is asked of it
+//	kept.go, holds.go, ids.go, barrier.go,
+//	compare.go, telling.go, continuity.go,
+//	room.go, seats.go                            what is asked of it
 //	end.go                                       all that ends
 //	sharing.go, late.go, trial.go with merge.go,
 //	splice.go                                    a second connection beside it
@@ -49,8 +50,10 @@
 //	reconnect.go                                 its upstream connections
 //	attach.go, reopen.go                         a request comes to it
 //	observed.go, tail.go                         what operators see of it
-//	lingering.go, hub.go, memory.go, crowd.go,
-//	pass.go, adopt.go, join.go, detached.go      all streams
+//	lingering.go, resources.go, files_unix.go,
+//	files_other.go, hub.go, memory.go,
+//	giveway.go, crowd.go, pass.go, adopt.go,
+//	join.go, detached.go                         all streams
 //	passing.go, census.go, inspect.go            what operators are shown
 //	leftovers.go                                 what only tests of whole gateways ask
 package stream

@@ -239,7 +239,7 @@ func (h *Hub) track(s *Stream) {
 }
 
 func (h *Hub) untrack(s *Stream) {
-	h.countEnded()
+	h.resources.countEnded()
 	h.allMu.Lock()
 	defer h.allMu.Unlock()
 	delete(h.all, s)
@@ -333,10 +333,6 @@ type bufferMemory struct {
 
 func (m *bufferMemory) over() bool { return m.Used.Load() > m.limit.Load() }
 
-// DefaultMemory is 128 replay buffers of the default size that are full of
-// large events, 64 that are full of small ones, and fits a machine of 1 GiB.
-const DefaultMemory = 512 << 20
-
 // crowdSize is how many streams of one path with one subscriber each make the
 // gateway tell what keeps them apart: probably something that does not matter
 // to the application, so that nothing is shared.
@@ -369,17 +365,3 @@ func (h *Hub) removeDetachedLocked(s *Stream) {
 func (h *Hub) addLingering(s *Stream) { h.lingering.add(s) }
 
 func (h *Hub) removeLingering(s *Stream) { h.lingering.remove(s) }
-
-// endYoung ends the streams that linger above the bounds. No lock is held.
-func (h *Hub) endYoung() {
-	for s := h.lingering.tooYoung(); s != nil; s = h.lingering.tooYoung() {
-		if s.expire() {
-			Counts.GaveWay.With(gaveWayMany).Inc()
-		}
-	}
-	if files := h.resources.files; files > 0 {
-		if over := h.lingering.count() - int(files/filesShare); over > 0 {
-			h.GiveWay(over, GaveWayFiles)
-		}
-	}
-}
