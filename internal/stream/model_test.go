@@ -670,7 +670,7 @@ func (w *modelWorld) answer(c *modelConn) {
 	rec.connections++
 	rec.connected = time.Now()
 	serial, known := w.knows(c.lastID)
-	rec.unknown = rec.unknown || c.lastID != "" && !known && rec.newest == 0
+	rec.unknown = rec.unknown || c.lastID != "" && (!known || (first && w.ambiguous(c.lastID))) && rec.newest == 0
 	if w.greets && !known {
 		c.queue = append(c.queue, helloSerial)
 	}
@@ -1481,8 +1481,10 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				return nil // before it was merged
 			}
 			if sp := c.sub.stream; sp.kind.beside && sp.splice == nil && c.left != sp && !c.tellsNext() {
-				c.left = sp // to its clients
-				w.checkSkip(c, sp, len(w.records[c.sub.Origin].entries))
+				c.left = sp                                     // to its clients
+				if !sp.track.Full && sp.track.HeldAt.IsZero() { // else the stream may have evicted what it is yet to read
+					w.checkSkip(c, sp, len(w.records[c.sub.Origin].entries))
+				}
 				return nil
 			}
 			serial = toldSerial
