@@ -225,23 +225,33 @@ func (p *Policy) cookieLine(line string) string {
 
 // filterQuery returns the part of a raw query that counts, its order kept.
 func (p *Policy) filterQuery(raw string) string {
-	if raw == "" {
-		return ""
+	all := true
+	for pair := range strings.SplitSeq(raw, "&") {
+		all = all && p.pairCounts(pair)
+	}
+	if all {
+		return raw // a query of 16 KB has thousands of pairs: nothing is made of them
 	}
 	kept := make([]string, 0, 8) // on the stack
 	for pair := range strings.SplitSeq(raw, "&") {
-		name, _, _ := strings.Cut(pair, "=")
+		if p.pairCounts(pair) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.Join(kept, "&")
+}
+
+// pairCounts reports whether a parameter of a raw query counts.
+func (p *Policy) pairCounts(pair string) bool {
+	name, _, _ := strings.Cut(pair, "=")
+	if strings.ContainsAny(name, "%+") {
 		if unescaped, err := url.QueryUnescape(name); err == nil {
 			name = unescaped
 		}
-		_, ignored := p.ignoredQuery[name]
-		_, wanted := p.query[name]
-		if ignored || slices.Contains(p.idParameters, name) || (p.dropQuery && !wanted) {
-			continue
-		}
-		kept = append(kept, pair)
 	}
-	return strings.Join(kept, "&")
+	_, ignored := p.ignoredQuery[name]
+	_, wanted := p.query[name]
+	return !ignored && !slices.Contains(p.idParameters, name) && (!p.dropQuery || wanted)
 }
 
 // Parts lists what makes a request that comes to a handler the same as another.
