@@ -47,8 +47,9 @@ func duplicate(conn syscall.Conn) (fd int, err error) {
 // fdSocket is a plain TCP or unix connection. Only its writer uses the file
 // descriptor, so it is not used after it was closed.
 type fdSocket struct {
-	fd   int
-	poll pollEntry
+	fd      int
+	poll    pollEntry
+	written int64 // bytes
 }
 
 func (s *fdSocket) watch(c *connection) { s.poll = s.poll.poller.watchFD(s.fd, c, 0) }
@@ -61,6 +62,7 @@ func (s *fdSocket) write(p []byte) (n int, err error) {
 			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		switch errno {
 		case 0:
+			s.written += int64(n)
 			return int(n), nil
 		case unix.EINTR:
 		case unix.EAGAIN:
@@ -80,13 +82,14 @@ func (*fdSocket) readable(*connection) {}
 
 // acks says of a Unix socket, whose peer acknowledges what it reads, only whether
 // it reads while nothing is written, because there is no room: who has not read
-// yet what there is may take its time.
+// yet what there is may take its time. At each look it may be as full as at the last,
+// so what was written counts too.
 func (s *fdSocket) acks() (acks, bool) {
 	if a, ok := acksOfSocket(s.fd); ok {
 		return a, true
 	}
 	waiting, err := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
-	return acks{taken: -int64(waiting)}, err == nil
+	return acks{taken: s.written - int64(waiting)}, err == nil
 }
 
 func (s *fdSocket) fault() error { return socketError(s.fd) }

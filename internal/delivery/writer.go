@@ -316,9 +316,6 @@ func (w *writer) resume(c *connection) bool {
 		w.close(c, writeEnd(err))
 		return false
 	}
-	if n > 0 && c.takenAt != 0 {
-		c.takenAt = w.tick // it has made room: a Unix socket may be as full again at the next look as it was at the last
-	}
 	if n < len(c.rest) {
 		c.rest = c.rest[n:]
 		c.socket.await(c, c.rest)

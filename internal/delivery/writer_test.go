@@ -143,13 +143,11 @@ func (silent) Open(ctx context.Context, _ string, _ *stream.Conn) stream.Ending 
 func (silent) Retired() bool                   { return false }
 func (silent) Renew(any, *stream.Renewal) bool { return false }
 
-// refilled is a Unix socket that takes some bytes at each write, and is as full as
-// before after that.
-type refilled struct{ socket }
+// full is a socket that has no room.
+type full struct{ socket }
 
-func (refilled) await(*connection, []byte)           {}
-func (refilled) acks() (acks, bool)                  { return acks{taken: -1 << 16}, true }
-func (refilled) resume(rest []byte) (n int, _ error) { return 1, nil }
+func (full) await(*connection, []byte) {}
+func (full) acks() (acks, bool)        { return acks{taken: 1000, waiting: 1000}, true }
 
 // fullConnection is one whose client has not read what there is.
 func fullConnection(t *testing.T, timeout time.Duration) (*writer, *connection) {
@@ -164,25 +162,10 @@ func fullConnection(t *testing.T, timeout time.Duration) (*writer, *connection) 
 	}
 	t.Cleanup(sub.Leave)
 	w := newWriter(clock{began: time.Now()}, nil)
-	c := &connection{sub: sub, socket: refilled{}, index: -1, settings: &Settings{WriteTimeout: timeout}}
+	c := &connection{sub: sub, socket: full{}, index: -1, settings: &Settings{WriteTimeout: timeout}}
 	w.tick = 1
 	w.block(c, make([]byte, 1000))
 	return w, c
-}
-
-// What goes into a socket that was full is what its client has read, however full it
-// is when it is looked.
-func TestWhoMakesRoomTakes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, c := fullConnection(t, time.Second)
-		for range 5 * looksPerTimeout {
-			w.tick = c.lookAt
-			w.resume(c)
-			if !w.takes(c) {
-				t.Fatalf("it is said to take nothing, after %v", time.Duration(w.tick))
-			}
-		}
-	})
 }
 
 // Time in which the process was held up is not the client's; after that it has all of
