@@ -197,6 +197,7 @@ func (l logged) expectOnPage(texts ...string) {
 
 // What turns fast delivery off is told once, with what to do, and counted; tracing does not.
 func TestSlowDeliveryIsTold(t *testing.T) {
+	overHTTP1(t)
 	t.Setenv("OTEL_TRACES_EXPORTER", "none")
 	for name, test := range map[string]struct {
 		globals, before string
