@@ -367,6 +367,7 @@ func TestRetiredSourceForGood(t *testing.T) {
 func TestSessionWithoutAClientLeavesNothing(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
 		a, up := st.start()
+		time.Sleep(time.Second) // which it lingers for
 		a.leave()
 		_ = up.send("event: endpoint\ndata: /x\n\n")
 		time.Sleep(time.Hour)
@@ -377,6 +378,7 @@ func TestSessionWithoutAClientLeavesNothing(t *testing.T) {
 func TestSessionWithoutAClientEnds(t *testing.T) {
 	inBubble(t, nil, func(st *streamTest) {
 		a, up := st.start()
+		time.Sleep(time.Second) // which it lingers for
 		a.leave()
 		if err := up.send("event: endpoint\ndata: /messages?session=1\n\n"); err == nil {
 			st.t.Error("the connection goes on")
