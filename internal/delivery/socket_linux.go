@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-sse/caddy-sse/internal/number"
 )
 
 // newSocket makes the transport of a connection that was taken over. A plain
@@ -62,7 +64,7 @@ func (s *fdSocket) write(p []byte) (n int, err error) {
 			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		switch errno {
 		case 0:
-			s.written += int64(n)
+			s.written += number.As[int64](int(n))
 			return int(n), nil
 		case unix.EINTR:
 		case unix.EAGAIN:
