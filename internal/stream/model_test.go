@@ -1493,6 +1493,9 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				return fmt.Errorf("gap for lag at index %d of %d", c.next, len(c.seq.entries))
 			}
 			w.counts.Skipped++
+			if c.skip && c.missed != nil && gap.Missed != nil { // it fell behind again before it was given an event
+				*gap.Missed += *c.missed
+			}
 			c.skip, c.missed, c.first = true, gap.Missed, false
 			return nil
 		default:
