@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -106,6 +107,7 @@ type differential struct {
 	g           *gateway
 	certificate certificate
 	h2          *http.Client
+	handshakes  sync.RWMutex // there are none while Caddy is reloaded: those of Caddy 2.11.9 race with that
 	apps        []*diffApp
 	running     sync.WaitGroup
 	counts      diffCounts
@@ -200,10 +202,31 @@ func (s *differential) start() {
 	}
 	s.certificate = newCertificate(s.t, "differential")
 	s.g = startGateway(s.t, s.caddyfile())
-	s.h2 = tlsClient(s.t, s.g.socket+"tls", s.certificate, nil)
+	s.h2 = s.tlsClient("h2")
 	for _, d := range s.apps {
 		d.join()
 	}
+}
+
+// tlsClient makes a client of a protocol over TLS.
+func (s *differential) tlsClient(protocol string) *http.Client {
+	client := tlsClient(s.t, s.g.socket+"tls", s.certificate, func(config *tls.Config) { config.NextProtos = []string{protocol} })
+	transport := client.Transport.(schemeSetter).Transport
+	transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		s.handshakes.RLock()
+		defer s.handshakes.RUnlock()
+		conn, err := transport.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		over := tls.Client(conn, transport.TLSClientConfig)
+		if err := over.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return over, nil
+	}
+	return client
 }
 
 // caddyfile serves all applications over HTTP/1.1, and over HTTP/2 with TLS.
@@ -249,7 +272,9 @@ func (s *differential) reload() {
 		d.trace.add("reload")
 	}
 	s.counts.Reloads++
+	s.handshakes.Lock()
 	s.g.load(s.caddyfile())
+	s.handshakes.Unlock()
 	for _, d := range s.apps {
 		d.trace.add("reloaded")
 	}
@@ -320,7 +345,7 @@ func (d *diffApp) join() {
 		c.http = unixClient(s.g.socket)
 		s.t.Cleanup(c.http.CloseIdleConnections)
 	case 2:
-		c.http = tlsClient(s.t, s.g.socket+"tls", s.certificate, func(config *tls.Config) { config.NextProtos = []string{"http/1.1"} })
+		c.http = s.tlsClient("http/1.1")
 	}
 	d.clients = append(d.clients, c)
 	s.running.Go(func() { c.run(s.ctx) })
