@@ -1,9 +1,9 @@
 package caddysse
 
 import (
+	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -80,12 +80,12 @@ func TestOnlyBreaksAreWarnedOf(t *testing.T) {
 					w.Header().Set("Content-Encoding", "gzip")
 				}
 			})
-			file := filepath.Join(t.TempDir(), "log")
-			g := startGatewayWith(t, "log proxy {\noutput file "+file+"\ninclude http.handlers.reverse_proxy\n}",
+			dir := t.TempDir()
+			g := startGatewayWith(t, "log proxy {\noutput file "+dir+"/log\ninclude http.handlers.reverse_proxy\n}",
 				site("sse {\n"+test.options+"\n}\nreverse_proxy "+u.address))
 			test.run(g, u)
 			warned := func() bool {
-				text, _ := os.ReadFile(file) // it may not be there
+				text, _ := fs.ReadFile(os.DirFS(dir), "log") // it may not be there
 				return strings.Contains(string(text), "aborting with incomplete response")
 			}
 			if test.warned {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,26 +58,33 @@ func TestResumeWhenStreamEnds(t *testing.T) {
 		{"left", false, time.Hour, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			var mu sync.Mutex // the doctor opens two connections
 			var ended, back time.Time
 			r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 				if serveProbe(w, r, 15*time.Second, (*stream).send) {
 					return
 				}
 				if from, err := strconv.Atoi(r.Header.Get("Last-Event-ID")); err == nil {
+					mu.Lock()
 					back = time.Now()
+					mu.Unlock()
 					begin(w, r, "SSE-Resume: replayed").numbered(from+1, time.Second)
 					return
 				}
 				s := begin(w, r)
 				s.send(numbered(1) + numbered(2) + numbered(3) + numbered(4))
 				s.wait(test.lasts)
+				mu.Lock()
 				ended = time.Now()
+				mu.Unlock()
 				if test.cut {
 					panic(http.ErrAbortHandler)
 				}
 			})
 			r.expect(t, Resume, OK, "the 3 events after the ID came")
 			r.expect(t, Heartbeats, OK, "2; ")
+			mu.Lock()
+			defer mu.Unlock()
 			if away := back.Sub(ended); away != test.away {
 				t.Errorf("came back after %v", away)
 			}

@@ -1,5 +1,7 @@
 package stream
 
+import "sync/atomic"
+
 // What a connection holds beside the replay buffer: the block that has not come to its
 // end, which may be as large as max_event_size, and what a content coding needs. It
 // counts in memory, and cannot be evicted.
@@ -7,35 +9,35 @@ package stream
 // smallHold is from when on that counts: each connection has some of it.
 const smallHold = 64 << 10
 
-// Coding takes note of how many bytes the decoder of a content coding keeps.
-func (c *Conn) Coding(bytes int64) {
-	c.coding = bytes
-	c.countHeld()
-}
+// Coding counts how many bytes the decoder of a content coding keeps. It may run beside
+// Write: who decodes is not who gives it what there is.
+func (c *Conn) Coding(bytes int64) { c.count(&c.coding, bytes) }
 
-// countHeld counts what the connection holds now.
-func (c *Conn) countHeld() {
-	size := int64(cap(c.decoder.Rest())) + c.coding
+// count counts one of the things that the connection holds.
+func (c *Conn) count(held *atomic.Int64, size int64) {
 	if size < smallHold {
 		size = 0
 	}
-	if size == c.holds.Load() {
+	if size == held.Load() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.ended && !c.deserted {
-		c.Stream.hub.charge(size - c.holds.Swap(size))
+		c.Stream.hub.charge(size - held.Swap(size))
 	}
 }
 
+// holds is what is counted.
+func (c *Conn) holds() int64 { return c.partial.Load() + c.coding.Load() }
+
 // letGo takes back what was counted. The stream's lock is held.
-func (c *Conn) letGo() { c.Stream.hub.charge(-c.holds.Swap(0)) }
+func (c *Conn) letGo() { c.Stream.hub.charge(-c.partial.Swap(0) - c.coding.Swap(0)) }
 
 // held is what the stream's connection holds. The lock is held.
 func (s *Stream) held() int64 {
 	if s.conn == nil {
 		return 0
 	}
-	return s.conn.holds.Load()
+	return s.conn.holds()
 }

@@ -1481,8 +1481,11 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 				return nil // before it was merged
 			}
 			if sp := c.sub.stream; sp.kind.beside && sp.splice == nil && c.left != sp && !c.tellsNext() {
-				c.left = sp                                     // to its clients
-				if !sp.track.Full && sp.track.HeldAt.IsZero() { // else the stream may have evicted what it is yet to read
+				c.left = sp // to its clients
+				sp.mu.Lock()
+				behind := sp.track.Full || !sp.track.HeldAt.IsZero() // the stream may have evicted what it is yet to read
+				sp.mu.Unlock()
+				if !behind {
 					w.checkSkip(c, sp, len(w.records[c.sub.Origin].entries))
 				}
 				return nil

@@ -295,8 +295,8 @@ type Conn struct {
 	Cancel  context.CancelCauseFunc // gives it up
 	Options *Options
 	decoder eventstream.Decoder
-	coding  int64        // bytes that the decoder of a content coding keeps
-	holds   atomic.Int64 // bytes that are counted for it; see holds.go
+	partial atomic.Int64 // bytes that are counted for the block that has not come to its end; see holds.go
+	coding  atomic.Int64 // and for the decoder of a content coding
 	Asked   bool         // to go on after an ID
 	openID  string       // that ID
 	Private Private      // why its answer is not shared: set before Opened or Refused

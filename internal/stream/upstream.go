@@ -133,7 +133,7 @@ func (c *Conn) Refused(failed bool) { c.Stream.refuse(failed, c.Private) }
 func (c *Conn) Write(p []byte) (int, error) {
 	Counts.Bytes.Add(len(p))
 	err := c.decoder.Write(p, c.block)
-	c.countHeld()
+	c.count(&c.partial, int64(cap(c.decoder.Rest())))
 	if err != nil {
 		return 0, err
 	}
