@@ -13,6 +13,12 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/admin"
 )
 
+func init() {
+	caddy.RegisterModule((*AdminSite)(nil))
+	httpcaddyfile.RegisterHandlerDirective("sse_admin", parseAdminSite)
+	httpcaddyfile.RegisterDirectiveOrder("sse_admin", httpcaddyfile.Before, "metrics") // before sse, which would share the feed
+}
+
 // AdminSite serves the live page and the admin API of event streams below /sse/ on a site, for whoever that site lets in:
 // who may open the page may see what passes in each stream, and drain and end it. Put it behind the site's authentication.
 // Pages of other sites are refused.

@@ -39,20 +39,20 @@ type Buffer struct {
 	Age caddy.Duration `json:"age,omitempty"`
 }
 
-func parseBuffer(h *Handler, d *caddyfile.Dispenser) (err error) {
+// parse takes the arguments of the Caddyfile's option.
+func (b *Buffer) parse(d *caddyfile.Dispenser) (err error) {
 	args := d.RemainingArgs()
 	if len(args) == 0 || len(args) > 3 {
 		return d.Err("buffer: expected <events> [<size>] [<age>], such as 16384 4MiB 5m")
 	}
-	h.Buffer = new(Buffer)
-	if h.Buffer.Events, err = countValue(d, "buffer", args[0]); err != nil || len(args) == 1 {
+	if b.Events, err = countValue(d, "buffer", args[0]); err != nil || len(args) == 1 {
 		return err
 	}
-	if h.Buffer.Size, err = sizeValue(d, "buffer", args[1]); err != nil || len(args) == 2 {
+	if b.Size, err = sizeValue(d, "buffer", args[1]); err != nil || len(args) == 2 {
 		return err
 	}
-	h.Buffer.Age, err = durationValue(d, "buffer", args[2])
-	if err == nil && h.Buffer.Age == 0 {
+	b.Age, err = durationValue(d, "buffer", args[2])
+	if err == nil && b.Age == 0 {
 		return d.Err("buffer: expected an age above 0")
 	}
 	return err
@@ -76,14 +76,10 @@ func (b *Buffer) limits() replay.Limits {
 	return limits
 }
 
-func (h *Handler) validateBuffer() error {
-	if b := h.Buffer; b != nil {
-		if b.Events < 0 || b.Size < 0 || b.Age < 0 {
-			return fmt.Errorf("buffer: expected numbers above 0, not %d events, %d bytes, %v", b.Events, b.Size, time.Duration(b.Age))
-		}
-	}
-	if h.Memory < 0 {
-		return fmt.Errorf("memory: expected a number of bytes above 0, not %d", h.Memory)
+// validate tells what is wrong with the bounds, if they are given.
+func (b *Buffer) validate() error {
+	if b != nil && (b.Events < 0 || b.Size < 0 || b.Age < 0) {
+		return fmt.Errorf("buffer: expected numbers above 0, not %d events, %d bytes, %v", b.Events, b.Size, time.Duration(b.Age))
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package caddysse
 
 import (
-	"strconv"
 	"strings"
 	"time"
 
@@ -9,8 +8,12 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/dustin/go-humanize"
 )
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("sse", parseCaddyfile)
+	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
+}
 
 // parseCaddyfile makes a handler of the directive sse.
 func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -167,16 +170,6 @@ func (h *Handler) soFar() *Handler {
 	return &probe
 }
 
-// arg returns the next argument of an option, or an error that says what was
-// expected.
-func arg(d *caddyfile.Dispenser, expected string) (string, error) {
-	option := d.Val()
-	if !d.NextArg() {
-		return "", d.Errf("%s: expected %s", option, expected)
-	}
-	return d.Val(), nil
-}
-
 func parseText(field func(*Handler) *string, expected string) func(*Handler, *caddyfile.Dispenser) error {
 	return func(h *Handler, d *caddyfile.Dispenser) error {
 		option := d.Val()
@@ -203,24 +196,6 @@ func parseDuration(field func(*Handler) **caddy.Duration) func(*Handler, *caddyf
 	}
 }
 
-// durationArg parses the next argument as a duration.
-func durationArg(d *caddyfile.Dispenser) (caddy.Duration, error) {
-	option := d.Val()
-	text, err := arg(d, "a duration, such as 15s")
-	if err != nil {
-		return 0, err
-	}
-	return durationValue(d, option, text)
-}
-
-func durationValue(d *caddyfile.Dispenser, option, text string) (caddy.Duration, error) {
-	duration, err := caddy.ParseDuration(text)
-	if err != nil || duration < 0 {
-		return 0, d.Errf("%s: expected a duration, such as 15s, not %q", option, text)
-	}
-	return caddy.Duration(duration), nil
-}
-
 func parseCount(field func(*Handler) *int) func(*Handler, *caddyfile.Dispenser) error {
 	return func(h *Handler, d *caddyfile.Dispenser) error {
 		option := d.Val()
@@ -234,15 +209,6 @@ func parseCount(field func(*Handler) *int) func(*Handler, *caddyfile.Dispenser) 
 	}
 }
 
-// countValue parses a number above 0.
-func countValue(d *caddyfile.Dispenser, option, text string) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n <= 0 {
-		return 0, d.Errf("%s: expected a number above 0, not %q", option, text)
-	}
-	return n, nil
-}
-
 func parseSize(field func(*Handler) *int64, example string) func(*Handler, *caddyfile.Dispenser) error {
 	return func(h *Handler, d *caddyfile.Dispenser) error {
 		option := d.Val()
@@ -253,15 +219,6 @@ func parseSize(field func(*Handler) *int64, example string) func(*Handler, *cadd
 		*field(h), err = sizeValue(d, option, text)
 		return err
 	}
-}
-
-// sizeValue parses a size above 0.
-func sizeValue(d *caddyfile.Dispenser, option, text string) (int64, error) {
-	n, err := humanize.ParseBytes(text)
-	if err != nil || n == 0 || n > 1<<50 {
-		return 0, d.Errf("%s: expected a size, such as 4MiB, not %q", option, text)
-	}
-	return int64(n), nil
 }
 
 func parseShare(h *Handler, d *caddyfile.Dispenser) error {
@@ -348,6 +305,11 @@ func parseKeyIgnore(h *Handler, d *caddyfile.Dispenser) error {
 		return d.Errf("key_ignore %s: expected at least one name", kind)
 	}
 	return nil
+}
+
+func parseBuffer(h *Handler, d *caddyfile.Dispenser) error {
+	h.Buffer = new(Buffer)
+	return h.Buffer.parse(d)
 }
 
 func parseHeartbeat(h *Handler, d *caddyfile.Dispenser) error {
@@ -452,19 +414,6 @@ func parseEmptyBlocks(h *Handler, d *caddyfile.Dispenser) error {
 func parseProbe(h *Handler, d *caddyfile.Dispenser) (err error) {
 	h.Probe, err = parseSwitch(d)
 	return err
-}
-
-// parseSwitch parses the argument of an option that is on or off.
-func parseSwitch(d *caddyfile.Dispenser) (on bool, err error) {
-	option := d.Val()
-	value, err := arg(d, "on or off")
-	if err != nil {
-		return false, err
-	}
-	if value != "on" && value != "off" {
-		return false, d.Errf("%s: expected on or off, not %q", option, value)
-	}
-	return value == "on", nil
 }
 
 func parseMaxAge(h *Handler, d *caddyfile.Dispenser) (err error) {

@@ -34,13 +34,6 @@ import (
 // conversation with a language model, without its pictures.
 const defaultMaxRequestBody = 1 << 20
 
-// detachSettings are the handler's settings for detached streams.
-type detachSettings struct {
-	options *stream.Options
-	headers []string // request header fields that identify the client; canonical and sorted
-	maxBody int64
-}
-
 // detachSettings are the settings of the option detach, defaults filled in; nil
 // without it.
 func (h *Handler) detachSettings() *detachSettings {

@@ -10,6 +10,11 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 )
 
+func init() {
+	caddy.RegisterModule(Global{})
+	httpcaddyfile.RegisterGlobalOption("sse", parseGlobal)
+}
+
 // Global is what all sse handlers of the process have in common. In a Caddyfile
 // it is the global option sse:
 //

@@ -1,33 +1,22 @@
 package caddysse
 
 import (
-	"slices"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/key"
-	"github.com/caddy-sse/caddy-sse/internal/logs"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 func init() {
-	stream.Process.Serves = serves
 	caddy.RegisterModule((*Handler)(nil))
-	httpcaddyfile.RegisterHandlerDirective("sse", parseCaddyfile)
-	caddy.RegisterModule(Global{})
-	httpcaddyfile.RegisterGlobalOption("sse", parseGlobal)
-	httpcaddyfile.RegisterDirectiveOrder("sse", httpcaddyfile.Before, "reverse_proxy")
-	caddy.RegisterModule((*AdminSite)(nil))
-	httpcaddyfile.RegisterHandlerDirective("sse_admin", parseAdminSite)
-	httpcaddyfile.RegisterDirectiveOrder("sse_admin", httpcaddyfile.Before, "metrics") // before sse, which would share the feed
 }
 
 // Defaults of the options that are durations or sizes and not the buffer's.
@@ -436,6 +425,58 @@ type Retry struct {
 	Max caddy.Duration `json:"max,omitempty"`
 }
 
+// MaxPerClient bounds the event streams of one client.
+type MaxPerClient struct {
+	// How many it may have at once.
+	Responses int `json:"responses"`
+
+	// A template of placeholders that a client is known by. Requests for which it
+	// is empty count as one client's. Of an IPv6 address the first 64 bits count.
+	// Default: {http.vars.client_ip}.
+	By string `json:"by,omitempty"`
+}
+
+// Reauthorize says when it is looked again whether a client is let in.
+type Reauthorize struct {
+	// How often each client's request is run again through the handlers before
+	// this one. At least 1 s.
+	Interval caddy.Duration `json:"interval,omitempty"`
+
+	// Ask the application as well, with the client's own request, which is
+	// cancelled as soon as its status is known. Default: false.
+	Upstream bool `json:"upstream,omitempty"`
+}
+
+// The types that follow stand here because Handler has them. What they do is in
+// detach.go, probe.go and unseen.go.
+
+// detachSettings are the handler's settings for detached streams.
+type detachSettings struct {
+	options *stream.Options
+	headers []string // request header fields that identify the client; canonical and sorted
+	maxBody int64
+}
+
+// probes are the probe streams of a handler with the option probe: event streams
+// that the gateway makes up itself, for sse-doctor to see what becomes of them on
+// the way. They say nothing of the application, which does not see the requests,
+// and of what the gateway has noticed of its configuration only the kinds.
+type probes struct {
+	places chan struct{} // has something for each probe stream there is
+	over   chan struct{} // closed by end
+	once   sync.Once
+}
+
+// lookout looks for requests that ought to come to a handler.
+type lookout struct {
+	handler *Handler
+	place   string        // where the handler stands
+	every   time.Duration // unseenTime
+	lasting time.Duration // lastingTime
+	left    atomic.Int64  // connections that are still to be looked at
+	timer   *time.Timer
+}
+
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -444,116 +485,11 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision implements caddy.Provisioner.
-func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = logs.Queued(ctx.Logger())
-	if h.Name != "" {
-		h.logger = h.logger.With(zap.String("handler", h.Name))
-	}
-	h.accessLogger = ctx.Logger(new(caddyhttp.App)).Named("log.access") // as Caddy's own
-	if err := h.Validate(); err != nil {
-		return err // before anything is made of wrong values
-	}
-	if h.LastEventIDQuery == nil {
-		h.LastEventIDQuery = defaultLastEventIDQuery
-	}
-	h.policy = key.New(h.keyConfig())
-	h.options = h.streamOptions()
-	h.options.Crowded, h.options.Meant = h.hintCrowd, h.policy.Meant
-	h.lines = h.options.Lines
-	h.detached = h.detachSettings()
-	settings, err := h.deliverySettings()
-	if err != nil {
-		return err
-	}
-	h.settings = settings
-	h.settings.Record = h.newAccessRecord
-	if h.Probe {
-		h.probes = newProbes()
-	}
-
-	if err := theMetrics.register(ctx.GetMetricsRegistry()); err != nil {
-		return err
-	}
-
-	var place string
-	var server any = h
-	s, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if ok {
-		listen := slices.Sorted(slices.Values(s.Listen))
-		place = strings.Join(listen, " ")
-		server = s
-		h.attach(ctx, s)
-	}
-	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
-	h.hints = hints.Process.Source(place, h.Name, h.logger)
-	global, err := globalOf(ctx)
-	if err != nil {
-		return err
-	}
-	stream.Process.LimitMemory(h.instance, least(h.Memory, global.Memory))
-	stands := h.doubt(ctx, s, place, global.Memory)
-	if ok {
-		h.lookout = h.lookOut(s, stands)
-	}
-	h.scope = scopes.Add(1)
-	h.withdraw = access.Process.Offer(h.RevokeBy)
-	return nil
-}
-
-// attach lets the handler know of its server's connections and of its end.
-func (h *Handler) attach(ctx caddy.Context, s *caddyhttp.Server) {
-	h.heedBehind(ctx, s)
-	s.RegisterConnContext(delivery.ConnContext)
-	s.RegisterOnShutdown(func() {
-		if h.probes != nil {
-			h.probes.end()
-		}
-		// Runs at a reload too: then the streams go on.
-		if caddy.Exiting() {
-			stream.Process.Stop()
-		}
-	})
-}
-
-// heedBehind makes the key take account of what stands behind the handler, and tells
-// the operator what that changes.
-func (h *Handler) heedBehind(ctx caddy.Context, server *caddyhttp.Server) {
-	added, withheld := h.policy.Heed(ctx, server)
-	if len(added) > 0 {
-		h.logger.Warn("matcher behind sse uses something outside the key: it separates clients now (move the matcher before sse to let them share)",
-			zap.Strings("key_add", added))
-	}
-	if len(withheld) > 0 {
-		h.logger.Warn("handlers behind sse use something outside the key: it is withheld from shared requests (key_add passes it on and separates clients)",
-			zap.Strings("withheld", withheld))
-	}
-}
-
-// Cleanup implements caddy.CleanerUpper. The streams stay: the next
-// configuration takes them over.
-func (h *Handler) Cleanup() error {
-	if h.instance != nil {
-		stream.Process.Retire(h.instance)
-		access.Process.Stale(h.instance)
-		h.withdraw()
-	}
-	h.lookout.close()
-	h.hints.Close()
-	if caddy.Exiting() && h.options != nil {
-		// The server knows nothing of connections that were taken over: it has
-		// not waited for them.
-		delivery.WaitEmpty(stream.Process.Stop().Add(h.options.Drain))
-	}
-	logs.Flush() // the log is closed soon
-	return nil
-}
-
 // Interface guards.
 var (
 	_ caddy.Module                = (*Handler)(nil)
-	_ caddy.Provisioner           = (*Handler)(nil)
-	_ caddy.Validator             = (*Handler)(nil)
-	_ caddy.CleanerUpper          = (*Handler)(nil)
-	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil) // provision.go
+	_ caddy.Validator             = (*Handler)(nil) // validate.go
+	_ caddy.CleanerUpper          = (*Handler)(nil) // provision.go
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil) // handler.go
 )

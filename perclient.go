@@ -13,17 +13,6 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
-// MaxPerClient bounds the event streams of one client.
-type MaxPerClient struct {
-	// How many it may have at once.
-	Responses int `json:"responses"`
-
-	// A template of placeholders that a client is known by. Requests for which it
-	// is empty count as one client's. Of an IPv6 address the first 64 bits count.
-	// Default: {http.vars.client_ip}.
-	By string `json:"by,omitempty"`
-}
-
 // defaultClientBy is what a client is known by: its address, as trusted_proxies says.
 const defaultClientBy = "{http.vars.client_ip}"
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -29,16 +28,6 @@ const (
 
 // errTooManyProbes: there are maxProbes of the handler.
 var errTooManyProbes = errors.New("too many probe streams")
-
-// probes are the probe streams of a handler with the option probe: event streams
-// that the gateway makes up itself, for sse-doctor to see what becomes of them on
-// the way. They say nothing of the application, which does not see the requests,
-// and of what the gateway has noticed of its configuration only the kinds.
-type probes struct {
-	places chan struct{} // has something for each probe stream there is
-	over   chan struct{} // closed by end
-	once   sync.Once
-}
 
 func newProbes() *probes {
 	return &probes{places: make(chan struct{}, maxProbes), over: make(chan struct{})}

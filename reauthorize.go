@@ -5,23 +5,11 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
-
-// Reauthorize says when it is looked again whether a client is let in.
-type Reauthorize struct {
-	// How often each client's request is run again through the handlers before
-	// this one. At least 1 s.
-	Interval caddy.Duration `json:"interval,omitempty"`
-
-	// Ask the application as well, with the client's own request, which is
-	// cancelled as soon as its status is known. Default: false.
-	Upstream bool `json:"upstream,omitempty"`
-}
 
 // minReauthorize is the shortest interval: a typing error is not to be an attack on the
 // authentication service.

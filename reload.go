@@ -48,6 +48,10 @@ type renewedRequest struct {
 // renewalCtxKey is the context key of a *renewedRequest.
 type renewalCtxKey struct{}
 
+func init() {
+	stream.Process.Serves = serves
+}
+
 // serves reports whether a server is one of Caddy's running configuration: that
 // of one that is being loaded has no handlers yet, and may never have them.
 func serves(server any) bool {

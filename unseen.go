@@ -7,7 +7,6 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,16 +36,6 @@ var (
 
 // maxLooked bounds the connections that are looked at after each unseenTime.
 const maxLooked = 64
-
-// lookout looks for requests that ought to come to a handler.
-type lookout struct {
-	handler *Handler
-	place   string        // where the handler stands
-	every   time.Duration // unseenTime
-	lasting time.Duration // lastingTime
-	left    atomic.Int64  // connections that are still to be looked at
-	timer   *time.Timer
-}
 
 // lookOut begins to look for requests. close of what it returns ends it.
 func (h *Handler) lookOut(server *caddyhttp.Server, place string) *lookout {

@@ -121,6 +121,16 @@ func (h *Handler) validateStream() error {
 	return nil
 }
 
+func (h *Handler) validateBuffer() error {
+	if err := h.Buffer.validate(); err != nil {
+		return err
+	}
+	if h.Memory < 0 {
+		return fmt.Errorf("memory: expected a number of bytes above 0, not %d", h.Memory)
+	}
+	return nil
+}
+
 func (h *Handler) validateDetach() error {
 	if h.Detach < 0 {
 		return fmt.Errorf("detach: expected a duration above 0, not %v", time.Duration(h.Detach))
