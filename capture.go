@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,10 +251,6 @@ func (c *capture) askAgain() {
 // errAskAgain ends an upstream connection whose answer was for nobody.
 var errAskAgain = errors.New("the answer may depend on what a shared request withholds")
 
-// errNotOurStream ends a later connection of a stream whose answer does not go
-// on with it.
-var errNotOurStream = errors.New("the upstream's answer does not go on with the stream")
-
 // open gives the head to the stream.
 func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, shareable bool) {
 	c.events, c.body = true, body
@@ -465,30 +460,6 @@ func (c *capture) settle(err error, status int) {
 			o.finish(o.handler.settleFiles(o.w, o.r, c.conn.Stream.Key, err))
 		}
 	}
-}
-
-// RetryAfter reads when an upstream wants to be asked again (RFC 9110,
-// 10.2.3); 0 if it does not say.
-func retryAfter(header http.Header, now time.Time) time.Duration {
-	value := strings.TrimSpace(header.Get("Retry-After"))
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(0, at.Sub(now))
-	}
-	return 0
-}
-
-// causeOf is what went wrong, less where in Caddy it was noticed.
-func causeOf(err error) error {
-	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.Err != nil {
-		return handlerErr.Err
-	}
-	if errors.Is(err, http.ErrAbortHandler) {
-		return errIncomplete // what reverse_proxy says of a body that broke off
-	}
-	return err
 }
 
 // Interface guards.

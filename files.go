@@ -2,7 +2,6 @@ package caddysse
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"syscall"
@@ -31,9 +30,6 @@ const (
 	filesWait  = 20 * time.Millisecond
 	filesTries = 5
 )
-
-// errNoFiles: the process has no files left.
-var errNoFiles = errors.New("the process has as many files open as it may (ulimit -n)")
 
 // lacksFiles reports whether the handlers behind sse could not connect because there
 // are no files left. The errors of reverse_proxy do not tell what they wrap.

@@ -1,26 +1,18 @@
 package caddysse
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
-
-// insideVar tells, in Caddy's variables, whether a request is inside an sse
-// handler (*passage): a nested one steps aside.
-const insideVar = "http.handlers.sse.inside"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -97,60 +89,6 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	return nil, h.servePrivate(p, next)
 }
 
-// neverStream reports whether the answer to a request is not a stream whatever
-// it says.
-func neverStream(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodHead, http.MethodOptions, http.MethodConnect:
-		return true
-	}
-	return slices.ContainsFunc(offers(r.Header), func(protocol string) bool { return strings.HasPrefix(protocol, "websocket") })
-}
-
-// offers lists the protocols in lower case that a client would go over to (RFC
-// 9110, 7.8).
-func offers(header http.Header) (protocols []string) {
-	for _, line := range header["Upgrade"] {
-		for protocol := range strings.SplitSeq(line, ",") {
-			protocols = append(protocols, strings.ToLower(strings.TrimSpace(protocol)))
-		}
-	}
-	return protocols
-}
-
-// declineHTTP2 takes back a client's offer to go over to HTTP/2 on this
-// connection, which clients make with each request, as those of Java do. Caddy
-// does not take it up, and the upstream is not to: its connection is another one.
-// Other offers are for the upstream, unless the request shares a stream; they are
-// upgrades only if the answer is 101.
-func declineHTTP2(r *http.Request) {
-	all := offers(r.Header)
-	rest := slices.DeleteFunc(slices.Clone(all), func(protocol string) bool { return protocol == "h2c" })
-	if len(rest) == len(all) {
-		return
-	}
-	gone := []string{"http2-settings"}
-	r.Header.Del("HTTP2-Settings")
-	if len(rest) > 0 {
-		r.Header.Set("Upgrade", strings.Join(rest, ", "))
-	} else {
-		r.Header.Del("Upgrade")
-		gone = append(gone, "upgrade")
-	}
-	var options []string
-	for _, line := range r.Header["Connection"] {
-		for option := range strings.SplitSeq(line, ",") {
-			if option = strings.TrimSpace(option); option != "" && !slices.Contains(gone, strings.ToLower(option)) {
-				options = append(options, option)
-			}
-		}
-	}
-	r.Header.Del("Connection")
-	if len(options) > 0 {
-		r.Header.Set("Connection", strings.Join(options, ", "))
-	}
-}
-
 // mayJoin reports whether a request may share a stream with others.
 func (h *Handler) mayJoin(r *http.Request) bool { return h.whyAlone(r) == "" }
 
@@ -170,34 +108,6 @@ func (h *Handler) whyAlone(r *http.Request) stream.PrivateReason {
 		return stream.PrivateRequest
 	}
 	return ""
-}
-
-// isMCP reports whether a request says that it is of the Model Context
-// Protocol, with a session or without: its stream is one client's, and to close
-// it is to cancel it.
-func isMCP(r *http.Request) bool {
-	return r.Header.Get("Mcp-Session-Id") != "" || r.Header.Get("Mcp-Protocol-Version") != ""
-}
-
-// bodyless reports whether a request has no body. That of a GET over HTTP/3
-// without Content-Length is known only when its end is read.
-func bodyless(r *http.Request) bool {
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return true
-	}
-	if r.ProtoMajor < 3 || r.ContentLength > 0 {
-		return false
-	}
-	var one [1]byte
-	n, err := io.ReadFull(r.Body, one[:])
-	if n == 0 && err == io.EOF {
-		return true
-	}
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(one[:n]), r.Body), r.Body}
-	return false
 }
 
 // serveShared serves a request from the stream that its key leads to.
@@ -455,32 +365,6 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *delivery.
 	delivery.Counts.ByHandler.With(string(why)).Inc()
 	h.hintDelivery(why, detail)
 	return nil
-}
-
-// subscribersBy counts the subscribers that are written to by their requests'
-// goroutines.
-func subscribersBy(r *http.Request) prometheus.Gauge {
-	return theMetrics.subscribers.WithLabelValues(protocolOf(r), delivery.ByHandler)
-}
-
-// tellEnd tells what became of a response, to the metrics, the access log and the
-// placeholders.
-func tellEnd(r *http.Request, f accessFields) {
-	delivery.Counts.Ended.With(string(f.end)).Inc()
-	tellAccessLog(r, f)
-}
-
-// tellAccessLog is tellEnd, less the metrics: for who has left before there was a
-// response.
-func tellAccessLog(r *http.Request, f accessFields) {
-	f.duration = time.Since(startOf(r))
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(f.field())
-	}
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.sse.end_reason", string(f.end))
-		repl.Set("http.sse.events", f.events)
-	}
 }
 
 // writeHead sends the head of a stream to a client.

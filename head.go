@@ -4,7 +4,9 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/key"
 )
@@ -71,4 +73,17 @@ func setStreamHeaders(header http.Header) {
 	header.Set("Cache-Control", strings.Join(control, ", "))
 	header.Set("X-Accel-Buffering", "no")
 	header.Set("Incremental", "?1") // RFC 10036
+}
+
+// retryAfter reads when an upstream wants to be asked again (RFC 9110,
+// 10.2.3); 0 if it does not say.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
 }

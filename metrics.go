@@ -3,6 +3,7 @@ package caddysse
 import (
 	"errors"
 	"iter"
+	"net/http"
 	"runtime"
 	"runtime/debug"
 
@@ -203,4 +204,10 @@ func (m *metrics) register(registry *prometheus.Registry) error {
 		return nil
 	}
 	return err
+}
+
+// subscribersBy counts the subscribers that are written to by their requests'
+// goroutines.
+func subscribersBy(r *http.Request) prometheus.Gauge {
+	return theMetrics.subscribers.WithLabelValues(protocolOf(r), delivery.ByHandler)
 }

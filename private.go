@@ -467,9 +467,6 @@ func (p *passThrough) tell() {
 	tellEnd(p.request, accessFields{stream: p.ID(), resume: p.resume(), events: p.seen.events.Load(), firstEvent: p.clock.First, end: p.end, private: p.why.Reason})
 }
 
-// errIncomplete is why a stream broke off whose handlers do not say.
-var errIncomplete = errors.New("the upstream connection ended before the response was complete")
-
 // logBroken logs that the stream broke off.
 func (p *passThrough) logBroken() {
 	reason := p.err

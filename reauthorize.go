@@ -8,7 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
-	"github.com/caddy-sse/caddy-sse/internal/meter"
 )
 
 // minReauthorize is the shortest interval: a typing error is not to be an attack on the
@@ -23,16 +22,6 @@ func (h *Handler) reauthorizeInterval() time.Duration {
 	}
 	return time.Duration(h.Reauthorize.Interval)
 }
-
-// What became of requests that were run again, as a label.
-const (
-	reauthorizedPassed  = "passed"
-	reauthorizedRefused = "refused"
-	reauthorizedFailed  = "failed"
-)
-
-// theReauthorized counts them.
-var theReauthorized = meter.NewLabelled(reauthorizedPassed, reauthorizedRefused, reauthorizedFailed)
 
 // applicationAnswer is the ResponseWriter of a client's request that the application is
 // asked with again. Its body is not wanted.

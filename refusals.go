@@ -2,7 +2,6 @@ package caddysse
 
 import (
 	"errors"
-	"mime"
 	"net/http"
 	"strconv"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
-	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -30,18 +28,11 @@ const (
 	maxRetryAfter = 10 * time.Second
 )
 
-// Why a client is turned away, as a label and in SSE-Resume.
-const (
-	refusedStreams     = "max_streams"
-	refusedSubscribers = "max_subscribers"
-	refusedPerClient   = "max_per_client"
-	refusedMemory      = "memory"
-	refusedFiles       = "files"
-	refusedNoSecond    = "no_second"
-)
+// errNoFiles: the process has no files left.
+var errNoFiles = errors.New("the process has as many files open as it may (ulimit -n)")
 
-// theRefusals counts clients that were turned away.
-var theRefusals = meter.NewLabelled(refusedStreams, refusedSubscribers, refusedPerClient, refusedMemory, refusedFiles, refusedNoSecond)
+// errTooManyOfClient: max_per_client is reached.
+var errTooManyOfClient = errors.New("max_per_client of the client reached")
 
 // refusalOf is the label of a reason, and the status.
 func refusalOf(why error) (reason string, status int) {
@@ -98,15 +89,4 @@ func (h *Handler) endAtOnce(w http.ResponseWriter, after time.Duration) error {
 	w.WriteHeader(http.StatusOK)
 	_, err := w.Write(body)
 	return err
-}
-
-// mayBeEventSource reports whether a request may be one of EventSource, or of a client
-// that does as it does: it takes event streams and nothing else.
-func mayBeEventSource(r *http.Request) bool {
-	accept := r.Header["Accept"]
-	if r.Method != http.MethodGet || len(accept) != 1 {
-		return false
-	}
-	mediaType, _, err := mime.ParseMediaType(accept[0])
-	return err == nil && mediaType == eventStreamType
 }

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
@@ -111,13 +109,6 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 	return r
 }
 
-// insideForGood marks a detached request for a nested sse.
-var insideForGood = func() *passage {
-	inside := new(passage)
-	inside.Store(true)
-	return inside
-}()
-
 // Retired reports whether the configuration of the request was cleaned up.
 func (u *upstreamRequest) Retired() bool { return u.handler.instance.Retired.Load() }
 
@@ -138,30 +129,3 @@ func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *st
 	}
 	return c.finish(err)
 }
-
-// runNext runs the handlers behind sse. A panic of theirs becomes an error;
-// that of reverse_proxy when an answer breaks off is http.ErrAbortHandler.
-func runNext(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
-	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case http.ErrAbortHandler:
-			err = http.ErrAbortHandler
-		default:
-			err = panicError{value: p, stack: debug.Stack()}
-		}
-	}()
-	return next.ServeHTTP(w, r)
-}
-
-// panicError is what a panicking handler ends its upstream connection with.
-type panicError struct {
-	value any
-	stack []byte
-}
-
-func (e panicError) Error() string { return fmt.Sprintf("panic in a handler: %v", e.value) }
-
-// isAbort reports whether what a handler panicked with only breaks its response
-// off.
-func isAbort(v any) bool { return v == any(http.ErrAbortHandler) }

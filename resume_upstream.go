@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
-	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -63,15 +62,6 @@ const (
 	// resumeDelay is before the second try. It doubles from one to the next.
 	resumeDelay = 250 * time.Millisecond
 )
-
-// What became of answers whose upstream connection broke, as a label.
-const (
-	answerResumed = "resumed"
-	answerLost    = "failed"
-)
-
-// theAnswerResumes counts them, for metrics.
-var theAnswerResumes = meter.NewLabelled(answerResumed, answerLost)
 
 // resumingHandler stands before the handlers behind sse.
 type resumingHandler struct {

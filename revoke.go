@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
@@ -24,22 +23,6 @@ const revokeField = "Sse-Revoke"
 
 // maxRevokeFields bounds how many of them one answer may have: each is work.
 const maxRevokeFields = 16
-
-// passage is a request's way through an sse handler.
-type passage struct {
-	atomic.Bool // it is inside: a nested one steps aside
-
-	came  access.Clock // when it came, in the order of revocations
-	place *clientPlace // that it has taken; nil: it was not counted
-}
-
-// cameAt is when a request came, in the order of revocations.
-func cameAt(r *http.Request) access.Clock {
-	if v, ok := caddyhttp.GetVar(r.Context(), insideVar).(*passage); ok {
-		return v.came
-	}
-	return 0
-}
 
 // scopes numbers handlers, so that a revocation is of the one that it came through.
 var scopes atomic.Uint64
