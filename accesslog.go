@@ -63,6 +63,26 @@ func startOf(r *http.Request) time.Time {
 // field is the entry's.
 func (f accessFields) field() zap.Field { return zap.Object("sse", f) }
 
+// tellEnd tells what became of a response, to the metrics, the access log and the
+// placeholders.
+func tellEnd(r *http.Request, f accessFields) {
+	delivery.Counts.Ended.With(string(f.end)).Inc()
+	tellAccessLog(r, f)
+}
+
+// tellAccessLog is tellEnd, less the metrics: for who has left before there was a
+// response.
+func tellAccessLog(r *http.Request, f accessFields) {
+	f.duration = time.Since(startOf(r))
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(f.field())
+	}
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.sse.end_reason", string(f.end))
+		repl.Set("http.sse.events", f.events)
+	}
+}
+
 // accessRecord is the access-log entry of a response whose connection was taken
 // over. Caddy would write its own when the handlers return; this one is written
 // at the response's end, with the same fields.
@@ -234,24 +254,4 @@ func addedFields(extra *caddyhttp.ExtraLogFields) []zap.Field {
 		return nil
 	}
 	return slices.Clone(*(*[]zapcore.Field)(added.Addr().UnsafePointer()))
-}
-
-// tellEnd tells what became of a response, to the metrics, the access log and the
-// placeholders.
-func tellEnd(r *http.Request, f accessFields) {
-	delivery.Counts.Ended.With(string(f.end)).Inc()
-	tellAccessLog(r, f)
-}
-
-// tellAccessLog is tellEnd, less the metrics: for who has left before there was a
-// response.
-func tellAccessLog(r *http.Request, f accessFields) {
-	f.duration = time.Since(startOf(r))
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(f.field())
-	}
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.sse.end_reason", string(f.end))
-		repl.Set("http.sse.events", f.events)
-	}
 }

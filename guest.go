@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -23,27 +22,6 @@ import (
 // the interval of the option reauthorize. Who is refused is let go, and meets the
 // refusal when it comes back. What is no verdict, because the authentication service
 // is away, say, changes nothing: see docs/adr/0007-access-ends.md.
-
-// guest is a client's response that lasts.
-type guest struct {
-	access.Guest
-
-	handler atomic.Pointer[Handler] // whose configuration has let it in last
-	request *keptRequest            // nil: it is not run again
-	tooLong bool                    // because there is too much of it
-	host    string                  // with revoke_by
-
-	// Of a stream of the hub: the subscriber, what its request has in common with
-	// others, and how whoever serves it is woken.
-	sub      *stream.Subscriber
-	key      stream.Key
-	detached bool
-	notice   *delivery.Notice
-
-	place *clientPlace // that its response takes
-
-	private *passThrough // of a private stream
-}
 
 // welcome makes a client known whose response is about to last. holder is what it is
 // known by.
@@ -201,36 +179,6 @@ func (g *guest) mayBeAt(place string) func(string) bool {
 	listen, _, _ := strings.Cut(place, "\x00")
 	return func(p string) bool { return strings.HasPrefix(p, listen+"\x00") }
 }
-
-// judge finds the verdict of the handlers before sse, none of which has let the
-// request through. status is that of their answer, 0: there is none.
-func judge(status int, err error) (access.Verdict, int) {
-	if status == 0 && err != nil {
-		status = http.StatusInternalServerError
-		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-			status = handlerErr.StatusCode
-		}
-	}
-	if isNoVerdict(status) {
-		return access.Unknown, status
-	}
-	return access.Refused, status // also by an answer of another kind: it does not lead to sse any more
-}
-
-// isNoVerdict reports whether a status says something of who answers, or of how often
-// or when it was asked, and not of the client.
-func isNoVerdict(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests,
-		statusCancelled:
-		return true
-	}
-	return status >= http.StatusInternalServerError
-}
-
-// statusCancelled is what reverse_proxy says of a request that was cancelled, by its
-// timeout here.
-const statusCancelled = 499
 
 // takeRecheck takes note that a request that is run again has reached the handler,
 // where it leads to the guest's stream.

@@ -89,27 +89,6 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	return nil, h.servePrivate(p, next)
 }
 
-// mayJoin reports whether a request may share a stream with others.
-func (h *Handler) mayJoin(r *http.Request) bool { return h.whyAlone(r) == "" }
-
-// whyAlone tells why a request shares no stream with others, whatever it is
-// answered with; empty: it may.
-func (h *Handler) whyAlone(r *http.Request) stream.PrivateReason {
-	switch {
-	case h.Share == shareOff:
-		return stream.PrivateShareOff
-	case isMCP(r):
-		return stream.PrivateMCP
-	case r.Method != http.MethodGet:
-		return stream.PrivateMethod
-	case !acceptsEventStream(r.Header):
-		return stream.PrivateAccept
-	case r.URL.Opaque != "", !bodyless(r):
-		return stream.PrivateRequest
-	}
-	return ""
-}
-
 // serveShared serves a request from the stream that its key leads to.
 func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (*served, error) {
 	if r.URL.RawQuery != "" {

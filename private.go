@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -18,44 +16,6 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
-
-// passThrough is the ResponseWriter of a response that is its client's alone.
-// An event stream (a private stream) goes out byte for byte as it comes, with
-// heartbeats between its blocks. Everything else passes as it is.
-type passThrough struct {
-	*caddyhttp.ResponseWriterWrapper
-	handler    *Handler
-	request    *http.Request
-	host, path string         // of the request as received, which handlers behind sse may change
-	why        stream.Private // it is not shared
-	headSent   bool           // the client has the head of an event stream already
-	unsent     http.Header    // with headSent: that of the answer, which the client does not see
-
-	missed  bool   // it may miss what came since it was sent its head
-	lostID  string // the gateway's ID that the client came with, and cannot be resumed from
-	askedID string // one that is sent upstream: another gateway may know it, and says so
-
-	// Called when the answer is an event stream that could have been shared.
-	onShareable func()
-
-	wroteHeader bool
-	discard     bool               // the client cannot be given this answer
-	body        bodyWriter         // nil: not an event stream
-	seen        *privateView       // by operators; the same
-	cancel      context.CancelFunc // of the upstream connection
-	release     context.CancelFunc // the same, where nothing has gone wrong; see capture.release
-	who         *guest
-
-	mu      sync.Mutex // guards what follows, and writing to an event stream's client
-	out     *delivery.Response
-	decoder eventstream.Decoder // sees what passes
-	mark    markCutter
-	last    [2]byte          // the newest bytes of the stream
-	err     error            // sticky
-	end     stream.EndReason // as soon as it is decided
-	told    bool             // what became of the stream
-	clock   *stream.AnswerClock
-}
 
 func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
 	return &passThrough{
@@ -113,25 +73,6 @@ func (p *passThrough) makeCancellable() {
 	// Only by drain: handlers before sse may go on with the request.
 	p.cancel = func() { cancel(nil) }
 	p.release = func() { cancel(io.EOF) }
-}
-
-// errLeft ends a private stream from this side.
-var errLeft = errors.New("the stream was ended by the gateway")
-
-// leave ends the stream from this side, for a reason.
-func (p *passThrough) leave(reason stream.EndReason) {
-	at := time.Now()
-	p.out.EndBy(func() time.Time { return at }) // what is being written has mu
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err != nil || p.end != "" {
-		return
-	}
-	if retry := p.handler.options.LastRetry(); retry != nil && !p.out.MidBlock {
-		_ = p.out.Send(retry) // the client may be gone
-	}
-	p.err, p.end = errLeft, reason
-	p.release()
 }
 
 // hasLeft reports whether leave has ended the stream, and what is to be returned
@@ -226,14 +167,6 @@ func (p *passThrough) findGap(header http.Header) {
 	case header.Get("SSE-Resume") == "":
 		header.Set("SSE-Resume", stream.ResumePrivate)
 	}
-}
-
-// resume is the outcome of resuming.
-func (p *passThrough) resume() string {
-	if p.lostID != "" {
-		return stream.ResumeGap
-	}
-	return stream.ResumePrivate
 }
 
 // countGap tells the log and the metrics, if the client has a gap, and returns it.
@@ -407,27 +340,6 @@ func (p *passThrough) noteEnd(b []byte) {
 		p.last = [2]byte(b[n-2:])
 	}
 	p.out.MidBlock = len(p.decoder.Rest()) > 0 || (p.last[1] == '\r' && p.last[0] != '\r')
-}
-
-// markCutter cuts a byte order mark off the start of a stream, where something
-// else was sent before: there a client would take it for part of a line.
-type markCutter struct {
-	seen int  // how many bytes of it
-	past bool // no more of it is to come
-}
-
-// cut returns what is to be sent when b comes.
-func (c *markCutter) cut(b []byte) []byte {
-	for !c.past && len(b) > 0 {
-		if b[0] != delivery.ByteOrderMark[c.seen] {
-			c.past = true
-			return append(delivery.ByteOrderMark[:c.seen:c.seen], b...) // it only began like one
-		}
-		b = b[1:]
-		c.seen++
-		c.past = c.seen == len(delivery.ByteOrderMark)
-	}
-	return b
 }
 
 // stop ends the stream if it was one. It may be called more than once.

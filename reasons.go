@@ -16,6 +16,27 @@ import (
 // answer is not shared whose request could be is news, and has a remedy: a hint.
 // Where the request says so itself it is as it was asked for.
 
+// mayJoin reports whether a request may share a stream with others.
+func (h *Handler) mayJoin(r *http.Request) bool { return h.whyAlone(r) == "" }
+
+// whyAlone tells why a request shares no stream with others, whatever it is
+// answered with; empty: it may.
+func (h *Handler) whyAlone(r *http.Request) stream.PrivateReason {
+	switch {
+	case h.Share == shareOff:
+		return stream.PrivateShareOff
+	case isMCP(r):
+		return stream.PrivateMCP
+	case r.Method != http.MethodGet:
+		return stream.PrivateMethod
+	case !acceptsEventStream(r.Header):
+		return stream.PrivateAccept
+	case r.URL.Opaque != "", !bodyless(r):
+		return stream.PrivateRequest
+	}
+	return ""
+}
+
 // judge looks whether the event stream could have been shared, if its request
 // could: then the next one is asked for in the usual way. What its own head says
 // is the better reason.

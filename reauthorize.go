@@ -2,6 +2,7 @@ package caddysse
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -82,3 +83,33 @@ func (a *applicationAnswer) verdict() access.Verdict {
 	}
 	return access.Refused
 }
+
+// judge finds the verdict of the handlers before sse, none of which has let the
+// request through. status is that of their answer, 0: there is none.
+func judge(status int, err error) (access.Verdict, int) {
+	if status == 0 && err != nil {
+		status = http.StatusInternalServerError
+		if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+			status = handlerErr.StatusCode
+		}
+	}
+	if isNoVerdict(status) {
+		return access.Unknown, status
+	}
+	return access.Refused, status // also by an answer of another kind: it does not lead to sse any more
+}
+
+// isNoVerdict reports whether a status says something of who answers, or of how often
+// or when it was asked, and not of the client.
+func isNoVerdict(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests,
+		statusCancelled:
+		return true
+	}
+	return status >= http.StatusInternalServerError
+}
+
+// statusCancelled is what reverse_proxy says of a request that was cancelled, by its
+// timeout here.
+const statusCancelled = 499
