@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -8,68 +9,14 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
-
-// errNobodyWaits ends an upstream connection whose answer is not a stream to
-// share, when the client that caused it has left.
-var errNobodyWaits = errors.New("the client that asked has left")
-
-// opener is the client whose request opened a stream. If the first answer is
-// not an event stream to share, it gets that answer, written by the goroutine
-// that runs the upstream connection, while its own waits.
-type opener struct {
-	handler *Handler
-	w       http.ResponseWriter
-	r       *http.Request
-	done    chan struct{} // closed when the answer was written
-
-	// The last event ID that the client came with, and whether that does not go
-	// upstream.
-	lastEventID string
-	withheld    bool
-
-	mu      sync.Mutex
-	claimed bool           // the answer is being written
-	left    bool           // the client does not wait any more
-	err     error          // what the handlers behind sse returned; set before done
-	again   bool           // the client has to ask by itself; set before done
-	why     stream.Private // with again: why its stream is private then
-}
-
-func newOpener(h *Handler, w http.ResponseWriter, r *http.Request, lastEventID string, withheld bool) *opener {
-	return &opener{handler: h, w: w, r: r, done: make(chan struct{}), lastEventID: lastEventID, withheld: withheld}
-}
-
-// claim reserves the client's response for the goroutine that has its answer.
-// It returns false if the client has left.
-func (o *opener) claim() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.claimed = !o.left
-	return o.claimed
-}
-
-// leave tells that the client does not wait any more, and returns false if its
-// answer is being written already.
-func (o *opener) leave() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.left = !o.claimed
-	return o.left
-}
-
-// finish lets the client's own goroutine go on, after claim.
-func (o *opener) finish(err error) {
-	o.err = err
-	close(o.done)
-}
 
 // capture is the ResponseWriter that the handlers behind sse write a stream's
 // upstream connection to.
@@ -460,6 +407,24 @@ func (c *capture) settle(err error, status int) {
 			o.finish(o.handler.settleFiles(o.w, o.r, c.conn.Stream.Key, err))
 		}
 	}
+}
+
+// Open runs one upstream connection to its end.
+func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *stream.Conn) (end stream.Ending) {
+	requestCtx, cancel := context.WithCancelCause(u.sent.Template.Context())
+	defer cancel(nil)
+	c := newCapture(ctx, u, conn, cancel)
+	defer context.AfterFunc(ctx, c.release)()
+	idParam := cmp.Or(conn.Stream.IDParam, u.idParam)
+	err := u.handler.runWithFiles(ctx, func() bool { return c.status != 0 }, func() error {
+		c.header = u.before.Clone()
+		return runNext(u.next, c, u.instantiate(requestCtx, c, lastEventID, idParam))
+	})
+	if p, ok := errors.AsType[panicError](err); ok {
+		conn.Current().Log().Error("panic in a handler behind sse",
+			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
+	}
+	return c.finish(err)
 }
 
 // Interface guards.

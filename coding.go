@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"io"
+	"net/http"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -125,4 +126,27 @@ func (b *decodedBody) Close(complete bool) error {
 		return nil
 	}
 	return err
+}
+
+// limitCodings removes from a request's Accept-Encoding what the gateway cannot
+// decode: when the client has a head, nothing can be said of a coding any more.
+func limitCodings(header http.Header) {
+	lines, ok := header["Accept-Encoding"]
+	if !ok {
+		return
+	}
+	var kept []string
+	for element := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		coding, _, _ := strings.Cut(element, ";")
+		body, known := newBodyWriter(coding, io.Discard)
+		if !known || strings.TrimSpace(coding) == "" {
+			continue
+		}
+		_ = body.Close(false)
+		kept = append(kept, strings.TrimSpace(element))
+	}
+	if len(kept) == 0 {
+		kept = []string{"identity"}
+	}
+	header["Accept-Encoding"] = []string{strings.Join(kept, ", ")}
 }

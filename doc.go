@@ -36,6 +36,9 @@
 //
 // internal/doctor is what the command sse-doctor does, and knows eventstream only. internal/number is for conversions.
 //
+// The files of this package have such an order as well: each names only what itself and files below it declare, module.go
+// below most of them and provision.go above all (go -C tools run ./knot ..).
+//
 // The way of an event, from the upstream's bytes to the client's socket:
 //
 //  1. upstreamRequest.Open runs the handlers behind sse, with capture as their ResponseWriter: capture.Write.

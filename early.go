@@ -6,12 +6,12 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
@@ -87,29 +87,6 @@ func (h *Handler) newEarlyWriter(w http.ResponseWriter, r *http.Request) *earlyW
 	return e
 }
 
-// limitCodings removes from a request's Accept-Encoding what the gateway cannot
-// decode: when the client has a head, nothing can be said of a coding any more.
-func limitCodings(header http.Header) {
-	lines, ok := header["Accept-Encoding"]
-	if !ok {
-		return
-	}
-	var kept []string
-	for element := range strings.SplitSeq(strings.Join(lines, ","), ",") {
-		coding, _, _ := strings.Cut(element, ";")
-		body, known := newBodyWriter(coding, io.Discard)
-		if !known || strings.TrimSpace(coding) == "" {
-			continue
-		}
-		_ = body.Close(false)
-		kept = append(kept, strings.TrimSpace(element))
-	}
-	if len(kept) == 0 {
-		kept = []string{"identity"}
-	}
-	header["Accept-Encoding"] = []string{strings.Join(kept, ", ")}
-}
-
 // await begins to wait for the answer: the upstream has the whole request. Before
 // that no head can be sent: the server would read the rest of the body itself.
 func (e *earlyWriter) await() {
@@ -155,26 +132,6 @@ func (e *earlyWriter) HasBegun() (last time.Time, begun bool) {
 		return time.Time{}, false
 	}
 	return e.out.Last(), true
-}
-
-// serve serves the request.
-func (e *earlyWriter) serve(next caddyhttp.Handler) (err error) {
-	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		if !e.stop() || !isAbort(v) {
-			panic(v)
-		}
-		err = e.finish(http.ErrAbortHandler)
-	}()
-	d, err := e.handler.serve(e, e.original, next)
-	if d != nil {
-		err = d.run()
-	}
-	e.stop()
-	return e.finish(err)
 }
 
 // stop ends the waiting for an answer. It reports whether the client was sent a
@@ -335,16 +292,19 @@ func isJSON(header http.Header) bool {
 	return value == "" || value == "application/json" || strings.HasSuffix(value, "+json")
 }
 
-// lateFields are the header fields of an answer that the client is told when it
-// came too late, beside those with one of lateFieldPrefixes.
-var lateFields = []string{"Retry-After", "Retry-After-Ms", "X-Should-Retry", "X-Request-Id", "Request-Id", "Apim-Request-Id", "Cf-Ray", "Ratelimit", "Ratelimit-Policy"}
+// log is where what happens to the response is told.
+func (e *earlyWriter) log() *zap.Logger {
+	return e.handler.logger.With(zap.String("host", stream.Clip(e.host)), zap.String("path", stream.Clip(e.path)))
+}
 
-var lateFieldPrefixes = []string{"X-Ratelimit-", "Ratelimit-", "Anthropic-Ratelimit-"}
-
-// isLateField reports whether a header field, in canonical form, is one of them.
-func isLateField(name string) bool {
-	return slices.Contains(lateFields, name) ||
-		slices.ContainsFunc(lateFieldPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+// logLate logs the answer that came too late.
+func (e *earlyWriter) logLate() {
+	stream.Answers.Ended.With(stream.ResultRefused).Inc()
+	status, contentType, fields := e.late.status, stream.Clip(e.late.contentType), e.late.fields
+	e.handler.lines.Late.Log(func(suppressed int) {
+		e.log().Warn("late answer is not an event stream: client was told in its stream",
+			zap.Int("status", status), zap.String("content_type", contentType), zap.Any("headers", fields), zap.Int("suppressed", suppressed))
+	})
 }
 
 // Interface guards.

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-sse/caddy-sse/eventstream"
-	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Answers that came after their client was sent the head of an event stream, and
@@ -220,17 +218,14 @@ func encodeJSON(value any) string {
 	return strings.TrimSuffix(text.String(), "\n")
 }
 
-// log is where what happens to the response is told.
-func (e *earlyWriter) log() *zap.Logger {
-	return e.handler.logger.With(zap.String("host", stream.Clip(e.host)), zap.String("path", stream.Clip(e.path)))
-}
+// lateFields are the header fields of an answer that the client is told when it
+// came too late, beside those with one of lateFieldPrefixes.
+var lateFields = []string{"Retry-After", "Retry-After-Ms", "X-Should-Retry", "X-Request-Id", "Request-Id", "Apim-Request-Id", "Cf-Ray", "Ratelimit", "Ratelimit-Policy"}
 
-// logLate logs the answer that came too late.
-func (e *earlyWriter) logLate() {
-	stream.Answers.Ended.With(stream.ResultRefused).Inc()
-	status, contentType, fields := e.late.status, stream.Clip(e.late.contentType), e.late.fields
-	e.handler.lines.Late.Log(func(suppressed int) {
-		e.log().Warn("late answer is not an event stream: client was told in its stream",
-			zap.Int("status", status), zap.String("content_type", contentType), zap.Any("headers", fields), zap.Int("suppressed", suppressed))
-	})
+var lateFieldPrefixes = []string{"X-Ratelimit-", "Ratelimit-", "Anthropic-Ratelimit-"}
+
+// isLateField reports whether a header field, in canonical form, is one of them.
+func isLateField(name string) bool {
+	return slices.Contains(lateFields, name) ||
+		slices.ContainsFunc(lateFieldPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }

@@ -1,17 +1,15 @@
 package caddysse
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/key"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -112,20 +110,17 @@ func (u *upstreamRequest) instantiate(ctx context.Context, w http.ResponseWriter
 // Retired reports whether the configuration of the request was cleaned up.
 func (u *upstreamRequest) Retired() bool { return u.handler.instance.Retired.Load() }
 
-// Open runs one upstream connection to its end.
-func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *stream.Conn) (end stream.Ending) {
-	requestCtx, cancel := context.WithCancelCause(u.sent.Template.Context())
-	defer cancel(nil)
-	c := newCapture(ctx, u, conn, cancel)
-	defer context.AfterFunc(ctx, c.release)()
-	idParam := cmp.Or(conn.Stream.IDParam, u.idParam)
-	err := u.handler.runWithFiles(ctx, func() bool { return c.status != 0 }, func() error {
-		c.header = u.before.Clone()
-		return runNext(u.next, c, u.instantiate(requestCtx, c, lastEventID, idParam))
-	})
-	if p, ok := errors.AsType[panicError](err); ok {
-		conn.Current().Log().Error("panic in a handler behind sse",
-			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
-	}
-	return c.finish(err)
+// withholds reports whether a client's last event ID does not go upstream where
+// its answer could have been shared: a gateway gave it, and none is behind this
+// one.
+func (h *Handler) withholds(id string) bool {
+	_, _, own := replay.ParseID(id)
+	return own && h.options.IDs != stream.IDsUpstream
+}
+
+// dropID removes a last event ID of the gateway from a request that goes
+// upstream: the upstream does not know it.
+func (h *Handler) dropID(r *http.Request) {
+	r.Header.Del("Last-Event-ID")
+	r.URL.RawQuery = h.policy.WithoutID(r.URL.RawQuery)
 }
