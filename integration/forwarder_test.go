@@ -70,13 +70,6 @@ func (f *forwarder) forward(client, server *net.TCPConn) {
 	})
 }
 
-// count is how many connections there were.
-func (f *forwarder) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.all
-}
-
 // pipe copies until one side ends, and closes both.
 func pipe(dst, src *net.TCPConn) {
 	_, _ = io.Copy(dst, src)

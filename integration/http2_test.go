@@ -308,10 +308,10 @@ func h2spec(t *testing.T, globals string) map[string]string {
 	return outcomes
 }
 
-// The listener wrapper changes nothing in what HTTP/2 demands of a server.
+// The listener wrapper takes nothing from what a server does of what HTTP/2 demands.
 func TestConformanceToHTTP2(t *testing.T) {
 	var without, with map[string]string
-	differ := func(name string) bool { return with[name] != without[name] }
+	differ := func(name string) bool { return with[name] != without[name] && with[name] != "passed" }
 	for range 3 { // a case that waits too short on a busy machine fails on either side
 		without, with = h2spec(t, ""), h2spec(t, takingOver)
 		if !slices.ContainsFunc(slices.Collect(maps.Keys(without)), differ) {
