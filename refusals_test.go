@@ -108,7 +108,7 @@ func TestMaxPerClientCountsWhatLasts(t *testing.T) {
 	if !refused("/3", "a") || refused("/3", "b") || refused("/3", "") {
 		t.Error("not each client is counted by itself")
 	}
-	g.load(proxied("max_per_client 2 {header.User}\nlinger 0s\nkey {header.User}{path}\ngap_event gap", u))
+	g.reload(proxied("max_per_client 2 {header.User}\nlinger 0s\nkey {header.User}{path}\ngap_event gap", u))
 	if !refused("/3", "a") {
 		t.Error("who stays over a reload is not counted")
 	}
