@@ -36,9 +36,9 @@ func TestModelClients(t *testing.T) {
 			g := startGateway(t, unlogged+"sse {\nheartbeat 5ms\n}\nreverse_proxy "+model.address)
 			script := "clients/" + name + ".mjs"
 			direct := startNode(t, script, "http://"+model.address)
-			leaveModel(t, direct, model)
+			leaveModel(t, direct, model, 1)
 			through := startNode(t, script, g.url(""))
-			leaveModel(t, through, model)
+			leaveModel(t, through, model, 2)
 			for result, part := range modelResults {
 				want, got := direct.awaitEvent(result, 1).Data, through.awaitEvent(result, 1).Data
 				if !strings.Contains(want, part) {
@@ -52,12 +52,16 @@ func TestModelClients(t *testing.T) {
 	}
 }
 
-// leaveModel lets a client leave, twice, and waits until the model has noticed.
-func leaveModel(t *testing.T, c *process, model *upstream) {
+// leaveModel lets the nth client leave, twice, and waits until the model has noticed.
+func leaveModel(t *testing.T, c *process, model *upstream, n int) {
 	t.Helper()
-	newest := func() int { return len(model.all("open")) } // connections are numbered from 1
 	c.awaitEvent("five chunks", 1)
-	endless := newest()
+	endless := 0 // connections are numbered from 1
+	for _, r := range model.await("the endless answer", func(all []report) bool { return len(only(all, "endless")) == n }) {
+		if r.Event == "open" {
+			endless = r.Connection
+		}
+	}
 	c.tell("leave")
 	assertNoticed(t, model, endless, c.awaitEvent("left endless", 1))
 

@@ -159,6 +159,7 @@ const answers = {
   },
   // It goes on until the client leaves.
   async endless(api, res) {
+    tell({event: 'endless'});
     await send(res, api.begin());
     while (!res.destroyed) {
       await send(res, [api.token('on and ')]);
