@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,29 +24,18 @@ type examined struct {
 	seen          string
 }
 
-// ticking is an application that answers by a function, and sends events often.
+// ticking is answers for an application that sends events often.
 func ticking(t *testing.T, answer func(w http.ResponseWriter, r *http.Request) (status int)) (address string) {
 	t.Helper()
-	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if status := answer(w, r); status != http.StatusOK {
-			w.WriteHeader(status)
-			return
-		}
-		w.Header().Set("Content-Type", eventStreamType)
+	return answersWith(t, answer, func(w http.ResponseWriter, r *http.Request) {
 		for n := 1; r.Context().Err() == nil; n++ {
-			_, _ = fmt.Fprintf(w, "data: %d\n\n", n)
-			_ = http.NewResponseController(w).Flush()
+			writeEvent(w, n)
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-r.Context().Done():
 			}
 		}
-	}))
-	t.Cleanup(func() {
-		app.CloseClientConnections()
-		app.Close()
 	})
-	return app.Listener.Addr().String()
 }
 
 // examineSites loads sites at once, each with a host of its own, asks for their streams and returns what the doctor says of each.

@@ -31,21 +31,33 @@ import (
 // answers starts an application that answers by a function, and keeps event streams open with one event.
 func answers(t *testing.T, answer func(w http.ResponseWriter, r *http.Request) (status int)) (address string) {
 	t.Helper()
+	return answersWith(t, answer, func(w http.ResponseWriter, r *http.Request) {
+		writeEvent(w, 1)
+		<-r.Context().Done()
+	})
+}
+
+// answersWith is answers for event streams with the events that a function writes.
+func answersWith(t *testing.T, answer func(w http.ResponseWriter, r *http.Request) (status int), events http.HandlerFunc) (address string) {
+	t.Helper()
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if status := answer(w, r); status != http.StatusOK {
 			w.WriteHeader(status)
 			return
 		}
 		w.Header().Set("Content-Type", eventStreamType)
-		_, _ = fmt.Fprint(w, "data: 1\n\n")
-		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
+		events(w, r)
 	}))
 	t.Cleanup(func() {
 		app.CloseClientConnections()
 		app.Close()
 	})
 	return app.Listener.Addr().String()
+}
+
+func writeEvent(w http.ResponseWriter, n int) {
+	_, _ = fmt.Fprintf(w, "data: %d\n\n", n)
+	_ = http.NewResponseController(w).Flush()
 }
 
 // setUp is an ordinary set-up that does not do what is meant.

@@ -9,37 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 )
-
-// loadedHandlers are the sse handlers of the configuration that is loaded.
-func loadedHandlers(t *testing.T) (all []*Handler) {
-	t.Helper()
-	app, err := caddy.ActiveContext().App("http")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var walk func(routes caddyhttp.RouteList)
-	walk = func(routes caddyhttp.RouteList) {
-		for _, route := range routes {
-			for _, handler := range route.Handlers {
-				switch handler := handler.(type) {
-				case *Handler:
-					all = append(all, handler)
-				case *caddyhttp.Subroute:
-					walk(handler.Routes)
-				}
-			}
-		}
-	}
-	for _, server := range app.(*caddyhttp.App).Servers {
-		walk(server.Routes)
-	}
-	return all
-}
 
 // looksSoon shortens the times after which is looked past handlers, and after which what is seen there counts.
 func looksSoon(t *testing.T) {
@@ -65,7 +36,7 @@ func TestHandlerThatSeesNothingIsTold(t *testing.T) {
 	address := answers(t, func(http.ResponseWriter, *http.Request) int { return http.StatusOK })
 	l := startUnloaded(t)
 	l.reloadWith("", site("sse /event\nreverse_proxy "+address))
-	h := loadedHandlers(t)[0]
+	h := handlersOf(t)[0]
 	eventually(t, "the handler looks past itself", func() bool { return h.lookout.left.Load() > 0 })
 	l.subscribe("/events").expect("1")
 	eventually(t, "it is told", func() bool { return unseenHint("/event") != nil })
@@ -122,7 +93,7 @@ func TestOtherRequestsPastAHandlerAreNotTold(t *testing.T) {
 			l.reloadWith("", site("sse /unseen {\nname unseen\n}\nsse /other {\nname other\n}\n"+
 				"forward_auth /private "+address+" {\nuri /auth\n}\nforward_auth /closing "+closing.Listener.Addr().String()+" {\nuri /auth\n}\n"+
 				"reverse_proxy "+address))
-			h := loadedHandlers(t)[0]
+			h := handlersOf(t)[0]
 			eventually(t, "the handler looks past itself", func() bool { return h.lookout.left.Load() > 0 })
 			l.client.CloseIdleConnections() // those are not looked at that were there before
 			do(l)
@@ -161,7 +132,7 @@ func TestNothingIsLookedAtWhileRequestsCome(t *testing.T) {
 	l := startUnloaded(t)
 	l.reloadWith("", site("sse /events\nreverse_proxy "+address))
 	l.subscribe("/events").expect("1")
-	h := loadedHandlers(t)[0]
+	h := handlersOf(t)[0]
 	h.lookout.look()
 	if left := h.lookout.left.Load(); left != 0 {
 		t.Errorf("%d connections are to be looked at", left)

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -145,17 +144,8 @@ func (s *soak) start(ctx context.Context, i int) {
 }
 
 func soakTransport(protocol string) *http.Transport {
-	transport := &http.Transport{
-		DisableCompression: true, ForceAttemptHTTP2: protocol == "h2", TLSClientConfig: anyCertificate(),
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			var d net.Dialer
-			conn, err := d.DialContext(ctx, network, address)
-			if err == nil {
-				err = conn.(*net.TCPConn).SetReadBuffer(slowReceiveBuffer)
-			}
-			return conn, err
-		},
-	}
+	transport := slowTransport()
+	transport.ForceAttemptHTTP2 = protocol == "h2"
 	if protocol != "h2" {
 		transport.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	}

@@ -385,19 +385,8 @@ func TestGapBeforeMaxAge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events, o.MaxAge = 5, 3*time.Second }), func(st *streamTest) {
-				letters := strings.Fields("a b c d e f g h i j")
-				_, up := st.start()
-				up.numbered(letters...)
-				time.Sleep(time.Minute)
-				b := st.join("a")
-				sp := st.source.acceptOpen()
 				var given strings.Builder
-				if test.goesOn {
-					for _, id := range letters[1:] {
-						sp.numbered(id)
-						given.WriteString(b.read())
-					}
-				}
+				_, b, sp := st.joinBehindTheBuffer(test.goesOn, &given)
 				time.Sleep(2399 * time.Millisecond) // max_age, less what is taken off at most
 				if test.first {
 					sp.numbered("k") // the stream has not got it yet
@@ -414,6 +403,25 @@ func TestGapBeforeMaxAge(t *testing.T) {
 	}
 }
 
+// joinBehindTheBuffer lets a client join with an ID that is not kept any more, of an
+// upstream whose ids do not count. given is what the client is given of what came after
+// it, if the upstream goes on from there.
+func (st *streamTest) joinBehindTheBuffer(goesOn bool, given *strings.Builder) (up *fakeConn, b *reader, sp *fakeConn) {
+	letters := strings.Fields("a b c d e f g h i j")
+	_, up = st.start()
+	up.numbered(letters...)
+	time.Sleep(time.Minute)
+	b = st.join("a")
+	sp = st.source.acceptOpen()
+	if goesOn {
+		for _, id := range letters[1:] {
+			sp.numbered(id)
+			given.WriteString(b.read())
+		}
+	}
+	return up, b, sp
+}
+
 // So is told who is left alone with its connection, because that could not be merged.
 func TestGapOfWhoIsLeftAlone(t *testing.T) {
 	for name, test := range map[string]struct{ goesOn, live bool }{
@@ -423,19 +431,8 @@ func TestGapOfWhoIsLeftAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 5 }), func(st *streamTest) {
-				letters := strings.Fields("a b c d e f g h i j")
-				_, up := st.start()
-				up.numbered(letters...)
-				time.Sleep(time.Minute)
-				b := st.join("a")
-				sp := st.source.acceptOpen()
 				var given strings.Builder
-				if test.goesOn {
-					for _, id := range letters[1:] {
-						sp.numbered(id)
-						given.WriteString(b.read())
-					}
-				}
+				up, b, sp := st.joinBehindTheBuffer(test.goesOn, &given)
 				time.Sleep(time.Second / 2)
 				if test.live {
 					sp.numbered("k")
