@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"go.uber.org/zap"
 
@@ -58,7 +57,7 @@ func (a *adminEndpoint) load(caddyfile string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	if err := caddy.Load(body, true); err != nil {
+	if err := loadConfig(a.t, body); err != nil {
 		a.t.Fatal(err)
 	}
 }

@@ -186,7 +186,7 @@ func TestTrustInAProxyIsKept(t *testing.T) {
 		t.Errorf("of a stranger: %s", got)
 	}
 	believeUnix(t)
-	g.reload(proxied("", u))
+	g.load(proxied("", u))
 	if got := sent(opens(t, g, u, "/", fields...), "X-Forwarded-Proto", "X-Forwarded-Host"); got != strings.Join(fields, "\n") {
 		t.Errorf("of a trusted proxy: %s", got)
 	}

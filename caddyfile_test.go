@@ -673,9 +673,9 @@ func TestMemoryOption(t *testing.T) {
 	}
 	a.close()
 	b.close()
-	g.reload(proxied("memory 1MB\njoin live", u))
+	g.load(proxied("memory 1MB\njoin live", u))
 	eventually(t, "the new value counts", func() bool { limit, _ := stream.Process.MemoryLimit(); return limit == 1_000_000 })
-	g.reload(proxied("join live", u))
+	g.load(proxied("join live", u))
 	eventually(t, "the default counts", func() bool { limit, _ := stream.Process.MemoryLimit(); return limit == stream.DefaultMemory })
 }
 

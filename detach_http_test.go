@@ -771,7 +771,7 @@ func TestDetachedOverReload(t *testing.T) {
 	idA, idB := a.expect("1").LastEventID, b.expect("1").LastEventID
 	a.close()
 	for range 3 {
-		g.reload(proxied("detach 1m\nbuffer 100", after))
+		g.load(proxied("detach 1m\nbuffer 100", after))
 		up.event("2")
 		upB.event("2")
 		b.expect("2")

@@ -152,7 +152,7 @@ func TestProbeOverReload(t *testing.T) {
 			t.Errorf("%s: %q, expected %q", name, got, want)
 		}
 	}
-	g.reload(config("40s"))
+	g.load(config("40s"))
 	if m := c.next(); !strings.Contains(m.Data, `"last":true`) {
 		t.Errorf("event %q", m.Data)
 	}

@@ -16,11 +16,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
@@ -70,7 +72,7 @@ func startGateway(t testing.TB, caddyfile string) *gateway {
 	return g
 }
 
-// load replaces the configuration, as a reload does.
+// load replaces the configuration, as a reload does. The servers of the old one do not accept connections any more.
 func (g *gateway) load(caddyfile string) {
 	g.t.Helper()
 	if err := loadCaddyfile(g.t, strings.ReplaceAll(caddyfile, "{socket}", "unix/"+g.socket)); err != nil {
@@ -85,7 +87,73 @@ func loadCaddyfile(t testing.TB, caddyfile string) error {
 	if err != nil {
 		return err
 	}
-	return caddy.Load(withDelivery(t, body), true)
+	return loadConfig(t, withDelivery(t, body))
+}
+
+// loadConfig replaces the configuration, and waits until the servers of the old
+// one do not accept connections any more. Caddy does not; on a Unix socket old
+// and new share the queue, and the old one hangs up.
+func loadConfig(t testing.TB, body []byte) error {
+	t.Helper()
+	body = withProbes(t, body)
+	old := serverProbes.Swap(new(probeCount))
+	if err := caddy.Load(body, true); err != nil {
+		serverProbes.Store(old)
+		return err
+	}
+	eventually(t, "the old servers' listeners are closed", func() bool { return old.closed.Load() == old.servers.Load() })
+	return nil
+}
+
+// withProbes adds a probe to each server of a configuration.
+func withProbes(t testing.TB, body []byte) []byte {
+	t.Helper()
+	var config map[string]any
+	if err := json.Unmarshal(body, &config); err != nil {
+		t.Fatal(err)
+	}
+	apps, _ := config["apps"].(map[string]any)
+	app, _ := apps["http"].(map[string]any)
+	servers, _ := app["servers"].(map[string]any)
+	for _, server := range servers {
+		server := server.(map[string]any)
+		routes, _ := server["routes"].([]any)
+		server["routes"] = append([]any{map[string]any{"handle": []any{map[string]any{"handler": "test_probe"}}}}, routes...)
+	}
+	body, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// probe is an HTTP handler that does nothing but count its server.
+type probe struct{}
+
+// serverProbes counts the servers of the newest configuration, and those of them
+// whose listeners were closed.
+var serverProbes atomic.Pointer[probeCount]
+
+type probeCount struct{ servers, closed atomic.Int32 }
+
+func init() {
+	serverProbes.Store(new(probeCount))
+	caddy.RegisterModule(probe{})
+}
+
+func (probe) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_probe", New: func() caddy.Module { return new(probe) }}
+}
+
+func (probe) Provision(ctx caddy.Context) error {
+	count := serverProbes.Load()
+	count.servers.Add(1)
+	ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server).RegisterOnShutdown(func() { count.closed.Add(1) })
+	return nil
+}
+
+func (probe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r)
 }
 
 // withDelivery sets the way to write to clients that is tested in an adapted

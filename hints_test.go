@@ -188,7 +188,7 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 }
 
 // pageSite serves the live page beside another site.
-const pageSite = "http://page.test {\nbind {socket}\ntest_probe\nsse_admin\n}\n"
+const pageSite = "http://page.test {\nbind {socket}\nsse_admin\n}\n"
 
 // expectOnPage checks the texts of the hints that the live page of pageSite is given.
 func (l logged) expectOnPage(texts ...string) {

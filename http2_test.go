@@ -103,11 +103,9 @@ func (setup sharingSetup) start(t *testing.T, u *upstream) *sharingGateway {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.awaitReload(func() {
-			if err := caddy.Load([]byte(body), true); err != nil {
-				t.Fatal(err)
-			}
-		})
+		if err := loadConfig(t, []byte(body)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return s
 }

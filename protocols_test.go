@@ -25,7 +25,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
@@ -36,17 +35,15 @@ import (
 // startGatewayWith is startGateway with further global options.
 func startGatewayWith(t *testing.T, globals, caddyfile string) *gateway {
 	t.Helper()
-	g := startGateway(t, site("test_probe\nrespond 503"))
+	g := startGateway(t, site("respond 503"))
 	body, err := adapt(t, strings.ReplaceAll(
 		strings.Replace(testGlobals, "admin off", "admin off\n"+globals, 1)+caddyfile, "{socket}", "unix/"+g.socket))
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.awaitReload(func() {
-		if err := caddy.Load(withDelivery(t, []byte(body)), true); err != nil {
-			t.Fatal(err)
-		}
-	})
+	if err := loadConfig(t, withDelivery(t, []byte(body))); err != nil {
+		t.Fatal(err)
+	}
 	return g
 }
 

@@ -236,7 +236,7 @@ func TestReloadLetsGoWhoIsRefused(t *testing.T) {
 					ups[second] = u1.accept()
 				}
 				before := gather(t)
-				g.reload(config("@bob header User bob\nrespond @bob 403", u2))
+				g.load(config("@bob header User bob\nrespond @bob 403", u2))
 				clients["bob"].expectOver()
 				up := ups["alice"]
 				if kind != "private" {
@@ -313,7 +313,7 @@ func TestWhatIsTooLongToKeepIsLetGo(t *testing.T) {
 	a := g.subscribe("/", "X-Long: "+strings.Repeat("x", maxKept))
 	u.accept()
 	b := g.subscribe("/")
-	g.reload(config)
+	g.load(config)
 	a.expectOver()
 	u.accept()
 	b.expectOpen()
@@ -333,7 +333,7 @@ func TestPostIsNotRunAgain(t *testing.T) {
 	up := u.accept()
 	get := g.subscribe("/other")
 	other := u.accept()
-	g.reload(site("sse /none\nreverse_proxy " + u.address)) // there it would be a request of its own
+	g.load(site("sse /none\nreverse_proxy " + u.address)) // there it would be a request of its own
 	get.expectOver()
 	up.numbered("1")
 	a.expect("1")

@@ -27,7 +27,7 @@ import (
 func TestReloadKeepsQuery(t *testing.T) {
 	u1, u2 := startUpstream(t, nil), startUpstream(t, nil)
 	config := func(u *upstream) string {
-		return site("test_probe\n@no not query token=1\nrespond @no 403\n" +
+		return site("@no not query token=1\nrespond @no 403\n" +
 			"sse {\nkey {http.request.uri.path}\n}\nreverse_proxy " + u.address)
 	}
 	g := startGateway(t, config(u1))
@@ -35,7 +35,7 @@ func TestReloadKeepsQuery(t *testing.T) {
 	up := u1.accept()
 	up.numbered("1")
 	a.expect("1")
-	g.reload(config(u2))
+	g.load(config(u2))
 	next := u2.accept()
 	if query := next.request.URL.RawQuery; query != "lastEventId=1" {
 		t.Errorf("sent upstream: %q", query)
@@ -63,7 +63,7 @@ func TestReloadLeavesNoAccessLog(t *testing.T) {
 		"error 401",
 		"respond 403",
 	} {
-		g.reload(config(before))
+		g.load(config(before))
 		if before[0] == 'h' {
 			next := u.accept()
 			next.numbered("2")
@@ -108,7 +108,7 @@ func TestReloadWhileLoading(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		g.load(site("test_probe\nsse\ntest_slow\nreverse_proxy " + u3.address))
+		g.load(site("sse\ntest_slow\nreverse_proxy " + u3.address))
 	}()
 	<-loading
 	for range streams {
@@ -189,7 +189,7 @@ func (g *gateway) askOverReload(method, target string, fields ...string) *http.R
 // connection, and returns the new one when the stream has moved to it.
 func (g *gateway) reloadInto(caddyfile string, u *upstream, old *upstreamClient, client *testClient, id string) *upstreamClient {
 	g.t.Helper()
-	g.reload(caddyfile)
+	g.load(caddyfile)
 	next := u.accept()
 	old.last(id)
 	next.numbered(id)

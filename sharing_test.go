@@ -17,10 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -826,13 +822,13 @@ func TestForeignHost(t *testing.T) {
 func TestForeignHostAfterReload(t *testing.T) {
 	internal, public := startUpstream(t, nil), startUpstream(t, nil)
 	config := func(inside, outside string) string {
-		return "http://internal.test {\nbind " + inside + "\ntest_probe\nsse\nreverse_proxy " + internal.address + "\n}\n" +
-			"http:// {\nbind " + outside + "\ntest_probe\nsse\nreverse_proxy " + public.address + "\n}\n"
+		return "http://internal.test {\nbind " + inside + "\nsse\nreverse_proxy " + internal.address + "\n}\n" +
+			"http:// {\nbind " + outside + "\nsse\nreverse_proxy " + public.address + "\n}\n"
 	}
 	g := startGateway(t, config("{socket}", "{socket}2"))
 	inside := g.subscribe("/events", "Host: internal.test")
 	upInternal := internal.accept()
-	g.reload(config("{socket}3", "{socket}2"))
+	g.load(config("{socket}3", "{socket}2"))
 	for _, socket := range []string{"2", "3"} {
 		other := *g
 		other.client = gatewayClient(g.socket + socket)
@@ -917,59 +913,10 @@ func TestRefusedClientsDoNotJoin(t *testing.T) {
 	}
 }
 
-// reload is load that waits until the servers of the old configuration do not
-// accept connections any more. Caddy does not; on a Unix socket old and new
-// share the queue, and the old one hangs up.
-func (g *gateway) reload(caddyfile string) {
-	g.t.Helper()
-	g.awaitReload(func() { g.load(caddyfile) })
-}
-
-func (g *gateway) awaitReload(load func()) {
-	g.t.Helper()
-	old := shutdowns.Swap(new(shutdownCount))
-	load()
-	eventually(g.t, "the old servers' listeners are closed", func() bool { return old.done.Load() == old.servers.Load() })
-}
-
-// shutdowns counts the servers of the newest configuration, and those of them
-// that were shut down.
-var shutdowns atomic.Pointer[shutdownCount]
-
-type shutdownCount struct{ servers, done atomic.Int32 }
-
-// shutdownProbe is an HTTP handler that does nothing but count its server.
-type shutdownProbe struct{}
-
-func init() {
-	shutdowns.Store(new(shutdownCount))
-	caddy.RegisterModule(shutdownProbe{})
-	httpcaddyfile.RegisterHandlerDirective("test_probe", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		return shutdownProbe{}, nil
-	})
-	httpcaddyfile.RegisterDirectiveOrder("test_probe", httpcaddyfile.Before, "header")
-}
-
-func (shutdownProbe) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.handlers.test_probe", New: func() caddy.Module { return new(shutdownProbe) }}
-}
-
-func (shutdownProbe) Provision(ctx caddy.Context) error {
-	count := shutdowns.Load()
-	count.servers.Add(1)
-	ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server).RegisterOnShutdown(func() { count.done.Add(1) })
-	return nil
-}
-
-func (shutdownProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return next.ServeHTTP(w, r)
-}
-
 // twoHandlers is a site in which two sse handlers get requests with the same
 // key, because User-Agent is not in it.
 func twoHandlers(one, two string, u1, u2 *upstream) string {
 	return site(`
-		test_probe
 		@one header User-Agent one
 		handle @one {
 			sse {
@@ -1036,7 +983,7 @@ func TestReloadAdoptsStreams(t *testing.T) {
 			up := u1.accept()
 			up.numbered("1")
 			last := a.expect("1")
-			g.reload(twoHandlers(test.after[0], test.after[1], u1, u2))
+			g.load(twoHandlers(test.after[0], test.after[1], u1, u2))
 			if !test.moved {
 				a.expectEnd()
 				b := g.subscribe("/", "User-Agent: one", "Last-Event-ID: "+last.LastEventID)
@@ -1080,7 +1027,7 @@ func TestReloadAdoptsStreams(t *testing.T) {
 }
 
 func probed(options string, u *upstream) string {
-	return site("test_probe\nsse {\n" + options + "\n}\nreverse_proxy " + u.address)
+	return site("sse {\n" + options + "\n}\nreverse_proxy " + u.address)
 }
 
 // TestReloadKeepsTheOnlyHandler: without a name, as most sites are.
@@ -1092,7 +1039,7 @@ func TestReloadKeepsTheOnlyHandler(t *testing.T) {
 	up.numbered("0")
 	a.expect("0")
 	for i := range 3 {
-		g.reload(probed(fmt.Sprintf("join live\nheartbeat %ds", 20+i), u))
+		g.load(probed(fmt.Sprintf("join live\nheartbeat %ds", 20+i), u))
 		b := g.subscribe("/")
 		n := strconv.Itoa(i + 1)
 		up.last(n)

@@ -206,7 +206,7 @@ func TestUpstreamTimeoutWithoutHandlersReturn(t *testing.T) {
 // and ends well after it.
 func TestServersWriteTimeoutEndsNoStream(t *testing.T) {
 	u := startUpstream(t, nil)
-	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1s\n}\n}", site("test_probe\nsse {\njoin live\n}\nreverse_proxy "+u.address))
+	g := startGatewayWith(t, "servers {\ntimeouts {\nwrite 1s\n}\n}", site("sse {\njoin live\n}\nreverse_proxy "+u.address))
 	c := g.subscribe("/")
 	up := u.accept()
 	up.event("1")

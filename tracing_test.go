@@ -145,7 +145,7 @@ func TestApplicationIsToldTheOpenersSpan(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	g.reload(proxied("share public", u))
+	g.load(proxied("share public", u))
 	g.subscribe("/", "Traceparent: "+sent)
 	if got := u.accept().request.Header.Get("Traceparent"); got != "" {
 		t.Errorf("without tracing the application was told %q", got)

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -26,11 +24,9 @@ func (l logged) reloadWith(globals, caddyfile string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.awaitReload(func() { // of sites with test_probe
-		if err := caddy.Load(withDelivery(l.t, []byte(body)), true); err != nil {
-			l.t.Fatal(err)
-		}
-	})
+	if err := loadConfig(l.t, withDelivery(l.t, []byte(body))); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // What is doubtful is told when it is loaded: in the log, and as a hint. What the hint says to write instead makes it go
@@ -143,7 +139,7 @@ func TestSoundConfigurationsAreNotDoubted(t *testing.T) {
 		"in handle, proxy after it":  "handle /a/* {\nsse\n}\n" + proxy,
 		"route":                      "route {\nsse\n" + proxy + "\n}",
 		"PHP":                        "sse\nphp_fastcgi 127.0.0.1:1",
-		"a handler that is unknown":  "route {\nsse\ntest_probe\n}",
+		"a handler that is unknown":  "route {\nsse\ntest_hang\n}",
 		"a named route":              "route {\nsse\ninvoke app\n}",
 		"after what turns away":      "@a header X-Bad *\nrespond @a 403\nsse\n" + proxy,
 		"after forward_auth":         "forward_auth 127.0.0.1:1 {\nuri /auth\n}\nsse\n" + proxy,
