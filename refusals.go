@@ -19,6 +19,7 @@ import (
 // A client that finds no room is asked to come later. EventSource does not: at any
 // status but 200 it gives up for good. So who can be one is sent an event stream that
 // ends at once, with the time after which it comes back: see docs/adr/0009-refusals.md.
+// That the application does not answer is told with a status to all, as reverse_proxy does.
 
 // How long a client that was turned away is asked to stay away: at random, so that those
 // who were turned away together do not come back together. It keeps the time that it is
@@ -68,7 +69,7 @@ func (h *Handler) turnAway(w http.ResponseWriter, r *http.Request, key stream.Ke
 	}
 	after := minRetryAfter + randomUpTo(maxRetryAfter-minRetryAfter)
 	w.Header().Set("SSE-Resume", outcome)
-	if mayBeEventSource(r) {
+	if reason != refusedNoSecond && mayBeEventSource(r) {
 		return h.endAtOnce(w, after)
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))

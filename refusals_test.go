@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,6 +76,34 @@ func TestWhoIsTurnedAwayIsAskedToComeBack(t *testing.T) {
 	}
 }
 
+// An application with a single worker: the newcomer is told, EventSource too. It would come back to the same.
+func TestApplicationThatAnswersOneConnectionIsToldOf(t *testing.T) {
+	var asked atomic.Int32
+	u := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 {
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set("Content-Type", eventStreamType)
+	})
+	g := startGateway(t, site("sse {\nsplice_timeout 100ms\n}\nreverse_proxy "+u.address))
+	a := g.subscribe("/events")
+	up := u.accept()
+	up.event("1")
+	a.expect("1")
+	before := refusals(refusedNoSecond)
+
+	resp := g.get("/events") // as EventSource
+	if got := resp.Header.Get("SSE-Resume"); resp.StatusCode != http.StatusServiceUnavailable || got != "refused; reason=no_second" || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d, %v", resp.StatusCode, resp.Header)
+	}
+	if n := refusals(refusedNoSecond) - before; n != 1 {
+		t.Errorf("%v were counted", n)
+	}
+	up.event("2")
+	a.expect("2")
+}
+
 // refusals is how many clients were turned away for a reason.
 func refusals(reason string) float64 {
 	for label, n := range theRefusals.All() {
@@ -108,7 +137,7 @@ func TestMaxPerClientCountsWhatLasts(t *testing.T) {
 	if !refused("/3", "a") || refused("/3", "b") || refused("/3", "") {
 		t.Error("not each client is counted by itself")
 	}
-	g.reload(proxied("max_per_client 2 {header.User}\nlinger 0s\nkey {header.User}{path}\ngap_event gap", u))
+	g.load(proxied("max_per_client 2 {header.User}\nlinger 0s\nkey {header.User}{path}\ngap_event gap", u))
 	if !refused("/3", "a") {
 		t.Error("who stays over a reload is not counted")
 	}
