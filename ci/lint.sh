@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the form of the code: gofmt, go vet (for other systems too), go fix, golangci-lint.
+# Checks the form of the code: gofmt, go vet (for other systems too), go fix, golangci-lint, knots of files.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -15,6 +15,10 @@ for dir in $(modules); do
 	step "golangci-lint: $dir" golangci
 done
 cd "$root"
+
+# A file names only what files below it declare (docs/adr/0010-layers-of-the-core.md).
+step "go vet: tools" go -C tools vet ./...
+step "knots" go -C tools run ./knot -check ..
 
 # The module has code per system.
 for os in darwin windows; do

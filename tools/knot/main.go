@@ -5,12 +5,18 @@
 // A file points to another one if it names something that is declared there: a constant, a variable, a type, a
 // function, a method or a field. A knot is a set of files each of which leads to each other one. The figure to watch
 // is the size of the largest knot of a package: one file alone is 1, and nothing is entangled.
+//
+//	go -C tools run ./knot -check ..
+//
+// prints nothing, unless a package that is held in layers (held.go) has a knot that it is not to have: then it fails,
+// and prints the arrows.
 package main
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"go/ast"
 	"go/importer"
@@ -28,13 +34,38 @@ import (
 
 func main() {
 	log.SetFlags(0)
+	check := flag.Bool("check", false, "fail if a package that is held in layers has a knot that it is not to have")
+	flag.Parse()
 	dir := "."
-	if len(os.Args) > 1 {
-		dir = os.Args[1]
+	if flag.NArg() > 0 {
+		dir = flag.Arg(0)
+	}
+	run := show
+	if *check {
+		run = checkAll
 	}
 	if err := run(os.Stdout, dir); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// arrows are the files of a package, each with those that it points to.
+type arrows map[string]map[string]bool
+
+// show prints a line for each package.
+func show(w io.Writer, dir string) error {
+	return each(dir, func(path string, to arrows) {
+		knot := largest(knots(to))
+		n := 0
+		for _, files := range to {
+			n += len(files)
+		}
+		_, _ = fmt.Fprintf(w, "%-60s files %3d  arrows %4d  largest knot %3d", path, len(to), n, len(knot))
+		if len(knot) > 1 {
+			_, _ = fmt.Fprintf(w, "  %s", strings.Join(knot, " "))
+		}
+		_, _ = fmt.Fprintln(w)
+	})
 }
 
 // listed is what go list tells of a package.
@@ -44,7 +75,8 @@ type listed struct {
 	DepOnly                 bool
 }
 
-func run(w io.Writer, dir string) error {
+// each calls do for each package of the module in dir.
+func each(dir string, do func(path string, to arrows)) error {
 	packages, err := list(dir)
 	if err != nil {
 		return err
@@ -59,20 +91,11 @@ func run(w io.Writer, dir string) error {
 		if p.DepOnly || len(p.GoFiles) == 0 {
 			continue
 		}
-		arrows, err := uses(fset, imports, p)
+		to, err := uses(fset, imports, p)
 		if err != nil {
 			return err
 		}
-		knot := largest(knots(arrows))
-		n := 0
-		for _, to := range arrows {
-			n += len(to)
-		}
-		_, _ = fmt.Fprintf(w, "%-60s files %3d  arrows %4d  largest knot %3d", p.ImportPath, len(p.GoFiles), n, len(knot))
-		if len(knot) > 1 {
-			_, _ = fmt.Fprintf(w, "  %s", strings.Join(knot, " "))
-		}
-		_, _ = fmt.Fprintln(w)
+		do(p.ImportPath, to)
 	}
 	return nil
 }
@@ -99,8 +122,8 @@ func list(dir string) ([]listed, error) {
 }
 
 // uses returns the files that each file of a package names something of.
-func uses(fset *token.FileSet, imports types.Importer, p listed) (map[string]map[string]bool, error) {
-	arrows := make(map[string]map[string]bool)
+func uses(fset *token.FileSet, imports types.Importer, p listed) (arrows, error) {
+	all := make(arrows)
 	files := make([]*ast.File, 0, len(p.GoFiles))
 	for _, name := range p.GoFiles {
 		f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, 0)
@@ -108,7 +131,7 @@ func uses(fset *token.FileSet, imports types.Importer, p listed) (map[string]map
 			return nil, fmt.Errorf("parsing: %w", err)
 		}
 		files = append(files, f)
-		arrows[name] = make(map[string]bool)
+		all[name] = make(map[string]bool)
 	}
 	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
 	pkg, err := (&types.Config{Importer: imports}).Check(p.ImportPath, fset, files, info)
@@ -121,10 +144,10 @@ func uses(fset *token.FileSet, imports types.Importer, p listed) (map[string]map
 		}
 		from, to := base(fset, id.Pos()), base(fset, obj.Pos())
 		if from != to {
-			arrows[from][to] = true
+			all[from][to] = true
 		}
 	}
-	return arrows, nil
+	return all, nil
 }
 
 // isShared reports whether files can name obj that do not declare it.
@@ -143,7 +166,7 @@ func base(fset *token.FileSet, pos token.Pos) string {
 }
 
 // knots returns the strongly connected components (Tarjan).
-func knots(arrows map[string]map[string]bool) [][]string {
+func knots(to arrows) [][]string {
 	var all [][]string
 	var stack []string
 	index, low := make(map[string]int), make(map[string]int)
@@ -152,12 +175,12 @@ func knots(arrows map[string]map[string]bool) [][]string {
 		index[v] = len(index) + 1
 		low[v] = index[v]
 		stack = append(stack, v)
-		for to := range arrows[v] {
-			if index[to] == 0 {
-				visit(to)
-				low[v] = min(low[v], low[to])
-			} else if slices.Contains(stack, to) {
-				low[v] = min(low[v], index[to])
+		for next := range to[v] {
+			if index[next] == 0 {
+				visit(next)
+				low[v] = min(low[v], low[next])
+			} else if slices.Contains(stack, next) {
+				low[v] = min(low[v], index[next])
 			}
 		}
 		if low[v] == index[v] {
@@ -166,7 +189,7 @@ func knots(arrows map[string]map[string]bool) [][]string {
 			stack = stack[:i]
 		}
 	}
-	for v := range arrows {
+	for v := range to {
 		if index[v] == 0 {
 			visit(v)
 		}
