@@ -172,7 +172,10 @@ func (c *h2Conn) endFrame() error {
 			s.ended()
 		}
 	case http2.FrameGoAway:
-		return fmt.Errorf("%w: GOAWAY", errH2)
+		// Without an error the streams that there are go on.
+		if len(payload) < 8 || http2.ErrCode(binary.BigEndian.Uint32(payload[4:])) != http2.ErrCodeNo {
+			return fmt.Errorf("%w: GOAWAY", errH2)
+		}
 	}
 	return nil
 }

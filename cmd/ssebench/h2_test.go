@@ -109,11 +109,19 @@ func TestH2Broken(t *testing.T) {
 	for name, frames := range map[string][]byte{
 		"an oversized frame": {0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1},
 		"padded data":        {0, 0, 1, 0, 8, 0, 0, 0, 1, 0},
-		"GOAWAY":             {0, 0, 0, 7, 0, 0, 0, 0, 0},
+		"a short GOAWAY":     {0, 0, 0, 7, 0, 0, 0, 0, 0},
+		"GOAWAY, an error":   {0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1},
 		"no header block":    {0, 0, 1, 1, 4, 0, 0, 0, 1, 0xff},
 	} {
 		if err := newH2Conn().feed(frames); err == nil {
 			t.Errorf("%s is taken", name)
 		}
+	}
+}
+
+// A server that says goodbye without an error lets streams go on.
+func TestH2Goodbye(t *testing.T) {
+	if err := newH2Conn().feed([]byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}); err != nil {
+		t.Error(err)
 	}
 }

@@ -359,6 +359,7 @@ func borrow() []byte { return (*buffers.Get().(*[]byte))[:0] }
 
 func recycle(p []byte) {
 	if cap(p) > 0 && cap(p) <= 2*maxQueue {
-		buffers.Put(&p)
+		kept := p // so that nothing is allocated for what is not kept
+		buffers.Put(&kept)
 	}
 }
