@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // discard is a client that reads everything at once.
@@ -124,15 +125,15 @@ func BenchmarkJoin(b *testing.B) {
 }
 
 // benchConn is a source whose one connection is used by the benchmark itself.
-type benchConn struct{ conns chan *stream.Conn }
+type benchConn struct{ conns chan *upstreams.Conn }
 
-func newBenchConn() *benchConn { return &benchConn{make(chan *stream.Conn, 1)} }
+func newBenchConn() *benchConn { return &benchConn{make(chan *upstreams.Conn, 1)} }
 
-func (s *benchConn) Open(ctx context.Context, _ string, conn *stream.Conn) stream.Ending {
-	conn.Opened(&stream.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
+func (s *benchConn) Open(ctx context.Context, _ string, conn *upstreams.Conn) upstreams.Ending {
+	conn.Opened(&upstreams.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, nil)
 	s.conns <- conn
 	<-ctx.Done()
-	return stream.Ending{Events: true, Err: ctx.Err()}
+	return upstreams.Ending{Events: true, Err: ctx.Err()}
 }
 
 func (s *benchConn) Retired() bool { return false }
@@ -141,7 +142,7 @@ func (s *benchConn) Renew(any, *stream.Renewal) bool { return false }
 
 // benchStream returns a function that joins a stream, and its upstream
 // connection.
-func benchStream(b *testing.B, h *stream.Hub) (func() *stream.Subscriber, *stream.Conn) {
+func benchStream(b *testing.B, h *stream.Hub) (func() *stream.Subscriber, *upstreams.Conn) {
 	b.Helper()
 	options := testSettings()
 	options.Join, options.Vouched, options.Linger = stream.JoinLive, true, 0

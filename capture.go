@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // capture is the ResponseWriter that the handlers behind sse write a stream's
@@ -23,7 +24,8 @@ import (
 type capture struct {
 	request *upstreamRequest
 	opener  *opener // who is to be given this connection's answer if it is not a stream; nil: nobody
-	conn    *stream.Conn
+	conn    *upstreams.Conn
+	private stream.Private          // why its answer is not shared
 	wanted  context.Context         // over when the stream does not want the connection any more
 	end     context.CancelCauseFunc // of the upstream request
 
@@ -41,7 +43,7 @@ type capture struct {
 	stalled atomic.Bool // it did
 }
 
-func newCapture(ctx context.Context, u *upstreamRequest, conn *stream.Conn, end context.CancelCauseFunc) *capture {
+func newCapture(ctx context.Context, u *upstreamRequest, conn *upstreams.Conn, end context.CancelCauseFunc) *capture {
 	c := &capture{
 		request: u,
 		opener:  u.opener.Swap(nil),
@@ -50,10 +52,10 @@ func newCapture(ctx context.Context, u *upstreamRequest, conn *stream.Conn, end 
 		end:     end,
 		header:  u.before.Clone(),
 	}
-	if conn.Options.Timeout > 0 {
-		c.silence = time.AfterFunc(conn.Options.Timeout, func() {
+	if conn.Timeout > 0 {
+		c.silence = time.AfterFunc(conn.Timeout, func() {
 			c.stalled.Store(true)
-			c.cancel(stream.ErrStalled)
+			c.cancel(upstreams.ErrStalled)
 		})
 		if !conn.Reconnects() {
 			c.silence.Stop() // the client sees how long the first answer takes
@@ -100,7 +102,7 @@ func (c *capture) spill(p []byte) (int, error) {
 // listen begins to wait for the upstream's next bytes; hush ends that.
 func (c *capture) listen() {
 	if c.silence != nil && !c.stalled.Load() {
-		c.silence.Reset(c.conn.Options.Timeout)
+		c.silence.Reset(c.conn.Timeout)
 	}
 }
 
@@ -137,20 +139,19 @@ func (c *capture) WriteHeader(status int) {
 			checked.Del("Set-Cookie") // it is dropped
 		}
 		if !c.request.detached {
-			c.conn.Private = c.request.policy.WhyPrivate(checked, c.request.sent.Template)
+			c.private = c.request.policy.WhyPrivate(checked, c.request.sent.Template)
 		}
-		shareable := c.conn.Private.Reason == ""
-		if shareable || !c.conn.Opening() {
+		if c.private.Reason == "" || !c.conn.Opening() {
 			if body, known := newBodyWriter(own.Get("Content-Encoding"), c.conn); known {
 				if err := c.conn.Keep(); err != nil {
 					_ = body.Close(false)
 					c.turnAway(err)
 					return
 				}
-				c.open(own, added, body, shareable)
+				c.open(own, added, body)
 				return
 			}
-			c.conn.Private = stream.Private{Reason: stream.PrivateCoding, Detail: own.Get("Content-Encoding")}
+			c.private = stream.Private{Reason: stream.PrivateCoding, Detail: own.Get("Content-Encoding")}
 		}
 	}
 	if !c.conn.Opening() || c.stopped() || c.conn.Awaits(status) {
@@ -182,15 +183,15 @@ func (c *capture) isForNobody(status int, own http.Header) bool {
 
 // askAgain lets the client ask by itself, as those who waited with it do.
 func (c *capture) askAgain() {
-	if c.conn.Private.Reason == "" {
-		c.conn.Private = stream.Private{Reason: stream.PrivateWithheld, Detail: "status " + strconv.Itoa(c.status)}
+	if c.private.Reason == "" {
+		c.private = stream.Private{Reason: stream.PrivateWithheld, Detail: "status " + strconv.Itoa(c.status)}
 	}
-	c.conn.Refused(stream.Ending{Status: c.status}.Retriable())
+	c.conn.Refused(upstreams.Ending{Status: c.status}.Retriable(), c.private.Err())
 	c.fail(errAskAgain)
 	o := c.opener
 	c.opener = nil
 	if o != nil && o.claim() {
-		o.again, o.why = true, c.conn.Private
+		o.again, o.why = true, c.private
 		o.finish(nil)
 	}
 }
@@ -199,7 +200,7 @@ func (c *capture) askAgain() {
 var errAskAgain = errors.New("the answer may depend on what a shared request withholds")
 
 // open gives the head to the stream.
-func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, shareable bool) {
+func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter) {
 	c.events, c.body = true, body
 	c.opened.Store(true)
 	c.opener = nil
@@ -210,21 +211,21 @@ func (c *capture) open(own http.Header, added map[string]bool, body bodyWriter, 
 		// on a public stream it would be everybody's.
 		header.Del("Set-Cookie")
 	}
-	c.conn.Opened(&stream.Head{Header: header, Added: added}, shareable)
+	c.conn.Opened(&upstreams.Head{Header: header, Added: added}, c.private.Err())
 }
 
 // pass gives the answer to the client that caused it, and lets those who
 // waited with it go upstream on their own.
 func (c *capture) pass() {
-	failed := stream.Ending{Status: c.status}.Retriable()
-	c.conn.Refused(failed || (c.conn.Asked && c.status != http.StatusOK))
+	failed := upstreams.Ending{Status: c.status}.Retriable()
+	c.conn.Refused(failed || (c.conn.Asked() && c.status != http.StatusOK), c.private.Err())
 	o := c.opener
 	if o == nil || !o.claim() {
 		c.fail(errNobodyWaits)
 		return
 	}
 	c.passed = newPassThrough(o.handler, o.w, o.r, false)
-	c.passed.why = c.conn.Private
+	c.passed.why = c.private
 	c.passed.cancel = func() { c.cancel(errNobodyWaits) }
 	c.passed.release = func() {
 		c.end(io.EOF)
@@ -238,12 +239,12 @@ func (c *capture) pass() {
 
 // turnAway tells the client that its stream cannot be.
 func (c *capture) turnAway(why error) {
-	c.conn.Refused(true)
+	c.conn.Refused(true, c.private.Err())
 	c.fail(why)
 	o := c.opener
 	c.opener = nil
 	if o != nil && o.claim() {
-		o.finish(o.handler.turnAway(o.w, o.r, c.conn.Stream.Key, why))
+		o.finish(o.handler.turnAway(o.w, o.r, o.key, why))
 	}
 }
 
@@ -350,14 +351,14 @@ func (c *capture) FlushError() error {
 func (c *capture) Flush() { _ = c.FlushError() }
 
 // finish tells how the connection ended, after the handlers have returned err.
-func (c *capture) finish(err error) stream.Ending {
+func (c *capture) finish(err error) upstreams.Ending {
 	c.hush()
-	end := stream.Ending{Status: c.status, Answered: c.status != 0, Events: c.events, Err: err}
+	end := upstreams.Ending{Status: c.status, Answered: c.status != 0, Events: c.events, Err: err}
 	if err == nil && c.err == nil && c.stopped() {
 		c.err = stream.ErrStreamOver // see release
 	}
 	if c.stalled.Load() {
-		c.err = stream.ErrStalled
+		c.err = upstreams.ErrStalled
 		if !c.events {
 			end.Status, end.Answered = 0, false // it is not the upstream's
 		}
@@ -401,27 +402,27 @@ func (c *capture) settle(err error, status int) {
 		return
 	}
 	if c.status == 0 && c.conn.Opening() && !c.stopped() && !c.conn.Awaits(status) {
-		c.conn.Refused(true)
+		c.conn.Refused(true, c.private.Err())
 		if o.claim() {
 			c.syncHeader(o.w.Header())
-			o.finish(o.handler.settleFiles(o.w, o.r, c.conn.Stream.Key, err))
+			o.finish(o.handler.settleFiles(o.w, o.r, o.key, err))
 		}
 	}
 }
 
 // Open runs one upstream connection to its end.
-func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *stream.Conn) (end stream.Ending) {
+func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn) (end upstreams.Ending) {
 	requestCtx, cancel := context.WithCancelCause(u.sent.Template.Context())
 	defer cancel(nil)
 	c := newCapture(ctx, u, conn, cancel)
 	defer context.AfterFunc(ctx, c.release)()
-	idParam := cmp.Or(conn.Stream.IDParam, u.idParam)
+	idParam := cmp.Or(conn.IDParam, u.idParam)
 	err := u.handler.runWithFiles(ctx, func() bool { return c.status != 0 }, func() error {
 		c.header = u.before.Clone()
 		return runNext(u.next, c, u.instantiate(requestCtx, c, lastEventID, idParam))
 	})
 	if p, ok := errors.AsType[panicError](err); ok {
-		conn.Current().Log().Error("panic in a handler behind sse",
+		conn.Log().Error("panic in a handler behind sse",
 			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
 	}
 	return c.finish(err)

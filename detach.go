@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Private streams that outlive their client.
@@ -114,10 +115,11 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 		p.cameWith(id, own)
 		return nil, h.servePrivate(p, next)
 	}
-	wait := newOpener(h, w, r, id, own)
 	parts := h.detachedParts(r)
+	key := stream.Process.Key(parts)
+	wait := newOpener(h, w, r, key, id, own)
 	req := &stream.Request{
-		Key:         stream.Process.Key(parts),
+		Key:         key,
 		Parts:       parts,
 		Instance:    h.instance,
 		LastEventID: id,
@@ -145,7 +147,7 @@ func (h *Handler) serveDetached(w http.ResponseWriter, r *http.Request, next cad
 }
 
 // tellCancelled answers the client that has cancelled a stream.
-func tellCancelled(w http.ResponseWriter, head *stream.Head) {
+func tellCancelled(w http.ResponseWriter, head *upstreams.Head) {
 	for _, name := range corsHeaders {
 		if values := head.Header[name]; len(values) > 0 {
 			w.Header()[name] = slices.Clone(values)

@@ -27,11 +27,11 @@
 //	  '-----------+-----.----'                  |
 //	                  stream                    |      the core: hub, streams, subscribers, splices
 //	                 /      \                   |
-//	          evidence       logs, meter        |      do two connections bring the same? | lines that must not
-//	             |                              |      flood, counters
-//	           replay                           |      ring, blocks, ids
-//	             |                              |
-//	        eventstream                         |      the wire format; public
+//	          evidence    upstreams             |      do two connections bring the same? | upstream connections, one
+//	             |            |                 |      after the other
+//	           replay    logs, meter            |      ring, blocks, ids | lines that must not flood, counters
+//	             |            |                 |
+//	             '-eventstream'                 |      the wire format; public
 //	                              access, hints |      clients to ask for again | advice
 //
 // internal/doctor is what the command sse-doctor does, and knows eventstream only. internal/number is for conversions.
@@ -42,10 +42,10 @@
 // The way of an event, from the upstream's bytes to the client's socket:
 //
 //  1. upstreamRequest.Open runs the handlers behind sse, with capture as their ResponseWriter: capture.Write.
-//  2. stream.Conn.Write counts the bytes and gives them to eventstream.Decoder.Write, which cuts them into blocks.
-//  3. stream.Conn.block waits for room where somebody is still reading, and takes the stream's lock.
-//  4. stream.Conn.take drops what a connection repeats, and tells what it skipped: Conn.decide.
-//  5. stream.Conn.wireBlock builds the bytes that every client is sent, once, with their id.
+//  2. upstreams.Conn.Write counts the bytes and gives them to eventstream.Decoder.Write, which cuts them into blocks.
+//  3. stream.intake.Take waits for room where somebody is still reading, and takes the stream's lock.
+//  4. stream.intake.take drops what a connection repeats, and tells what it skipped: intake.decide.
+//  5. stream.intake.wireBlock builds the bytes that every client is sent, once, with their id.
 //  6. stream.Stream.apply puts it into the ring (replay.Buffer.Append) and rings: Bell.Ring.
 //  7. That closes a channel, for the goroutines in Delivery.Run, and hands lists of connections to writers: inbox.Wake.
 //  8. stream.Subscriber.Next, or NextOf for a connection, gives what is after the subscriber's position.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Response heads before the upstream's.
@@ -299,7 +300,7 @@ func (e *earlyWriter) log() *zap.Logger {
 
 // logLate logs the answer that came too late.
 func (e *earlyWriter) logLate() {
-	stream.Answers.Ended.With(stream.ResultRefused).Inc()
+	stream.Answers.Ended.With(upstreams.ResultRefused).Inc()
 	status, contentType, fields := e.late.status, stream.Clip(e.late.contentType), e.late.fields
 	e.handler.lines.Late.Log(func(suppressed int) {
 		e.log().Warn("late answer is not an event stream: client was told in its stream",

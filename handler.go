@@ -111,9 +111,10 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		h.hintQuery(r)
 	}
 	parts := h.policy.Parts(r, h.instance.Place)
+	key := stream.Process.Key(parts)
 	var wait *opener
 	req := &stream.Request{
-		Key:      stream.Process.Key(parts),
+		Key:      key,
 		Parts:    parts,
 		Instance: h.instance,
 		Options:  h.options,
@@ -124,7 +125,7 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 			u := h.newUpstreamRequest(w, r, next)
 			if waits {
 				id, _ := h.policy.LastEventID(r)
-				wait = newOpener(h, w, r, id, h.withholds(id))
+				wait = newOpener(h, w, r, key, id, h.withholds(id))
 				u.opener.Store(wait)
 			}
 			return u

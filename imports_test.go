@@ -36,7 +36,8 @@ var walls = map[string]wall{
 	"internal/meter":        {},
 	"internal/access":       {imports: []string{"internal/meter"}},
 	"internal/evidence":     {imports: []string{"eventstream", "internal/number", "internal/replay"}},
-	"internal/stream":       {imports: []string{"eventstream", "internal/evidence", "internal/logs", "internal/meter", "internal/number", "internal/replay"}, zap: true},
+	"internal/stream":       {imports: []string{"eventstream", "internal/evidence", "internal/logs", "internal/meter", "internal/number", "internal/replay", "internal/upstreams"}, zap: true},
+	"internal/upstreams":    {imports: []string{"eventstream", "internal/meter"}, zap: true},
 	"internal/key":          {imports: []string{"internal/stream"}, caddy: true, http: true},
 	"internal/h2":           {imports: []string{"internal/number"}, http: true},
 	"internal/deliverytest": {}, // of tests

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // metrics are the process's, like the hub: they go on over reloads, and each
@@ -91,9 +92,9 @@ func newMetrics() *metrics {
 	directed("blocks_total", "Blocks (events, comments, and what only sets an id or a reconnection time) that came from upstreams and went to clients.",
 		&stream.Counts.Blocks, &delivery.Counts.Blocks)
 	directed("bytes_total", "Bytes of event streams that came from upstreams and went to clients, without transfer coding.",
-		&stream.Counts.Bytes, &delivery.Counts.Bytes)
+		&upstreams.Counts.Bytes, &delivery.Counts.Bytes)
 	total("heartbeats_total", "Heartbeats sent to clients.", &delivery.Counts.Heartbeats)
-	labelled("upstream_connections_ended_total", "Upstream connections that ended.", "result", stream.Counts.Connections)
+	labelled("upstream_connections_ended_total", "Upstream connections that ended.", "result", upstreams.Counts.Connections)
 	m.resumes = vector("resumes_total", "Subscribers that came, by what became of their last event ID.", "outcome",
 		stream.ResumeLive, stream.ResumeReplayed, stream.ResumeGap, stream.ResumeSpliced)
 	labelled("splices_total", "Splices that ended.", "end", stream.Counts.Splices)

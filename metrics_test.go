@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // gathered are the values of all series, by name and labels; of histograms, the
@@ -329,7 +330,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Errorf("docs/reference/metrics.md has %s, which there is not", name)
 	}
 	for _, label := range []string{
-		stream.ResultClean, stream.ResultBroken, stream.ResultStalled, stream.ResultOversized, stream.ResultRefused, stream.ResultFailed, stream.ResultCancelled,
+		upstreams.ResultClean, upstreams.ResultBroken, upstreams.ResultStalled, upstreams.ResultOversized, upstreams.ResultRefused, upstreams.ResultFailed, upstreams.ResultCancelled,
 		stream.SpliceMerged, stream.SplicePrivate, stream.KindShared, stream.KindSplice, stream.KindPrivate, stream.KindDetached, stream.EvictedStream, stream.EvictedBlock, stream.StateOpening, stream.StateOpen, stream.StateWaiting,
 	} {
 		if !strings.Contains(string(text), "`"+label+"`") {

@@ -19,6 +19,7 @@ type opener struct {
 	handler *Handler
 	w       http.ResponseWriter
 	r       *http.Request
+	key     stream.Key    // of the stream
 	done    chan struct{} // closed when the answer was written
 
 	// The last event ID that the client came with, and whether that does not go
@@ -34,8 +35,8 @@ type opener struct {
 	why     stream.Private // with again: why its stream is private then
 }
 
-func newOpener(h *Handler, w http.ResponseWriter, r *http.Request, lastEventID string, withheld bool) *opener {
-	return &opener{handler: h, w: w, r: r, done: make(chan struct{}), lastEventID: lastEventID, withheld: withheld}
+func newOpener(h *Handler, w http.ResponseWriter, r *http.Request, key stream.Key, lastEventID string, withheld bool) *opener {
+	return &opener{handler: h, w: w, r: r, key: key, done: make(chan struct{}), lastEventID: lastEventID, withheld: withheld}
 }
 
 // claim reserves the client's response for the goroutine that has its answer.

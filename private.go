@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 func newPassThrough(h *Handler, w http.ResponseWriter, r *http.Request, headSent bool) *passThrough {
@@ -285,7 +286,7 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	if p.err != nil {
 		return 0, p.err
 	}
-	stream.Counts.Bytes.Add(len(b))
+	upstreams.Counts.Bytes.Add(len(b))
 	var passing privateCount
 	decodeErr := p.decoder.Write(b, func(blk eventstream.Block) error {
 		passing.add(blk)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Answers that go on when their upstream connection breaks.
@@ -292,7 +293,7 @@ func (a *resumableAnswer) try(ctx context.Context, next caddyhttp.Handler) (agai
 		// One that says nothing, and ends in order, does not know the answer.
 		return !a.finished && (!a.part.whole || a.part.joined)
 	}
-	end := stream.Ending{Status: rest.status, Err: err}
+	end := upstreams.Ending{Status: rest.status, Err: err}
 	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && end.Status == 0 {
 		end.Status = handlerErr.StatusCode
 	}

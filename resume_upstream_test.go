@@ -21,7 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // provider is a model's server that keeps its answer, and gives the rest of it. It cuts
@@ -235,7 +235,7 @@ func TestResumeUpstreamAnswers(t *testing.T) {
 	}
 	silent := func(_ http.ResponseWriter, r *http.Request) error {
 		<-r.Context().Done()
-		return caddyhttp.Error(stream.StatusCancelled, r.Context().Err())
+		return caddyhttp.Error(upstreams.StatusCancelled, r.Context().Err())
 	}
 	for name, test := range map[string]struct {
 		dialect string

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // How a client of a shared or detached stream is served, from the head of its response
@@ -103,7 +104,7 @@ func (d *served) end(end stream.EndReason) error {
 // awaitHead waits for the head that the subscriber is to be sent. It returns
 // nil if the request was served in another way, if its client has left, or if it
 // has to look for a stream again.
-func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener, detach func()) (_ *stream.Head, again bool, err error) {
+func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener, detach func()) (_ *upstreams.Head, again bool, err error) {
 	s := sub.Origin
 	again, left := s.AwaitOpening(r.Context(), req, wait != nil)
 	if again {
@@ -162,7 +163,7 @@ func awaitReopening(r *http.Request, sub *stream.Subscriber, wait *opener) (_ *o
 
 // begin writes the response head, and tells of the subscriber. late tells that
 // another request has opened the stream.
-func (d *served) begin(head *stream.Head, late bool) {
+func (d *served) begin(head *upstreams.Head, late bool) {
 	w, r, sub := d.Writer, d.Request, d.Subscriber
 	s := sub.Origin
 	if s.IsDetached() && late {
@@ -211,7 +212,7 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *delivery.
 }
 
 // writeHead sends the head of a stream to a client.
-func writeHead(w http.ResponseWriter, head *stream.Head, outcome string) {
+func writeHead(w http.ResponseWriter, head *upstreams.Head, outcome string) {
 	header := w.Header()
 	for name, values := range head.Header {
 		if !head.Added[name] {

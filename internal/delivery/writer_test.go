@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // testTimeout ends a test that would wait for ever.
@@ -135,9 +136,9 @@ func TestExitWaitsOnce(t *testing.T) {
 // silent is an upstream that never answers.
 type silent struct{}
 
-func (silent) Open(ctx context.Context, _ string, _ *stream.Conn) stream.Ending {
+func (silent) Open(ctx context.Context, _ string, _ *upstreams.Conn) upstreams.Ending {
 	<-ctx.Done()
-	return stream.Ending{Err: ctx.Err()}
+	return upstreams.Ending{Err: ctx.Err()}
 }
 
 func (silent) Retired() bool                   { return false }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // How answers come: private and detached streams, which are mostly those of
@@ -22,7 +23,7 @@ var Answers = struct {
 	Head:    meter.NewHistogram(.01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
 	First:   meter.NewHistogram(.01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
 	Between: meter.NewHistogram(.001, .005, .01, .025, .05, .075, .1, .15, .2, .3, .5, 1, 2.5, 5, 10, 20, 40),
-	Ended:   meter.NewLabelled(ResultClean, ResultBroken, ResultStalled, ResultOversized, ResultCancelled, ResultRefused),
+	Ended:   meter.NewLabelled(upstreams.ResultClean, upstreams.ResultBroken, upstreams.ResultStalled, upstreams.ResultOversized, upstreams.ResultCancelled, upstreams.ResultRefused),
 }
 
 // AnswerClock tells the metrics how an answer comes. It is not safe for concurrent
@@ -64,14 +65,14 @@ func (c *AnswerClock) Events(n int) {
 // AnswerEnded tells the metrics how the answer of a private stream ended, by why
 // its response did.
 func AnswerEnded(end EndReason) {
-	result := ResultCancelled
+	result := upstreams.ResultCancelled
 	switch end {
 	case EndUpstream:
-		result = ResultClean
+		result = upstreams.ResultClean
 	case EndBroken:
-		result = ResultBroken
+		result = upstreams.ResultBroken
 	case EndOversized:
-		result = ResultOversized
+		result = upstreams.ResultOversized
 	}
 	Answers.Ended.With(result).Inc()
 }

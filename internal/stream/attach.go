@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // A request comes to a stream.
@@ -65,7 +67,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 }
 
 // keptHead is the head of a stream that has ended.
-func (s *Stream) keptHead() *Head {
+func (s *Stream) keptHead() *upstreams.Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.head

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // An upstream that was lost and does not answer, one of several that is frozen,
@@ -131,9 +133,9 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 			old.do <- func() { do(); close(done) }
 			<-done
 		}
-		old.conn.Cancel(ErrStalled)
+		old.conn.Cancel(upstreams.ErrStalled)
 		next := st.source.acceptOpen()
-		if took := next.at.Sub(old.at); took > returnTime+2*time.Second {
+		if took := next.at.Sub(old.at); took > upstreams.ReturnTime+2*time.Second {
 			t.Errorf("the next connection was opened after %v", took)
 		}
 		next.numbered("2")
@@ -141,7 +143,7 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 			if _, err := old.conn.Write([]byte("data: late\n\n")); !errors.Is(err, ErrStreamOver) {
 				t.Errorf("a late write: %v", err)
 			}
-			old.conn.Opened(&Head{Header: http.Header{"X": {"late"}}}, true)
+			old.conn.Opened(&upstreams.Head{Header: http.Header{"X": {"late"}}}, nil)
 		})
 		next.numbered("3")
 		a.expect(newcomer, numbered("1", "2", "3"))
@@ -149,10 +151,10 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 			t.Error("a late head was taken")
 		}
 		a.leave()
-		time.Sleep(DefaultLinger + 2*returnTime)
+		time.Sleep(DefaultLinger + 2*upstreams.ReturnTime)
 		st.hub.running.Wait() // nobody waits for them
 		for _, c := range []*fakeConn{old, next} {
-			c.finish(Ending{Events: true, Err: errReset})
+			c.finish(upstreams.Ending{Events: true, Err: errReset})
 		}
 	})
 }
@@ -164,7 +166,7 @@ func TestLateEndpointOfHandlersThatDoNotReturn(t *testing.T) {
 		st.source.deaf.Store(true)
 		a, old := st.start()
 		b := st.join("")
-		old.conn.Cancel(ErrStalled)
+		old.conn.Cancel(upstreams.ErrStalled)
 		next := st.source.acceptOpen()
 		done := make(chan error)
 		old.do <- func() {
@@ -178,7 +180,7 @@ func TestLateEndpointOfHandlersThatDoNotReturn(t *testing.T) {
 		a.expect(newcomer, numbered("1"))
 		b.expect(newcomer, numbered("1"))
 		for _, c := range []*fakeConn{old, next} {
-			c.finish(Ending{Events: true, Err: errReset})
+			c.finish(upstreams.Ending{Events: true, Err: errReset})
 		}
 	})
 }

@@ -10,18 +10,20 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // benchSource is a source whose one connection is used by the benchmark itself.
-type benchSource struct{ conns chan *Conn }
+type benchSource struct{ conns chan *upstreams.Conn }
 
-func newBenchSource() *benchSource { return &benchSource{make(chan *Conn, 1)} }
+func newBenchSource() *benchSource { return &benchSource{make(chan *upstreams.Conn, 1)} }
 
-func (s *benchSource) Open(ctx context.Context, _ string, conn *Conn) Ending {
-	conn.Opened(&Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
+func (s *benchSource) Open(ctx context.Context, _ string, conn *upstreams.Conn) upstreams.Ending {
+	conn.Opened(&upstreams.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, nil)
 	s.conns <- conn
 	<-ctx.Done()
-	return Ending{Events: true, Err: ctx.Err()}
+	return upstreams.Ending{Events: true, Err: ctx.Err()}
 }
 
 func (s *benchSource) Retired() bool { return false }
@@ -30,7 +32,7 @@ func (s *benchSource) Renew(any, *Renewal) bool { return false }
 
 // benchJoined returns a function that joins a stream, and its upstream
 // connection.
-func benchJoined(b *testing.B, h *Hub) (func() *Subscriber, *Conn) {
+func benchJoined(b *testing.B, h *Hub) (func() *Subscriber, *upstreams.Conn) {
 	b.Helper()
 	options := testOptions()
 	options.Join, options.Vouched, options.Linger = JoinLive, true, 0
@@ -88,7 +90,7 @@ func BenchmarkReclaim(b *testing.B) {
 	inst := h.Register("place", "server")
 	options := testOptions()
 	options.Join, options.Vouched, options.Linger = JoinLive, true, 0
-	subs, conns := make([]*Subscriber, streams), make([]*Conn, streams)
+	subs, conns := make([]*Subscriber, streams), make([]*upstreams.Conn, streams)
 	for i := range streams {
 		src := newBenchSource()
 		sub, err := h.Join(&Request{

@@ -5,6 +5,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // A stream and the connections beside it are compared by internal/evidence: what is
@@ -44,7 +45,7 @@ func (s *Stream) compareSplice(sp *Stream, now time.Time, again *time.Time) ownR
 
 // differingField returns the name of a field in which two heads differ, unless
 // it is known to be of one response; "" if there is none.
-func differingField(a, b *Head, insignificant func(name string) bool) string {
+func differingField(a, b *upstreams.Head, insignificant func(name string) bool) string {
 	if a == nil || b == nil {
 		return ""
 	}

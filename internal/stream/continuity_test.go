@@ -546,7 +546,7 @@ func TestContinuityAfterToldGap(t *testing.T) {
 		up.numbered(letters[:15]...)
 		time.Sleep(time.Minute)
 		st.hub.Every()[0].mu.Lock()
-		up.conn.tellGap()
+		intakeOf(up.conn).tellGap()
 		st.hub.Every()[0].mu.Unlock()
 		up.numbered(letters[15:18]...)
 		time.Sleep(time.Minute)

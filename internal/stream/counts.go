@@ -4,32 +4,19 @@ import "github.com/caddy-sse/caddy-sse/internal/meter"
 
 // Counts are what the streams of the process have done, for metrics.
 var Counts = struct {
-	Blocks, Bytes meter.Counter   // from upstreams
-	Connections   *meter.Labelled // upstream connections that ended, by how
-	Splices       *meter.Labelled // that ended, by how
-	Gaps          *meter.Labelled // that were told, by reason
-	Evictions     *meter.Labelled // for memory, by what
-	GaveWay       *meter.Labelled // streams that only lingered, and were ended, by why
-	Private       *meter.Labelled // streams that are one client's, by reason
+	Blocks    meter.Counter   // from upstreams
+	Splices   *meter.Labelled // that ended, by how
+	Gaps      *meter.Labelled // that were told, by reason
+	Evictions *meter.Labelled // for memory, by what
+	GaveWay   *meter.Labelled // streams that only lingered, and were ended, by why
+	Private   *meter.Labelled // streams that are one client's, by reason
 }{
-	Connections: meter.NewLabelled(ResultClean, ResultBroken, ResultStalled, ResultOversized, ResultRefused, ResultFailed, ResultCancelled),
-	Splices:     meter.NewLabelled(SpliceMerged, SplicePrivate),
-	Gaps:        meter.NewLabelled(GapEvicted, GapEpoch, gapLag, GapUpstream),
-	GaveWay:     meter.NewLabelled(gaveWayMany, gaveWayPlace, GaveWayFiles, gaveWayMemory),
-	Evictions:   meter.NewLabelled(EvictedStream, EvictedBlock),
-	Private:     privateCounts(),
+	Splices:   meter.NewLabelled(SpliceMerged, SplicePrivate),
+	Gaps:      meter.NewLabelled(GapEvicted, GapEpoch, gapLag, GapUpstream),
+	GaveWay:   meter.NewLabelled(gaveWayMany, gaveWayPlace, GaveWayFiles, gaveWayMemory),
+	Evictions: meter.NewLabelled(EvictedStream, EvictedBlock),
+	Private:   privateCounts(),
 }
-
-// How an upstream connection ended, as a label.
-const (
-	ResultClean     = "clean"     // as HTTP says
-	ResultBroken    = "broken"    // reset, or an unexpected end
-	ResultStalled   = "stalled"   // upstream_timeout, or an attempt that took too long
-	ResultOversized = "oversized" // a block over max_event_size
-	ResultRefused   = "refused"   // the answer was no event stream
-	ResultFailed    = "failed"    // there was no answer
-	ResultCancelled = "cancelled" // by the gateway: nobody needs it any more
-)
 
 // How a splice ended, as a label.
 const (

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // OpenDetached makes a stream for one request. It is not known to the hub until
@@ -73,7 +74,7 @@ func (h *Hub) ResumeDetached(epoch string, req *Request) (*Subscriber, error) {
 
 // CancelDetached ends the detached stream of an epoch, and returns its head. It
 // returns false if there is none for the request.
-func (h *Hub) CancelDetached(epoch string, req *Request) (*Head, bool) {
+func (h *Hub) CancelDetached(epoch string, req *Request) (*upstreams.Head, bool) {
 	h.mu.Lock()
 	s := h.findDetachedLocked(epoch, req)
 	h.mu.Unlock()
@@ -85,18 +86,6 @@ func (h *Hub) CancelDetached(epoch string, req *Request) (*Head, bool) {
 	s.mu.Unlock()
 	s.leave(EndBroken)
 	return head, true
-}
-
-// WithoutCookies returns a head for those who come back: the cookies were for
-// the first time, and may be older by now than what the client has.
-func (h *Head) WithoutCookies() *Head {
-	if len(h.Header["Set-Cookie"]) == 0 {
-		return h
-	}
-	again := *h
-	again.Header = h.Header.Clone()
-	again.Header.Del("Set-Cookie")
-	return &again
 }
 
 // FindResponse looks for an answer among the detached streams that a request is

@@ -1,6 +1,6 @@
 // Package stream is the core: streams that clients share, their replay buffers, and the subscribers that read them. It
 // knows neither Caddy nor a request nor a registry. The host brings requests (Request), opens upstream connections
-// (Source) and writes to clients (Subscriber.Next, Subscriber.NextOf).
+// (Source, for internal/upstreams) and writes to clients (Subscriber.Next, Subscriber.NextOf).
 //
 // What it promises:
 //
@@ -13,8 +13,8 @@
 //     clients of a splice, of a detached stream, and for a moment of a burst (room.go) slows the upstream. The goroutine
 //     that reads an upstream connection is the only one that appends to a stream.
 //  5. Register and read are one step. Who is told to wait is woken by all that comes after what it was given.
-//  6. The head. Request.Source is called, and a stream's head given, at most once for each connection; Conn.Opened and
-//     Conn.Refused are the two ways in which a connection answers. A key is marked unshareable before those who wait for
+//  6. The head. Request.Source is called, and a stream's head given, at most once for each connection; Opened and
+//     Refused are the two ways in which a connection answers. A key is marked unshareable before those who wait for
 //     its head are woken.
 //
 // Locks are taken in this order: Hub.mu, then a stream's mu, then Hub.allMu. All splices of a stream and its successor
@@ -23,8 +23,8 @@
 //
 // Goroutines, and what ends them:
 //
-//	Stream.run           one for each upstream connection's life    its context, when nobody needs the stream any more
-//	Conn.run             the handlers behind sse                    their return; left to themselves after returnTime
+//	upstreams.Run        one for a stream's connections             its context, when nobody needs the stream any more
+//	upstreams.Conn.run   the handlers behind sse                    their return; left to themselves after ReturnTime
 //	Hub.reclaim          makes room in memory                       there is room, or nothing more to be had
 //	Hub.renew            one for each stream after a reload         the stream has moved, or is drained
 //
@@ -36,18 +36,19 @@
 //
 //	lines.go, backoff.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
-//	responses.go, gap.go, facts.go, ending.go,
+//	responses.go, gap.go, facts.go,
 //	settings.go, kind.go                         values, and words: they know no stream
 //	stream.go with subscriber.go                 all that a stream is made of
-//	kept.go, holds.go, ids.go, barrier.go,
+//	figures.go, kept.go, holds.go, ids.go, barrier.go,
 //	compare.go, telling.go, continuity.go,
 //	room.go, seats.go                            what is asked of it
 //	end.go                                       all that ends
 //	sharing.go, late.go, trial.go with merge.go,
 //	splice.go                                    a second connection beside it
 //	waiting.go, begin.go, next.go                a subscriber waits, begins, is given the next blocks
-//	successor.go with receive.go, upstream.go,
-//	reconnect.go                                 its upstream connections
+//	successor.go with receive.go, intake.go,
+//	reconnect.go                                 what its upstream connections bring, and what
+//	                                             follows their ends
 //	attach.go, reopen.go                         a request comes to it
 //	observed.go, tail.go                         what operators see of it
 //	lingering.go, resources.go, files_unix.go,

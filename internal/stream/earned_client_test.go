@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // earnedWorld is an application, a hub, and clients.
@@ -135,11 +136,11 @@ func (w *earnedWorld) play() {
 		case publishes:
 			w.publish()
 		case breaks:
-			w.finishSome(d.who, Ending{Events: true, Status: http.StatusOK, Err: errReset})
+			w.finishSome(d.who, upstreams.Ending{Events: true, Status: http.StatusOK, Err: errReset})
 		case turns:
 			w.turn()
 		case ends:
-			w.finishSome(d.who, Ending{Events: true, Status: http.StatusOK, Clean: true})
+			w.finishSome(d.who, upstreams.Ending{Events: true, Status: http.StatusOK, Clean: true})
 		}
 		w.mu.Unlock()
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // appKind is a kind of application, by what it tells its connections.
@@ -154,7 +155,7 @@ type appConn struct {
 	queue   []message
 	due     time.Time // of the newest in it
 	wake    chan struct{}
-	end     chan Ending
+	end     chan upstreams.Ending
 	ids     int  // given to it, where each has its own count
 	own     int  // events of its own that were made for it
 	taken   int  // of these, those that the other side took
@@ -181,10 +182,10 @@ type appPeer interface {
 func (c *appConn) name() string { return "c" + strconv.Itoa(c.number) }
 
 // serve runs one connection.
-func (w *earnedWorld) serve(ctx context.Context, lastID string, to appPeer) Ending {
+func (w *earnedWorld) serve(ctx context.Context, lastID string, to appPeer) upstreams.Ending {
 	w.mu.Lock()
 	c := &appConn{
-		w: w, number: len(w.conns), to: to, born: time.Now(), wake: make(chan struct{}, 1), end: make(chan Ending, 1),
+		w: w, number: len(w.conns), to: to, born: time.Now(), wake: make(chan struct{}, 1), end: make(chan upstreams.Ending, 1),
 	}
 	c.rnd = rand.New(rand.NewPCG(w.sc.seed^w.sc.number, uint64(c.number)))
 	var f fate
@@ -207,18 +208,18 @@ func (w *earnedWorld) serve(ctx context.Context, lastID string, to appPeer) Endi
 	return end
 }
 
-func (c *appConn) run(ctx context.Context, lastID string, f fate, head time.Duration) Ending {
+func (c *appConn) run(ctx context.Context, lastID string, f fate, head time.Duration) upstreams.Ending {
 	w := c.w
 	if wait := f.hangs + head; wait > 0 {
 		select {
 		case <-ctx.Done():
-			return Ending{Err: ctx.Err()}
+			return upstreams.Ending{Err: ctx.Err()}
 		case <-w.calmed: // nothing hangs any more
 			time.Sleep(head)
 		case <-time.After(wait):
 		}
 		if ctx.Err() != nil {
-			return Ending{Err: ctx.Err()}
+			return upstreams.Ending{Err: ctx.Err()}
 		}
 	}
 	if f.hangs > 0 {
@@ -226,7 +227,7 @@ func (c *appConn) run(ctx context.Context, lastID string, f fate, head time.Dura
 	}
 	if f.status != 0 {
 		w.count(&w.counts.Refusals)
-		end := Ending{Status: f.status, Answered: true}
+		end := upstreams.Ending{Status: f.status, Answered: true}
 		c.to.refused(f.status)
 		return end
 	}
@@ -242,7 +243,7 @@ func (c *appConn) run(ctx context.Context, lastID string, f fate, head time.Dura
 }
 
 // pump sends what is to be sent, in time.
-func (c *appConn) pump(ctx context.Context) Ending {
+func (c *appConn) pump(ctx context.Context) upstreams.Ending {
 	w := c.w
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -263,13 +264,13 @@ func (c *appConn) pump(ctx context.Context) Ending {
 		w.mu.Unlock()
 		if ready {
 			if ctx.Err() != nil {
-				return Ending{Events: true, Err: ctx.Err()}
+				return upstreams.Ending{Events: true, Err: ctx.Err()}
 			}
 			if m.last {
-				return Ending{Events: true, Clean: true, Status: http.StatusOK}
+				return upstreams.Ending{Events: true, Clean: true, Status: http.StatusOK}
 			}
 			if err := c.to.take(m.text); err != nil {
-				return Ending{Events: true, Status: http.StatusOK, Err: err}
+				return upstreams.Ending{Events: true, Status: http.StatusOK, Err: err}
 			}
 			if m.own {
 				w.mu.Lock()
@@ -281,7 +282,7 @@ func (c *appConn) pump(ctx context.Context) Ending {
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
-			return Ending{Events: true, Err: ctx.Err()}
+			return upstreams.Ending{Events: true, Err: ctx.Err()}
 		case end := <-c.end:
 			return end
 		case <-c.wake:
@@ -520,7 +521,7 @@ func (w *earnedWorld) accepted(c *appConn) {
 }
 
 // finishSome ends an open connection, if there is one.
-func (w *earnedWorld) finishSome(which int, end Ending) {
+func (w *earnedWorld) finishSome(which int, end upstreams.Ending) {
 	var some []*appConn
 	for _, c := range w.conns {
 		if c.open {
@@ -557,7 +558,7 @@ func (w *earnedWorld) turn() {
 	w.logf("the application gives each connection a session from now on")
 	w.app.kind = sessionForEach
 	for w.opens() > 0 {
-		w.finishSome(0, Ending{Events: true, Status: http.StatusOK, Err: errReset})
+		w.finishSome(0, upstreams.Ending{Events: true, Status: http.StatusOK, Err: errReset})
 	}
 }
 
@@ -581,26 +582,26 @@ func (s *earnedSource) Retired() bool { return false }
 
 func (s *earnedSource) Renew(any, *Renewal) bool { return false }
 
-func (s *earnedSource) Open(ctx context.Context, lastID string, conn *Conn) Ending {
+func (s *earnedSource) Open(ctx context.Context, lastID string, conn *upstreams.Conn) upstreams.Ending {
 	return s.w.serve(ctx, lastID, &gatewayPeer{conn})
 }
 
 // gatewayPeer is the gateway's side of an upstream connection, less HTTP.
-type gatewayPeer struct{ conn *Conn }
+type gatewayPeer struct{ conn *upstreams.Conn }
 
 func (p *gatewayPeer) String() string {
-	return fmt.Sprintf("stream %p, splice %v", p.life(), p.conn.Current().kind.beside)
+	return fmt.Sprintf("stream %p, splice %v", p.life(), intakeOf(p.conn).current().kind.beside)
 }
 
-func (p *gatewayPeer) life() any { return p.conn.Current() }
+func (p *gatewayPeer) life() any { return intakeOf(p.conn).current() }
 
 func (p *gatewayPeer) opened(header http.Header) {
-	p.conn.Opened(&Head{Header: header}, true)
+	p.conn.Opened(&upstreams.Head{Header: header}, nil)
 }
 
 func (p *gatewayPeer) refused(status int) {
 	if p.conn.Opening() {
-		p.conn.Refused(Ending{Status: status}.Retriable())
+		p.conn.Refused(upstreams.Ending{Status: status}.Retriable(), nil)
 	}
 }
 

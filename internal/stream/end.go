@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // How a stream ends, and a connection beside it; and how its subscribers are let go.
@@ -251,7 +252,7 @@ func (s *Stream) release(sub *Subscriber) {
 
 // retire makes room for a stream's next life and returns its head. The hub's
 // lock is held.
-func (s *Stream) retire() *Head {
+func (s *Stream) retire() *upstreams.Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.endLocked()

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/meter"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // The times of the evidence, as tests of splices wait for them.
@@ -48,19 +49,19 @@ type fakeConn struct {
 	at          time.Time // of being opened
 	lastEventID string    // with which it was opened
 	ctx         context.Context
-	conn        *Conn
+	conn        *upstreams.Conn
 	events      bool      // has the head of an event stream
 	headAt      time.Time // when it had that
 	do          chan func()
-	end         chan Ending
+	end         chan upstreams.Ending
 }
 
-func (f *fakeSource) Open(ctx context.Context, lastEventID string, conn *Conn) Ending {
+func (f *fakeSource) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn) upstreams.Ending {
 	f.running.Add(1)
 	defer f.running.Add(-1)
 	c := &fakeConn{
 		t: f.t, at: time.Now(), lastEventID: lastEventID, ctx: ctx, conn: conn,
-		do: make(chan func()), end: make(chan Ending),
+		do: make(chan func()), end: make(chan upstreams.Ending),
 	}
 	f.conns <- c
 	done := ctx.Done()
@@ -74,7 +75,7 @@ func (f *fakeSource) Open(ctx context.Context, lastEventID string, conn *Conn) E
 		case end := <-c.end:
 			return end
 		case <-done:
-			return Ending{Events: c.events, Err: ctx.Err()}
+			return upstreams.Ending{Events: c.events, Err: ctx.Err()}
 		}
 	}
 }
@@ -82,6 +83,9 @@ func (f *fakeSource) Open(ctx context.Context, lastEventID string, conn *Conn) E
 func (f *fakeSource) Retired() bool { return f.retire.Load() }
 
 func (f *fakeSource) Renew(_ any, q *Renewal) bool { return f.renewed != nil && f.renewed(q) }
+
+// intakeOf is the stream's side of a connection.
+func intakeOf(conn *upstreams.Conn) *intake { return conn.Intake.(*intake) }
 
 // accept waits for the stream to open a connection, in fake time.
 func (f *fakeSource) accept() *fakeConn {
@@ -131,7 +135,7 @@ func (c *fakeConn) open() {
 		if err := c.conn.Keep(); err != nil {
 			c.t.Error(err)
 		}
-		c.conn.Opened(&Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, true)
+		c.conn.Opened(&upstreams.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, nil)
 	})
 }
 
@@ -163,15 +167,17 @@ func (c *fakeConn) numbered(ids ...string) {
 }
 
 // close ends the body as HTTP says; breakOff does not.
-func (c *fakeConn) close()    { c.finish(Ending{Events: true, Clean: true, Status: http.StatusOK}) }
+func (c *fakeConn) close() {
+	c.finish(upstreams.Ending{Events: true, Clean: true, Status: http.StatusOK})
+}
 func (c *fakeConn) breakOff() { c.fail(errReset) }
 
 func (c *fakeConn) fail(err error) {
-	c.finish(Ending{Events: true, Status: http.StatusOK, Err: err})
+	c.finish(upstreams.Ending{Events: true, Status: http.StatusOK, Err: err})
 }
 
 // finish ends the connection, and waits for the stream to have seen it.
-func (c *fakeConn) finish(end Ending) {
+func (c *fakeConn) finish(end upstreams.Ending) {
 	c.end <- end
 	synctest.Wait()
 }
@@ -182,10 +188,10 @@ func (c *fakeConn) answer(status int, retryAfter time.Duration) {
 	c.t.Helper()
 	c.run(func() {
 		if c.conn.Opening() && !c.conn.Awaits(status) {
-			c.conn.Refused(Ending{Status: status}.Retriable() || c.conn.Asked)
+			c.conn.Refused(upstreams.Ending{Status: status}.Retriable() || c.conn.Asked(), nil)
 		}
 	})
-	end := Ending{Status: status, RetryAfter: retryAfter}
+	end := upstreams.Ending{Status: status, RetryAfter: retryAfter}
 	if status == 0 {
 		end.Err = errReset
 	}
@@ -457,7 +463,7 @@ type countsOf map[string]float64
 func countsNow() countsOf {
 	all := make(countsOf)
 	for name, l := range map[string]*meter.Labelled{
-		"upstream_connections_ended_total result": Counts.Connections, "splices_total end": Counts.Splices,
+		"upstream_connections_ended_total result": upstreams.Counts.Connections, "splices_total end": Counts.Splices,
 		"gaps_total reason": Counts.Gaps, "memory_evictions_total evicted": Counts.Evictions,
 	} {
 		for label, n := range l.All() {

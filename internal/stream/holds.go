@@ -9,12 +9,15 @@ import "sync/atomic"
 // smallHold is from when on that counts: each connection has some of it.
 const smallHold = 64 << 10
 
+// Partial counts how many bytes are kept of a block that has not come to its end.
+func (c *intake) Partial(bytes int64) { c.count(&c.partial, bytes) }
+
 // Coding counts how many bytes the decoder of a content coding keeps. It may run beside
-// Write: who decodes is not who gives it what there is.
-func (c *Conn) Coding(bytes int64) { c.count(&c.coding, bytes) }
+// Take: who decodes is not who gives it what there is.
+func (c *intake) Coding(bytes int64) { c.count(&c.coding, bytes) }
 
 // count counts one of the things that the connection holds.
-func (c *Conn) count(held *atomic.Int64, size int64) {
+func (c *intake) count(held *atomic.Int64, size int64) {
 	if size < smallHold {
 		size = 0
 	}
@@ -24,15 +27,15 @@ func (c *Conn) count(held *atomic.Int64, size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.ended && !c.deserted {
-		c.Stream.hub.charge(size - held.Swap(size))
+		c.stream.hub.charge(size - held.Swap(size))
 	}
 }
 
 // holds is what is counted.
-func (c *Conn) holds() int64 { return c.partial.Load() + c.coding.Load() }
+func (c *intake) holds() int64 { return c.partial.Load() + c.coding.Load() }
 
 // letGo takes back what was counted. The stream's lock is held.
-func (c *Conn) letGo() { c.Stream.hub.charge(-c.partial.Swap(0) - c.coding.Swap(0)) }
+func (c *intake) letGo() { c.stream.hub.charge(-c.partial.Swap(0) - c.coding.Swap(0)) }
 
 // held is what the stream's connection holds. The lock is held.
 func (s *Stream) held() int64 {

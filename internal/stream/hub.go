@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -108,11 +107,6 @@ func (h *Hub) locked(do func()) {
 
 // spawn does something in a goroutine that is waited for.
 func (h *Hub) spawn(do func()) { h.running.Go(do) }
-
-// connect runs a stream's upstream connections.
-func (h *Hub) connect(ctx context.Context, s *Stream, cancel context.CancelFunc, src Source, lastEventID string) {
-	h.running.Go(func() { s.run(ctx, cancel, src, lastEventID) })
-}
 
 // Key hashes parts, each of which may contain anything.
 func (h *Hub) Key(parts []Part) (key Key) {

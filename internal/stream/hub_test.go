@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // FuzzKeyHash checks that different parts never have the same key.
@@ -66,7 +68,7 @@ func (nameSource) Retired() bool { return false }
 
 func (nameSource) Renew(any, *Renewal) bool { return false }
 
-func (d nameSource) Open(ctx context.Context, _ string, conn *Conn) Ending {
+func (d nameSource) Open(ctx context.Context, _ string, conn *upstreams.Conn) upstreams.Ending {
 	d.got <- d.name
-	return Ending{Status: 401}
+	return upstreams.Ending{Status: 401}
 }

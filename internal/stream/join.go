@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // A request looks for its stream, or opens one.
 
 // newStream makes a stream for a request; the first to attach opens it. A head is given
 // when it follows a stream that ended, for a client that was in that.
-func newStream(h *Hub, req *Request, head *Head) *Stream {
+func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 	s := &Stream{
 		identity: identity{
 			hub:      h,
@@ -87,7 +88,7 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 
 	// Who brings no ID asks the application. What is kept stays for those who
 	// come back.
-	var head *Head
+	var head *upstreams.Head
 	switch {
 	case kept == nil:
 	case req.LastEventID != "" && kept.isShared():

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 func TestMaxSubscribers(t *testing.T) {
@@ -357,7 +358,7 @@ func TestRetiredSourceForGood(t *testing.T) {
 		st.source.retire.Store(true)
 		up.breakOff()
 		a.expect(newcomer, numbered("1"))
-		time.Sleep(handlersTime + time.Second)
+		time.Sleep(upstreams.HandlersTime + time.Second)
 		a.expectEnd(endReload)
 		st.source.expectNone()
 	})

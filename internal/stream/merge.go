@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // A splice, or a probe, beside its stream: what both bring is compared (see
@@ -24,7 +25,7 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 	if s.phase != phaseLive || sp.phase != phaseLive {
 		// One of them has no connection: nothing can be said.
 		if sp.track.HeadAt.IsZero() && !now.Before(timeout) && s.phase == phaseLive {
-			sp.spliceFailed(Ending{})
+			sp.spliceFailed(upstreams.Ending{})
 			return
 		}
 		st.timer.Reset(max(timeout.Sub(now), evidence.Pause))
@@ -146,7 +147,7 @@ const closeTime = 500 * time.Millisecond
 // They may join at the newest event if the application seems to hold one
 // connection only, and if nobody but the first of them has the stream it is
 // closed for that. The lock is held.
-func (s *Stream) spliceFailed(end Ending) {
+func (s *Stream) spliceFailed(end upstreams.Ending) {
 	if s.splice == nil { // left to its client meanwhile
 		for _, sub := range s.readers() {
 			sub.finish = EndPerClient

@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 var (
@@ -150,8 +151,8 @@ type modelWorld struct {
 type modelConn struct {
 	ctx    context.Context
 	lastID string
-	conn   *Conn
-	end    chan Ending
+	conn   *upstreams.Conn
+	end    chan upstreams.Ending
 	do     chan func() error // what the connection does by itself: it may wait for clients
 	wrote  chan error
 	busy   func(error) // what to do when the block was taken
@@ -292,9 +293,9 @@ func (w *modelWorld) Retired() bool { return false }
 
 func (w *modelWorld) Renew(any, *Renewal) bool { return false }
 
-func (w *modelWorld) Open(ctx context.Context, lastID string, conn *Conn) (e Ending) {
+func (w *modelWorld) Open(ctx context.Context, lastID string, conn *upstreams.Conn) (e upstreams.Ending) {
 	c := &modelConn{
-		ctx: ctx, lastID: lastID, conn: conn, end: make(chan Ending, 1),
+		ctx: ctx, lastID: lastID, conn: conn, end: make(chan upstreams.Ending, 1),
 		do: make(chan func() error, 1), wrote: make(chan error, 1),
 	}
 	w.mu.Lock()
@@ -628,7 +629,7 @@ func (w *modelWorld) ambiguous(id string) bool {
 
 // answer gives a new upstream connection a head, or none.
 func (w *modelWorld) answer(c *modelConn) {
-	s := c.conn.Stream
+	s := intakeOf(c.conn).stream
 	if c.gone || c.ctx.Err() != nil {
 		return
 	}
@@ -645,9 +646,9 @@ func (w *modelWorld) answer(c *modelConn) {
 		status := []int{0, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusNoContent}[w.rnd.IntN(4)]
 		w.logf("upstream connection with %q: status %d", c.lastID, status)
 		if c.conn.Opening() {
-			c.conn.Refused(Ending{Status: status}.Retriable())
+			c.conn.Refused(upstreams.Ending{Status: status}.Retriable(), nil)
 		}
-		end := Ending{Status: status}
+		end := upstreams.Ending{Status: status}
 		if status == 0 {
 			end.Err = errReset
 		}
@@ -686,7 +687,7 @@ func (w *modelWorld) answer(c *modelConn) {
 	w.conns = append(w.conns, c)
 	w.logf("upstream connection %d of %p with %q (splice: %v): sends %v", rec.connections, s, c.lastID, s.kind.beside, c.queue)
 	w.run(c, func() error {
-		c.conn.Opened(&Head{Header: http.Header{}}, true)
+		c.conn.Opened(&upstreams.Head{Header: http.Header{}}, nil)
 		return nil
 	}, func(error) {
 		s.mu.Lock()
@@ -727,7 +728,7 @@ func (w *modelWorld) pumpSome() {
 
 // pump brings one block to the gateway.
 func (w *modelWorld) pump(c *modelConn) {
-	s := c.conn.Stream
+	s := intakeOf(c.conn).stream
 	serial := c.queue[0]
 	c.queue = c.queue[1:]
 	if c.ctx.Err() != nil {
@@ -741,7 +742,7 @@ func (w *modelWorld) pump(c *modelConn) {
 	}
 	was, repeat := c.state, c.repeat
 	expected := w.isRepeat(c, rec, serial)
-	dropped := c.conn.dropped
+	dropped := intakeOf(c.conn).dropped
 	done := func(err error) {
 		if err != nil {
 			if !errors.Is(err, ErrStreamOver) {
@@ -750,7 +751,7 @@ func (w *modelWorld) pump(c *modelConn) {
 			c.gone = true
 			return
 		}
-		repeated := c.conn.dropped > dropped
+		repeated := intakeOf(c.conn).dropped > dropped
 		if repeated != expected && c.behind { // what it repeats may have been evicted while it waited
 			c.state, c.repeat = was, repeat
 			expected = w.isRepeat(c, rec, serial)
@@ -780,7 +781,7 @@ func (w *modelWorld) run(c *modelConn, do func() error, done func(error)) {
 	c.do <- do
 	w.wait()
 	w.collect()
-	c.behind = c.behind || (c.busy != nil && !c.conn.Stream.kind.beside) // whose clients hold it up for as long as they like
+	c.behind = c.behind || (c.busy != nil && !intakeOf(c.conn).stream.kind.beside) // whose clients hold it up for as long as they like
 }
 
 // wait lets all others do what they can.
@@ -811,7 +812,7 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 	if rec.connections < 2 {
 		return false
 	}
-	s := c.conn.Stream
+	s := intakeOf(c.conn).stream
 	s.mu.Lock()
 	lost := int(s.buffer.Lost)
 	s.mu.Unlock()
@@ -855,7 +856,7 @@ func (w *modelWorld) isRepeat(c *modelConn, rec *record, serial int) bool {
 // repeatsUpTo reports whether the newest entries of a connection are those before
 // an older one that come after the ID that the connection was asked with.
 func (w *modelWorld) repeatsUpTo(c *modelConn, rec *record, i int) bool {
-	s := c.conn.Stream
+	s := intakeOf(c.conn).stream
 	s.mu.Lock()
 	from, known := s.buffer.Find(c.lastID)
 	lost := int(s.buffer.Lost)
@@ -885,7 +886,7 @@ func (w *modelWorld) repeatsUpTo(c *modelConn, rec *record, i int) bool {
 
 // note appends a block to a stream's record.
 func (w *modelWorld) note(c *modelConn, rec *record, serial int) {
-	s := c.conn.Stream
+	s := intakeOf(c.conn).stream
 	e := entry{serial: serial, dispatches: true, at: time.Now()}
 	var b truth
 	if serial > 0 {
@@ -950,11 +951,11 @@ func (w *modelWorld) someConn() *modelConn {
 
 func (w *modelWorld) breakOff() {
 	if c := w.someConn(); c != nil {
-		w.logf("upstream connection of %p breaks", c.conn.Stream)
+		w.logf("upstream connection of %p breaks", intakeOf(c.conn).stream)
 		w.counts.Breaks++
 		c.gone = true
-		w.records[c.conn.Stream].broke = true
-		c.end <- Ending{Events: true, Status: http.StatusOK, Err: errReset}
+		w.records[intakeOf(c.conn).stream].broke = true
+		c.end <- upstreams.Ending{Events: true, Status: http.StatusOK, Err: errReset}
 	}
 }
 
@@ -966,10 +967,10 @@ func (w *modelWorld) cleanEnd() {
 		if c.gone || c.busy != nil || c.ctx.Err() != nil {
 			return
 		}
-		w.logf("upstream connection of %p ends", c.conn.Stream)
+		w.logf("upstream connection of %p ends", intakeOf(c.conn).stream)
 		w.counts.CleanEnds++
 		c.gone = true
-		rec := w.records[c.conn.Stream]
+		rec := w.records[intakeOf(c.conn).stream]
 		rec.broke = true
 		tail := ""
 		if w.rnd.IntN(3) == 0 {
@@ -980,7 +981,7 @@ func (w *modelWorld) cleanEnd() {
 		}
 		rec.tails = append(rec.tails, tail)
 		rec.ends = append(rec.ends, len(rec.entries))
-		c.end <- Ending{Events: true, Clean: true, Status: http.StatusOK}
+		c.end <- upstreams.Ending{Events: true, Clean: true, Status: http.StatusOK}
 	}
 }
 

@@ -139,6 +139,21 @@ type unshareable struct{ why Private }
 func (unshareable) Error() string { return ErrUnshareable.Error() }
 func (unshareable) Unwrap() error { return ErrUnshareable }
 func (p Private) asError() error  { return unshareable{p} }
+
+// Err is the reason as an error; nil: there is none.
+func (p Private) Err() error {
+	if p.Reason == "" {
+		return nil
+	}
+	return p.asError()
+}
+
+// asPrivate is what Err was made of.
+func asPrivate(err error) Private {
+	e, _ := errors.AsType[unshareable](err)
+	return e.why
+}
+
 func orElse(p, other Private) Private {
 	if p.Reason == "" {
 		return other

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Every reason says what it is, and what to do.
@@ -37,8 +39,7 @@ func TestLearntReasonIsTold(t *testing.T) {
 		conn := st.source.accept()
 		cookie := Private{Reason: PrivateSetCookie, Detail: "session"}
 		conn.run(func() {
-			conn.conn.Private = cookie
-			conn.conn.Refused(false)
+			conn.conn.Refused(false, cookie.Err())
 		})
 		now := time.Now()
 		for _, r := range []*reader{a, b} {
@@ -50,7 +51,7 @@ func TestLearntReasonIsTold(t *testing.T) {
 		if want := (Private{PrivateSetCookie, "session", now.Add(unshareableTime)}); !errors.Is(err, ErrUnshareable) || WhyPrivate(err) != want {
 			t.Errorf("who comes later is told %v, %+v, expected %+v", err, WhyPrivate(err), want)
 		}
-		conn.finish(Ending{Status: http.StatusOK})
+		conn.finish(upstreams.Ending{Status: http.StatusOK})
 	})
 }
 
@@ -61,8 +62,7 @@ func TestDrainLeavesPrivateAnswers(t *testing.T) {
 		a := st.join("")
 		conn := st.source.accept()
 		conn.run(func() {
-			conn.conn.Private = Private{Reason: PrivateSetCookie, Detail: "session"}
-			conn.conn.Refused(false)
+			conn.conn.Refused(false, Private{Reason: PrivateSetCookie, Detail: "session"}.Err())
 		})
 		found := st.hub.Every()
 		a.leave()
@@ -70,7 +70,7 @@ func TestDrainLeavesPrivateAnswers(t *testing.T) {
 			s.drain(0, EndStopping)
 		}
 		conn.expectGone(false)
-		conn.finish(Ending{Status: http.StatusOK})
+		conn.finish(upstreams.Ending{Status: http.StatusOK})
 	})
 }
 
@@ -124,8 +124,7 @@ func TestPrivateSpliceHasAReason(t *testing.T) {
 		sp := st.source.accept()
 		sp.events = true
 		sp.run(func() {
-			sp.conn.Private = Private{Reason: PrivateVary, Detail: "X-Tenant"}
-			sp.conn.Opened(&Head{Header: http.Header{}}, false)
+			sp.conn.Opened(&upstreams.Head{Header: http.Header{}}, Private{Reason: PrivateVary, Detail: "X-Tenant"}.Err())
 		})
 		if why := b.sub.WhyAlone(); why.Reason != PrivateVary || why.Detail != "X-Tenant" {
 			t.Errorf("alone for %+v", why)

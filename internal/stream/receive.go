@@ -18,20 +18,20 @@ import (
 
 // take takes a block whose lines for the subscribers are given. The stream's
 // lock is held.
-func (c *Conn) take(b eventstream.Block, lines []byte) error {
+func (c *intake) take(b eventstream.Block, lines []byte) error {
 	k, err := c.decide(b, lines)
 	if k == nil {
 		return err
 	}
 	c.append(k)
-	c.Stream.responses.Add(b, &c.Stream.buffer)
+	c.stream.responses.Add(b, &c.stream.buffer)
 	return nil
 }
 
 // decide makes the block that subscribers get; nil without an error if the stream has
 // it. What is missing before it is told.
-func (c *Conn) decide(b eventstream.Block, lines []byte) (*replay.Block, error) {
-	s := c.Stream
+func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error) {
+	s := c.stream
 	if c.over || c.deserted || s.phase == phaseGone {
 		return nil, ErrStreamOver // merged, say: nothing may come after that point
 	}
@@ -61,7 +61,7 @@ func (c *Conn) decide(b eventstream.Block, lines []byte) (*replay.Block, error) 
 	}
 	if len(b.ID) > 0 {
 		s.gaveID = true
-		s.upstreamIDs = s.upstreamIDs || c.Options.IDs != IDsGateway
+		s.upstreamIDs = s.upstreamIDs || c.options.IDs != IDsGateway
 	}
 	if b.HasRetry {
 		s.backoff.base = b.Retry
@@ -79,22 +79,22 @@ func (c *Conn) decide(b eventstream.Block, lines []byte) (*replay.Block, error) 
 }
 
 // wireBlock makes the block that subscribers get. The stream's lock is held.
-func (c *Conn) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
-	s := c.Stream
+func (c *intake) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
+	s := c.stream
 	var id []byte
-	if b.Dispatches() && !s.upstreamIDs && c.Options.IDs != IDsUpstream && s.only == nil && s.kind.ids {
+	if b.Dispatches() && !s.upstreamIDs && c.options.IDs != IDsUpstream && s.only == nil && s.kind.ids {
 		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
 	}
 	blk := replay.NewBlock(b, lines, id, time.Now())
-	if !c.Options.EmptyBlocks {
+	if !c.options.EmptyBlocks {
 		blk.OpenComment()
 	}
 	return blk
 }
 
 // append adds a block of the connection to the stream. The stream's lock is held.
-func (c *Conn) append(b *replay.Block) {
-	s := c.Stream
+func (c *intake) append(b *replay.Block) {
+	s := c.stream
 	if !b.CommentOnly && !b.Told {
 		c.blocks++
 		b.Ordinal = c.blocks
@@ -112,7 +112,7 @@ func (c *Conn) append(b *replay.Block) {
 		}
 	}
 	s.received += int64(b.Lines) + 1
-	s.apply(b, b.HasID && c.Options.IDs != IDsGateway)
+	s.apply(b, b.HasID && c.options.IDs != IDsGateway)
 }
 
 // apply puts a block into the stream's buffer and wakes its subscribers. setsID tells
@@ -153,8 +153,8 @@ func (s *Stream) trySplices(now time.Time) {
 // hold keeps a block until it is decided what becomes of it. What the old connection
 // brings, too, is not given twice: where no ID tells it from what that one has not
 // brought, it is given only if the old one is lost.
-func (c *Conn) hold(b eventstream.Block, lines []byte) {
-	if !c.resumed && c.Stream.splice.parent.phase == phaseLive {
+func (c *intake) hold(b eventstream.Block, lines []byte) {
+	if !c.resumed && c.stream.splice.parent.phase == phaseLive {
 		return
 	}
 	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
@@ -163,19 +163,19 @@ func (c *Conn) hold(b eventstream.Block, lines []byte) {
 
 // isNewStream reports whether the connection is the first of a stream that is no
 // splice, which nothing is known of.
-func (c *Conn) isNewStream() bool { return c.first && !c.Stream.kind.beside }
+func (c *intake) isNewStream() bool { return c.first && !c.stream.kind.beside }
 
 // checkContinuity looks at the first ids of a connection that was asked to go on
 // after one, and tells a gap if it did not. The stream's lock is held.
-func (c *Conn) checkContinuity(b eventstream.Block) {
-	s := c.Stream
+func (c *intake) checkContinuity(b eventstream.Block) {
+	s := c.stream
 	if len(b.ID) == 0 || s.succeeds() {
 		return
 	}
 	id := string(b.ID)
 	first := c.answer.IsFirst()
 	c.answer.Add()
-	if c.Asked && !c.isNewStream() {
+	if c.asked && !c.isNewStream() {
 		c.compare(id)
 	}
 	s.numbers.Add(id, first)
@@ -188,8 +188,8 @@ func (c *Conn) checkContinuity(b eventstream.Block) {
 
 // compare looks at an ID of a connection, of which the first two show something. The
 // stream's lock is held.
-func (c *Conn) compare(id string) {
-	s := c.Stream
+func (c *intake) compare(id string) {
+	s := c.stream
 	counts := s.root().numbers.Count()
 	if s.kind.beside && !counts {
 		return
@@ -217,8 +217,8 @@ func (s *Stream) noteLack(next string, missed int64) {
 
 // tellSkipped tells the stream's subscribers that the upstream did not go on
 // after an ID, but with another one. The stream's lock is held.
-func (c *Conn) tellSkipped(last, next string, missed int64) {
-	s := c.Stream
+func (c *intake) tellSkipped(last, next string, missed int64) {
+	s := c.stream
 	after := s.newestID()
 	switch st := s.splice; {
 	case st != nil:
@@ -234,8 +234,8 @@ func (c *Conn) tellSkipped(last, next string, missed int64) {
 // checkRenumbered makes blocks of earlier connections unreachable by id when
 // the upstream gives one of their ids to another block: it has begun anew. The
 // stream's lock is held.
-func (c *Conn) checkRenumbered(b eventstream.Block, lines []byte) {
-	s := c.Stream
+func (c *intake) checkRenumbered(b eventstream.Block, lines []byte) {
+	s := c.stream
 	other := evidence.Renumbered(&s.buffer, c.repeats.Start, s.lastUpstreamID, b, lines)
 	if other == nil {
 		return
@@ -249,8 +249,8 @@ func (c *Conn) checkRenumbered(b eventstream.Block, lines []byte) {
 
 // TellGap tells all subscribers that blocks may be missing here. The stream's
 // lock is held.
-func (c *Conn) tellGap() {
-	s := c.Stream
+func (c *intake) tellGap() {
+	s := c.stream
 	s.throttles().possible.Log(func(suppressed int) {
 		s.Log().Warn("possible gap: reconnected to an upstream that gives no event IDs",
 			zap.Int("suppressed", suppressed))
@@ -260,8 +260,8 @@ func (c *Conn) tellGap() {
 }
 
 // appendGap appends a gap event, if it is not empty. The stream's lock is held.
-func (c *Conn) appendGap(wire []byte) {
-	s := c.Stream
+func (c *intake) appendGap(wire []byte) {
+	s := c.stream
 	if len(wire) == 0 {
 		return
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net/http"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,6 +11,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 const (
@@ -23,61 +23,16 @@ const (
 
 	// leastAttemptTime is what an attempt has, however little of give_up is left.
 	leastAttemptTime = time.Second
-
-	// handlersTime is how long a stream that was lost after a reload waits for
-	// the handlers of the new configuration.
-	handlersTime = time.Minute
-
-	// returnTime is how long the handlers behind sse may take to return when
-	// their upstream connection was given up.
-	returnTime = time.Second
 )
 
-// run owns an upstream connection of the stream: it opens it, reads it at the
-// upstream's own speed, and opens it again when it breaks. It returns when the
-// stream is over, or goes on with a connection of another goroutine.
-func (s *Stream) run(ctx context.Context, cancel context.CancelFunc, src Source, lastEventID string) {
-	defer cancel()
-	for {
-		conn, end := s.connect(ctx, src, lastEventID)
-		if ctx.Err() != nil {
-			return
-		}
-		s = conn.Current() // a successor has become the stream
-		delay, again := s.after(conn, end)
-		if !again {
-			return
-		}
-		if !s.pause(ctx, delay) {
-			return
-		}
-		src, lastEventID = s.nextConnection()
-		if src.Retired() { // those of the new configuration are being looked for
-			if !s.pause(ctx, handlersTime) {
-				return
-			}
-			if src, lastEventID = s.nextConnection(); src.Retired() {
-				s.lapse()
-				return
-			}
-		}
-	}
-}
+// A stream is a Receiver, and so are a splice and a successor.
+var _ upstreams.Receiver = (*Stream)(nil)
 
-// pause waits before the next attempt to connect, unless that is to be made at
-// once. It returns false if the stream is over.
-func (s *Stream) pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-s.hurry:
-	case <-time.After(d):
-	}
-	return true
-}
+// Hurried implements upstreams.Receiver.
+func (s *Stream) Hurried() <-chan struct{} { return s.hurry }
 
-// lapse ends what the new configuration has no handlers for.
-func (s *Stream) lapse() {
+// Lapsed ends what the new configuration has no handlers for.
+func (s *Stream) Lapsed() {
 	s.mu.Lock()
 	if s.succeeds() {
 		defer s.mu.Unlock()
@@ -91,8 +46,8 @@ func (s *Stream) lapse() {
 	s.finish(endReload, nil)
 }
 
-// nextConnection tells how to open the upstream connection again.
-func (s *Stream) nextConnection() (src Source, lastEventID string) {
+// Next tells how to open the upstream connection again.
+func (s *Stream) Next() (src upstreams.Source, lastEventID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.succeeds() {
@@ -112,58 +67,72 @@ func (s *Stream) useParentsSource() {
 	}
 }
 
-// connect runs one upstream connection to its end.
-func (s *Stream) connect(ctx context.Context, src Source, lastEventID string) (conn *Conn, end Ending) {
-	connCtx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// Receive takes note of the stream's next connection.
+func (s *Stream) Receive(src upstreams.Source, lastEventID string, giveUp context.CancelCauseFunc) (upstreams.Intake, upstreams.Terms) {
 	s.mu.Lock()
-	conn = &Conn{
-		Cancel:  cancel,
+	defer s.mu.Unlock()
+	terms := upstreams.Terms{
+		IDParam: s.IDParam, Timeout: s.options.Timeout, MaxBlockSize: s.options.MaxEventSize,
+	}
+	if replay.Sendable(lastEventID) {
+		terms.LastEventID = lastEventID
+	}
+	conn := &intake{
 		source:  src,
-		mu:      s.mu,
-		Stream:  s,
-		Options: s.options,
-		first:   s.connections == 0,
-		mends:   s.broke,
+		giveUp:  giveUp,
+		options: s.options,
+		asked:   terms.LastEventID != "",
 		openID:  lastEventID,
-		seen:    evidence.Connection{Began: time.Now()},
+		mends:   s.broke,
+		mu:      s.mu,
+		stream:  s,
+		first:   s.connections == 0,
 		repeats: evidence.Repeats{Start: s.buffer.Newest, ID: lastEventID},
+		seen:    evidence.Connection{Began: time.Now()},
 	}
-	conn.decoder.MaxBlockSize = conn.Options.MaxEventSize
-	if !replay.Sendable(lastEventID) {
-		lastEventID = ""
-	}
-	conn.Asked = lastEventID != ""
-	s.fresh = lastEventID == ""
+	s.fresh = !conn.asked
 	if limit := s.attemptLimit(time.Now()); limit > 0 {
-		defer time.AfterFunc(limit, conn.timeOut).Stop()
+		conn.late = time.AfterFunc(limit, conn.timeOut)
 	}
 	s.connections++
 	s.setConn(conn)
-	s.mu.Unlock()
+	return conn, terms
+}
 
-	end = conn.run(connCtx, lastEventID)
-	Counts.Connections.With(resultOf(ctx, end)).Inc()
+// Ended takes note of how the connection has ended, and decides what follows.
+func (c *intake) Ended(ctx context.Context, end upstreams.Ending) (to upstreams.Receiver, delay time.Duration, again bool) {
+	s := c.conclude(ctx, end)
+	if ctx.Err() != nil {
+		return s, 0, false
+	}
+	delay, again = s.after(c, end)
+	return s, delay, again
+}
+
+// conclude takes note of how the connection has ended, and returns the stream that it
+// was one of: a successor has become the stream.
+func (c *intake) conclude(ctx context.Context, end upstreams.Ending) *Stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stream
+	if c.late != nil {
+		c.late.Stop()
+	}
 	if s.kind.answer && end.Events {
-		Answers.Ended.With(resultOf(ctx, end)).Inc()
+		Answers.Ended.With(upstreams.ResultOf(ctx, end)).Inc()
 	}
-	if end.Events && end.Clean {
-		end.tail = conn.decoder.Rest()
+	c.ended = true
+	c.letGo()
+	if ctx.Err() == nil && !c.over {
+		s.noteEnd(end, time.Now())
 	}
-	s.mu.Lock()
-	conn.ended = true
-	conn.letGo()
-	if ctx.Err() == nil && !conn.over {
-		conn.Stream.noteEnd(end, time.Now())
-	}
-	if conn.dropped > 0 {
-		s, dropped := conn.Stream, conn.dropped
+	if c.dropped > 0 {
+		dropped := c.dropped
 		s.throttles().repeated.Log(func(suppressed int) {
 			s.Log().Info("upstream repeated events after the reconnect", zap.Int("dropped", dropped), zap.Int("suppressed", suppressed))
 		})
 	}
-	s.mu.Unlock()
-	return conn, end
+	return s
 }
 
 // attemptLimit is how long the next connection may take until its head comes; 0:
@@ -180,56 +149,24 @@ func (s *Stream) attemptLimit(now time.Time) time.Duration {
 }
 
 // timeOut gives the connection up, unless its head has come.
-func (c *Conn) timeOut() {
+func (c *intake) timeOut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.headed {
-		c.Cancel(errNoAnswer)
+		c.giveUp(upstreams.ErrNoAnswer)
 	}
 }
 
-// run runs the handlers behind sse to the connection's end. Not all return when
-// they are told to: those of FastCGI wait for an application that says nothing.
-// Such ones are left to themselves, and can bring the stream nothing any more.
-func (c *Conn) run(ctx context.Context, lastEventID string) (end Ending) {
-	ended := make(chan Ending, 1)
-	go func() { ended <- c.source.Open(ctx, lastEventID, c) }()
-	select {
-	case end = <-ended:
-		return end
-	case <-ctx.Done():
-	}
-	cause := context.Cause(ctx)
-	select {
-	case end = <-ended:
-		if !end.Events && errors.Is(cause, errNoAnswer) {
-			return Ending{Err: cause} // and not what the handlers say of it
-		}
-		return end
-	case <-time.After(returnTime):
-		return c.desert(cause)
-	}
-}
-
-// desert lets the stream go on without the handlers' having returned.
-func (c *Conn) desert(cause error) Ending {
+// Deserted lets the stream go on without the handlers' having returned.
+func (c *intake) Deserted() (headed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deserted = true
-	end := Ending{Events: c.headed, Err: cause}
-	if c.headed {
-		end.Status = http.StatusOK
-	}
-	return end
+	return c.headed
 }
 
-// IsDeserted reports whether the stream went on without the connection's
-// handlers having returned.
-func (c *Conn) IsDeserted() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.deserted
-}
+// Log is where what happens to the connection's stream is told.
+func (c *intake) Log() *zap.Logger { return c.current().Log() }
 
 // What follows the end of an upstream connection.
 type outcome int
@@ -259,7 +196,7 @@ type aftermath struct {
 
 // judge decides what follows the end of a connection of a stream that has a
 // head. The stream's lock is held.
-func (s *Stream) judge(end Ending) outcome {
+func (s *Stream) judge(end upstreams.Ending) outcome {
 	if end.Events {
 		s.broke = !end.Clean || s.options.Reconnect == ReconnectAlways
 	}
@@ -288,8 +225,8 @@ func (s *Stream) judge(end Ending) outcome {
 
 // after decides what follows the end of an upstream connection: whether to try
 // again, and when.
-func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool) {
-	q := s.conclude(conn, end)
+func (s *Stream) after(conn *intake, end upstreams.Ending) (delay time.Duration, again bool) {
+	q := s.sequel(conn, end)
 	switch q.outcome {
 	case nothing, succeeded:
 	case tryAgain, waitsForIt:
@@ -302,8 +239,8 @@ func (s *Stream) after(conn *Conn, end Ending) (delay time.Duration, again bool)
 	return 0, false
 }
 
-// conclude is after, but for what needs the hub's lock.
-func (s *Stream) conclude(conn *Conn, end Ending) (q aftermath) {
+// sequel is after, but for what needs the hub's lock.
+func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -347,11 +284,11 @@ func (s *Stream) conclude(conn *Conn, end Ending) (q aftermath) {
 }
 
 // noteLasted takes note of how long a connection did.
-func (s *Stream) noteLasted(conn *Conn, end Ending) {
+func (s *Stream) noteLasted(conn *intake, end upstreams.Ending) {
 	switch {
 	case end.Events:
 		s.backoff.lasted(time.Since(s.track.HeadAt))
-	case errors.Is(end.Err, errNoAnswer):
+	case errors.Is(end.Err, upstreams.ErrNoAnswer):
 		s.backoff.lasted(time.Since(conn.seen.Began)) // there was no hurry
 	}
 }
@@ -368,7 +305,7 @@ func (s *Stream) doubt() {
 }
 
 // isBroken lets a stream wait for its next connection.
-func (s *Stream) isBroken(q aftermath, end Ending) {
+func (s *Stream) isBroken(q aftermath, end upstreams.Ending) {
 	s.phase = phaseBroken
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.lastUpstreamID == ""
@@ -391,13 +328,13 @@ func (s *Stream) isBroken(q aftermath, end Ending) {
 }
 
 // endWith ends a stream that has lost its upstream for good.
-func (s *Stream) endWith(q aftermath, end Ending) {
+func (s *Stream) endWith(q aftermath, end upstreams.Ending) {
 	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
 	final := &s.throttles().final
 	switch q.outcome {
 	case passedOn:
 		s.logEnded()
-		s.finish(EndUpstream, end.tail)
+		s.finish(EndUpstream, end.Tail)
 		if q.options.Reconnect == ReconnectNever {
 			s.leave(EndUpstream) // who comes next is to see the upstream's own answer
 		}

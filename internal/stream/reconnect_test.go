@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/logs"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 func TestReconnect(t *testing.T) {
@@ -723,7 +724,7 @@ func TestCancelledAttempt(t *testing.T) {
 		a, up := st.start()
 		up.numbered("1")
 		up.breakOff()
-		st.source.accept().answer(StatusCancelled, 0)
+		st.source.accept().answer(upstreams.StatusCancelled, 0)
 		st.source.acceptOpen().numbered("2")
 		a.expect(newcomer, numbered("1", "2"))
 	})

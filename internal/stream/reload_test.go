@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 func gapEvent(o *Options) { o.GapEvent = "gap" }
@@ -414,7 +416,7 @@ func TestReloadBreaksAttempt(t *testing.T) {
 		up.breakOff()
 		attempt := st.source.accept()
 		st.reload()
-		attempt.answer(StatusCancelled, 0)
+		attempt.answer(upstreams.StatusCancelled, 0)
 		now := time.Now()
 		next := st.source.acceptOpen()
 		if waited := time.Since(now); waited > 0 {

@@ -50,16 +50,10 @@ func (s *Stream) AwaitOpening(ctx context.Context, req *Request, isFirst bool) (
 }
 
 // Reopens reports whether the connection opens a stream again that has ended.
-func (c *Conn) Reopens() bool {
+func (c *intake) Reopens() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.Stream.reopening
-}
-
-// Awaits reports whether a status is nothing to tell who opens a stream again:
-// another attempt is made, and the client waits for it with the kept head.
-func (c *Conn) Awaits(status int) bool {
-	return c.Reopens() && Ending{Status: status}.Retriable()
+	return c.stream.reopening
 }
 
 // reopening returns what is closed when there may be an answer to who has come

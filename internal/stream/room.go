@@ -45,14 +45,14 @@ func (p *patience) left(now time.Time) time.Duration {
 // waitForRoom waits until the connection's next block, of size bytes, does not
 // evict one that a subscriber who keeps up was not given. The stream's lock is
 // held, but for the waiting.
-func (c *Conn) waitForRoom(size int64) {
-	for s := (*Stream)(nil); s != c.Stream; { // which changes when a successor takes over
-		s = c.Stream
+func (c *intake) waitForRoom(size int64) {
+	for s := (*Stream)(nil); s != c.stream; { // which changes when a successor takes over
+		s = c.stream
 		s.waitForRoom(size, c)
 	}
 }
 
-func (s *Stream) waitForRoom(size int64, c *Conn) {
+func (s *Stream) waitForRoom(size int64, c *intake) {
 	evicted := s.buffer.EvictedBy(size)
 	if evicted == 0 || (evicted <= s.readTo && !s.kind.beside) {
 		return

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // unproven is auto for an application that nobody vouches for.
@@ -211,7 +213,7 @@ func TestWaitingEndsAlsoWhereTheUpstreamBreaks(t *testing.T) {
 			time.Sleep(defaultSpliceTimeout / 2)
 			up.breakOff()
 			up = st.source.accept()
-			for up.conn.Current().kind.beside { // it is left unanswered
+			for intakeOf(up.conn).current().kind.beside { // it is left unanswered
 				up = st.source.accept()
 			}
 			up.open()
@@ -299,7 +301,7 @@ func TestHeadOfAnotherIsNotKept(t *testing.T) {
 		a := st.join("")
 		openWith := func(c *fakeConn, session string) {
 			c.events, c.headAt = true, time.Now()
-			c.run(func() { c.conn.Opened(&Head{Header: http.Header{"X-Session": {session}}}, true) })
+			c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {session}}}, nil) })
 		}
 		up := st.source.accept()
 		openWith(up, "a")

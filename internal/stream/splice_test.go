@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // sim is an upstream in fake time: it greets each connection and broadcasts to
@@ -118,26 +119,26 @@ func (s simSource) Retired() bool { return false }
 
 func (s simSource) Renew(any, *Renewal) bool { return false }
 
-func (s simSource) Open(ctx context.Context, lastID string, conn *Conn) Ending {
+func (s simSource) Open(ctx context.Context, lastID string, conn *upstreams.Conn) upstreams.Ending {
 	select {
 	case <-time.After(s.delay):
 	case <-ctx.Done():
-		return Ending{Err: ctx.Err()}
+		return upstreams.Ending{Err: ctx.Err()}
 	}
 	c := s.u.connect(lastID, false)
 	defer c.disconnect()
-	conn.Opened(&Head{Header: http.Header{}}, true)
+	conn.Opened(&upstreams.Head{Header: http.Header{}}, nil)
 	for {
 		select {
 		case b := <-c.out:
 			if b == "" {
-				return Ending{Events: true, Clean: true}
+				return upstreams.Ending{Events: true, Clean: true}
 			}
 			if _, err := conn.Write([]byte(b)); err != nil {
-				return Ending{Events: true, Err: err}
+				return upstreams.Ending{Events: true, Err: err}
 			}
 		case <-ctx.Done():
-			return Ending{Events: true, Err: ctx.Err()}
+			return upstreams.Ending{Events: true, Err: ctx.Err()}
 		}
 	}
 }
@@ -1258,7 +1259,7 @@ func TestSpliceNotShareable(t *testing.T) {
 		c := st.join("")
 		sp := st.source.accept()
 		sp.events = true
-		sp.run(func() { sp.conn.Opened(&Head{Header: http.Header{}}, false) })
+		sp.run(func() { sp.conn.Opened(&upstreams.Head{Header: http.Header{}}, unshareable{}) })
 		c.expectEnd(EndPerClient)
 		c.leave()
 		both(up, sp, "2", "3", "4")
@@ -1542,11 +1543,11 @@ func (deafSource) Retired() bool { return false }
 
 func (deafSource) Renew(any, *Renewal) bool { return false }
 
-func (d deafSource) Open(ctx context.Context, _ string, conn *Conn) Ending {
+func (d deafSource) Open(ctx context.Context, _ string, conn *upstreams.Conn) upstreams.Ending {
 	<-d.release
-	conn.Opened(&Head{Header: http.Header{}}, true)
+	conn.Opened(&upstreams.Head{Header: http.Header{}}, nil)
 	<-ctx.Done()
-	return Ending{Events: true, Err: ctx.Err()}
+	return upstreams.Ending{Events: true, Err: ctx.Err()}
 }
 
 // A splice whose head comes when its only client has left.
@@ -1596,7 +1597,7 @@ func TestWhoWaitsIsNotSentToABrokenUpstream(t *testing.T) {
 		up.breakOff()
 		go func() {
 			for c := range st.source.conns {
-				c.end <- Ending{Status: 502}
+				c.end <- upstreams.Ending{Status: 502}
 			}
 		}()
 		b := st.join("")
@@ -1632,7 +1633,7 @@ func TestSpliceThatComesBackPrivateIsNotRepeated(t *testing.T) {
 		sp.breakOff()
 		sp = st.source.accept()
 		sp.events = true
-		sp.run(func() { sp.conn.Opened(&Head{Header: http.Header{}}, false) })
+		sp.run(func() { sp.conn.Opened(&upstreams.Head{Header: http.Header{}}, unshareable{}) })
 		c.read()
 		b.read()
 		if c.end == EndPerClient || b.end == EndPerClient {

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // phase is what a stream is doing.
@@ -25,25 +25,12 @@ const (
 	phaseGone                 // over: nobody can join
 )
 
-// Head is what the subscribers of a stream get before the first block. It is
-// immutable.
-type Head struct {
-	Header http.Header     // the upstream's, less what is not for subscribers
-	Added  map[string]bool // fields that the upstream's values are added to, not put in place of
-}
-
 // Source opens upstream connections for a stream, with a request of a client
 // that is entitled to it and the handlers of one configuration.
 type Source interface {
-	// open runs one upstream connection until its end: it feeds conn, and
-	// returns how it ended. It returns soon after ctx is done.
-	Open(ctx context.Context, lastEventID string, conn *Conn) Ending
+	upstreams.Source
 
-	// retired reports whether the configuration was cleaned up, so that no
-	// new connection may be opened with it.
-	Retired() bool
-
-	// renew runs the request through the server of another configuration, and
+	// Renew runs the request through the server of another configuration, and
 	// reports whether that led to the stream that q is for; see reload.go.
 	Renew(server any, q *Renewal) bool
 }
@@ -70,9 +57,7 @@ type keeper interface {
 	keeps(key Key) bool
 	keepDetached(s *Stream) error
 
-	// connect runs a stream's upstream connections, and spawn anything, in a goroutine
-	// that is waited for.
-	connect(ctx context.Context, s *Stream, cancel context.CancelFunc, src Source, lastEventID string)
+	// spawn does something in a goroutine that is waited for.
 	spawn(do func())
 
 	// charge counts bytes of replay buffers. Any lock may be held.
@@ -88,7 +73,7 @@ type keeper interface {
 // Stream is one shared sequence of blocks: the upstream connection that it
 // comes from, the replay buffer, and the subscribers that read it.
 //
-// One goroutine, run, owns the upstream connection and is the only one that
+// One goroutine, upstreams.Run's, owns the upstream connection and is the only one that
 // appends blocks. Subscribers are read positions; none can slow the stream.
 type Stream struct {
 	identity
@@ -141,7 +126,7 @@ type ownership struct {
 type life struct {
 	options   *Options
 	phase     phase
-	head      *Head
+	head      *upstreams.Head
 	refused   bool      // the first answer was not an event stream to share
 	stopped   bool      // drained before there was an answer
 	reopening bool      // it had ended, and the upstream has not answered since; see reopen.go
@@ -193,7 +178,7 @@ type link struct {
 	source         Source // of the next connection
 	cancel         context.CancelFunc
 	hurry          chan struct{} // tells run not to wait until the next attempt
-	conn           *Conn         // the newest
+	conn           *intake       // the newest
 	connections    int
 	fresh          bool // the connection was opened without an ID and has not brought a block
 	backoff        backoff
@@ -288,23 +273,21 @@ type Pass interface {
 	Renew(server any, q *Renewal) bool
 }
 
-// Conn is the stream's side of one upstream connection. Its methods
-// are for the goroutine that runs the connection.
-type Conn struct {
-	source  Source
-	Cancel  context.CancelCauseFunc // gives it up
-	Options *Options
-	decoder eventstream.Decoder
+// intake is the stream's side of one upstream connection: it takes what that brings.
+type intake struct {
+	source  upstreams.Source
+	giveUp  context.CancelCauseFunc // ends the connection
+	late    *time.Timer             // does so unless the head has come; nil: nothing does
+	options *Options
 	partial atomic.Int64 // bytes that are counted for the block that has not come to its end; see holds.go
 	coding  atomic.Int64 // and for the decoder of a content coding
-	Asked   bool         // to go on after an ID
+	asked   bool         // to go on after an ID
 	openID  string       // that ID
-	Private Private      // why its answer is not shared: set before Opened or Refused
 	mends   bool         // follows one that broke
 
 	// Guarded by mu, the lock of stream.
 	mu       *sync.Mutex
-	Stream   *Stream // that of a successor becomes the stream that it goes on with
+	stream   *Stream // that of a successor becomes the stream that it goes on with
 	over     bool    // the stream goes on with another connection
 	ended    bool
 	headed   bool             // it is that of an event stream
@@ -453,11 +436,11 @@ type lack struct {
 	missed      int64
 }
 
-// Current returns the stream that the connection is one of.
-func (c *Conn) Current() *Stream {
+// current returns the stream that the connection is one of.
+func (c *intake) current() *Stream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.Stream
+	return c.stream
 }
 
 // skip takes note that the splice's clients are told of the gap.
@@ -495,17 +478,7 @@ func (s *Stream) readers() []*Subscriber {
 }
 
 // setConn makes a connection the stream's newest. The lock is held.
-func (s *Stream) setConn(c *Conn) { s.conn, s.track.Conn = c, &c.seen }
-
-// noteEnd notes that a connection of the stream has ended. The lock is held.
-func (s *Stream) noteEnd(end Ending, now time.Time) {
-	if end.Events {
-		s.endedAt = now
-	}
-	if text := end.text(); text != "" {
-		s.lastError, s.lastErrorAt = text, now
-	}
-}
+func (s *Stream) setConn(c *intake) { s.conn, s.track.Conn = c, &c.seen }
 
 // hurryUp lets the next attempt be made at once.
 func (s *Stream) hurryUp() {

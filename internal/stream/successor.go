@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // overlap is how long a successor that goes on after an ID has to meet the
@@ -149,7 +150,7 @@ func (s *Stream) keepState(sp *Stream) {
 
 // broughtNext reports whether a block without an id is the next one that the connection
 // before has brought after the ID that this one was asked with.
-func (c *Conn) broughtNext(h heldBlock) bool {
+func (c *intake) broughtNext(h heldBlock) bool {
 	return !h.block.HasID && !h.block.CommentOnly() && c.repeats.Brought.Next(h.lines)
 }
 
@@ -170,7 +171,7 @@ func (s *Stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
 }
 
 // succeed makes the connection of a successor the stream's.
-func (s *Stream) succeed(sp *Stream) *Conn {
+func (s *Stream) succeed(sp *Stream) *intake {
 	c, old := sp.conn, s.conn
 	c.repeats.Brought = s.brought
 	s.successor, s.brought = nil, nil
@@ -183,7 +184,7 @@ func (s *Stream) succeed(sp *Stream) *Conn {
 	s.cancel()
 	s.cancel = sp.cancel
 	s.setConn(c)
-	c.Stream, c.first, c.repeats.Start = s, false, s.buffer.Newest
+	c.stream, c.first, c.repeats.Start = s, false, s.buffer.Newest
 	s.phase = phaseLive
 	s.head = sp.head
 	s.track.GoOn(&sp.track)
@@ -204,7 +205,7 @@ func (s *Stream) succeed(sp *Stream) *Conn {
 
 // successorEnded decides what follows the end of a successor's connection: the
 // stream has its own, so there is time. The lock is held.
-func (s *Stream) successorEnded(end Ending) (delay time.Duration, again bool) {
+func (s *Stream) successorEnded(end upstreams.Ending) (delay time.Duration, again bool) {
 	parent := s.splice.parent
 	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
 	switch {

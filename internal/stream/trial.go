@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Trials: two connections opened at the same moment, to be compared; see
@@ -23,7 +24,7 @@ func (s *Stream) openProbe(id, param string) *Stream {
 
 // lastSentID is the ID with which the stream's newest connection was opened.
 func (s *Stream) lastSentID() string {
-	if s.conn == nil || !s.conn.Asked {
+	if s.conn == nil || !s.conn.asked {
 		return ""
 	}
 	return s.conn.openID
@@ -207,7 +208,10 @@ func (s *Stream) startLocked(lastEventID string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	src := s.source // not that of who comes before run does
-	s.hub.connect(ctx, s, cancel, src, lastEventID)
+	s.hub.spawn(func() {
+		defer cancel()
+		upstreams.Run(ctx, s, src, lastEventID)
+	})
 }
 
 // askForProof opens a probe that is to show whether the stream's new connection
@@ -223,7 +227,7 @@ func (s *Stream) askForProof() {
 // proveAgain looks whether the first block of a new connection shows that the
 // stream goes on as before; else it opens a probe, if anybody waits for that. The
 // lock is held.
-func (s *Stream) proveAgain(c *Conn, continues bool) {
+func (s *Stream) proveAgain(c *intake, continues bool) {
 	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
 		return
 	}
@@ -242,9 +246,9 @@ func (s *Stream) proveAgain(c *Conn, continues bool) {
 // goesOn reports whether a block shows that a later connection goes on where the
 // last one was lost: after the ID that it was asked to go on after, or after
 // blocks that it has repeated.
-func (c *Conn) goesOn(b eventstream.Block) bool {
+func (c *intake) goesOn(b eventstream.Block) bool {
 	if c.dropped > 0 {
 		return true
 	}
-	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.Stream.numbers.IsNext(string(b.ID))
+	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.stream.numbers.IsNext(string(b.ID))
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Who waits: for the head, for a splice, for a verdict. What a waiting subscriber
@@ -145,7 +146,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 
 // Head returns the head that a client is to be sent, after ready: that of the
 // connection which it is served by; or why there is none.
-func (sub *Subscriber) Head() (*Head, error) {
+func (sub *Subscriber) Head() (*upstreams.Head, error) {
 	h, err := sub.Origin.verdict()
 	if err != nil {
 		return nil, err
@@ -253,7 +254,7 @@ func (sub *Subscriber) lookAt() (at time.Time) {
 
 // verdict returns, after ready, the head to give to subscribers, or why there
 // is none: ErrUnshareable or ErrStopping.
-func (s *Stream) verdict() (*Head, error) {
+func (s *Stream) verdict() (*upstreams.Head, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -13,11 +13,12 @@ const module = "github.com/caddy-sse/caddy-sse"
 // held are the packages whose files stay in layers, each with the knots that it has. One that is loosened is taken out
 // here; one is put in with its reason. Packages that are not here are not looked at.
 var held = map[string][]string{
-	module:                        nil,
-	module + "/eventstream":       nil,
-	module + "/internal/delivery": nil,
-	module + "/internal/evidence": nil,
-	module + "/internal/replay":   nil,
+	module:                         nil,
+	module + "/eventstream":        nil,
+	module + "/internal/delivery":  nil,
+	module + "/internal/evidence":  nil,
+	module + "/internal/replay":    nil,
+	module + "/internal/upstreams": nil,
 	module + "/internal/stream": {
 		"stream.go subscriber.go", // types that hold each other
 		"merge.go trial.go",       // a comparison opens connections that are compared

@@ -1,10 +1,9 @@
-package stream
+package upstreams
 
 import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
@@ -19,7 +18,7 @@ type Ending struct {
 	Status     int           // of the answer, or what is said in place of one; 0: nothing is
 	Answered   bool          // the upstream has
 	RetryAfter time.Duration // what the answer asked for
-	tail       []byte        // with a clean end: what came after the last blank line
+	Tail       []byte        // with a clean end: what came after the last blank line
 	Err        error         // what went wrong, if known; less where in the host it was noticed
 }
 
@@ -37,39 +36,26 @@ func (e Ending) Retriable() bool {
 	return e.Status == 0 || e.Status >= http.StatusInternalServerError
 }
 
-// text says what an upstream connection failed of; empty: it did not.
-func (e Ending) text() string {
-	switch {
-	case e.Clean && e.Events:
-		return ""
-	case e.Err != nil:
-		return Clip(e.Err.Error())
-	case e.Status != 0:
-		return "status " + strconv.Itoa(e.Status)
-	}
-	return "no answer"
-}
-
 // ErrStalled ends an upstream connection on which nothing came for
 // upstream_timeout.
 var ErrStalled = errors.New("nothing came for upstream_timeout")
 
-// errNoAnswer ends an attempt to reach an upstream again.
-var errNoAnswer = errors.New("no answer came in time")
+// ErrNoAnswer is why an attempt to reach an upstream again is given up whose head does not come.
+var ErrNoAnswer = errors.New("no answer came in time")
 
 // StatusCancelled is what reverse_proxy says for the upstream when a connection
 // to it is given up on this side: also when a reload has closed its transport.
 const StatusCancelled = 499
 
-// resultOf tells how an upstream connection ended, as a label. ctx is that of
-// the stream's interest in it.
-func resultOf(ctx context.Context, end Ending) string {
+// ResultOf tells how an upstream connection ended, as a label. ctx is that of
+// the interest in it.
+func ResultOf(ctx context.Context, end Ending) string {
 	switch {
 	case end.Events && end.Clean:
 		return ResultClean
 	case ctx.Err() != nil:
 		return ResultCancelled
-	case errors.Is(end.Err, ErrStalled), errors.Is(end.Err, errNoAnswer):
+	case errors.Is(end.Err, ErrStalled), errors.Is(end.Err, ErrNoAnswer):
 		return ResultStalled
 	case errors.Is(end.Err, eventstream.ErrBlockTooLarge):
 		return ResultOversized

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // endpointType is the event type with which an upstream of the older MCP
@@ -16,26 +17,26 @@ const endpointType = "endpoint"
 
 // Opening reports whether the stream waits for this connection's head to give
 // it to its subscribers.
-func (c *Conn) Opening() bool {
+func (c *intake) Opening() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.Stream
+	s := c.stream
 	return (s.head == nil || s.reopening) && !s.refused && !s.stopped
 }
 
 // Reconnects reports whether the stream had a connection before this one.
-func (c *Conn) Reconnects() bool {
+func (c *intake) Reconnects() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.first || c.Stream.succeeds()
+	return !c.first || c.stream.succeeds()
 }
 
 // Opened gives the head to the stream: the connection is that of an event
 // stream. If it is not shareable, those who have it stay and nobody joins.
-func (c *Conn) Opened(h *Head, shareable bool) {
-	s := c.Stream // nobody changes it before
-	if !shareable {
-		s.unshareable(c.first, c.Private)
+func (c *intake) Opened(h *upstreams.Head, private error) {
+	s := c.stream // nobody changes it before
+	if private != nil {
+		s.unshareable(c.first, asPrivate(private))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +51,7 @@ func (c *Conn) Opened(h *Head, shareable bool) {
 		Counts.Private.With(string(s.why.Reason)).Inc()
 	}
 	s.reopening = false
-	c.resumed = c.Asked && s.gave()
+	c.resumed = c.asked && s.gave()
 	now := time.Now()
 	s.backoff.reached(now)
 	s.head = h
@@ -101,8 +102,8 @@ const (
 
 // logRecovered logs that the upstream was reached again. The stream's lock is
 // held.
-func (c *Conn) logRecovered() {
-	s := c.Stream
+func (c *intake) logRecovered() {
+	s := c.stream
 	missed, id := missedUnknown, ""
 	if c.resumed {
 		missed, id = missedRequested, shownID(s.lastUpstreamID)
@@ -117,36 +118,25 @@ func (c *Conn) logRecovered() {
 
 // Keep makes the stream known, if it was not before its head, or tells why it
 // cannot be.
-func (c *Conn) Keep() error {
-	if !c.Stream.kind.answer {
+func (c *intake) Keep() error {
+	if !c.stream.kind.answer {
 		return nil
 	}
-	return c.Stream.hub.keepDetached(c.Stream)
+	return c.stream.hub.keepDetached(c.stream)
 }
 
 // Refused tells the stream that its first answer is not an event stream to
 // share. Who waited for it goes upstream on its own, at once. failed tells that
 // another attempt may have another answer.
-func (c *Conn) Refused(failed bool) { c.Stream.refuse(failed, c.Private) }
+func (c *intake) Refused(failed bool, private error) { c.stream.refuse(failed, asPrivate(private)) }
 
-// Write takes bytes of the upstream's body.
-func (c *Conn) Write(p []byte) (int, error) {
-	Counts.Bytes.Add(len(p))
-	err := c.decoder.Write(p, c.block)
-	c.count(&c.partial, int64(cap(c.decoder.Rest())))
-	if err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// block takes a block from the decoder into the stream.
-func (c *Conn) block(b eventstream.Block) error {
-	if string(b.Type) == endpointType && b.Dispatches() && c.beginsStream() && !c.Current().makeExclusive() {
+// Take takes a block into the stream.
+func (c *intake) Take(b eventstream.Block) error {
+	if string(b.Type) == endpointType && b.Dispatches() && c.beginsStream() && !c.current().makeExclusive() {
 		return errors.New("the one client of the stream has left")
 	}
 	lines := b.Lines
-	if b.HasID && c.Options.IDs == IDsGateway {
+	if b.HasID && c.options.IDs == IDsGateway {
 		lines = withoutIDs(lines)
 	}
 	c.mu.Lock()
@@ -158,10 +148,10 @@ func (c *Conn) block(b eventstream.Block) error {
 // beginsStream reports whether the next event is the first one that the upstream
 // tells any client of the stream, on whichever connection: blocks that are none
 // do not count. A splice begins with its own, as long as its stream has had none.
-func (c *Conn) beginsStream() bool {
+func (c *intake) beginsStream() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.Stream
+	s := c.stream
 	if c.over || c.deserted || s.kind.answer || s.succeeds() || s.settled {
 		return false
 	}
