@@ -19,9 +19,10 @@ import (
 type examined struct {
 	globals, site string // of the configuration, and the directives of the site
 	setUp         *setUp // what is asked for; nil: /events, by nobody else
+	admin         string // where the doctor may ask; nowhere by default
 	finding       string // that tells what is the matter; none: all is well
 	result        doctor.Result
-	seen          string
+	seen, change  string
 }
 
 // ticking is answers for an application that sends events often.
@@ -43,6 +44,7 @@ func examineSites(t *testing.T, sites map[string]*examined) map[string]*doctor.R
 	t.Helper()
 	l := startUnloaded(t)
 	var caddyfile strings.Builder
+	caddyfile.WriteString(pageSite)
 	globals, hosts, names := "", make(map[string]string), make([]string, 0, len(sites))
 	for name, s := range sites {
 		hosts[name] = fmt.Sprintf("s%d.test", len(hosts))
@@ -78,7 +80,7 @@ func examineSites(t *testing.T, sites map[string]*examined) map[string]*doctor.R
 				header.Add(name, value)
 			}
 			report, err := doctor.Run(t.Context(), doctor.Options{
-				URL: "http://" + hosts[name] + target, Header: header, Timeout: time.Second, Late: testTimeout,
+				URL: "http://" + hosts[name] + target, Header: header, Timeout: time.Second, Late: testTimeout, Admin: sites[name].admin,
 				Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 					return new(net.Dialer).DialContext(ctx, "unix", l.socket)
 				},
@@ -128,8 +130,13 @@ func TestDoctorTellsSetUpsThatAreNotRight(t *testing.T) {
 	proxy := "reverse_proxy " + app
 	wrong["sse beside handle"] = &examined{
 		site:    "sse {\nname beside\nprobe on\n}\nhandle /events {\n" + proxy + "\n}\nhandle {\n" + proxy + "\n}",
-		finding: doctor.Gateway, result: doctor.Unknown, seen: "no field SSE-Resume",
+		finding: doctor.Gateway, result: doctor.Advice, seen: "a Caddy has answered (Via: 1.1 Caddy), and not through an sse",
+		change: "write sse inside the handle",
 	}
+	// The gateway itself is asked: what has come to its handlers while nobody else asks.
+	certain := *wrong["sse beside handle"]
+	certain.admin, certain.result, certain.seen = "http://page.test", doctor.Problem, "none of the gateway's 1 sse was asked"
+	certain.change = "the gateway itself says: write sse inside the handle"
 	right["sse beside handle"] = &examined{
 		site: "handle /events {\nsse {\nname beside\nprobe on\njoin replay\n}\n" + proxy + "\n}\nhandle {\n" + proxy + "\n}",
 	}
@@ -140,12 +147,12 @@ func TestDoctorTellsSetUpsThatAreNotRight(t *testing.T) {
 	}
 	short := grace("2s")
 	short.finding, short.result, short.seen = doctor.Hints, doctor.Advice, "grace_period"
-	for _, sites := range []map[string]*examined{wrong, right, {"grace_period below drain": short}, {"grace_period": grace("13s")}} {
+	for _, sites := range []map[string]*examined{wrong, right, {"sse beside handle, asked": &certain}, {"grace_period below drain": short}, {"grace_period": grace("13s")}} {
 		for name, report := range examineSites(t, sites) {
 			expected := sites[name]
 			if expected.finding != "" {
-				if f := findingOf(report, expected.finding); f.Result != expected.result || !strings.Contains(f.Seen, expected.seen) || f.Change == "" {
-					t.Errorf("%s: %+v, expected %s, %q", name, f, expected.result, expected.seen)
+				if f := findingOf(report, expected.finding); f.Result != expected.result || !strings.Contains(f.Seen, expected.seen) || f.Change == "" || !strings.Contains(f.Change, expected.change) {
+					t.Errorf("%s: %+v, expected %s, %q, %q", name, f, expected.result, expected.seen, expected.change)
 				}
 				continue
 			}

@@ -14,7 +14,7 @@ import (
 
 // What the command says of itself.
 const (
-	Usage = "<url> [--json] [--timeout <duration>] [--late <duration>] [--header <field>] [--insecure]"
+	Usage = "<url> [--json] [--timeout <duration>] [--late <duration>] [--header <field>] [--insecure] [--admin <url>]"
 	Short = "Diagnoses buffering, dropped connections and lost events on an event stream"
 	Long  = `
 Finds what holds events back, cuts the stream, or loses events on the way to
@@ -51,6 +51,7 @@ func SetUp(cmd *cobra.Command, by func(code int) error) {
 	flags.DurationVar(&o.Timeout, "timeout", DefaultTimeout, "How long to watch the stream")
 	flags.DurationVar(&o.Late, "late", DefaultLate, "How much later than the fastest an event of the probe may come")
 	flags.StringArrayVarP(&fields, "header", "H", nil, "A request header, 'Name: value'; may be repeated, is never printed")
+	flags.StringVar(&o.Admin, "admin", "", "Where the gateway's admin API is, http://localhost:2019 say: asks what has come to it")
 	flags.BoolVarP(&o.Insecure, "insecure", "k", false, "Accept any certificate")
 	// Cobra's own messages may quote a credential that stands in the wrong place.
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

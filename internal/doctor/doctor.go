@@ -24,6 +24,10 @@ type Options struct {
 	// is asked for.
 	Header http.Header
 
+	// Admin is the URL of the gateway's admin endpoint, or of the site of
+	// sse_admin. "": what the gateway itself has seen is not known.
+	Admin string
+
 	// Insecure takes any certificate.
 	Insecure bool
 
@@ -76,6 +80,7 @@ type examination struct {
 	again   *visit // the flow probe, once more, when the first was late
 	idle    *visit // nil: not asked for, or not answered
 	resumed *resumption
+	witness witness
 }
 
 // Run looks at a stream for about the timeout. The error says why there was no
@@ -96,9 +101,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Progress != nil {
 		defer tellProgress(o.Progress)()
 	}
+	asked := e.askWitness(ctx, c)
 	if err := e.watch(ctx, c); err != nil {
 		return nil, err
 	}
+	asked()
 	return e.report(), nil
 }
 

@@ -762,6 +762,122 @@ func TestFindingsAreDocumented(t *testing.T) {
 	}
 }
 
+// Where nothing in the answer shows a gateway it is said what is known: that the answer came past an sse, or that something
+// may have taken the signs out. Its IDs are a sign that nothing takes out.
+func TestAnswerPastTheGatewayIsTold(t *testing.T) {
+	for name, test := range map[string]struct {
+		fields []string
+		id     string
+		result Result
+		seen   string
+	}{
+		"nothing shows":                   {result: Unknown, seen: "did not come through an sse, or a proxy in front took the signs away"},
+		"a Caddy, by Via":                 {fields: []string{"Via: 1.1 Caddy"}, result: Advice, seen: "a Caddy has answered (Via: 1.1 Caddy), and not through an sse"},
+		"a Caddy, by Server":              {fields: []string{"Server: Caddy"}, result: Advice, seen: "a Caddy has answered (Server: Caddy)"},
+		"a Caddy, and a proxy in front":   {fields: []string{"Via: 1.1 Caddy, 1.1 front", "Server: Caddy"}, result: Unknown, seen: "took the signs away"},
+		"a server that is none":           {fields: []string{"Server: nginx"}, result: Unknown, seen: "took the signs away"},
+		"SSE-Resume is taken out on way":  {id: "sse1.epoch.", result: OK, seen: "the IDs are a gateway's"},
+		"the application's IDs, and Via":  {id: "sse2.epoch.", fields: []string{"Via: 1.1 Caddy"}, result: Advice, seen: "a Caddy has answered"},
+		"a Caddy, and SSE-Resume is here": {fields: []string{"Via: 1.1 Caddy", "SSE-Resume: live"}, result: OK, seen: "SSE-Resume: live"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+				s := begin(w, r, test.fields...)
+				for n := 1; ; n++ {
+					s.send(fmt.Sprintf("id: %s%d\ndata: %d\n\n", test.id, n, n))
+					if !s.wait(time.Second) {
+						return
+					}
+				}
+			})
+			r.expect(t, Gateway, test.result, test.seen)
+			if f := r.finding(t, Gateway); f.Result != OK && !strings.Contains(f.Change, "write sse inside the handle") {
+				t.Errorf("what to do: %q", f.Change)
+			}
+		})
+	}
+}
+
+// The gateway's admin API is asked what has come to it: that no request has is certain. What is sent with the requests for
+// the stream is not sent to it, and a password in its URL is told to nobody.
+func TestGatewayIsAskedWhatHasCome(t *testing.T) {
+	const quiet = `{"handlers": [{"listen": ":80", "handler": "a", "requests": 7, "event_streams": 2}], "hints": [%s]}`
+	many := `{"handlers": [` + strings.Repeat(`{"requests": 1}, `, maxHandlers-1) + `{"requests": 1}]}`
+	for name, test := range map[string]struct {
+		views        [2]string // before and after
+		fields       string    // of the stream's head
+		status       int       // of the admin API
+		result       Result
+		seen, change string
+	}{
+		"no request has come": {
+			views: [2]string{fmt.Sprintf(quiet, ""), fmt.Sprintf(quiet, "")}, result: Problem,
+			seen: "none of the gateway's 1 sse was asked meanwhile", change: "write sse inside the handle",
+		},
+		"and the gateway knows why": {
+			views:  [2]string{fmt.Sprintf(quiet, ""), fmt.Sprintf(quiet, `{"kind": "linger", "remedy": "x"}, {"kind": "unseen", "remedy": "see that the matcher"}`)},
+			result: Problem, seen: "did not come through an sse", change: "the gateway itself says: see that the matcher",
+		},
+		"requests have come": {
+			views: [2]string{fmt.Sprintf(quiet, ""), strings.Replace(fmt.Sprintf(quiet, ""), "7", "8", 1)}, result: Unknown,
+			seen: "requests have come to an sse meanwhile", change: "let nothing take SSE-Resume out",
+		},
+		"another configuration":   {views: [2]string{fmt.Sprintf(quiet, ""), `{"handlers": []}`}, result: Unknown, seen: "requests have come", change: "live page"},
+		"more than are told of":   {views: [2]string{many, many}, result: Unknown, seen: "requests have come", change: "live page"},
+		"nobody may ask":          {status: http.StatusForbidden, result: Unknown, seen: "the admin API did not say: the answer was 403", change: "--admin"},
+		"no view":                 {views: [2]string{"{", "{"}, result: Unknown, seen: "the admin API did not say", change: "--admin"},
+		"the answer has the sign": {fields: "SSE-Resume: live", views: [2]string{fmt.Sprintf(quiet, ""), fmt.Sprintf(quiet, "")}, result: OK, seen: "live"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			o := Options{Admin: "http://user:hunter2@admin.test", Header: http.Header{"Authorization": {"Bearer secret"}}}
+			r := examine(t, o, func(w http.ResponseWriter, r *http.Request) {
+				if r.Host != "admin.test" {
+					s := begin(w, r, test.fields)
+					s.wait(time.Hour)
+					return
+				}
+				if _, password, _ := r.BasicAuth(); r.URL.Path != "/sse/feed" || password != "hunter2" {
+					t.Errorf("asked for %s with %q", r.URL.Path, r.Header["Authorization"])
+				}
+				if test.status != 0 {
+					w.WriteHeader(test.status)
+					return
+				}
+				s := begin(w, r)
+				s.send("event: settings\ndata: {}\n\nevent: streams\ndata: " + test.views[asked] + "\n\n")
+				asked++
+			})
+			r.expect(t, Gateway, test.result, test.seen)
+			f := r.finding(t, Gateway)
+			if !strings.Contains(f.Change, test.change) {
+				t.Errorf("change %q, expected %q", f.Change, test.change)
+			}
+			if strings.Contains(f.Seen+f.Change, "hunter2") {
+				t.Errorf("the password is told: %+v", f)
+			}
+		})
+	}
+}
+
+func TestAdminURLs(t *testing.T) {
+	for given, want := range map[string]string{
+		"http://localhost:2019":        "http://localhost:2019/sse/",
+		"http://localhost:2019/":       "http://localhost:2019/sse/",
+		"https://ops.example.com/sse":  "https://ops.example.com/sse/",
+		"https://ops.example.com/sse/": "https://ops.example.com/sse/",
+	} {
+		if got, err := adminURL(given); got != want || err != nil {
+			t.Errorf("%s: %s, %v", given, got, err)
+		}
+	}
+	for _, given := range []string{"localhost:2019", "unix//run/admin.sock", "http://", "http://x/?secret"} {
+		if _, err := Run(t.Context(), Options{URL: "http://127.0.0.1:1", Admin: given}); !errors.Is(err, errAdmin) {
+			t.Errorf("%s: %v", given, err)
+		}
+	}
+}
+
 // What the gateway has noticed of its configuration is told, by the kinds, and not more than that.
 func TestHintsOfTheGatewayAreTold(t *testing.T) {
 	r := examine(t, Options{}, func(w http.ResponseWriter, r *http.Request) {

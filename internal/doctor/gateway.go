@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,17 +20,73 @@ func (e *examination) outcomes() (all []string) {
 	return all
 }
 
-// gateway tells whether the answer comes through an sse.
-func (e *examination) gateway() Finding {
+// signs are how a gateway shows in the answer; "": it does not.
+func (e *examination) signs() string {
 	switch all := e.outcomes(); {
 	case len(all) > 0:
-		return ok(Gateway, "the answer comes through an sse: SSE-Resume: %s", strings.Join(all, ", "))
+		return "SSE-Resume: " + strings.Join(all, ", ")
 	case e.flow.probed(ProbeFlow):
-		return ok(Gateway, "an sse answered the probe")
+		return "it answered the probe"
+	case epoch(e.app.lastEventID) != "":
+		return "the IDs are a gateway's, though something on the way takes SSE-Resume out"
 	}
-	return unknown(Gateway, "if there should be a gateway: see that the request comes to an sse (the live page lists what each has seen), and that nothing takes out SSE-Resume",
-		"no field SSE-Resume, and no answer to the probe")
+	return ""
 }
+
+// What to do where the answer shows no gateway.
+const (
+	noSign    = "no field SSE-Resume, no ID of a gateway, no answer to the probe"
+	whyPassed = "past an sse there are no heartbeats, nothing is shared, and clients that come back have missed what came meanwhile"
+	writeSSE  = "write sse inside the handle, handle_path or route that answers this path, before reverse_proxy: beside such a block no request comes to it; " +
+		"see that its matcher has this host and path"
+)
+
+// gateway tells whether the answer comes through an sse.
+func (e *examination) gateway() Finding {
+	if signs := e.signs(); signs != "" {
+		return ok(Gateway, "the answer comes through an sse: %s", signs)
+	}
+	switch w := &e.witness; {
+	case w.untouched():
+		change := writeSSE
+		if own := w.remedies(); len(own) > 0 {
+			change = "the gateway itself says: " + clip(strings.Join(own, "; "))
+		}
+		return found(Gateway, Problem, whyPassed, change,
+			"the answer did not come through an sse: %s, and by the admin API none of the gateway's %d sse was asked meanwhile", noSign, len(w.after.Handlers))
+	case w.err != nil:
+		return unknown(Gateway, "see that --admin leads to the admin endpoint, or to the site of sse_admin",
+			"%s; and the admin API did not say: %s", noSign, clip(w.err.Error()))
+	case w.asked:
+		return unknown(Gateway, "see which of them have requests on the live page, look once more when nobody else asks, and let nothing take SSE-Resume out",
+			"%s; and by the admin API requests have come to an sse meanwhile: others', or the doctor's and something on the way takes the signs out", noSign)
+	}
+	if by := e.byCaddy(); by != "" {
+		return found(Gateway, Advice, whyPassed, writeSSE+"; if it is there, let nothing take SSE-Resume out; --admin asks the gateway itself",
+			"a Caddy has answered (%s), and not through an sse: %s", by, noSign)
+	}
+	return unknown(Gateway, "if there should be a gateway: "+writeSSE+"; let nothing take SSE-Resume out; --admin asks the gateway itself",
+		"no sign of a gateway: %s. The answer did not come through an sse, or a proxy in front took the signs away", noSign)
+}
+
+// byCaddy is where the answer says that it comes straight from a Caddy; "": nowhere, or something else has had it too.
+func (e *examination) byCaddy() string {
+	head := e.head()
+	if head == nil {
+		return ""
+	}
+	via := head.Header.Values("Via")
+	if len(via) == 1 && viaCaddy.MatchString(via[0]) {
+		return "Via: " + clip(via[0])
+	}
+	if len(via) == 0 && head.Header.Get("Server") == "Caddy" {
+		return "Server: Caddy"
+	}
+	return ""
+}
+
+// viaCaddy is the field that reverse_proxy of Caddy adds, where no other proxy has added to it.
+var viaCaddy = regexp.MustCompile(`^\S+ Caddy$`)
 
 // outcome is how the gateway says what has become of the connection; "": it does not.
 func (v *visit) outcome() string {

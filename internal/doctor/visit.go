@@ -65,6 +65,11 @@ func newClient(o Options) (*client, error) {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		return nil, errURL // err would repeat it, with a password in it, say
 	}
+	if o.Admin != "" {
+		if _, err := adminURL(o.Admin); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range ownFields {
 		if o.Header.Values(name) != nil {
 			return nil, fmt.Errorf("%s: %w", name, errField)
