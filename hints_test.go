@@ -187,6 +187,36 @@ func TestSetUpsThatAreNotRight(t *testing.T) {
 	}
 }
 
+// Where the application is told to answer otherwise, nobody loads a configuration after the remedy: the hint goes when an
+// answer of the path is shared, a minute after the last that could not be.
+func TestHintGoesWhenTheApplicationIsMended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mended := false
+		h := &Handler{Delivery: delivery.ByHandler}
+		s := serveInBubble(t, h, func(w http.ResponseWriter, r *http.Request) error {
+			if !mended {
+				w.Header().Set("Set-Cookie", "session=secret")
+			}
+			return script(step{0, "data: 1\n\n"})(w, r)
+		})
+		h.hints.Close()
+		h.hints = hints.Process.Source("", "", zap.NewNop())
+		for range 2 { // the second is not asked for as if it could be shared
+			s.listen(eventStreamType, time.Second)
+		}
+		if found := h.hints.Kinds(); !slices.Equal(found, []hints.Kind{hints.NotShared}) {
+			t.Fatalf("hints %v", found)
+		}
+		mended = true
+		for began := time.Now(); len(h.hints.Kinds()) > 0 && time.Since(began) < 5*time.Minute; {
+			s.listen(eventStreamType, 20*time.Second)
+		}
+		if found := h.hints.Kinds(); len(found) != 0 {
+			t.Errorf("hints %v when the application is mended", found)
+		}
+	})
+}
+
 // pageSite serves the live page beside another site.
 const pageSite = "http://page.test {\nbind {socket}\nsse_admin\n}\n"
 
@@ -207,27 +237,30 @@ func (l logged) expectOnPage(texts ...string) {
 	}
 }
 
-// What turns fast delivery off is told once, with what to do, and counted; tracing does not.
+// What turns fast delivery off is told once, with what to do, and counted; tracing does not. When that was done the hint is
+// gone, and connections are taken over.
 func TestSlowDeliveryIsTold(t *testing.T) {
 	overHTTP1(t)
 	t.Setenv("OTEL_TRACES_EXPORTER", "none")
+	const fast, intercept = "sse {\nshare public\njoin replay\ndelivery connection\n}", "intercept {\n@never status 599\nhandle_response @never {\nrespond 204\n}\n}"
 	for name, test := range map[string]struct {
 		globals, before string
 		proto           string
 		cause           delivery.Cause // none: connections are taken over
 		place, remedy   string
+		after           string // what stands at the site when the remedy was followed; none: nothing is loaded
 	}{
 		"nothing":          {},
 		"tracing":          {before: "tracing"},
-		"intercept":        {before: "intercept {\n@never status 599\nhandle_response @never {\nrespond 204\n}\n}", cause: delivery.CauseWriter, place: "writer intercept", remedy: "behind sse"},
-		"tracing and more": {before: "tracing\nintercept {\n@never status 599\nhandle_response @never {\nrespond 204\n}\n}", cause: delivery.CauseWriter, place: "writer intercept", remedy: "behind sse"},
-		"a write timeout":  {globals: "servers {\ntimeouts {\nwrite 1m\n}\n}", before: "log", cause: delivery.CauseFlush, place: "flush", remedy: "write_timeout"},
+		"intercept":        {before: intercept, cause: delivery.CauseWriter, place: "writer intercept", remedy: "behind sse", after: "route {\n" + fast + "\n" + intercept + "\n%s\n}"},
+		"tracing and more": {before: "tracing\n" + intercept, cause: delivery.CauseWriter, place: "writer intercept", remedy: "give it a matcher", after: "tracing\n" + fast + "\n@other not path /events\n" + strings.Replace(intercept, "{", "@other {", 1) + "\n%s"},
+		"a write timeout":  {globals: "servers {\ntimeouts {\nwrite 1m\n}\n}", before: "log", cause: delivery.CauseFlush, place: "flush", remedy: "leave timeouts write out", after: "log\n" + fast + "\n%s"},
 		"nginx, defaults":  {proto: "HTTP/1.0", cause: delivery.CauseHTTP10, place: "http10 HTTP/1.0", remedy: "proxy_http_version 1.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := answers(t, func(http.ResponseWriter, *http.Request) int { return http.StatusOK })
 			l := startUnloaded(t)
-			l.reloadWith(test.globals, pageSite+site(test.before+"\nsse {\nshare public\njoin replay\ndelivery connection\n}\nreverse_proxy "+address))
+			l.reloadWith(test.globals, pageSite+site(test.before+"\n"+fast+"\nreverse_proxy "+address))
 			taken := delivery.Counts.OnConnections.Value()
 			counted := func() float64 {
 				if test.cause == "" {
@@ -237,21 +270,7 @@ func TestSlowDeliveryIsTold(t *testing.T) {
 			}
 			before := counted()
 			for range 2 {
-				conn, err := new(net.Dialer).DialContext(t.Context(), "unix", l.socket)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = conn.Close() })
-				_, _ = fmt.Fprintf(conn, "GET /events %s\r\nHost: gateway.test\r\nAccept: text/event-stream\r\n\r\n", cmp.Or(test.proto, "HTTP/1.1"))
-				for lines := bufio.NewReader(conn); ; {
-					line, err := lines.ReadString('\n')
-					if err != nil {
-						t.Fatal(err)
-					}
-					if strings.HasPrefix(line, "data: 1") {
-						break
-					}
-				}
+				l.askWith(cmp.Or(test.proto, "HTTP/1.1"))
 			}
 			found := hints.Process.List()
 			if test.cause == "" {
@@ -269,7 +288,37 @@ func TestSlowDeliveryIsTold(t *testing.T) {
 			if n := counted() - before; n != 2 {
 				t.Errorf("counted %v times", n)
 			}
+			if test.after != "" {
+				l.reloadWith("", pageSite+site(fmt.Sprintf(test.after, "reverse_proxy "+address)))
+			}
+			taken = delivery.Counts.OnConnections.Value()
+			l.askWith("HTTP/1.1")
+			eventually(t, "a connection is taken over when the remedy was followed", func() bool { return delivery.Counts.OnConnections.Value() > taken })
+			l.expectOnPage()
+			if found := hints.Process.List(); len(found) != 0 {
+				t.Errorf("%+v is left when the remedy was followed", found)
+			}
 		})
+	}
+}
+
+// askWith asks for /events in a version of HTTP, and reads to the first event.
+func (l logged) askWith(proto string) {
+	l.t.Helper()
+	conn, err := new(net.Dialer).DialContext(l.t.Context(), "unix", l.socket)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = conn.Close() })
+	_, _ = fmt.Fprintf(conn, "GET /events %s\r\nHost: gateway.test\r\nAccept: text/event-stream\r\n\r\n", proto)
+	for lines := bufio.NewReader(conn); ; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if strings.HasPrefix(line, "data: 1") {
+			return
+		}
 	}
 }
 

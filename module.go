@@ -387,8 +387,9 @@ type Handler struct {
 	probes       *probes // nil: without probe
 	lines        *stream.HandlerLines
 	hints        *hints.Source // nil before it is provisioned
-	lookout      *lookout      // nil: no Caddy server
-	wrapped      bool          // the server has the listener wrapper
+	http10       atomic.Pointer[oldFront]
+	lookout      *lookout // nil: no Caddy server
+	wrapped      bool     // the server has the listener wrapper
 }
 
 // KeyIgnore names parts of requests that do not separate clients.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -83,6 +84,21 @@ func (p *passThrough) tellPrivate() {
 	}
 }
 
+// settledAfter is how long an answer that cannot be shared was not seen when one that
+// is shared settles the matter: users of a path may be answered differently.
+const settledAfter = time.Minute
+
+// settlePrivate takes the hints back that answers at the path of a request cannot be
+// shared: its own is.
+func (h *Handler) settlePrivate(r *http.Request) {
+	if !h.hints.Any() {
+		return
+	}
+	place := stream.Clip(r.Host + r.URL.EscapedPath())
+	h.hints.Settled(hints.NotShared, place, settledAfter)
+	h.hints.Settled(hints.Withheld, place, settledAfter)
+}
+
 // sayWithheld tells what the application may have missed in the shared request.
 func (p *passThrough) sayWithheld() (text, remedy string) {
 	text, remedy = "event stream is not shared: "+p.why.Text(), p.why.Remedy()
@@ -143,7 +159,7 @@ var slowTexts = map[delivery.Cause]struct{ text, remedy string }{
 }
 
 // hintDelivery tells why clients are written to in the slower way.
-func (h *Handler) hintDelivery(why delivery.Cause, detail string) {
+func (h *Handler) hintDelivery(r *http.Request, why delivery.Cause, detail string) {
 	if why == delivery.CauseHTTP2 && h.wrapped {
 		h.hints.Notice(hints.Wrapper, string(why), func() (text, remedy string) {
 			return "the listener wrapper sse is on, and clients come over HTTP/2 on connections that it has not seen: their streams are not taken over",
@@ -155,10 +171,29 @@ func (h *Handler) hintDelivery(why delivery.Cause, detail string) {
 	if !told {
 		return
 	}
-	h.hints.Notice(hints.Delivery, strings.TrimSpace(string(why)+" "+detail), func() (text, remedy string) {
+	place := strings.TrimSpace(string(why) + " " + detail)
+	if why == delivery.CauseHTTP10 {
+		h.http10.Store(&oldFront{peerOf(r), place})
+	}
+	h.hints.Notice(hints.Delivery, place, func() (text, remedy string) {
 		if detail != "" {
 			return slow.text + ": " + detail, slow.remedy
 		}
 		return slow.text, slow.remedy
 	})
+}
+
+// oldFront is where HTTP/1.0 came from last: probably a proxy in front.
+type oldFront struct{ peer, place string }
+
+// settleHTTP10 takes the hint back that clients come with HTTP/1.0 when the proxy
+// that they came through speaks more than that: nobody loads the gateway's
+// configuration after the remedy, which is in the proxy's.
+func (h *Handler) settleHTTP10(r *http.Request) {
+	front := h.http10.Load()
+	if front == nil || !r.ProtoAtLeast(1, 1) || peerOf(r) != front.peer {
+		return
+	}
+	h.http10.CompareAndSwap(front, nil)
+	h.hints.Settled(hints.Delivery, front.place, 0)
 }

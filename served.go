@@ -171,6 +171,7 @@ func (d *served) begin(head *upstreams.Head, late bool) {
 	}
 	if !s.IsDetached() { // whose end is not always the response's
 		d.By = d.h.mayTakeOver(w, r)
+		d.h.settlePrivate(r)
 	}
 	if d.By.Closes() {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
@@ -192,6 +193,7 @@ func (d *served) begin(head *upstreams.Head, late bool) {
 func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *delivery.TakeOver {
 	var why delivery.Cause
 	var detail string
+	h.settleHTTP10(r)
 	switch {
 	case h.Delivery == delivery.ByHandler:
 		why = delivery.CauseOption
@@ -207,7 +209,7 @@ func (h *Handler) mayTakeOver(w http.ResponseWriter, r *http.Request) *delivery.
 		why, detail = delivery.WhyNot(w, r, flushed)
 	}
 	delivery.Counts.ByHandler.With(string(why)).Inc()
-	h.hintDelivery(why, detail)
+	h.hintDelivery(r, why, detail)
 	return nil
 }
 

@@ -55,7 +55,7 @@ func (l *lookout) close() {
 // found takes the hint back: a request has come.
 func (l *lookout) found() {
 	if l != nil {
-		l.handler.hints.Settled(hints.Unseen, l.place)
+		l.handler.hints.Settled(hints.Unseen, l.place, 0)
 	}
 }
 

@@ -118,8 +118,7 @@ func TestDoctor(t *testing.T) {
 	quiet := startTicker(t)
 	g := startGateway(t, route("/busy", "probe on\nheartbeat 2s", "reverse_proxy "+busy.address)+
 		route("/busy/15", "probe on", "reverse_proxy "+busy.address)+
-		route("/defaults", "probe on", "reverse_proxy "+busy.address)+
-		route("/as-told", "probe on\nheartbeat 2s", "reverse_proxy "+busy.address)+
+		route("/defaults", "probe on\nheartbeat 2s", "reverse_proxy "+busy.address)+
 		route("/quiet", "probe on", "reverse_proxy "+quiet.address)+
 		route("/off", "heartbeat 2s", "reverse_proxy "+quiet.address))
 
@@ -139,13 +138,12 @@ func TestDoctor(t *testing.T) {
 	})
 	t.Run("nginx with its defaults, and as the hint says", func(t *testing.T) {
 		t.Parallel()
-		// Two handlers: each tells of what has come to it.
 		d := doctor(t, "http://"+startNginx(t, g.address, "proxy_http_version 1.0;")+"/defaults")
 		d.expect("")
 		if deliverytest.Of(t) != "handler" { // else nobody wants it fast
 			d.expectHints("advice", "delivery")
 		}
-		d = doctor(t, "http://"+startNginx(t, g.address, version11, "proxy_buffering off;")+"/as-told")
+		d = doctor(t, "http://"+startNginx(t, g.address, version11, "proxy_buffering off;")+"/defaults")
 		d.expect("", "probe", "buffering", "heartbeats", "gateway", "hints")
 	})
 	t.Run("nginx that buffers", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -70,10 +71,11 @@ type Hint struct {
 	First   time.Time `json:"first_at"`
 	Last    time.Time `json:"last_at"`
 
-	lasts bool // as long as the configuration
+	lasts   bool // as long as the configuration
+	settled bool // it does not hold, unless it is seen again
 }
 
-// over reports whether the hint does not hold any more.
+// over reports whether the hint is forgotten.
 func (h *Hint) over(now time.Time) bool { return !h.lasts && now.Sub(h.Last) >= hintTime }
 
 // Store has the hints of all handlers of the process. The zero value is ready to use.
@@ -92,6 +94,7 @@ type Source struct {
 	listen  string
 	handler string
 	logger  *zap.Logger
+	noticed atomic.Bool // there was a hint of what has passed
 
 	of map[Kind]*places // guarded by the store's lock
 }
@@ -146,15 +149,22 @@ func (src *Source) Notice(kind Kind, place string, say func() (text, remedy stri
 	}
 }
 
-// Settled takes a hint back: what it was about is not so any more.
-func (src *Source) Settled(kind Kind, place string) {
-	if src == nil {
+// Any reports whether there has been a hint of what has passed. It is cheap.
+func (src *Source) Any() bool { return src != nil && src.noticed.Load() }
+
+// Settled takes a hint back of something that was not seen for a while, quiet, and now was seen to be otherwise. If it is
+// seen again within hintTime the hint is there again, and no other line is logged. It is cheap where there are no hints.
+func (src *Source) Settled(kind Kind, place string, quiet time.Duration) {
+	if !src.Any() {
 		return
 	}
+	now := time.Now()
 	src.store.mu.Lock()
 	defer src.store.mu.Unlock()
 	if p := src.of[kind]; p != nil {
-		delete(p.hints, clip(place))
+		if h := p.hints[clip(place)]; h != nil && now.Sub(h.Last) >= quiet {
+			h.settled = true
+		}
 	}
 }
 
@@ -169,7 +179,7 @@ func (src *Source) Kinds() (kinds []Kind) {
 	for _, kind := range Kinds {
 		if p := src.of[kind]; p != nil {
 			maps.DeleteFunc(p.hints, func(_ string, h *Hint) bool { return h.over(now) })
-			if len(p.hints) > 0 {
+			if slices.ContainsFunc(slices.Collect(maps.Values(p.hints)), func(h *Hint) bool { return !h.settled }) {
 				kinds = append(kinds, kind)
 			}
 		}
@@ -191,7 +201,11 @@ func (src *Source) note(kind Kind, place string, lasts bool, say func() (text, r
 	if h := p.hints[place]; h != nil && !h.over(now) {
 		h.Count++
 		h.Last = now
+		h.settled = false
 		return nil
+	}
+	if !lasts {
+		src.noticed.Store(true)
 	}
 	p.makeRoom(now)
 	text, remedy := say()
@@ -208,16 +222,24 @@ func (src *Source) note(kind Kind, place string, lasts bool, say func() (text, r
 	return &told
 }
 
-// makeRoom drops what is over, and then, if there are too many, the hint that was seen least: of many places that come once
+// makeRoom drops what is over, and then, if there are too many, one that is settled, or the hint that was seen least: of many places that come once
 // each, none drives out one that comes again and again.
 func (p *places) makeRoom(now time.Time) {
 	maps.DeleteFunc(p.hints, func(_ string, h *Hint) bool { return h.over(now) })
 	for len(p.hints) >= maxPlaces {
 		least := slices.MinFunc(slices.Collect(maps.Values(p.hints)), func(a, b *Hint) int {
-			return cmp.Or(cmp.Compare(a.Count, b.Count), a.Last.Compare(b.Last), strings.Compare(a.Place, b.Place))
+			return cmp.Or(cmp.Compare(holding(a), holding(b)), cmp.Compare(a.Count, b.Count), a.Last.Compare(b.Last), strings.Compare(a.Place, b.Place))
 		})
 		delete(p.hints, least.Place)
 	}
+}
+
+// holding is 1 for a hint that holds, 0 for one that is settled.
+func holding(h *Hint) int {
+	if h.settled {
+		return 0
+	}
+	return 1
 }
 
 // mayLog reports whether another line may be written: in hintTime no more than there may be hints.
@@ -240,7 +262,9 @@ func (s *Store) List() []Hint {
 		for _, p := range src.of {
 			maps.DeleteFunc(p.hints, func(_ string, h *Hint) bool { return h.over(now) })
 			for _, h := range p.hints {
-				all = append(all, *h)
+				if !h.settled {
+					all = append(all, *h)
+				}
 			}
 		}
 	}

@@ -64,7 +64,7 @@ func TestHintsGoWithWhatCausedThem(t *testing.T) {
 		time.Sleep(hintTime - time.Second)
 		src.Notice(Query, "/a", say("", ""))
 		src.Notice(Withheld, "/a", say("", ""))
-		src.Settled(Withheld, "/a")
+		src.Settled(Withheld, "/a", 0)
 		time.Sleep(hintTime - time.Second)
 		if n := s.Counts(); n[Query] != 1 || n[Withheld] != 0 {
 			t.Errorf("%v: expected what was seen again, and not what was settled", n)
@@ -76,6 +76,32 @@ func TestHintsGoWithWhatCausedThem(t *testing.T) {
 		src.Close()
 		if list := s.List(); len(list) != 0 {
 			t.Errorf("%v is left of a configuration that went", list)
+		}
+	})
+}
+
+// What was seen to be otherwise is not listed, unless it is seen again: then it is, and the log has one line in all. What was
+// seen a moment ago holds.
+func TestSettledHintComesBackWithoutALine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, src, logs := observed()
+		src.Settled(Query, "/a", 0) // there is none yet
+		for range 3 {
+			src.Notice(Query, "/a", say("text", "remedy"))
+			src.Settled(Query, "/a", time.Minute)
+			if n := s.Counts()[Query]; n != 1 || len(src.Kinds()) != 1 {
+				t.Errorf("%d hints of what was seen a moment ago", n)
+			}
+			time.Sleep(time.Minute)
+			src.Settled(Query, "/b", time.Minute)
+			src.Settled(Query, "/a", time.Minute)
+			if n := s.Counts()[Query]; n != 0 || len(src.Kinds()) != 0 {
+				t.Errorf("%d hints of what was settled", n)
+			}
+		}
+		src.Notice(Query, "/a", say("text", "remedy"))
+		if list := s.List(); len(list) != 1 || list[0].Count != 4 || logs.Len() != 1 || s.Told() != 1 {
+			t.Errorf("%+v, %d lines, told %d times", list, logs.Len(), s.Told())
 		}
 	})
 }
@@ -127,6 +153,6 @@ func TestNoSourceGivesNoHints(*testing.T) {
 	var src *Source
 	src.Doubt(Linger, "", "", "")
 	src.Notice(Query, "", nil)
-	src.Settled(Query, "")
+	src.Settled(Query, "", 0)
 	src.Close()
 }
