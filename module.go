@@ -386,10 +386,10 @@ type Handler struct {
 	settings     *delivery.Settings
 	probes       *probes // nil: without probe
 	lines        *stream.HandlerLines
-	hints        *hints.Source // nil before it is provisioned
-	http10       atomic.Pointer[oldFront]
-	lookout      *lookout // nil: no Caddy server
-	wrapped      bool     // the server has the listener wrapper
+	hints        *hints.Source             // nil before it is provisioned
+	http10       *atomic.Pointer[oldFront] // the same
+	lookout      *lookout                  // nil: no Caddy server
+	wrapped      bool                      // the server has the listener wrapper
 }
 
 // KeyIgnore names parts of requests that do not separate clients.

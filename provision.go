@@ -3,6 +3,7 @@ package caddysse
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -59,6 +60,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.instance = stream.Process.Register(place+"\x00"+h.Name, server)
 	h.hints = hints.Process.Source(place, h.Name, h.logger)
+	h.http10 = new(atomic.Pointer[oldFront])
 	global, err := globalOf(ctx)
 	if err != nil {
 		return err

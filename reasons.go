@@ -190,6 +190,9 @@ type oldFront struct{ peer, place string }
 // that they came through speaks more than that: nobody loads the gateway's
 // configuration after the remedy, which is in the proxy's.
 func (h *Handler) settleHTTP10(r *http.Request) {
+	if !h.hints.Any() {
+		return
+	}
 	front := h.http10.Load()
 	if front == nil || !r.ProtoAtLeast(1, 1) || peerOf(r) != front.peer {
 		return

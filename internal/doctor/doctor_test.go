@@ -830,7 +830,8 @@ func TestGatewayIsAskedWhatHasCome(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
-			o := Options{Admin: "http://user:hunter2@admin.test", Header: http.Header{"Authorization": {"Bearer secret"}}}
+			admin := url.URL{Scheme: "http", Host: "admin.test", User: url.UserPassword("user", "hunter2")}
+			o := Options{Admin: admin.String(), Header: http.Header{"Authorization": {"Bearer secret"}}}
 			r := examine(t, o, func(w http.ResponseWriter, r *http.Request) {
 				if r.Host != "admin.test" {
 					s := begin(w, r, test.fields)

@@ -35,9 +35,9 @@ func (e *examination) signs() string {
 
 // What to do where the answer shows no gateway.
 const (
-	noSign    = "no field SSE-Resume, no ID of a gateway, no answer to the probe"
-	whyPassed = "past an sse there are no heartbeats, nothing is shared, and clients that come back have missed what came meanwhile"
-	writeSSE  = "write sse inside the handle, handle_path or route that answers this path, before reverse_proxy: beside such a block no request comes to it; " +
+	noSign   = "no field SSE-Resume, no ID of a gateway, no answer to the probe"
+	whyPast  = "past an sse there are no heartbeats, nothing is shared, and clients that come back have missed what came meanwhile"
+	writeSSE = "write sse inside the handle, handle_path or route that answers this path, before reverse_proxy: beside such a block no request comes to it; " +
 		"see that its matcher has this host and path"
 )
 
@@ -52,7 +52,7 @@ func (e *examination) gateway() Finding {
 		if own := w.remedies(); len(own) > 0 {
 			change = "the gateway itself says: " + clip(strings.Join(own, "; "))
 		}
-		return found(Gateway, Problem, whyPassed, change,
+		return found(Gateway, Problem, whyPast, change,
 			"the answer did not come through an sse: %s, and by the admin API none of the gateway's %d sse was asked meanwhile", noSign, len(w.after.Handlers))
 	case w.err != nil:
 		return unknown(Gateway, "see that --admin leads to the admin endpoint, or to the site of sse_admin",
@@ -62,7 +62,7 @@ func (e *examination) gateway() Finding {
 			"%s; and by the admin API requests have come to an sse meanwhile: others', or the doctor's and something on the way takes the signs out", noSign)
 	}
 	if by := e.byCaddy(); by != "" {
-		return found(Gateway, Advice, whyPassed, writeSSE+"; if it is there, let nothing take SSE-Resume out; --admin asks the gateway itself",
+		return found(Gateway, Advice, whyPast, writeSSE+"; if it is there, let nothing take SSE-Resume out; --admin asks the gateway itself",
 			"a Caddy has answered (%s), and not through an sse: %s", by, noSign)
 	}
 	return unknown(Gateway, "if there should be a gateway: "+writeSSE+"; let nothing take SSE-Resume out; --admin asks the gateway itself",
