@@ -4,27 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync/atomic"
 	"time"
-
-	"github.com/caddy-sse/caddy-sse/eventstream"
 )
 
 // ReturnTime is how long the handlers behind sse may take to return when their
 // upstream connection was given up.
 const ReturnTime = time.Second
-
-// Conn is one upstream connection, as the host sees it. What the host tells and asks of it is its
-// intake's. The methods of both are for the goroutine that runs the connection.
-type Conn struct {
-	Intake
-	Terms
-	Cancel context.CancelCauseFunc // gives it up
-
-	decoder  eventstream.Decoder
-	take     func(eventstream.Block) error // Intake.Take
-	deserted atomic.Bool
-}
 
 // Asked reports whether the upstream is asked to go on after an ID.
 func (c *Conn) Asked() bool { return c.LastEventID != "" }

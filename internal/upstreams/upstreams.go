@@ -19,6 +19,7 @@ package upstreams
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -124,4 +125,16 @@ type Intake interface {
 
 	// Log is where what happens to the connection is told.
 	Log() *zap.Logger
+}
+
+// Conn is one upstream connection, as the host sees it. What the host tells and asks of it is its
+// intake's. The methods of both are for the goroutine that runs the connection.
+type Conn struct {
+	Intake
+	Terms
+	Cancel context.CancelCauseFunc // gives it up
+
+	decoder  eventstream.Decoder
+	take     func(eventstream.Block) error // Intake.Take
+	deserted atomic.Bool
 }
