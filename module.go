@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -471,10 +472,10 @@ type probes struct {
 // lookout looks for requests that ought to come to a handler.
 type lookout struct {
 	handler *Handler
-	place   string        // where the handler stands
-	every   time.Duration // unseenTime
-	lasting time.Duration // lastingTime
-	left    atomic.Int64  // connections that are still to be looked at
+	place   string                                     // where the handler stands
+	every   time.Duration                              // unseenTime
+	lasted  func(upstream net.Conn, do func()) stopper // whenLasted
+	left    atomic.Int64                               // connections that are still to be looked at
 	timer   *time.Timer
 }
 

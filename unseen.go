@@ -29,17 +29,24 @@ var (
 	// connections are looked at, and between one look and the next.
 	unseenTime = time.Minute
 
-	// lastingTime is how long an answer to a request for an event stream lasts
-	// that is taken for one. An error, or what forward_auth asks, does not.
-	lastingTime = 10 * time.Second
+	// whenLasted does something when an answer to a request for an event stream,
+	// on a connection to the application, has lasted for lastingTime.
+	whenLasted = func(_ net.Conn, do func()) stopper { return time.AfterFunc(lastingTime, do) }
 )
+
+// lastingTime is how long an answer to a request for an event stream lasts that
+// is taken for one. An error, or what forward_auth asks, does not.
+const lastingTime = 10 * time.Second
+
+// stopper is a timer.
+type stopper interface{ Stop() bool }
 
 // maxLooked bounds the connections that are looked at after each unseenTime.
 const maxLooked = 64
 
 // lookOut begins to look for requests. close of what it returns ends it.
 func (h *Handler) lookOut(server *caddyhttp.Server, place string) *lookout {
-	l := &lookout{handler: h, place: place, every: unseenTime, lasting: lastingTime}
+	l := &lookout{handler: h, place: place, every: unseenTime, lasted: whenLasted}
 	l.timer = time.AfterFunc(time.Hour, l.look)
 	l.timer.Reset(l.every) // not before look can see the timer
 	server.RegisterConnContext(l.connContext)
@@ -102,9 +109,9 @@ type lookedAt struct {
 	lookouts []*lookout // fixed when the connection is served
 
 	mu       sync.Mutex
-	taken    bool        // a request of the connection came to an sse handler
-	upstream net.Conn    // that the newest request went to
-	asked    *time.Timer // until the answer to a request for an event stream has lasted
+	taken    bool     // a request of the connection came to an sse handler
+	upstream net.Conn // that the newest request went to
+	asked    stopper  // until the answer to a request for an event stream has lasted
 }
 
 // takenOf tells that a request has come to an sse handler: what is asked of the
@@ -135,7 +142,7 @@ func (c *lookedAt) wroteField(name string, values []string) {
 		c.asked.Stop()
 	}
 	upstream := c.upstream
-	c.asked = time.AfterFunc(c.lookouts[0].lasting, func() { c.lasted(upstream) })
+	c.asked = c.lookouts[0].lasted(upstream, func() { c.lasted(upstream) })
 }
 
 // answered is called when an answer has ended.

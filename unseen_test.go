@@ -2,22 +2,72 @@ package caddysse
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 )
 
-// looksSoon shortens the times after which is looked past handlers, and after which what is seen there counts.
-func looksSoon(t *testing.T) {
+// looksSoon shortens the time after which is looked past handlers. Of the answers that are looked at it is the test that
+// says when they have lasted.
+func looksSoon(t *testing.T) *looked {
 	t.Helper()
-	unseen, lasting := unseenTime, lastingTime
-	unseenTime, lastingTime = time.Millisecond, 50*time.Millisecond
-	t.Cleanup(func() { unseenTime, lastingTime = unseen, lasting })
+	l := new(looked)
+	unseen, lasted := unseenTime, whenLasted
+	unseenTime, whenLasted = time.Millisecond, l.whenLasted
+	t.Cleanup(func() { unseenTime, whenLasted = unseen, lasted })
+	return l
+}
+
+// looked is the answers to requests for event streams that are looked at.
+type looked struct {
+	mu      sync.Mutex
+	answers []*lookedAnswer
+}
+
+// lookedAnswer is one of them, and the timer of its time.
+type lookedAnswer struct {
+	upstream net.Conn
+	do       func()
+	stopped  atomic.Bool
+}
+
+func (a *lookedAnswer) Stop() bool { return !a.stopped.Swap(true) }
+
+func (l *looked) whenLasted(upstream net.Conn, do func()) stopper {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := &lookedAnswer{upstream: upstream, do: do}
+	l.answers = append(l.answers, a)
+	return a
+}
+
+// haveEnded reports whether the gateway has seen the end of all.
+func (l *looked) haveEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !slices.ContainsFunc(l.answers, func(a *lookedAnswer) bool { return !a.stopped.Load() && isOpen(a.upstream) })
+}
+
+// pass lets the time pass in which answers have to last, and returns how many there were.
+func (l *looked) pass() int {
+	l.mu.Lock()
+	answers := l.answers
+	l.answers = nil
+	l.mu.Unlock()
+	for _, a := range answers {
+		if a.Stop() {
+			a.do()
+		}
+	}
+	return len(answers)
 }
 
 // unseenHint is the hint that the handler of a path sees nothing; nil: there is none.
@@ -32,15 +82,18 @@ func unseenHint(path string) *hints.Hint {
 // A handler with another path than clients ask for: it is told that event streams pass it, until a request comes to it.
 func TestHandlerThatSeesNothingIsTold(t *testing.T) {
 	overHTTP1(t)
-	looksSoon(t)
+	looked := looksSoon(t)
 	address := answers(t, func(http.ResponseWriter, *http.Request) int { return http.StatusOK })
 	l := startUnloaded(t)
 	l.reloadWith("", site("sse /event\nreverse_proxy "+address))
 	h := handlersOf(t)[0]
 	eventually(t, "the handler looks past itself", func() bool { return h.lookout.left.Load() > 0 })
 	l.subscribe("/events").expect("1")
-	eventually(t, "it is told", func() bool { return unseenHint("/event") != nil })
-	if hint := unseenHint("/event"); !strings.Contains(hint.Remedy, "the path that clients ask for") {
+	if hint := unseenHint("/event"); hint != nil {
+		t.Errorf("%+v, of an answer that has not lasted", hint)
+	}
+	looked.pass()
+	if hint := unseenHint("/event"); hint == nil || !strings.Contains(hint.Remedy, "the path that clients ask for") {
 		t.Errorf("hint %+v", hint)
 	}
 	l.expectLine("hint", "past it")
@@ -59,7 +112,7 @@ func TestHandlerThatSeesNothingIsTold(t *testing.T) {
 // What passes a handler that sees nothing, and is no event stream that it was meant for, is not taken for one.
 func TestOtherRequestsPastAHandlerAreNotTold(t *testing.T) {
 	overHTTP1(t)
-	looksSoon(t)
+	looked := looksSoon(t)
 	closing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		w.WriteHeader(http.StatusUnauthorized)
@@ -74,19 +127,23 @@ func TestOtherRequestsPastAHandlerAreNotTold(t *testing.T) {
 		}
 		return http.StatusOK
 	})
-	for name, do := range map[string]func(l logged){
-		"another sse has them":             func(l logged) { l.subscribe("/other").expect("1") },
-		"refused by forward_auth":          func(l logged) { l.refused("/private", http.StatusUnauthorized) },
-		"refused, and the connection ends": func(l logged) { l.refused("/closing", http.StatusUnauthorized) },
-		"an error":                         func(l logged) { l.refused("/missing", http.StatusNotFound) },
-		"a client that leaves":             func(l logged) { c := l.subscribe("/past"); c.expect("1"); c.close() },
-		"no event stream is asked for": func(l logged) {
+	for name, test := range map[string]struct {
+		do    func(l logged)
+		looks int  // answers that are looked at
+		lasts bool // and do not end
+	}{
+		"another sse has them":             {do: func(l logged) { l.subscribe("/other").expect("1") }, looks: 1, lasts: true},
+		"refused by forward_auth":          {do: func(l logged) { l.refused("/private", http.StatusUnauthorized) }, looks: 1},
+		"refused, and the connection ends": {do: func(l logged) { l.refused("/closing", http.StatusUnauthorized) }, looks: 1},
+		"an error":                         {do: func(l logged) { l.refused("/missing", http.StatusNotFound) }, looks: 1},
+		"a client that leaves":             {do: func(l logged) { c := l.subscribe("/past"); c.expect("1"); c.close() }, looks: 1},
+		"no event stream is asked for": {do: func(l logged) {
 			resp, err := l.client.Do(l.request(http.MethodGet, "/past"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = resp.Body.Close() })
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := startUnloaded(t)
@@ -96,18 +153,21 @@ func TestOtherRequestsPastAHandlerAreNotTold(t *testing.T) {
 			h := handlersOf(t)[0]
 			eventually(t, "the handler looks past itself", func() bool { return h.lookout.left.Load() > 0 })
 			l.client.CloseIdleConnections() // those are not looked at that were there before
-			do(l)
-			for range 2 { // the second ends long after what was done before
-				l.client.CloseIdleConnections()
-				asked := time.Now()
-				l.subscribe("/past").expect("1")
-				eventually(t, "an event stream past it is told", func() bool {
-					hint := unseenHint("/unseen")
-					return hint != nil && !hint.Last.Before(asked.Add(lastingTime))
-				})
+			test.do(l)
+			if !test.lasts {
+				eventually(t, "the gateway has seen the end of what it asked", looked.haveEnded)
 			}
-			if hint := unseenHint("/unseen"); hint.Count != 2 {
-				t.Errorf("told %d times: %+v", hint.Count, hint)
+			if n := looked.pass(); n != test.looks {
+				t.Errorf("%d answers were looked at, expected %d", n, test.looks)
+			}
+			if hint := unseenHint("/unseen"); hint != nil {
+				t.Errorf("told: %+v", hint)
+			}
+			l.client.CloseIdleConnections()
+			l.subscribe("/past").expect("1") // and what is an event stream past it, is told
+			looked.pass()
+			if hint := unseenHint("/unseen"); hint == nil || hint.Count != 1 {
+				t.Errorf("hint %+v", hint)
 			}
 		})
 	}
