@@ -599,7 +599,7 @@ func (sc *scenario) run(t *testing.T) {
 		if open != 1 {
 			t.Errorf("%d upstream connections at the end, expected 1", open)
 		}
-		if peak > 1+defaultSpliceLimit {
+		if peak > maxConnections {
 			t.Errorf("%d upstream connections at once", peak)
 		}
 		if sc.maxOpened > 0 && opened > sc.maxOpened {
@@ -684,7 +684,7 @@ func TestTickerJoins(t *testing.T) {
 				synctest.Wait()
 				opened, open, peak := u.current()
 				t.Logf("upstream connections: %d opened, at most %d at once, %d now", opened, peak, open)
-				if opened > 150 || peak > 10 || open != 1 {
+				if opened > 150 || peak > maxConnections || open != 1 {
 					t.Errorf("%d upstream connections in all, %d now", opened, open)
 				}
 				if data, _ := stays.events(); len(data) == 0 || !slices.Equal(data, ticks(1, len(data))) {
