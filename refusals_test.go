@@ -86,7 +86,7 @@ func TestApplicationThatAnswersOneConnectionIsToldOf(t *testing.T) {
 		}
 		w.Header().Set("Content-Type", eventStreamType)
 	})
-	g := startGateway(t, site("sse {\nsplice_timeout 2s\n}\nreverse_proxy "+u.address))
+	g := startGateway(t, site("sse {\nsplice_timeout 300ms\n}\nreverse_proxy "+u.address))
 	a := g.subscribe("/events")
 	up := u.accept()
 	up.event("1")

@@ -56,6 +56,23 @@ func (st *streamTest) greeted(id string) {
 	late.leave()
 }
 
+// TestWhoHasWaitedEnoughIsGivenASpliceFirst: a client is not sent to the upstream on its own, where nothing bounds it,
+// when it looks late and may have a splice by then.
+func TestWhoHasWaitedEnoughIsGivenASpliceFirst(t *testing.T) {
+	inBubble(t, unproven(func(o *Options) { o.SpliceTimeout = proofDelay }), func(st *streamTest) {
+		a, up := st.start()
+		b, sp := st.second()
+		time.Sleep(headPatience) // it is not answered
+		synctest.Wait()
+		if reason := b.sub.TurnedAway(); reason != EndNoSecond {
+			t.Errorf("turned away with %q, expected %q", reason, EndNoSecond)
+		}
+		sp.expectGone(true)
+		up.event("1")
+		a.read()
+	})
+}
+
 // TestNewcomerInAnOutageIsGreeted: who comes without an ID while the upstream is
 // away has a head. When the upstream goes on after an ID, it greets nobody: then
 // that client is greeted by a splice, if the upstream greets at all.

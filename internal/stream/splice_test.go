@@ -1106,6 +1106,7 @@ func TestSpliceWaitTimeout(t *testing.T) {
 			if i == int(defaultSpliceTimeout/time.Second)-1 {
 				c.expect("id\n\n") // has got the place
 				st.source.acceptOpen().event("hello")
+				goRound(1, up) // else it would be merged at the moment at which d has waited enough
 			}
 			d.expect()
 			time.Sleep(time.Second)

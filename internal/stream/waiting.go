@@ -35,13 +35,14 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	case s.shares() && sub.id == "" && s.fresh:
 		s.joinAt(sub, s.buffer.Newest)
 		return
+	}
+	sp := s.spliceFor(sub, now)
+	switch {
+	case sp != nil: // even if it has waited enough: it waits no more
+		s.move(sub, sp)
 	case s.waitedEnough(sub, now):
 		sub.finish = EndPerClient
-		return
-	}
-	if sp := s.spliceFor(sub, now); sp != nil {
-		s.move(sub, sp)
-	} else if s.isSilent(sub, now) && !sub.released {
+	case s.isSilent(sub, now) && !sub.released:
 		sub.release()
 	}
 }
