@@ -57,7 +57,7 @@ func TestSoak(t *testing.T) {
 		return startTicker(t, "-address", address, "-ids", "all", "-history", "-size", "600", "-since", strconv.FormatInt(began.UnixNano(), 10),
 			"-interval", soakInterval.String())
 	}
-	application := ticker("127.0.0.1:0")
+	application := ticker("127.0.0.2:0") // not what clients dial from: they cannot take its port while it restarts
 	between := startForwarder(t, application.address)
 	directives := func(heartbeat time.Duration) string {
 		return "handle /events {\nsse {\n" + fmt.Sprintf(options, heartbeat) + "\n}\nreverse_proxy " + between.listener.Addr().String() + "\n}\n"
