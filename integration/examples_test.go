@@ -132,7 +132,7 @@ func copyExamples(t *testing.T, name string) *example {
 	if err := os.Symlink(phpPath, filepath.Join(home, "php-fpm")); err != nil {
 		t.Fatal(err)
 	}
-	path := strings.Join([]string{home, workDir, filepath.Dir(nodePath), filepath.Dir(nginxPath), os.Getenv("PATH")}, ":")
+	path := strings.Join([]string{home, filepath.Dir(gatewayPath), filepath.Dir(nodePath), filepath.Dir(nginxPath), os.Getenv("PATH")}, ":")
 	e.env = append(os.Environ(), "PATH="+path, "CADDY_ADMIN=localhost:"+e.port["2019"],
 		"XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home, "GORACE=atexit_sleep_ms=0")
 	return e

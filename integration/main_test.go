@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -35,6 +36,10 @@ var (
 // workDir is removed when all tests have run.
 var workDir string
 
+// programsEnv is the environment variable with the folder of the programs that are built, so that several runs of the
+// tests build them once. Without it they are in workDir.
+const programsEnv = "CADDY_SSE_PROGRAMS"
+
 func TestMain(m *testing.M) {
 	var err error
 	if workDir, err = os.MkdirTemp("", "sse-integration"); err != nil {
@@ -54,28 +59,7 @@ func TestMain(m *testing.M) {
 
 // setup builds the programs that are written in Go, and finds the others.
 func setup() error {
-	gatewayPath = filepath.Join(workDir, "caddy")
-	if err := build("..", "./cmd/caddy", gatewayPath, "-race"); err != nil {
-		return err
-	}
-	plainPath = filepath.Join(workDir, "caddy-plain")
-	if err := build("..", "./cmd/caddy", plainPath); err != nil {
-		return err
-	}
-	tickerPath = filepath.Join(workDir, "ticker")
-	if err := build(".", "./upstreams/ticker", tickerPath); err != nil {
-		return err
-	}
-	readerPath = filepath.Join(workDir, "reader")
-	if err := build(".", "./clients/reader", readerPath); err != nil {
-		return err
-	}
-	pocketBasePath = filepath.Join(workDir, "pocketbase")
-	if err := build(".", "./upstreams/pocketbase", pocketBasePath); err != nil {
-		return err
-	}
-	h2specPath = filepath.Join(workDir, "h2spec")
-	if err := build(".", "github.com/summerwind/h2spec/cmd/h2spec", h2specPath); err != nil {
+	if err := buildPrograms(); err != nil {
 		return err
 	}
 	arch := strings.Replace(runtime.GOARCH, "amd64", "x64", 1)
@@ -117,6 +101,40 @@ func findPHP() (string, error) {
 		}
 	}
 	return "", errors.New("no PHP-FPM (run integration/setup.sh)")
+}
+
+// buildPrograms builds the programs, those that are not there as they would be built. Of several runs one does at a time.
+func buildPrograms() error {
+	dir := workDir
+	if shared := os.Getenv(programsEnv); shared != "" {
+		dir = shared
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // G304: who runs the tests names it
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // which unlocks it
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return err
+	}
+	for _, program := range []struct {
+		path           *string
+		name, dir, pkg string
+		flags          []string
+	}{
+		{&gatewayPath, "caddy", "..", "./cmd/caddy", []string{"-race"}},
+		{&plainPath, "caddy-plain", "..", "./cmd/caddy", nil},
+		{&tickerPath, "ticker", ".", "./upstreams/ticker", nil},
+		{&readerPath, "reader", ".", "./clients/reader", nil},
+		{&pocketBasePath, "pocketbase", ".", "./upstreams/pocketbase", nil},
+		{&h2specPath, "h2spec", ".", "github.com/summerwind/h2spec/cmd/h2spec", nil},
+	} {
+		*program.path = filepath.Join(dir, program.name)
+		if err := build(program.dir, program.pkg, *program.path, program.flags...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func build(dir, pkg, out string, flags ...string) error {
