@@ -2,9 +2,13 @@ package integration
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -28,6 +32,7 @@ import (
 var (
 	soakTime    = flag.Duration("soak", 5*time.Second, "how long TestSoak goes on")
 	soakClients = flag.Int("soak.clients", 60, "how many clients TestSoak has")
+	soakHTTP2   = flag.Bool("soak.http2", false, "whether all clients of TestSoak speak HTTP/2, and download files over the connections of their events")
 	soakPlot    = flag.String("soak.plot", "", "a PNG file in which TestSoak shows memory, goroutines and files")
 )
 
@@ -39,6 +44,10 @@ const (
 	// soakInterval is the time between two events.
 	soakInterval = 500 * time.Millisecond
 
+	// soakWindow is how much of a response the gateway may send over HTTP/2 before the
+	// client reads it: less than who stops reading for long is sent meanwhile.
+	soakWindow = 8 << 10
+
 	// soakUnit is how often something happens: a client stays for 5 to 60 of them.
 	soakUnit = time.Second
 )
@@ -49,6 +58,8 @@ const (
 // may not grow with time. An hour with 2,000 clients, without the race detector:
 //
 //	go test -run '^TestSoak$' -timeout 2h . -soak 1h -soak.clients 2000 -soak.plot soak.png
+//
+// With -soak.http2 all clients speak HTTP/2, and download files beside their events.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	const options = "share public\nheartbeat %s\nwrite_timeout 3s\nlinger 1s\ngap_event lost\nbuffer 4096\ndrain 500ms"
@@ -59,8 +70,9 @@ func TestSoak(t *testing.T) {
 	}
 	application := ticker("127.0.0.2:0") // not what clients dial from: they cannot take its port while it restarts
 	between := startForwarder(t, application.address)
+	files, hash := largeFile(t, 1<<20)
 	directives := func(heartbeat time.Duration) string {
-		return "handle /events {\nsse {\n" + fmt.Sprintf(options, heartbeat) + "\n}\nreverse_proxy " + between.listener.Addr().String() + "\n}\n"
+		return files + "handle /events {\nsse {\n" + fmt.Sprintf(options, heartbeat) + "\n}\nreverse_proxy " + between.listener.Addr().String() + "\n}\n"
 	}
 	program := gatewayPath
 	if *soakTime > time.Minute {
@@ -69,7 +81,7 @@ func TestSoak(t *testing.T) {
 	g := gatewaySetup{program: program, globals: takingOver, directives: unlogged + directives(time.Second), tls: true}.start(t)
 	base := g.usage()
 
-	s := &soak{url: g.url("/events"), stuck: make(chan struct{}, *soakClients/20+1)}
+	s := &soak{url: g.url("/events"), file: g.url("/large"), hash: hash, stuck: make(chan struct{}, *soakClients/20+1)}
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
 	for i := range *soakClients {
@@ -96,13 +108,9 @@ func TestSoak(t *testing.T) {
 	s.awaitAll(t, last)
 	end()
 	s.running.Wait()
-	t.Logf("%d clients, %d responses, %d events; %d connections to the application were cut; it was killed %d times; %d reloads",
-		*soakClients, s.responses.Load(), s.events.Load(), between.connections(), kills, g.loads-1)
-	for what, n := range map[string]int64{"missing": s.missing.Load(), "doubled": s.doubled.Load(), "told as lost": s.gaps.Load(), "refused": s.refused.Load()} {
-		if n > 0 {
-			t.Errorf("%d were %s", n, what)
-		}
-	}
+	t.Logf("%d clients, %d responses, %d events, %d downloads; %d connections to the application were cut; it was killed %d times; %d reloads",
+		*soakClients, s.responses.Load(), s.events.Load(), s.downloads.Load(), between.connections(), kills, g.loads-1)
+	s.judge(t)
 	g.awaitUsage(t, base)
 	if *soakPlot != "" {
 		plotUsages(t, *soakPlot, usages)
@@ -113,14 +121,18 @@ func TestSoak(t *testing.T) {
 // soak is the clients of TestSoak.
 type soak struct {
 	url     string
+	file    string // and its hash
+	hash    string
 	calm    atomic.Bool // who is there stays, and reads
 	stuck   chan struct{}
 	running sync.WaitGroup
 
 	newest                                             []*atomic.Int64
 	responses, events, missing, doubled, gaps, refused atomic.Int64
+	downloads, broken                                  atomic.Int64
 
 	shared *http.Transport // for the next clients
+	places int             // that are left on it
 }
 
 // start lets a client come, and come back until ctx is done.
@@ -129,11 +141,14 @@ func (s *soak) start(ctx context.Context, i int) {
 	s.newest = append(s.newest, newest)
 	transport := s.shared
 	switch {
-	case i%2 == 0:
+	case i%2 == 0 && !*soakHTTP2:
 		transport = soakTransport("http/1.1")
-	case i/2%(soakPerConnection) == 0 || transport == nil:
-		s.shared = soakTransport("h2")
+	case s.places == 0:
+		s.shared, s.places = soakTransport("h2"), soakPerConnection
 		transport = s.shared
+		fallthrough
+	default:
+		s.places--
 	}
 	s.running.Go(func() {
 		defer transport.CloseIdleConnections()
@@ -146,6 +161,7 @@ func (s *soak) start(ctx context.Context, i int) {
 func soakTransport(protocol string) *http.Transport {
 	transport := slowTransport()
 	transport.ForceAttemptHTTP2 = protocol == "h2"
+	transport.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: soakWindow}
 	if protocol != "h2" {
 		transport.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	}
@@ -183,8 +199,32 @@ func (s *soak) visit(ctx context.Context, transport *http.Transport, newest *ato
 			return
 		}
 		s.take(newest, m)
+		s.maybeDownload(transport)
 		s.maybeStop(ctx)
 	}
+}
+
+// maybeDownload downloads a file, now and then, over HTTP/2: beside the events of all that
+// share the connection. It is not broken off when the client leaves.
+func (s *soak) maybeDownload(transport *http.Transport) {
+	if !*soakHTTP2 || s.calm.Load() || rand.IntN(100) > 0 {
+		return
+	}
+	s.running.Go(func() {
+		resp, err := (&http.Client{Transport: transport}).Get(s.file)
+		if err == nil {
+			defer resp.Body.Close()
+			sum := sha256.New()
+			if _, err = io.Copy(sum, resp.Body); err == nil && hex.EncodeToString(sum.Sum(nil)) != s.hash {
+				err = errors.New("it is not the file")
+			}
+		}
+		s.downloads.Add(1)
+		if err != nil {
+			s.broken.Add(1)
+			fmt.Fprintln(os.Stderr, "a download:", err)
+		}
+	})
 }
 
 // take judges a message.
@@ -223,6 +263,16 @@ func (s *soak) maybeStop(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	default:
+	}
+}
+
+// judge tells what must not be.
+func (s *soak) judge(t *testing.T) {
+	t.Helper()
+	for what, n := range map[string]*atomic.Int64{"missing": &s.missing, "doubled": &s.doubled, "told as lost": &s.gaps, "refused": &s.refused, "broken downloads": &s.broken} {
+		if n := n.Load(); n > 0 {
+			t.Errorf("%d were %s", n, what)
+		}
 	}
 }
 
