@@ -213,7 +213,7 @@ func (sub *Subscriber) Leave() {
 		case s.phase == phaseGone:
 			s.freeBuffer()
 			forget = true
-		case s.only != nil, s.draining, s.head == nil:
+		case s.only != nil, s.draining, s.head == nil, s.lingerTime() <= 0:
 			s.endLocked()
 			forget = true
 		default:

@@ -79,6 +79,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	s.wakeWaiting()
 	s.wakeLocked() // for those whose head waits for this one; see held
 	if opening {
+		s.answered = now
 		close(s.ready)
 	}
 	if c.mends && !s.succeeds() {

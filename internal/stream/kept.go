@@ -45,6 +45,10 @@ func (s *Stream) evictTo(size int64, now time.Time) (blocks int) {
 	return before - len(s.buffer.Blocks)
 }
 
+// lingerMoment is how long the only client of a stream without an event has to be there
+// for the stream to stay without it. EventSource comes back after 1 s or more.
+const lingerMoment = time.Second
+
 // lingers reports whether the stream is only kept for those who may come back. A
 // detached stream that has not ended is not: somebody has asked for the whole
 // answer. The lock is held.
@@ -52,16 +56,21 @@ func (s *Stream) lingers() bool {
 	return s.linger != nil && len(s.subs) == 0 && (!s.kind.answer || s.phase == phaseEnded)
 }
 
-// lingerTime is how long the stream stays when its last subscriber leaves now.
-// Lingering is earned, by an event, by a second client, or by the time that its
+// lingerTime is how long the stream stays when its last subscriber leaves now; 0: it
+// ends. Lingering is earned, by an event, by a second client, or by the time that its
 // client was there: else who asks and leaves, again and again, would have the
-// gateway keep many connections for the work of one.
+// gateway keep many connections for the work of one. A moment earns nothing: an
+// EventSource that is cut then would come back too late for it, and has no event to go
+// on after.
 func (s *Stream) lingerTime() time.Duration {
 	if !s.kind.answer {
 		if s.arrivals > 1 || s.buffer.Events > 0 {
 			return s.options.Linger
 		}
-		return min(s.options.Linger, time.Since(s.born))
+		if stayed := time.Since(s.answered); stayed >= lingerMoment {
+			return min(s.options.Linger, stayed)
+		}
+		return 0
 	}
 	if s.phase != phaseEnded {
 		return s.options.Linger

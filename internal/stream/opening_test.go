@@ -28,7 +28,8 @@ func TestLingering(t *testing.T) {
 		before  func(st *streamTest, up *fakeConn)
 		lingers time.Duration
 	}{
-		{"was there for a moment", func(*streamTest, *fakeConn) { time.Sleep(time.Millisecond) }, time.Millisecond},
+		{"was there for a moment", func(*streamTest, *fakeConn) { time.Sleep(lingerMoment - 1) }, 0},
+		{"was there for a little longer", func(*streamTest, *fakeConn) { time.Sleep(lingerMoment) }, lingerMoment},
 		{"only comments came", func(_ *streamTest, up *fakeConn) { time.Sleep(time.Second); _ = up.send(": hello\n\n") }, time.Second},
 		{"an event came", func(_ *streamTest, up *fakeConn) { up.event("1") }, DefaultLinger},
 		{"another client came", func(st *streamTest, _ *fakeConn) { st.join("").leave() }, DefaultLinger},
@@ -40,14 +41,50 @@ func TestLingering(t *testing.T) {
 				a, up := st.start()
 				test.before(st, up)
 				a.leave()
-				time.Sleep(test.lingers - 1)
-				up.expectGone(false)
-				time.Sleep(time.Nanosecond)
+				if test.lingers > 0 {
+					time.Sleep(test.lingers - 1)
+					up.expectGone(false)
+					time.Sleep(time.Nanosecond)
+				}
 				up.expectGone(true)
 				st.expectStreams(0)
 			})
 		})
 	}
+}
+
+// A slow application's head is no time in which a client was there: who leaves when it
+// comes would have the gateway hold a connection for twice as long as it takes.
+func TestWaitingForAHeadEarnsNothing(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a := st.join("")
+		slow := st.source.accept()
+		time.Sleep(10 * time.Second)
+		slow.open()
+		synctest.Wait()
+		time.Sleep(lingerMoment - 1)
+		a.leave()
+		slow.expectGone(true)
+		st.expectStreams(0)
+	})
+}
+
+// Nor does a later head, after a break, take anything away.
+func TestTimeBeforeABreakCounts(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		a, up := st.start()
+		time.Sleep(10 * time.Second)
+		up.breakOff()
+		second := st.source.accept()
+		second.open()
+		synctest.Wait()
+		stayed := time.Since(a.sub.Origin.answered)
+		a.leave()
+		time.Sleep(stayed - 1)
+		second.expectGone(false)
+		time.Sleep(time.Nanosecond)
+		second.expectGone(true)
+	})
 }
 
 // Over max_streams, streams that only linger make room, the oldest first.

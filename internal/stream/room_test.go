@@ -286,6 +286,7 @@ func TestWhoDoesNotReadIsGivenUp(t *testing.T) {
 func TestPatienceComesBackSlowly(t *testing.T) {
 	inBubble(t, func(o *Options) { o.Buffer.Events = 10 }, func(st *streamTest) {
 		_, up := st.start()
+		time.Sleep(DefaultLinger) // for which it lingers
 		st.readers[0].leave()
 		slow := 0
 		join := func() {

@@ -168,6 +168,7 @@ type audience struct {
 // stay is for how long the stream is kept when nobody reads it; see lingering.go.
 type stay struct {
 	linger     *time.Timer
+	answered   time.Time     // when its first head came
 	alone      time.Time     // since when it has had no subscribers, with linger
 	earned     time.Duration // of the time without subscribers; see lingering.go
 	attendedAt time.Time     // since when it has had some
