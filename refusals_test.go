@@ -134,10 +134,16 @@ func TestMaxPerClientCountsWhatLasts(t *testing.T) {
 		eventually(t, "nobody is left", func() bool { return stream.Process.Subscribers() == 0 })
 	}
 	a, b := g.subscribe("/1", "User: a"), g.subscribe("/2", "User: a")
+	for _, c := range []*testClient{a, b} { // with an event a stream's connections may be taken over
+		u.accept().event("1")
+		c.expect("1")
+	}
+	awaitTakenOver(t, 2)
 	if !refused("/3", "a") || refused("/3", "b") || refused("/3", "") {
 		t.Error("not each client is counted by itself")
 	}
 	g.load(proxied("max_per_client 2 {header.User}\nlinger 0s\nkey {header.User}{path}\ngap_event gap", u))
+	awaitTakenOver(t, 2)
 	if !refused("/3", "a") {
 		t.Error("who stays over a reload is not counted")
 	}
