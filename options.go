@@ -12,6 +12,12 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
+// How long streams wait in a burst for their clients. Tests have others.
+var (
+	burstPatience = stream.DefaultBurstPatience
+	turnPatience  = stream.DefaultTurnPatience
+)
+
 // Options are the settings that streams follow, defaults filled in.
 func (h *Handler) streamOptions() *stream.Options {
 	o := stream.Defaults()
@@ -27,6 +33,7 @@ func (h *Handler) streamOptions() *stream.Options {
 	o.GiveUp = cmp.Or(time.Duration(h.GiveUp), o.GiveUp)
 	o.Vouched = h.vouches()
 	o.Insignificant = key.Insignificant
+	o.BurstPatience, o.TurnPatience = burstPatience, turnPatience
 	switch h.Reconnect {
 	case "always":
 		o.Reconnect = stream.ReconnectAlways

@@ -11,7 +11,7 @@ import "time"
 // given that yet, and waits for who keeps up:
 //   - for a subscriber whose turn has not come: the gateway's own writers come
 //     to it soon;
-//   - for a client that is being written to, for burstPatience. That is for the
+//   - for a client that is being written to, for BurstPatience. That is for the
 //     whole burst and all clients together, and comes back slowly.
 //
 // Who was waited for in vain is left behind: it is not waited for again before
@@ -21,25 +21,25 @@ import "time"
 // as it takes.
 
 const (
-	// burstPatience is how long, in all, a stream waits in a burst for clients
-	// that are being written to: some round trips, and so little that others
-	// do not notice.
-	burstPatience = 100 * time.Millisecond
+	// DefaultBurstPatience is how long, in all, a stream waits in a burst for
+	// clients that are being written to: some round trips, and so little that
+	// others do not notice.
+	DefaultBurstPatience = 100 * time.Millisecond
 
 	// patienceShare is the part of the time that is given back to the patience:
 	// in the long run nobody holds a stream up for more than a twentieth of it.
 	patienceShare = 20
 
-	// turnPatience is how long a stream waits for subscribers whose turn has
-	// not come: longer than the writers take on a machine that is overloaded.
-	turnPatience = 2 * time.Second
+	// DefaultTurnPatience is how long a stream waits for subscribers whose turn
+	// has not come: longer than the writers take on a machine that is overloaded.
+	DefaultTurnPatience = 2 * time.Second
 )
 
-// left returns what there is.
-func (p *patience) left(now time.Time) time.Duration {
+// left returns what there is of a whole.
+func (p *patience) left(whole time.Duration, now time.Time) time.Duration {
 	p.spent = max(0, p.spent-now.Sub(p.at)/patienceShare)
 	p.at = now
-	return max(0, burstPatience-p.spent)
+	return max(0, whole-p.spent)
 }
 
 // waitForRoom waits until the connection's next block, of size bytes, does not
@@ -72,7 +72,7 @@ func (s *Stream) waitForRoom(size int64, c *intake) {
 		if wait.writes {
 			s.patience.spent += time.Since(now)
 		}
-		if late && (wait.writes || time.Since(began) >= turnPatience) {
+		if late && (wait.writes || time.Since(began) >= s.options.TurnPatience) {
 			s.leaveBehind(wait)
 		}
 	}
@@ -93,9 +93,9 @@ func (s *Stream) patienceFor(wait *room, began, now time.Time) time.Duration {
 	case s.kind.waits:
 		return noLimit
 	case wait.writes:
-		return s.patience.left(now)
+		return s.patience.left(s.options.BurstPatience, now)
 	}
-	return min(burstPatience, turnPatience-now.Sub(began))
+	return min(s.options.BurstPatience, s.options.TurnPatience-now.Sub(began))
 }
 
 // within waits, and reports whether there was room in time.
@@ -128,7 +128,7 @@ func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 			continue
 		}
 		since := sub.Writing.Load()
-		if at < position && since != 0 && !s.kind.waits && now.UnixNano()-since > int64(burstPatience) {
+		if at < position && since != 0 && !s.kind.waits && now.UnixNano()-since > int64(s.options.BurstPatience) {
 			sub.late = true // it is stuck, or takes its time
 			continue
 		}

@@ -182,7 +182,7 @@ func TestBurstWaitsForWrites(t *testing.T) {
 		slow := st.join("").follow(func(blocks []*replay.Block) {
 			if left > 0 && len(blocks) > 1 {
 				left--
-				time.Sleep(burstPatience / 10)
+				time.Sleep(DefaultBurstPatience / 10)
 			}
 		})
 		time.Sleep(time.Minute)
@@ -197,18 +197,18 @@ func TestBurstWaitsForWrites(t *testing.T) {
 	})
 }
 
-// A client that reads too slowly holds nobody up: it has burstPatience in a
+// A client that reads too slowly holds nobody up: it has DefaultBurstPatience in a
 // burst, and is told when it is behind.
 func TestSlowClientDoesNotHoldTheStream(t *testing.T) {
 	inBubble(t, func(o *Options) { o.Buffer.Events = 100 }, func(st *streamTest) {
 		first, up := st.start()
 		quick := first.follow(nil)
-		slow := st.join("").follow(func([]*replay.Block) { time.Sleep(burstPatience / 4) })
+		slow := st.join("").follow(func([]*replay.Block) { time.Sleep(DefaultBurstPatience / 4) })
 		began := time.Now()
 		if err := up.send(burst(1, 20_000)); err != nil {
 			t.Fatal(err)
 		}
-		if d := time.Since(began); d > 3*burstPatience/2 {
+		if d := time.Since(began); d > 3*DefaultBurstPatience/2 {
 			t.Errorf("the stream waited for %v", d)
 		}
 		quick.expectAll(20_000)
@@ -244,7 +244,7 @@ func TestStuckClientCostsNothing(t *testing.T) {
 			}
 			quick.expectAll(to + 1)
 		}
-		expect(burstPatience, 1, 1000) // who knows
+		expect(DefaultBurstPatience, 1, 1000) // who knows
 		expect(0, 1001, 2000)
 		time.Sleep(time.Minute)
 		expect(0, 2001, 3000)
@@ -254,7 +254,7 @@ func TestStuckClientCostsNothing(t *testing.T) {
 			}
 		})
 		up.event("3001")
-		time.Sleep(2 * burstPatience)
+		time.Sleep(2 * DefaultBurstPatience)
 		expect(0, 3002, 4000) // it is seen that it is stuck
 		close(released)
 		<-stuck.over
@@ -268,7 +268,7 @@ func TestStuckClientCostsNothing(t *testing.T) {
 func TestWhoDoesNotReadIsGivenUp(t *testing.T) {
 	inBubble(t, func(o *Options) { o.Buffer.Events = 100 }, func(st *streamTest) {
 		r, up := st.start()
-		for _, wait := range []time.Duration{turnPatience, 0} {
+		for _, wait := range []time.Duration{DefaultTurnPatience, 0} {
 			began := time.Now()
 			if err := up.send(burst(1, 1000)); err != nil {
 				t.Fatal(err)
@@ -291,7 +291,7 @@ func TestPatienceComesBackSlowly(t *testing.T) {
 		slow := 0
 		join := func() {
 			slow++
-			st.join("").follow(func([]*replay.Block) { time.Sleep(burstPatience / 2) })
+			st.join("").follow(func([]*replay.Block) { time.Sleep(DefaultBurstPatience / 2) })
 		}
 		began := time.Now()
 		held := time.Duration(0)
@@ -302,9 +302,9 @@ func TestPatienceComesBackSlowly(t *testing.T) {
 				t.Fatal(err)
 			}
 			held += time.Since(at)
-			time.Sleep(burstPatience)
+			time.Sleep(DefaultBurstPatience)
 		}
-		if all := time.Since(began); held < all/100 || held > all*5/4/patienceShare+2*burstPatience {
+		if all := time.Since(began); held < all/100 || held > all*5/4/patienceShare+2*DefaultBurstPatience {
 			t.Errorf("the stream was held up for %v of %v", held, all)
 		}
 		up.close()
@@ -315,7 +315,7 @@ func TestPatienceComesBackSlowly(t *testing.T) {
 func TestBeingHeldUpIsNoPause(t *testing.T) {
 	inBubble(t, func(o *Options) { o.Buffer.Events, o.Join = 10, JoinGreeting }, func(st *streamTest) {
 		_, up := st.start()
-		if err := up.send(burst(1, 11)); err != nil { // waits for turnPatience
+		if err := up.send(burst(1, 11)); err != nil { // waits for DefaultTurnPatience
 			t.Fatal(err)
 		}
 		up.event("12")

@@ -28,6 +28,8 @@ type Options struct {
 	MaxAge         time.Duration
 	SpliceLimit    int
 	SpliceTimeout  time.Duration
+	BurstPatience  time.Duration // see room.go
+	TurnPatience   time.Duration
 	RetryMin       time.Duration
 	RetryMax       time.Duration
 	Reconnect      reconnectMode
@@ -83,6 +85,8 @@ func Defaults() *Options {
 		Drain:         DefaultDrain,
 		SpliceLimit:   defaultSpliceLimit,
 		SpliceTimeout: defaultSpliceTimeout,
+		BurstPatience: DefaultBurstPatience,
+		TurnPatience:  DefaultTurnPatience,
 		Lines:         new(HandlerLines),
 	}
 }

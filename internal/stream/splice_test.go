@@ -850,7 +850,7 @@ func TestSpliceNotQuietWhileHeldUp(t *testing.T) {
 		synctest.Wait()
 		sp.event("4")
 		got := b.read()
-		time.Sleep(turnPatience + splicePause/2)
+		time.Sleep(DefaultTurnPatience + splicePause/2)
 		up.event("4")
 		for _, data := range []string{"5", "6", "7"} {
 			time.Sleep(200 * time.Millisecond)
