@@ -172,8 +172,10 @@ func lose(t *testing.T, g *gateway, client, other string, takeAway func()) {
 
 // Issue 17, acceptance 5: who loses access is let go, and others see nothing of it.
 func TestAccessEnds(t *testing.T) {
+	t.Parallel()
 	const alice, bob = "Authorization: Basic YWxpY2U6c2VjcmV0", "Authorization: Basic Ym9iOnNlY3JldA=="
 	t.Run("basic_auth, by a reload", func(t *testing.T) {
+		t.Parallel()
 		app := startAccessApp(t)
 		config := func(hash string) string {
 			return "basic_auth /events {\nalice " + hash + "\nbob " + secretHash + "\n}\nsse {\nshare public\n}\nreverse_proxy " + app.Listener.Addr().String()
@@ -182,6 +184,7 @@ func TestAccessEnds(t *testing.T) {
 		lose(t, g, alice, bob, func() { g.reload(config(otherHash)) })
 	})
 	t.Run("forward_auth", func(t *testing.T) {
+		t.Parallel()
 		app := startAccessApp(t)
 		var status atomic.Int64
 		status.Store(http.StatusOK)
@@ -197,6 +200,7 @@ func TestAccessEnds(t *testing.T) {
 	})
 	for _, option := range []string{"revoke_by {cookie.session}", "reauthorize 5s upstream"} {
 		t.Run("session of the application, "+option, func(t *testing.T) {
+			t.Parallel()
 			app := startAccessApp(t)
 			g := gatewaySetup{program: plainPath, directives: "sse {\nshare cookies session\n" + option + "\n}\nreverse_proxy " + app.Listener.Addr().String()}.start(t)
 			lose(t, g, "Cookie: session=alice", "Cookie: session=bob", func() {

@@ -53,6 +53,7 @@ func column(name, condition string) string {
 
 // Issue 21: the demo shows what the gateway is for. Each button is pressed as a visitor would.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	p, ports := startDemo(t)
 	origin := "http://localhost:" + ports[0]
 	d := startDriver(t, origin)

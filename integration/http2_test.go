@@ -310,6 +310,7 @@ func h2spec(t *testing.T, globals string) map[string]string {
 
 // The listener wrapper takes nothing from what a server does of what HTTP/2 demands.
 func TestConformanceToHTTP2(t *testing.T) {
+	t.Parallel()
 	var without, with map[string]string
 	differ := func(name string) bool { return with[name] != without[name] && with[name] != "passed" }
 	for range 3 { // a case that waits too short on a busy machine fails on either side

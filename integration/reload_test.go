@@ -184,6 +184,7 @@ func port(l net.Listener) string { return strconv.Itoa(l.Addr().(*net.TCPAddr).P
 
 // Issue 4, acceptance 2: a stream that has no handler any more ends, after a whole block.
 func TestReloadWithoutHandler(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, directives string }{
 		{"refused", "handle /events {\nrespond 410\n}"},
 		{"plain", "handle /events {\nreverse_proxy 127.0.0.1:1\n}"},
