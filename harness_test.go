@@ -72,12 +72,14 @@ func startGateway(t testing.TB, caddyfile string) *gateway {
 	return g
 }
 
-// load replaces the configuration, as a reload does. The servers of the old one do not accept connections any more.
+// load replaces the configuration, as a reload does. The servers of the old one do not accept connections any more, and the
+// client has none of theirs, which they would close.
 func (g *gateway) load(caddyfile string) {
 	g.t.Helper()
 	if err := loadCaddyfile(g.t, strings.ReplaceAll(caddyfile, "{socket}", "unix/"+g.socket)); err != nil {
 		g.t.Fatal(err)
 	}
+	g.client.CloseIdleConnections()
 }
 
 func loadCaddyfile(t testing.TB, caddyfile string) error {

@@ -27,6 +27,7 @@ func (l logged) reloadWith(globals, caddyfile string) {
 	if err := loadConfig(l.t, withDelivery(l.t, []byte(body))); err != nil {
 		l.t.Fatal(err)
 	}
+	l.client.CloseIdleConnections()
 }
 
 // What is doubtful is told when it is loaded: in the log, and as a hint. What the hint says to write instead makes it go

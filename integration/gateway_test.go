@@ -193,18 +193,48 @@ func (g *gateway) caddyfile(t testing.TB, directives string) string {
 		admin, g.setup.globals, site, configurationStatus+g.loads, directives)
 }
 
-// load gives the gateway new directives. It returns how long that took, and the answer if it was refused.
+// load gives the gateway new directives. It returns how long that took, and the answer if it was refused. When it returns
+// the servers of before take no connection any more, or those of the configuration that was refused.
 func (g *gateway) load(directives string) (took time.Duration, err error) {
 	g.t.Helper()
 	text := g.caddyfile(g.t, directives)
+	servers := g.accepting()
 	began := time.Now()
 	status, answer := g.ask(http.MethodPost, "/load", text)
 	took = time.Since(began)
+	for began := time.Now(); g.accepting() != servers; time.Sleep(time.Millisecond) {
+		if time.Since(began) > testTimeout {
+			g.t.Fatalf("%d servers accept connections, expected %d", g.accepting(), servers)
+		}
+	}
 	if status != http.StatusOK {
 		return took, fmt.Errorf("status %d: %s", status, answer)
 	}
 	g.setup.directives = directives
 	return took, nil
+}
+
+// accepting is how many servers of the gateway accept connections, that of its admin endpoint too. Caddy answers /load
+// before those of the old configuration have ended; old and new ones share the queue, and an old one hangs up.
+func (g *gateway) accepting() (servers int) {
+	g.t.Helper()
+	status, text, err := 0, "", error(nil)
+	for began := time.Now(); status != http.StatusOK; { // the admin endpoint is one of them
+		if status, text, err = g.tryToAsk(http.MethodGet, "/debug/pprof/goroutine?debug=1", ""); time.Since(began) > testTimeout {
+			g.t.Fatalf("the goroutines: status %d, %v", status, err)
+		}
+	}
+	for stack := range strings.SplitSeq(text, "\n\n") { // each with the number of goroutines that have it
+		if strings.Contains(stack, "\tnet/http.(*Server).Serve+") {
+			number, _, _ := strings.Cut(strings.TrimSpace(stack), " ")
+			n, err := strconv.Atoi(number)
+			if err != nil {
+				g.t.Fatalf("no number of goroutines: %q", stack)
+			}
+			servers += n
+		}
+	}
+	return servers
 }
 
 // awaitLog waits until the log has a text n times.
@@ -223,6 +253,15 @@ func (p *process) awaitLog(text string, n int) {
 // ask asks the admin endpoint.
 func (g *gateway) ask(method, path, body string) (status int, answer string) {
 	g.t.Helper()
+	status, answer, err := g.tryToAsk(method, path, body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return status, answer
+}
+
+// tryToAsk is ask while a configuration may be being loaded.
+func (g *gateway) tryToAsk(method, path, body string) (status int, answer string, err error) {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return g.dialAdmin(ctx)
 	}}
@@ -232,20 +271,17 @@ func (g *gateway) ask(method, path, body string) (status int, answer string) {
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+host+path, strings.NewReader(body))
 	if err != nil {
-		g.t.Fatal(err)
+		return 0, "", err
 	}
 	req.Header.Set("Content-Type", "text/caddyfile")
 	client := &http.Client{Transport: transport, Timeout: testTimeout}
 	resp, err := client.Do(req)
 	if err != nil {
-		g.t.Fatal(err)
+		return 0, "", err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return resp.StatusCode, string(text)
+	return resp.StatusCode, string(text), err
 }
 
 // reload is load for directives that have to be taken. New requests meet them when it returns.
@@ -255,17 +291,14 @@ func (g *gateway) reload(directives string) (took time.Duration) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	// Caddy's listener of before may take a connection once more, and closes it.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: anyCertificate()}, Timeout: testTimeout}
-	status := 0
-	for began := time.Now(); status != configurationStatus+g.loads; {
-		if resp, err := client.Get(g.url("/configuration")); err == nil {
-			_ = resp.Body.Close()
-			status = resp.StatusCode
-		}
-		if time.Since(began) > testTimeout {
-			g.t.Fatalf("the configuration answers %d, expected %d", status, configurationStatus+g.loads)
-		}
+	resp, err := client.Get(g.url("/configuration"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != configurationStatus+g.loads {
+		g.t.Fatalf("the configuration answers %d, expected %d", resp.StatusCode, configurationStatus+g.loads)
 	}
 	return took
 }
