@@ -469,6 +469,9 @@ type probes struct {
 	once   sync.Once
 }
 
+// oldFront is where HTTP/1.0 came from last: probably a proxy in front.
+type oldFront struct{ peer, place string }
+
 // lookout looks for requests that ought to come to a handler.
 type lookout struct {
 	handler *Handler

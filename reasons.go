@@ -183,9 +183,6 @@ func (h *Handler) hintDelivery(r *http.Request, why delivery.Cause, detail strin
 	})
 }
 
-// oldFront is where HTTP/1.0 came from last: probably a proxy in front.
-type oldFront struct{ peer, place string }
-
 // settleHTTP10 takes the hint back that clients come with HTTP/1.0 when the proxy
 // that they came through speaks more than that: nobody loads the gateway's
 // configuration after the remedy, which is in the proxy's.
