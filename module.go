@@ -472,6 +472,9 @@ type probes struct {
 // oldFront is where HTTP/1.0 came from last: probably a proxy in front.
 type oldFront struct{ peer, place string }
 
+// stopper is a timer.
+type stopper interface{ Stop() bool }
+
 // lookout looks for requests that ought to come to a handler.
 type lookout struct {
 	handler *Handler

@@ -38,9 +38,6 @@ var (
 // is taken for one. An error, or what forward_auth asks, does not.
 const lastingTime = 10 * time.Second
 
-// stopper is a timer.
-type stopper interface{ Stop() bool }
-
 // maxLooked bounds the connections that are looked at after each unseenTime.
 const maxLooked = 64
 
