@@ -112,29 +112,32 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 	}
 	parts := h.policy.Parts(r, h.instance.Place)
 	key := stream.Process.Key(parts)
+	id, param := h.policy.LastEventID(r)
+	var u *upstreamRequest
 	var wait *opener
 	req := &stream.Request{
-		Key:      key,
-		Parts:    parts,
-		Instance: h.instance,
-		Options:  h.options,
-		Client:   clientOf(r),
-		Holder:   h.holderOf(r),
-		Logger:   h.logger,
+		Key:         key,
+		Parts:       parts,
+		Instance:    h.instance,
+		Options:     h.options,
+		Client:      clientOf(r),
+		Holder:      h.holderOf(r),
+		Logger:      h.logger,
+		LastEventID: id,
+		IDParam:     param,
+		Prepare:     func() { u = h.newUpstreamRequest(w, r, next) },
 		Source: func(waits bool) stream.Source {
-			u := h.newUpstreamRequest(w, r, next)
 			if waits {
-				id, _ := h.policy.LastEventID(r)
 				wait = newOpener(h, w, r, key, id, h.withholds(id))
 				u.opener.Store(wait)
 			}
 			return u
 		},
 	}
-	req.LastEventID, req.IDParam = h.policy.LastEventID(r)
 
 	for {
 		sub, err := stream.Process.Join(req)
+		u = nil // if it is used, by its stream
 		if err != nil {
 			return nil, h.serveUnjoined(w, r, next, req, err)
 		}

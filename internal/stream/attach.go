@@ -29,8 +29,11 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 			return nil, errNewLife
 		}
 	}
-	newer := req.Instance.sequence > s.owner.sequence
-	if !s.kind.answer && (newer || (s.source.Retired() && !req.Instance.Retired.Load())) {
+	newer := !s.kind.answer && (req.Instance.sequence > s.owner.sequence || (s.source.Retired() && !req.Instance.Retired.Load()))
+	if req.digest == nil && !s.kind.answer && (newer || s.phase == phaseEnded) {
+		return nil, errUnprepared
+	}
+	if newer {
 		s.ownedBy(req.Instance, req.Options, req.Source(false), req.Logger)
 		if s.phase == phaseBroken || (s.isStale() && !s.renewing) {
 			s.useSource()

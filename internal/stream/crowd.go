@@ -28,8 +28,9 @@ func (h *Hub) joinCrowdLocked(s *Stream) {
 	}
 	c.ask *= 2 // not at every stream from here on
 	if tell := s.options.Crowded; tell != nil {
-		if lone := h.loneLocked(s); len(lone) > crowdSize {
-			if crowd, ok := crowdOf(lone, s.options.Meant); ok {
+		if lone, some := h.loneLocked(s); lone > crowdSize {
+			if crowd, ok := crowdOf(some, s.options.Meant); ok {
+				crowd.Streams = lone
 				crowd.Place = s.shownHost + s.shownPath
 				tell(crowd)
 			}
@@ -57,7 +58,7 @@ func crowdOf(lone []*Stream, meant func(part string) bool) (Crowd, bool) {
 	counts := func(name string) bool { // the whole of what is told in parts does not
 		return name != "header Cookie" && name != "original query" && (meant == nil || !meant(name))
 	}
-	c := Crowd{Streams: len(lone)}
+	c := Crowd{}
 	for _, name := range apart {
 		if counts(name) {
 			c.Apart = append(c.Apart, Clip(name))
@@ -73,9 +74,13 @@ func crowdOf(lone []*Stream, meant func(part string) bool) (Crowd, bool) {
 	return c, len(c.Apart) > 0
 }
 
-// loneLocked returns the streams of a stream's path that have one subscriber, or
-// linger. Those of another configuration say nothing of this one.
-func (h *Hub) loneLocked(of *Stream) (lone []*Stream) {
+// maxCompared is how many streams of a path are compared: that is done under the hub's
+// lock, each has up to maxPartHashes parts, and more of them show nothing else.
+const maxCompared = 64
+
+// loneLocked returns how many streams of a stream's path have one subscriber, or linger,
+// and some of them. Those of another configuration say nothing of this one.
+func (h *Hub) loneLocked(of *Stream) (lone int, some []*Stream) {
 	for _, streams := range h.streams {
 		for _, s := range streams {
 			if s.path != of.path || s.owner != of.owner {
@@ -83,12 +88,14 @@ func (h *Hub) loneLocked(of *Stream) (lone []*Stream) {
 			}
 			s.mu.Lock()
 			if len(s.subs) <= 1 {
-				lone = append(lone, s)
+				if lone++; len(some) < maxCompared {
+					some = append(some, s)
+				}
 			}
 			s.mu.Unlock()
 		}
 	}
-	return lone
+	return lone, some
 }
 
 // differing names the parts of the keys in which streams differ; unique are those

@@ -10,6 +10,8 @@ import (
 // OpenDetached makes a stream for one request. It is not known to the hub until
 // keepDetached.
 func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
+	req.prepare()
+	defer func() { req.digest = nil }()
 	s := newStream(h, req, nil)
 	s.kind = detachedKind
 	s.why = orElse(req.Private, Private{Reason: PrivateMethod})
@@ -41,6 +43,7 @@ func (h *Hub) keepDetached(s *Stream) error {
 	}
 	s.adoptable = s.owner.aloneLocked()
 	h.detached[s.epoch] = s
+	h.answers[s.Key] = append(h.answers[s.Key], s)
 	h.count[s.place]++
 	h.track(s)
 	return nil
@@ -93,16 +96,15 @@ func (h *Hub) CancelDetached(epoch string, req *Request) (*upstreams.Head, bool)
 func (h *Hub) FindResponse(req *Request, id string, number int64) (lastEventID string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for epoch := range h.detached {
-		s := h.findDetachedLocked(epoch, req)
-		if s == nil {
+	for _, s := range h.answers[req.Key] {
+		if !h.entitledLocked(s, req.Instance) {
 			continue
 		}
 		s.mu.Lock()
 		position, ok := s.responses.After(id, number, &s.buffer)
 		s.mu.Unlock()
 		if ok {
-			return string(replay.AppendID(nil, epoch, position))
+			return string(replay.AppendID(nil, s.epoch, position))
 		}
 	}
 	return ""

@@ -117,9 +117,9 @@ func (f *facts) ownBy(key Key, parts []Part) (why Private, ok bool) {
 	if f.paths.Load() == 0 {
 		return Private{}, false
 	}
+	path := pathOf(parts)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	path := pathOf(parts)
 	fact, ok := f.own[path]
 	if !ok {
 		return Private{}, false

@@ -44,6 +44,7 @@ type Hub struct {
 	sequence    uint64             // of instances
 	count       map[string]int     // streams by place
 	detached    map[string]*Stream // by epoch
+	answers     map[Key][]*Stream  // the same, by key
 	crowds      map[string]*crowd
 	stopping    bool
 	stopped     time.Time // when that began
@@ -66,6 +67,7 @@ func NewHub() *Hub {
 		unshareable: make(map[Key]Private),
 		count:       make(map[string]int),
 		detached:    make(map[string]*Stream),
+		answers:     make(map[Key][]*Stream),
 		crowds:      make(map[string]*crowd),
 	}
 	h.resources.files, h.resources.open, h.resources.memory = openFiles(), filesOpen, usedMemory
@@ -353,6 +355,10 @@ func (h *Hub) removeDetachedLocked(s *Stream) {
 		return
 	}
 	delete(h.detached, s.epoch)
+	rest := slices.DeleteFunc(h.answers[s.Key], func(other *Stream) bool { return other == s })
+	if h.answers[s.Key] = rest; len(rest) == 0 {
+		delete(h.answers, s.Key)
+	}
 	h.uncountLocked(s.place)
 }
 

@@ -2,9 +2,12 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -71,4 +74,62 @@ func (nameSource) Renew(any, *Renewal) bool { return false }
 func (d nameSource) Open(ctx context.Context, _ string, conn *upstreams.Conn) upstreams.Ending {
 	d.got <- d.name
 	return upstreams.Ending{Status: 401}
+}
+
+// What grows with a request is done before the hub's lock is taken, once, and only for
+// a request that opens a stream or brings a newer configuration to one.
+func TestLargeRequestsHoldNobodyUp(t *testing.T) {
+	inBubble(t, func(o *Options) { o.Join = JoinLive }, func(st *streamTest) {
+		prepared, opened := 0, 0
+		ask := func(inst *Instance) *Subscriber {
+			t.Helper()
+			sub, err := st.hub.Join(&Request{
+				Key: st.key, Parts: []Part{{"path", "/"}, {"query", strings.Repeat("a=b&", 4500)}},
+				Instance: inst, Options: st.options, Logger: zap.NewNop(),
+				Prepare: func() {
+					prepared++
+					if !st.hub.mu.TryLock() {
+						t.Fatal("the hub's lock is held")
+					}
+					st.hub.mu.Unlock()
+				},
+				Source: func(bool) Source { opened++; return st.source },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return sub
+		}
+		expect := func(what string, n int) {
+			t.Helper()
+			if prepared != n || opened != n {
+				t.Errorf("%s: prepared %d times, %d sources, expected %d", what, prepared, opened, n)
+			}
+		}
+		defer ask(st.instance).Leave()
+		up := st.source.accept()
+		up.open()
+		up.event("1")
+		expect("a stream is opened", 1)
+		defer ask(st.instance).Leave()
+		expect("it is joined", 1)
+		defer ask(st.hub.Register(st.instance.Place, "newer")).Leave()
+		expect("a newer configuration is brought", 2)
+		st.hub.markUnshareable(st.key, time.Minute, Private{})
+		defer ask(st.instance).Leave()
+		expect("it is joined again", 2)
+	})
+}
+
+// A request is compared with a bounded number of others.
+func TestFewOfACrowdAreCompared(t *testing.T) {
+	seen := 0
+	told := crowded(t, 32*crowdSize+1, func(string) bool { seen++; return false }, func(i int) []Part { return []Part{{"query", fmt.Sprint("_=", i)}} })
+	if len(told) == 0 || told[len(told)-1].Streams != 32*crowdSize+1 {
+		t.Errorf("told %+v", told)
+	}
+	const parts = 4 // of each
+	if limit := len(told) * (maxCompared*parts + 10); seen > limit {
+		t.Errorf("%d parts were looked at, expected %d at most", seen, limit)
+	}
 }

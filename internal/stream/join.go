@@ -24,8 +24,8 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 			born:     time.Now(),
 			Key:      req.Key,
 			place:    req.Instance.Place,
-			path:     pathOf(req.Parts),
-			parts:    hashParts(req.Parts),
+			path:     req.digest.path,
+			parts:    req.digest.parts,
 			epoch:    replay.NewEpoch(),
 			holder:   req.Holder,
 			headTime: max(OpeningPatience, req.headTime),
@@ -38,7 +38,7 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 		link:      link{source: req.Source(true), hurry: make(chan struct{}, 1)},
 		company:   company{splices: make(map[*Stream]struct{})},
 	}
-	s.shownHost, s.shownPath = shownOf(req.Parts)
+	s.shownHost, s.shownPath = req.digest.host, req.digest.shown
 	s.setLogger(req.Logger)
 	s.buffer.Limits = req.Options.Buffer
 	s.track.Buffer = &s.buffer
@@ -61,18 +61,56 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 	return s
 }
 
+// digest is what is made of a request that is to open a stream, or to bring a newer
+// configuration to one. Its work grows with the request, so none of it is done under a
+// lock, and none for those who only join.
+type digest struct {
+	path        string
+	parts       []partHash
+	host, shown string
+}
+
+// prepare makes it. No lock is held.
+func (req *Request) prepare() {
+	m := &digest{path: pathOf(req.Parts), parts: hashParts(req.Parts)}
+	m.host, m.shown = shownOf(req.Parts)
+	if req.Prepare != nil {
+		req.Prepare()
+	}
+	req.digest = m
+}
+
+// errUnprepared tells that a request is to be made ready, with no lock held, and to be
+// looked at again.
+var errUnprepared = errors.New("the request is not made ready to open a stream")
+
 // Join attaches a new subscriber to the stream of the request, which is opened
 // if there is none.
 func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
+	var why Private
+	own := false
+	if !req.Options.Vouched {
+		why, own = h.facts.ownBy(req.Key, req.Parts)
+	}
+	defer func() { req.digest = nil }() // the request may last as long as its response
+	sub, err = h.join(req, why, own)
+	if errors.Is(err, errUnprepared) {
+		req.prepare()
+		sub, err = h.join(req, why, own)
+	}
+	return sub, err
+}
+
+// join is Join for a request of which is known whether each connection is told its own.
+// What it does does not depend on the request's size.
+func (h *Hub) join(req *Request, why Private, own bool) (sub *Subscriber, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopping {
 		return nil, ErrStopping
 	}
-	if !req.Options.Vouched {
-		if why, own := h.facts.ownBy(req.Key, req.Parts); own {
-			return nil, why.asError()
-		}
+	if own {
+		return nil, why.asError()
 	}
 
 	sub, kept, err := h.joinKeptLocked(req)
@@ -85,6 +123,9 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 			return nil, why.asError()
 		}
 		delete(h.unshareable, req.Key)
+	}
+	if req.digest == nil {
+		return nil, errUnprepared
 	}
 
 	// Who brings no ID asks the application. What is kept stays for those who

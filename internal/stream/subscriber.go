@@ -140,5 +140,12 @@ type Request struct {
 	// first answer if that is not a stream to share.
 	Source func(waits bool) Source
 
+	// Prepare makes all of that whose work grows with the request; nil: there is none.
+	// It is called before source, with no lock held; the locks of the hub and of the
+	// stream are when source is.
+	Prepare func()
+
+	digest *digest
+
 	Logger *zap.Logger
 }
