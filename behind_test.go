@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -290,5 +291,27 @@ func TestVariablesSeparate(t *testing.T) {
 	up := opens(t, g, u, "/", "X-Request-Id: 12", "X-Forwarded-Port: 3")
 	if got := sent(up, "X-Tenant", "X-Net"); got != "X-Tenant: 3\nX-Net: 1" {
 		t.Errorf("sent upstream:\n%s", got)
+	}
+}
+
+// What the directives root and fs say is the site's, whoever asks: handlers behind sse are given it, and nobody is warned
+// of php_fastcgi, which asks for both.
+func TestVariablesOfTheSiteReachHandlersBehind(t *testing.T) {
+	var given atomic.Value
+	address := answers(t, func(_ http.ResponseWriter, r *http.Request) int {
+		given.Store(r.Header.Get("X-Root") + " " + r.Header.Get("X-Fs"))
+		return http.StatusOK
+	})
+	l := startUnloaded(t)
+	l.reloadWith("", site("root /srv\nvars fs disk\nsse {\nshare public\njoin live\n}\n@php path *.php\nphp_fastcgi @php 127.0.0.1:1\n"+
+		"reverse_proxy "+address+" {\nheader_up X-Root {vars.root}\nheader_up X-Fs {vars.fs}\n}"))
+	l.subscribe("/events").expect("1")
+	if got := given.Load(); got != "/srv disk" {
+		t.Errorf("the handler behind was given %q", got)
+	}
+	for _, line := range l.lines() {
+		if line["level"] != "info" && line["level"] != "debug" {
+			t.Errorf("log line %v", line)
+		}
 	}
 }

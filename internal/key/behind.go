@@ -368,7 +368,7 @@ func (p *Policy) decides(name string) bool {
 		return counts || p.decidesHeader("Cookie")
 	}
 	if variable, ok := strings.CutPrefix(name, "http.vars."); ok {
-		return !p.only && !slices.Contains(perRequestVars, variable) || variable == "root"
+		return !p.only && !slices.Contains(perRequestVars, variable) || slices.Contains(siteVars, variable)
 	}
 	switch {
 	case strings.HasPrefix(name, "http.request.tls.client."):

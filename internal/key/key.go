@@ -408,9 +408,12 @@ var perRequestVars = []string{
 // keepsVar reports whether the upstream request has a variable that handlers
 // before sse have set for the client.
 func (p *Policy) keepsVar(name string, value any) bool {
-	// That of the directive root is the site's, not the client's.
-	return p.whole || p.countsVar(name, value) || (name == "root" && p.only && isPlain(value))
+	return p.whole || p.countsVar(name, value) || (p.only && slices.Contains(siteVars, name) && isPlain(value))
 }
+
+// siteVars are variables that are the site's, not the client's: those of the
+// directives root and fs, which php_fastcgi and file_server always ask for.
+var siteVars = []string{"root", "fs"}
 
 // countsVar reports whether a variable is in the key. Where the whole request
 // counts, variables do, as far as they can be compared.
