@@ -119,6 +119,7 @@ func TestLivePage(t *testing.T) {
 		directives: route("/events*", "buffer 100000\ndrain 1s", "reverse_proxy "+u.address) +
 			route("/cookies*", "", "reverse_proxy "+u.address+" {\nheader_down +Set-Cookie visitor=1\n}"),
 	}.start(t)
+	g.expectHint("not_shared", "the page is to show one")
 	d := startDriver(t, "http://"+g.admin)
 	if status := d.do("goto", "url", "http://"+g.admin+"/sse/"); status != "200" {
 		t.Fatalf("status %s", status)

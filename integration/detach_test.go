@@ -41,6 +41,7 @@ func TestDetachedAnswer(t *testing.T) {
 			t.Parallel()
 			model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 			g := startGateway(t, unlogged+"sse {\nshare off\ndetach 1m\nbuffer 4096\nretry 50ms\n}\nreverse_proxy "+model.address)
+			g.expectHint("detach", "all requests of the site are for answers of the model")
 			through := startForwarder(t, g.address)
 			c := startNode(t, "clients/"+name+".mjs", through.url("/v1/chat/completions"))
 			for cut := range 5 {
@@ -84,6 +85,7 @@ func TestDetachedAnswerAbandoned(t *testing.T) {
 	const detach = 2 * time.Second
 	model := startUpstream(t, "model", command(nodePath, "upstreams/model.mjs"))
 	g := startGateway(t, unlogged+"sse {\nshare off\ndetach "+detach.String()+"\n}\nreverse_proxy "+model.address)
+	g.expectHint("detach", "all requests of the site are for answers of the model")
 	// ask begins an answer that has no end, leaves in the middle, and returns the last event ID, and since when it leaves.
 	ask := func() (id string, left time.Time) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url("/v1/chat/completions"), strings.NewReader(`{"model": "endless"}`))

@@ -26,6 +26,7 @@ func TestFilesRunShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := startGatewayOf(t, program, "sse\nreverse_proxy "+app.Listener.Addr().String())
+	g.expectHint("few_share", "each client asks for a stream of its own, by the query")
 	// open asks for a stream, and returns the response if it is one that lasts.
 	open := func(n int) *http.Response {
 		req, err := http.NewRequest(http.MethodGet, g.url(fmt.Sprint("/events?", n)), nil)

@@ -30,6 +30,8 @@ type gateway struct {
 	loads   int    // how many configurations it was given
 
 	certificate string // its file and that of its key, if it speaks TLS
+
+	hints []string // kinds of hints that the test's set-up gives reason for
 }
 
 // gateways is how many were started.
@@ -113,8 +115,17 @@ func (g *gateway) run(t testing.TB) {
 		}
 	})
 	p = start(t, "gateway", cmd, syscall.SIGTERM)
+	p.hints = g.hints
 	g.process = p
 	g.awaitStart()
+}
+
+// expectHint says that the test's set-up gives reason for a hint of a kind, and which.
+func (g *gateway) expectHint(kind, reason string) {
+	g.t.Helper()
+	g.t.Logf("the gateway may have the hint %s: %s", kind, reason)
+	g.hints = append(g.hints, kind)
+	g.process.hints = g.hints
 }
 
 // listenerFile listens at an address for a process that is given the file, and returns where that is.

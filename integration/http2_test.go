@@ -271,7 +271,7 @@ type h2specCase struct {
 // outcome of each case.
 func h2spec(t *testing.T, globals string) map[string]string {
 	t.Helper()
-	g := gatewaySetup{program: plainPath, tls: true, globals: globals, directives: "sse\nrespond ordinary"}.start(t)
+	g := gatewaySetup{program: plainPath, tls: true, globals: globals, directives: "route {\nsse\nrespond ordinary\n}"}.start(t)
 	host, port, _ := net.SplitHostPort(g.address)
 	path := filepath.Join(t.TempDir(), "report.xml")
 	// It fails with each case that fails without the wrapper as well.

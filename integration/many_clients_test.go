@@ -16,6 +16,7 @@ func TestThousandClientsOneConnection(t *testing.T) {
 	)
 	u := startTicker(t)
 	g := startGateway(t, route("/events", "linger 1s", "reverse_proxy "+u.address))
+	g.expectHint("linger", "the upstream connection is to be closed soon after the last client has left")
 
 	all := make([]*follower, clients)
 	all[0] = follow(t, "client 0", g.url("/events"), "")

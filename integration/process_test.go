@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ type process struct {
 	done  chan struct{} // closed when it has ended
 	err   error         // how; set before done
 	ended bool          // by the test: how is not asked when the test ends
+	hints []string      // kinds that a gateway may have
 
 	mu      sync.Mutex
 	reports []report
@@ -155,9 +157,25 @@ func (p *process) end(signal syscall.Signal) {
 		p.t.Errorf("%s did not end", p.name)
 	}
 	p.kill()
+	p.checkHints()
 	if p.t.Failed() {
 		text := p.errorText()
 		p.t.Logf("standard error of %s:\n%s", p.name, text[max(0, len(text)-16<<10):])
+	}
+}
+
+// checkHints checks that a gateway has told of nothing in its configuration that is without effect or not as it is meant:
+// the tests' set-ups are sound, unless they say otherwise. What it has written beyond maxErrors is not seen.
+func (p *process) checkHints() {
+	p.t.Helper()
+	for line := range strings.Lines(p.errorText()) {
+		var l struct{ Msg, Kind, Place, Hint string }
+		if json.Unmarshal([]byte(line), &l) != nil || (l.Msg != "hint" && l.Msg != "doubtful configuration") {
+			continue
+		}
+		if !slices.Contains(p.hints, l.Kind) {
+			p.t.Errorf("%s has a hint that the test does not expect: %s at %q: %s", p.name, l.Kind, l.Place, l.Hint)
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 			u := startPhoenix(t, 5*time.Millisecond, "-ids="+ids)
 			directives := route("/events", "buffer 100000\ngap_event lost", "reverse_proxy "+u.address)
 			g := gatewaySetup{program: plainPath, globals: plainHTTP2, directives: directives}.start(t)
+			g.expectHint("linger", "the streams of the other routes are to go at once")
 			// In processes of their own, without the race detector: there are many events.
 			readers := []*process{
 				startReaders(t, reloadClients/2, false, g.url("/events"), "", "-count"),

@@ -13,6 +13,7 @@ func responsesAnswer(t *testing.T, options, keeps, providerCuts, clientCuts stri
 	t.Helper()
 	model := startUpstream(t, "responses", command(nodePath, "upstreams/responses.mjs", keeps, providerCuts))
 	g := startGateway(t, unlogged+"sse {\n"+options+"\n}\nreverse_proxy "+model.address)
+	g.expectHint("detach", "all requests of the site are for answers of the model")
 	told = startNode(t, "clients/responses.mjs", g.url(""), clientCuts).awaitEvent("answer", 1).Data
 	// What the server tells comes another way than the answer, and may come later.
 	model.awaitEvent("POST", 1)

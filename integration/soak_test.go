@@ -79,6 +79,7 @@ func TestSoak(t *testing.T) {
 		program = plainPath // the race detector's own memory grows with time
 	}
 	g := gatewaySetup{program: program, globals: takingOver, directives: unlogged + directives(time.Second), tls: true}.start(t)
+	g.expectHint("linger", "streams are to come and go")
 	base := g.usage()
 
 	s := &soak{url: g.url("/events"), file: g.url("/large"), hash: hash, stuck: make(chan struct{}, *soakClients/20+1)}

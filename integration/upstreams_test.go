@@ -41,6 +41,7 @@ func TestUpstreams(t *testing.T) {
 		directives.WriteString(route("/"+kind.name, "linger 0s\nheartbeat 10ms", proxy))
 	}
 	g := startGateway(t, directives.String())
+	g.expectHint("linger", "the upstream connection is to be closed as soon as the client has left")
 	for i, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
