@@ -36,10 +36,10 @@
 //
 //	lines.go, backoff.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
-//	responses.go, gap.go, facts.go,
-//	settings.go, kind.go                         values, and words: they know no stream
+//	responses.go, gap.go, facts.go, figures.go,
+//	stay.go, settings.go, kind.go                values, and words: they know no stream
 //	stream.go with subscriber.go                 all that a stream is made of
-//	figures.go, kept.go, holds.go, ids.go, barrier.go,
+//	kept.go, holds.go, ids.go, barrier.go,
 //	compare.go, telling.go, continuity.go,
 //	room.go, seats.go                            what is asked of it
 //	end.go                                       all that ends

@@ -23,22 +23,18 @@ func (s *Stream) isPrivateFor(why Private) {
 
 // lingerLocked ends the stream after the linger time, unless somebody comes.
 func (s *Stream) lingerLocked() {
-	if s.linger != nil {
-		s.linger.Stop()
-	} else {
-		s.leftAlone(time.Now())
-	}
+	s.stay.restart(time.Now(), s.options.Linger)
 	var timer *time.Timer
 	timer = time.AfterFunc(s.lingerTime(), func() {
 		s.hub.locked(func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if s.linger == timer && len(s.subs) == 0 {
+			if s.stay.isMeant(timer) && len(s.subs) == 0 {
 				s.expireLocked()
 			}
 		})
 	})
-	s.linger = timer
+	s.stay.endWith(timer)
 	if s.lingers() {
 		s.hub.addLingering(s)
 	}
@@ -46,10 +42,7 @@ func (s *Stream) lingerLocked() {
 
 // stopLinger takes back that the stream ends by itself. The lock is held.
 func (s *Stream) stopLinger() {
-	if s.linger != nil {
-		s.linger.Stop()
-		s.linger = nil
-		s.earned = max(0, s.earned-time.Since(s.alone))
+	if s.stay.stop(time.Now()) {
 		s.hub.removeLingering(s)
 	}
 }

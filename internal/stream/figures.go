@@ -7,13 +7,39 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
-// noteEnd notes that a connection of the stream has ended. The lock is held.
-func (s *Stream) noteEnd(end upstreams.Ending, now time.Time) {
+// figures are what a stream has done, for operators only; see inspect.go. The
+// stream's lock guards them.
+type figures struct {
+	given       tally     // to subscribers
+	received    int64     // bytes of blocks from the upstream
+	reconnects  int       // how often a lost connection was opened again
+	endedAt     time.Time // when the newest connection that had a head did
+	lastError   string    // what the newest connection that failed did of
+	lastErrorAt time.Time
+}
+
+// tally counts what was given to the subscribers of a stream.
+type tally struct{ events, bytes uint64 }
+
+// gave notes that subscribers were given something.
+func (f *figures) gave(events, bytes uint64) {
+	f.given.events += events
+	f.given.bytes += bytes
+}
+
+// took notes that a block has come.
+func (f *figures) took(bytes int64) { f.received += bytes }
+
+// mended notes that a lost connection was opened again.
+func (f *figures) mended() { f.reconnects++ }
+
+// ended notes that a connection of the stream has ended.
+func (f *figures) ended(end upstreams.Ending, now time.Time) {
 	if end.Events {
-		s.endedAt = now
+		f.endedAt = now
 	}
 	if text := failureOf(end); text != "" {
-		s.lastError, s.lastErrorAt = text, now
+		f.lastError, f.lastErrorAt = text, now
 	}
 }
 

@@ -63,8 +63,8 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 	info.Draining = s.draining && !s.private
 	info.Private = s.why.Info()
 	info.Subscribers, info.Splices = len(s.subs), len(s.splices)
-	info.EventsReceived, info.BytesReceived = f.Events, s.received
-	info.EventsSent, info.BytesSent = s.given.events, s.given.bytes
+	info.EventsReceived, info.BytesReceived = f.Events, s.figures.received
+	info.EventsSent, info.BytesSent = s.figures.given.events, s.figures.given.bytes
 	info.Upstream = s.inspectUpstream()
 	info.Buffer = BufferInfo{
 		Blocks: len(f.Blocks), Bytes: f.Size, Newest: f.Newest, Lost: f.Lost,
@@ -84,16 +84,16 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 // held.
 func (s *Stream) inspectUpstream() UpstreamInfo {
 	u := UpstreamInfo{
-		State: s.upstreamState(), Since: s.born, Connections: s.connections, Reconnects: s.reconnects, Attempts: s.backoff.attempts,
+		State: s.upstreamState(), Since: s.born, Connections: s.connections, Reconnects: s.figures.reconnects, Attempts: s.backoff.attempts,
 	}
 	switch {
 	case u.State == StateOpen:
 		u.Since = s.track.HeadAt
-	case !s.endedAt.IsZero():
-		u.Since = s.endedAt
+	case !s.figures.endedAt.IsZero():
+		u.Since = s.figures.endedAt
 	}
-	if s.lastError != "" {
-		u.LastError = &ErrorInfo{Text: s.lastError, At: s.lastErrorAt}
+	if s.figures.lastError != "" {
+		u.LastError = &ErrorInfo{Text: s.figures.lastError, At: s.figures.lastErrorAt}
 	}
 	return u
 }
@@ -167,11 +167,11 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 		Connections: connections,
 		Subscribers: len(s.subs),
 		Received:    s.buffer.Events,
-		Sent:        s.given.events,
-		Bytes:       s.given.bytes,
-		Reconnects:  s.reconnects,
+		Sent:        s.figures.given.events,
+		Bytes:       s.figures.given.bytes,
+		Reconnects:  s.figures.reconnects,
 		State:       state,
-		Lost:        (state == StateOpening || state == StateWaiting) && !s.endedAt.IsZero(),
+		Lost:        (state == StateOpening || state == StateWaiting) && !s.figures.endedAt.IsZero(),
 		Lag:         s.lag(now),
 	}, s.listed()
 }
@@ -180,7 +180,7 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 func (s *Stream) Glance() (Glance, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Glance{s.number, len(s.subs), s.buffer.Events, s.given.events}, s.listed()
+	return Glance{s.number, len(s.subs), s.buffer.Events, s.figures.given.events}, s.listed()
 }
 
 // Tell tells about the stream that the sample is of; false if it is over.

@@ -79,12 +79,12 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	s.wakeWaiting()
 	s.wakeLocked() // for those whose head waits for this one; see held
 	if opening {
-		s.answered = now
+		s.stay.began(now)
 		close(s.ready)
 	}
 	if c.mends && !s.succeeds() {
 		c.logRecovered()
-		s.reconnects++
+		s.figures.mended()
 		if !c.resumed {
 			c.tellGap() // what the upstream sent meanwhile, nobody knows
 		}

@@ -46,7 +46,7 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 		s.sharing.proven, s.sharing.snapshot, s.track.Greets = true, fact.snapshot, fact.greets
 	}
 	if head != nil {
-		s.answered = s.born
+		s.stay.began(s.born)
 		close(s.ready)
 		s.phase = phaseBroken
 		s.reopening = true

@@ -53,7 +53,7 @@ const lingerMoment = time.Second
 // detached stream that has not ended is not: somebody has asked for the whole
 // answer. The lock is held.
 func (s *Stream) lingers() bool {
-	return s.linger != nil && len(s.subs) == 0 && (!s.kind.answer || s.phase == phaseEnded)
+	return s.stay.isLingering() && len(s.subs) == 0 && (!s.kind.answer || s.phase == phaseEnded)
 }
 
 // lingerTime is how long the stream stays when its last subscriber leaves now; 0: it
@@ -67,7 +67,7 @@ func (s *Stream) lingerTime() time.Duration {
 		if s.arrivals > 1 || s.buffer.Events > 0 {
 			return s.options.Linger
 		}
-		if stayed := time.Since(s.answered); stayed >= lingerMoment {
+		if stayed := s.stay.lasted(time.Now()); stayed >= lingerMoment {
 			return min(s.options.Linger, stayed)
 		}
 		return 0
@@ -84,17 +84,11 @@ func (s *Stream) lingerTime() time.Duration {
 
 // isYoung reports whether the stream has not earned all of its time without
 // subscribers. The lock is held.
-func (s *Stream) isYoung() bool { return !s.kind.answer && s.earned < s.options.Linger }
+func (s *Stream) isYoung() bool { return !s.kind.answer && !s.stay.hasEarned(s.options.Linger) }
 
 // attended begins the time in which the stream has subscribers. The lock is held.
 func (s *Stream) attended(now time.Time) {
 	if len(s.subs) == 0 {
-		s.attendedAt = now
+		s.stay.attended(now)
 	}
-}
-
-// leftAlone ends it. The lock is held.
-func (s *Stream) leftAlone(now time.Time) {
-	s.alone = now
-	s.earned = min(s.options.Linger, s.earned+now.Sub(s.attendedAt))
 }

@@ -138,7 +138,7 @@ func (h *Hub) holdings(now time.Time) []holding {
 		}
 		o := holding{stream: s, size: s.buffer.Memory() + more, least: s.buffer.Least() + more}
 		if s.lingers() {
-			o.alone = s.alone
+			o.alone = s.stay.aloneSince()
 		}
 		s.mu.Unlock()
 		held = append(held, o)

@@ -198,9 +198,7 @@ func (sub *Subscriber) count(blocks []*replay.Block) {
 		bytes += uint64(len(b.Wire))
 	}
 	sub.bytes += bytes
-	total := &sub.home.given
-	total.bytes += bytes
-	total.events += sub.Sent - sub.counted
+	sub.home.figures.gave(sub.Sent-sub.counted, bytes)
 	sub.counted = sub.Sent
 }
 

@@ -78,7 +78,7 @@ func TestTimeBeforeABreakCounts(t *testing.T) {
 		second := st.source.accept()
 		second.open()
 		synctest.Wait()
-		stayed := time.Since(a.sub.Origin.answered)
+		stayed := time.Since(a.sub.Origin.stay.answered)
 		a.leave()
 		time.Sleep(stayed - 1)
 		second.expectGone(false)

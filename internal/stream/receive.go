@@ -111,7 +111,7 @@ func (c *intake) append(b *replay.Block) {
 			s.brought.Note(b)
 		}
 	}
-	s.received += int64(b.Lines) + 1
+	s.figures.took(int64(b.Lines) + 1)
 	s.apply(b, b.HasID && c.options.IDs != IDsGateway)
 }
 

@@ -124,7 +124,7 @@ func (c *intake) conclude(ctx context.Context, end upstreams.Ending) *Stream {
 	c.ended = true
 	c.letGo()
 	if ctx.Err() == nil && !c.over {
-		s.noteEnd(end, time.Now())
+		s.figures.ended(end, time.Now())
 	}
 	if c.dropped > 0 {
 		dropped := c.dropped

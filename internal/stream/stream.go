@@ -89,10 +89,10 @@ type Stream struct {
 	life
 	contents
 	audience
-	stay
+	stay stay
 	link
 	company
-	figures
+	figures figures
 }
 
 // identity is fixed after construction. A splice has most of its stream's.
@@ -133,7 +133,8 @@ type life struct {
 	renewing  bool      // the handlers of the new configuration are being looked for
 	over      EndReason // why it ended, with phaseEnded and phaseGone
 	overTail  []byte
-	private   bool // was a splice: breaks are not hidden
+	private   bool    // was a splice: breaks are not hidden
+	why       Private // it is its client's alone; see private.go
 }
 
 // contents is what the stream has, to be given.
@@ -163,15 +164,6 @@ type audience struct {
 	room     *room     // that the next block waits for; nil: it does not
 	readTo   uint64    // up to here all who are waited for were given the blocks, or further
 	patience patience
-}
-
-// stay is for how long the stream is kept when nobody reads it; see lingering.go.
-type stay struct {
-	linger     *time.Timer
-	answered   time.Time     // when its first head came
-	alone      time.Time     // since when it has had no subscribers, with linger
-	earned     time.Duration // of the time without subscribers; see lingering.go
-	attendedAt time.Time     // since when it has had some
 }
 
 // link is how the stream comes: one upstream connection after the other.
@@ -205,17 +197,6 @@ type company struct {
 	spliced  bool         // a splice of it had a head
 	learned  learned
 	openings time.Time // up to when splices without an ID were opened, one in each spliceInterval
-}
-
-// figures are for operators only; see inspect.go.
-type figures struct {
-	why         Private   // it is its client's alone; see private.go
-	given       tally     // to subscribers
-	received    int64     // bytes of blocks from the upstream
-	reconnects  int       // how often a lost connection was opened again
-	endedAt     time.Time // when the newest connection that had a head did
-	lastError   string    // what the newest connection that failed did of
-	lastErrorAt time.Time
 }
 
 // IsDetached reports whether the stream is a detached one.
@@ -391,9 +372,6 @@ type patience struct {
 	spent time.Duration
 	at    time.Time // as of then
 }
-
-// tally counts what was given to the subscribers of a stream.
-type tally struct{ events, bytes uint64 }
 
 // greeting is what an upstream connection brought before its first pause.
 type greeting struct {
