@@ -80,10 +80,8 @@ func (s *Stream) keptHead() *upstreams.Head {
 func (s *Stream) reopen(req *Request, now time.Time) {
 	s.phase = phaseBroken
 	s.reopening = true
-	s.broke = true // nobody knows what the upstream sent meanwhile
-	s.lostAt = now
 	s.over, s.overTail = "", nil
-	s.backoff.begin()
+	s.attempts.begin(now)
 	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
 		s.source = req.Source(true)
 	}

@@ -34,7 +34,7 @@
 // The files, from what is below to what is above: each names only what those before it
 // declare, but for the three pairs with "with" (go -C tools run ./knot ..).
 //
-//	lines.go, backoff.go, bell.go, reasons.go,
+//	lines.go, backoff.go, attempts.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
 //	responses.go, gap.go, facts.go, figures.go,
 //	stay.go, settings.go, kind.go                values, and words: they know no stream

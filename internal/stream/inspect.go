@@ -84,7 +84,7 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 // held.
 func (s *Stream) inspectUpstream() UpstreamInfo {
 	u := UpstreamInfo{
-		State: s.upstreamState(), Since: s.born, Connections: s.connections, Reconnects: s.figures.reconnects, Attempts: s.backoff.attempts,
+		State: s.upstreamState(), Since: s.born, Connections: s.attempts.connections, Reconnects: s.figures.reconnects, Attempts: s.attempts.count(),
 	}
 	switch {
 	case u.State == StateOpen:

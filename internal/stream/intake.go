@@ -44,7 +44,8 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 		return
 	}
 	c.headed = true
-	s.slowestHead = max(s.slowestHead, time.Since(c.seen.Began))
+	now := time.Now()
+	s.attempts.answered(now.Sub(c.seen.Began), now)
 	opening := s.head == nil
 	s.answer.Headed()
 	if s.kind.answer && opening {
@@ -52,8 +53,6 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	}
 	s.reopening = false
 	c.resumed = c.asked && s.gave()
-	now := time.Now()
-	s.backoff.reached(now)
 	s.head = h
 	s.phase = phaseLive
 	s.greeting.last = now
@@ -89,7 +88,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 			c.tellGap() // what the upstream sent meanwhile, nobody knows
 		}
 	}
-	s.lostAt = time.Time{}
+	s.attempts.isReached()
 	if s.kind.moves {
 		s.openSuccessor() // there was a reload while it was being opened
 	}
@@ -109,7 +108,7 @@ func (c *intake) logRecovered() {
 	if c.resumed {
 		missed, id = missedRequested, shownID(s.lastUpstreamID)
 	}
-	after, attempts, subscribers := time.Since(s.lostAt), s.backoff.attempts, len(s.subs)
+	after, attempts, subscribers := s.attempts.away(), s.attempts.count(), len(s.subs)
 	s.throttles().recovered.Log(func(suppressed int) {
 		s.Log().Info("upstream recovered", zap.Duration("after", after), zap.Int("attempts", attempts),
 			zap.Bool("resumed", c.resumed), zap.String("missed", missed), zap.String("last_event_id", id),

@@ -50,11 +50,9 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 	if c.over || s.phase == phaseGone {
 		return nil, ErrStreamOver // while there was no room
 	}
-	s.backoff.heard()
+	s.attempts.heard(b.Dispatches())
 	if b.Dispatches() {
-		s.backoff.reset()
 		s.answer.Events(1)
-		s.oversized = 0
 	}
 	if b.HasID {
 		s.lastUpstreamID = string(b.ID)
@@ -64,7 +62,7 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 		s.upstreamIDs = s.upstreamIDs || c.options.IDs != IDsGateway
 	}
 	if b.HasRetry {
-		s.backoff.base = b.Retry
+		s.attempts.wait(b.Retry)
 		s.retry, s.hasRetry = b.Retry, true
 	}
 	if s.succeeds() {

@@ -3,26 +3,13 @@ package stream
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
-)
-
-const (
-	// AttemptTime bounds how long an upstream that was lost may take to answer:
-	// then another attempt is made. One of several backends may be frozen, a
-	// network may swallow what it is sent. One that took longer before, because
-	// it sends its head with its first event, has twice that time.
-	AttemptTime = 30 * time.Second
-
-	// leastAttemptTime is what an attempt has, however little of give_up is left.
-	leastAttemptTime = time.Second
 )
 
 // A stream is a Receiver, and so are a splice and a successor.
@@ -83,10 +70,10 @@ func (s *Stream) Receive(src upstreams.Source, lastEventID string, giveUp contex
 		options: s.options,
 		asked:   terms.LastEventID != "",
 		openID:  lastEventID,
-		mends:   s.broke,
+		mends:   s.attempts.broke,
 		mu:      s.mu,
 		stream:  s,
-		first:   s.connections == 0,
+		first:   s.attempts.connections == 0,
 		repeats: evidence.Repeats{Start: s.buffer.Newest, ID: lastEventID},
 		seen:    evidence.Connection{Began: time.Now()},
 	}
@@ -94,7 +81,7 @@ func (s *Stream) Receive(src upstreams.Source, lastEventID string, giveUp contex
 	if limit := s.attemptLimit(time.Now()); limit > 0 {
 		conn.late = time.AfterFunc(limit, conn.timeOut)
 	}
-	s.connections++
+	s.attempts.connections++
 	s.setConn(conn)
 	return conn, terms
 }
@@ -140,12 +127,12 @@ func (c *intake) conclude(ctx context.Context, end upstreams.Ending) *Stream {
 // a splice's, which has a time of its own. The lock is held.
 func (s *Stream) attemptLimit(now time.Time) time.Duration {
 	switch {
-	case s.head == nil, s.kind.beside && s.connections == 0 && !s.succeeds():
+	case s.head == nil, s.kind.beside && s.attempts.connections == 0 && !s.succeeds():
 		return 0
 	case s.succeeds(): // the stream has another connection meanwhile
 		return AttemptTime
 	}
-	return min(max(AttemptTime, 2*s.slowestHead), max(leastAttemptTime, s.backoff.left(now, s.options.GiveUp)))
+	return s.attempts.limit(now, s.options.GiveUp)
 }
 
 // timeOut gives the connection up, unless its head has come.
@@ -197,12 +184,7 @@ type aftermath struct {
 // judge decides what follows the end of a connection of a stream that has a
 // head. The stream's lock is held.
 func (s *Stream) judge(end upstreams.Ending) outcome {
-	if end.Events {
-		s.broke = !end.Clean || s.options.Reconnect == ReconnectAlways
-	}
-	if errors.Is(end.Err, eventstream.ErrBlockTooLarge) {
-		s.oversized++
-	}
+	s.attempts.ended(end, s.options.Reconnect == ReconnectAlways)
 	s.useParentsSource()
 	exclusive := s.only != nil || s.private || !s.kind.reopens || s.isSharedSplice()
 	resumable := s.gave() && s.lastUpstreamID != "" && replay.Sendable(s.lastUpstreamID)
@@ -213,7 +195,7 @@ func (s *Stream) judge(end upstreams.Ending) outcome {
 		return passedOn
 	case exclusive, end.Events && (mode == ReconnectNever || (mode == ReconnectResumable && !resumable)):
 		return broken
-	case s.oversized > 1:
+	case s.attempts.areOversized():
 		return oversized
 	case !end.Retriable():
 		return refused
@@ -265,7 +247,7 @@ func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 	q.outcome, q.options, q.subscribers = s.judge(end), s.options, len(s.subs)
 	if q.outcome == tryAgain {
 		var again bool
-		if q.delay, again = s.backoff.next(time.Now(), s.options.GiveUp, end.RetryAfter, rand.Float64); !again {
+		if q.delay, again = s.attempts.next(time.Now(), s.options.GiveUp, end.RetryAfter); !again {
 			q.outcome = gaveUp
 		}
 	}
@@ -287,9 +269,9 @@ func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 func (s *Stream) noteLasted(conn *intake, end upstreams.Ending) {
 	switch {
 	case end.Events:
-		s.backoff.lasted(time.Since(s.track.HeadAt))
+		s.attempts.lasted(time.Since(s.track.HeadAt))
 	case errors.Is(end.Err, upstreams.ErrNoAnswer):
-		s.backoff.lasted(time.Since(conn.seen.Began)) // there was no hurry
+		s.attempts.lasted(time.Since(conn.seen.Began)) // there was no hurry
 	}
 }
 
@@ -312,15 +294,13 @@ func (s *Stream) isBroken(q aftermath, end upstreams.Ending) {
 	s.dropHurry()
 	s.wakeWaiting()
 	s.wakeLocked()
-	if s.lostAt.IsZero() {
-		s.lostAt = time.Now()
-	}
+	s.attempts.lost(time.Now())
 	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
 	if q.outcome == waitsForIt {
 		log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")
 		return
 	}
-	attempt := s.backoff.attempts
+	attempt := s.attempts.count()
 	s.throttles().lost.Log(func(suppressed int) {
 		log.Warn("upstream lost: trying again", zap.Duration("in", q.delay), zap.Int("attempt", attempt),
 			zap.Int("subscribers", q.subscribers), zap.Int("suppressed", suppressed))

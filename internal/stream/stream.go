@@ -172,13 +172,8 @@ type link struct {
 	cancel         context.CancelFunc
 	hurry          chan struct{} // tells run not to wait until the next attempt
 	conn           *intake       // the newest
-	connections    int
-	fresh          bool // the connection was opened without an ID and has not brought a block
-	backoff        backoff
-	slowestHead    time.Duration    // the longest that a connection took to its head
-	oversized      int              // blocks over max_event_size in a row
-	broke          bool             // the last connection did, or none came about
-	lostAt         time.Time        // when the upstream was lost that is to be reached again; zero: it was not
+	fresh          bool          // the connection was opened without an ID and has not brought a block
+	attempts       attempts
 	lastUpstreamID string           // with which a reconnect resumes
 	numbers        evidence.Numbers // of the upstream's ids
 	opening        *firstAnswer     // to the ID that it was opened with; see late.go
@@ -461,7 +456,7 @@ func (s *Stream) setConn(c *intake) { s.conn, s.track.Conn = c, &c.seen }
 
 // hurryUp lets the next attempt be made at once.
 func (s *Stream) hurryUp() {
-	s.backoff.reset()
+	s.attempts.hurry()
 	select {
 	case s.hurry <- struct{}{}:
 	default:

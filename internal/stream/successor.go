@@ -2,7 +2,6 @@ package stream
 
 import (
 	"math"
-	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
@@ -144,7 +143,8 @@ func (s *Stream) keepState(sp *Stream) {
 		s.lastUpstreamID = sp.lastUpstreamID
 	}
 	if sp.hasRetry {
-		s.retry, s.hasRetry, s.backoff.base = sp.retry, true, sp.retry
+		s.retry, s.hasRetry = sp.retry, true
+		s.attempts.wait(sp.retry)
 	}
 }
 
@@ -192,8 +192,7 @@ func (s *Stream) succeed(sp *Stream) *intake {
 	s.gaveID = s.gaveID || sp.gaveID
 	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
 	s.learned = learned{}
-	s.broke, s.lostAt = false, time.Time{}
-	s.backoff.reached(time.Now())
+	s.attempts.replaced(time.Now())
 	s.dropHurry()
 	s.Log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))
 	sp.makeRoom()
@@ -227,7 +226,7 @@ func (s *Stream) successorEnded(end upstreams.Ending) (delay time.Duration, agai
 	s.freeBuffer()
 	s.buffer.Indexed()
 	s.splice.opened = time.Now()
-	delay, _ = s.backoff.next(s.splice.opened, math.MaxInt64, end.RetryAfter, rand.Float64)
+	delay, _ = s.attempts.next(s.splice.opened, math.MaxInt64, end.RetryAfter)
 	log.Warn("upstream of the new configuration cannot be reached: trying again", zap.Duration("in", delay))
 	return delay, true
 }
