@@ -85,7 +85,7 @@ func (s *Stream) reopen(req *Request, now time.Time) {
 	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
 		s.source = req.Source(true)
 	}
-	s.startLocked(s.lastUpstreamID)
+	s.startLocked(s.said.lastID)
 }
 
 // ownedBy makes a handler the owner of a stream. The locks of the hub and of the

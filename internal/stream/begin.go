@@ -70,7 +70,7 @@ func (s *Stream) beginWith(sub *Subscriber, id string, known, gap bool) {
 	prime := ""
 	switch {
 	case sub.waiting:
-	case known && s.upstreamIDs:
+	case known && s.said.showsIDs:
 		// By the letter of HTML 9.2.6 an event without an id takes the last
 		// event ID away from a client that has just come back.
 		prime = id
@@ -78,7 +78,7 @@ func (s *Stream) beginWith(sub *Subscriber, id string, known, gap bool) {
 		prime = s.newestID()
 	}
 	if !s.settled && !known && !gap && s.options.primeAfter > 0 {
-		sub.unprimed, sub.untimed, sub.hadRetry = true, true, s.hasRetry
+		sub.unprimed, sub.untimed, sub.hadRetry = true, true, s.said.hasRetry
 	} else {
 		sub.pending = s.appendPrelude(sub.pending, prime)
 	}

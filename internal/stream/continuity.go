@@ -32,10 +32,10 @@ func (s *Stream) skipsSoFar(sp *Stream, now time.Time) (next string, skips bool)
 // asksForMore reports whether a splice was opened with an ID after which there may be
 // something, and its clients were not told yet that it is missing.
 func (s *Stream) asksForMore(sp *Stream) bool {
-	if sp.openID == "" || sp.splice.skipped || !s.upstreamIDs {
+	if sp.openID == "" || sp.splice.skipped || !s.said.showsIDs {
 		return false
 	}
-	return !s.numbers.IsBehind(sp.openID) // else the client is ahead
+	return !s.said.numbers.IsBehind(sp.openID) // else the client is ahead
 }
 
 // tellLeft tells the clients of a splice that is left to them what they would be told

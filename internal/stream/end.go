@@ -350,7 +350,7 @@ func (s *Stream) finishLocked(reason EndReason) {
 // the stream's own clients do, with the head that these had. So that must not be
 // another's: while the stream is not proven, both are compared.
 func (s *Stream) comesBack() string {
-	if s.splice == nil || !s.settled || s.upstreamIDs || s.options.IDs == IDsUpstream {
+	if s.splice == nil || !s.settled || s.said.showsIDs || s.options.IDs == IDsUpstream {
 		return ""
 	}
 	p := s.splice.parent

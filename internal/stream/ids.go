@@ -41,7 +41,7 @@ func (s *Stream) locate(id string) (position uint64, ok bool) {
 			return position, epoch == s.epoch && position <= s.buffer.Newest && position >= s.buffer.Lost
 		}
 	}
-	if id == s.openID && !s.gaveID && s.buffer.Newest > 0 {
+	if id == s.openID && !s.said.gaveID && s.buffer.Newest > 0 {
 		return 0, false // the upstream gives no ids: this one means nothing to it
 	}
 	return s.buffer.Find(id)
@@ -58,14 +58,14 @@ func (s *Stream) mayKnow() bool {
 	if s.options.IDs == IDsGateway {
 		return false
 	}
-	return s.upstreamIDs || s.buffer.Events == 0 || s.options.IDs == IDsUpstream
+	return s.said.showsIDs || s.buffer.Events == 0 || s.options.IDs == IDsUpstream
 }
 
 // newestID returns the last event ID of a client that has been given
 // everything, "" if it has none. The stream's lock is held.
 func (s *Stream) newestID() string {
 	switch {
-	case s.upstreamIDs, !s.kind.ids:
+	case s.said.showsIDs, !s.kind.ids:
 		return s.buffer.LastID
 	case s.options.IDs == IDsUpstream:
 		return "" // the one that there may be is of the client that opened the stream
@@ -88,8 +88,8 @@ func (s *Stream) recount(sub *Subscriber) {
 func (s *Stream) appendPrelude(dst []byte, prime string) []byte {
 	n := len(dst)
 	switch {
-	case s.hasRetry:
-		dst = eventstream.AppendRetry(dst, s.retry)
+	case s.said.hasRetry:
+		dst = eventstream.AppendRetry(dst, s.said.retry)
 	case s.options.RetryMin > 0:
 		dst = eventstream.AppendRetry(dst, s.options.randomRetry())
 	}
@@ -148,7 +148,7 @@ func (sub *Subscriber) givePrelude(now time.Time) bool {
 	if sub.events == 0 {
 		prime = s.newestID()
 	}
-	seen := s.hasRetry && !sub.hadRetry
+	seen := s.said.hasRetry && !sub.hadRetry
 	if !sub.untimed || seen {
 		sub.pending = s.appendPrime(sub.pending, prime)
 		return true

@@ -106,7 +106,7 @@ func (c *intake) logRecovered() {
 	s := c.stream
 	missed, id := missedUnknown, ""
 	if c.resumed {
-		missed, id = missedRequested, shownID(s.lastUpstreamID)
+		missed, id = missedRequested, shownID(s.said.lastID)
 	}
 	after, attempts, subscribers := s.attempts.away(), s.attempts.count(), len(s.subs)
 	s.throttles().recovered.Log(func(suppressed int) {

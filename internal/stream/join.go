@@ -53,7 +53,7 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 	}
 	if id := req.LastEventID; id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
 		s.openID = id
-		s.lastUpstreamID = id
+		s.said.asksAfter(id)
 		s.buffer.SetLastID(id, 0)
 		s.opening = s.expect(id, s)
 	}

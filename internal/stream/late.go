@@ -23,7 +23,7 @@ const maxAnswers = 64
 // client's last event ID; nil if that will not tell anything.
 func (s *Stream) expect(id string, of *Stream) *firstAnswer {
 	n, ok := evidence.Number(id)
-	if !ok || s.numbers.Count() {
+	if !ok || s.said.counts() {
 		return nil
 	}
 	if len(s.answers) >= maxAnswers {
@@ -55,7 +55,7 @@ func (s *Stream) judgeAnswers(id string, of *Stream, now time.Time) {
 		if a.of == of && !a.begun {
 			a.begun, a.first, a.at, a.judged = true, n, now, a.judged || !ok
 		}
-		if a.begun && !a.judged && s.numbers.Count() {
+		if a.begun && !a.judged && s.said.counts() {
 			s.judgeAnswer(a, now)
 		}
 	}
@@ -68,7 +68,7 @@ func (s *Stream) judgeAnswer(a *firstAnswer, now time.Time) {
 	switch {
 	case a.first > a.asked+1:
 		s.tellLate(a, number.As[int64](a.first-a.asked-1)) // a gap of more is none
-	case a.first == a.asked+1, s.numbers.Reached(a.asked):
+	case a.first == a.asked+1, s.said.numbers.Reached(a.asked):
 		a.judged = true
 	case now.Sub(a.at) >= evidence.ResumePause:
 		s.tellLate(a, -1)

@@ -661,7 +661,7 @@ func (w *modelWorld) answer(c *modelConn) {
 	}
 	c.start = uint64(len(rec.entries))
 	c.since = len(w.truths) - 1
-	gave := rec.gave || (s.kind.beside && s.gaveID) // as its stream did when it was opened
+	gave := rec.gave || (s.kind.beside && s.said.gaveID) // as its stream did when it was opened
 	if s.splice != nil {
 		gave = gave || w.records[s.splice.parent].gave
 	}
@@ -1120,7 +1120,7 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	case id == s.openID && len(rec.entries) == 0:
 		may(ResumeSpliced)
 	case !located, rec.bursts(next, o.Buffer):
-		given := !s.upstreamIDs && o.IDs != IDsUpstream && rec.eventsFrom(0, len(rec.entries)) > 0
+		given := !s.said.showsIDs && o.IDs != IDsUpstream && rec.eventsFrom(0, len(rec.entries)) > 0
 		switch {
 		case o.IDs == IDsGateway, given:
 			may(ResumeGap)
@@ -1358,7 +1358,7 @@ func (w *modelWorld) spliced(c *modelClient) {
 	sub := c.sub
 	sp := w.records[sub.stream]
 	if sp == nil {
-		sp = &record{lastUpstream: sub.stream.openID, lastID: sub.stream.openID, upstreamIDs: sub.stream.upstreamIDs}
+		sp = &record{lastUpstream: sub.stream.openID, lastID: sub.stream.openID, upstreamIDs: sub.stream.said.showsIDs}
 		w.records[sub.stream] = sp
 	}
 	c.seq, c.next, c.live, c.idSet = sp, 0, 0, false

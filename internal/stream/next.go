@@ -160,7 +160,7 @@ func (sub *Subscriber) merge() bool {
 	sub.cursor, sub.live, sub.events = to, to, sp.splice.events
 	sub.pending = slices.Clone(sp.splice.gap)
 	switch {
-	case !s.upstreamIDs && s.options.IDs != IDsUpstream:
+	case !s.said.showsIDs && s.options.IDs != IDsUpstream:
 		sub.prime(string(replay.AppendID(nil, s.epoch, to)))
 	case to == s.buffer.Newest:
 		sub.prime(s.newestID())

@@ -54,16 +54,9 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 	if b.Dispatches() {
 		s.answer.Events(1)
 	}
-	if b.HasID {
-		s.lastUpstreamID = string(b.ID)
-	}
-	if len(b.ID) > 0 {
-		s.gaveID = true
-		s.upstreamIDs = s.upstreamIDs || c.options.IDs != IDsGateway
-	}
+	s.said.take(b, c.options.IDs != IDsGateway)
 	if b.HasRetry {
 		s.attempts.wait(b.Retry)
-		s.retry, s.hasRetry = b.Retry, true
 	}
 	if s.succeeds() {
 		c.hold(b, lines)
@@ -80,7 +73,7 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 func (c *intake) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
 	s := c.stream
 	var id []byte
-	if b.Dispatches() && !s.upstreamIDs && c.options.IDs != IDsUpstream && s.only == nil && s.kind.ids {
+	if b.Dispatches() && !s.said.showsIDs && c.options.IDs != IDsUpstream && s.only == nil && s.kind.ids {
 		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
 	}
 	blk := replay.NewBlock(b, lines, id, time.Now())
@@ -176,10 +169,11 @@ func (c *intake) checkContinuity(b eventstream.Block) {
 	if c.asked && !c.isNewStream() {
 		c.compare(id)
 	}
-	s.numbers.Add(id, first)
-	if d := s.lacks; d != nil && !s.kind.beside && s.numbers.Count() {
-		s.lacks = nil
-		c.tellSkipped(d.after, d.next, d.missed)
+	s.said.numbers.Add(id, first)
+	if !s.kind.beside {
+		if d := s.said.toTell(); d != nil {
+			c.tellSkipped(d.after, d.next, d.missed)
+		}
 	}
 	s.root().judgeAnswers(id, s, time.Now())
 }
@@ -188,29 +182,18 @@ func (c *intake) checkContinuity(b eventstream.Block) {
 // stream's lock is held.
 func (c *intake) compare(id string) {
 	s := c.stream
-	counts := s.root().numbers.Count()
+	counts := s.root().said.counts()
 	if s.kind.beside && !counts {
 		return
 	}
-	switch shows, missed := c.answer.Look(id, &s.numbers, s.kind.beside); {
+	switch shows, missed := c.answer.Look(id, &s.said.numbers, s.kind.beside); {
 	case shows == evidence.Skipped && !counts:
-		s.noteLack(id, missed)
+		s.said.lack(id, missed)
 	case shows == evidence.Skipped:
-		c.tellSkipped(s.lastUpstreamID, id, missed)
+		c.tellSkipped(s.said.lastID, id, missed)
 	case shows == evidence.WentOn && s.splice != nil:
 		s.splice.WentOn()
 	}
-}
-
-// noteLack takes note that an upstream which may count has not gone on after the last
-// event ID, but with the ID next. Of several times it is not known how many events are
-// missing. The stream's lock is held.
-func (s *Stream) noteLack(next string, missed int64) {
-	if s.lacks != nil {
-		s.lacks.missed = -1
-		return
-	}
-	s.lacks = &lack{s.lastUpstreamID, next, missed}
 }
 
 // tellSkipped tells the stream's subscribers that the upstream did not go on
@@ -222,7 +205,7 @@ func (c *intake) tellSkipped(last, next string, missed int64) {
 	case st != nil:
 		after = s.openID
 		st.skip()
-	case s.upstreamIDs:
+	case s.said.showsIDs:
 		after = last
 	}
 	s.logSkipped(last, next, missed)
@@ -234,7 +217,7 @@ func (c *intake) tellSkipped(last, next string, missed int64) {
 // stream's lock is held.
 func (c *intake) checkRenumbered(b eventstream.Block, lines []byte) {
 	s := c.stream
-	other := evidence.Renumbered(&s.buffer, c.repeats.Start, s.lastUpstreamID, b, lines)
+	other := evidence.Renumbered(&s.buffer, c.repeats.Start, s.said.lastID, b, lines)
 	if other == nil {
 		return
 	}

@@ -40,10 +40,10 @@ func (s *Stream) Next() (src upstreams.Source, lastEventID string) {
 	if s.succeeds() {
 		parent := s.splice.parent
 		parent.brought = nil
-		return s.source, parent.lastUpstreamID
+		return s.source, parent.said.lastID
 	}
 	s.useParentsSource()
-	return s.source, s.lastUpstreamID
+	return s.source, s.said.lastID
 }
 
 // useParentsSource makes a splice connect with the newest handlers. The lock is
@@ -187,7 +187,7 @@ func (s *Stream) judge(end upstreams.Ending) outcome {
 	s.attempts.ended(end, s.options.Reconnect == ReconnectAlways)
 	s.useParentsSource()
 	exclusive := s.only != nil || s.private || !s.kind.reopens || s.isSharedSplice()
-	resumable := s.gave() && s.lastUpstreamID != "" && replay.Sendable(s.lastUpstreamID)
+	resumable := s.gave() && s.said.lastID != "" && replay.Sendable(s.said.lastID)
 	switch mode := s.options.Reconnect; {
 	case end.Events && (!end.Clean || resumable) && s.replaced():
 		return succeeded
@@ -290,7 +290,7 @@ func (s *Stream) doubt() {
 func (s *Stream) isBroken(q aftermath, end upstreams.Ending) {
 	s.phase = phaseBroken
 	s.reopening = false // who waited for an answer waits with the kept head
-	s.fresh = s.lastUpstreamID == ""
+	s.fresh = s.said.lastID == ""
 	s.dropHurry()
 	s.wakeWaiting()
 	s.wakeLocked()

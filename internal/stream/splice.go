@@ -145,7 +145,7 @@ func (s *Stream) move(sub *Subscriber, sp *Stream) {
 	if sub.Outcome == ResumeLive && !s.settled {
 		return // it has no ID, and the first event may have to be the first of all
 	}
-	if s.options.EmptyBlocks && (s.options.IDs == IDsGateway || (s.options.IDs == IDsAuto && !s.upstreamIDs)) {
+	if s.options.EmptyBlocks && (s.options.IDs == IDsGateway || (s.options.IDs == IDsAuto && !s.said.showsIDs)) {
 		// What comes has no ids of the gateway: who is cut meanwhile has to
 		// come back as one without an ID. (Without empty_blocks it may come with
 		// the one that it had: it is told again.)

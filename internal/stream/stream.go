@@ -139,16 +139,12 @@ type life struct {
 
 // contents is what the stream has, to be given.
 type contents struct {
-	buffer      replay.Buffer
-	charged     int64 // of the buffer's bytes, those in the hub's count
-	greeting    greeting
-	retry       time.Duration // the newest from the upstream
-	hasRetry    bool
-	gaveID      bool          // the upstream has sent an id
-	upstreamIDs bool          // and the clients see it: the gateway adds none
-	settled     bool          // has had an event: it is not the first one's alone
-	answer      *AnswerClock  // of a detached stream; guarded by mu
-	responses   *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
+	buffer    replay.Buffer
+	charged   int64 // of the buffer's bytes, those in the hub's count
+	greeting  greeting
+	settled   bool          // has had an event: it is not the first one's alone
+	answer    *AnswerClock  // of a detached stream; guarded by mu
+	responses *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
 }
 
 // audience is who reads the stream, or waits for it.
@@ -168,19 +164,17 @@ type audience struct {
 
 // link is how the stream comes: one upstream connection after the other.
 type link struct {
-	source         Source // of the next connection
-	cancel         context.CancelFunc
-	hurry          chan struct{} // tells run not to wait until the next attempt
-	conn           *intake       // the newest
-	fresh          bool          // the connection was opened without an ID and has not brought a block
-	attempts       attempts
-	lastUpstreamID string           // with which a reconnect resumes
-	numbers        evidence.Numbers // of the upstream's ids
-	opening        *firstAnswer     // to the ID that it was opened with; see late.go
-	answers        []*firstAnswer   // that are not judged yet
-	lacks          *lack            // not told, because it is not known whether the upstream counts; nil: nothing
-	successor      *Stream          // of the connection; see reload.go
-	brought        evidence.Brought // since its connection was opened
+	source    Source // of the next connection
+	cancel    context.CancelFunc
+	hurry     chan struct{} // tells run not to wait until the next attempt
+	conn      *intake       // the newest
+	fresh     bool          // the connection was opened without an ID and has not brought a block
+	attempts  attempts
+	said      said
+	opening   *firstAnswer     // to the ID that it was opened with; see late.go
+	answers   []*firstAnswer   // that are not judged yet
+	successor *Stream          // of the connection; see reload.go
+	brought   evidence.Brought // since its connection was opened
 }
 
 // company is what there is beside the stream's connection, and what it has shown.
@@ -403,13 +397,6 @@ func (g *greeting) add(b *replay.Block, limit int64) {
 	g.blocks = append(g.blocks, b)
 }
 
-// lack is that an upstream which may count has not gone on, when it was reached again,
-// after the ID that it was asked with. If it turns out to count the gap is told then.
-type lack struct {
-	after, next string
-	missed      int64
-}
-
 // current returns the stream that the connection is one of.
 func (c *intake) current() *Stream {
 	c.mu.Lock()
@@ -440,7 +427,9 @@ func (s *Stream) root() *Stream {
 // gave reports whether the upstream has sent an id on this stream. Else the last
 // event ID is one that a client has brought: the upstream may not even know it, and
 // nobody else is given it. The lock is held.
-func (s *Stream) gave() bool { return s.gaveID || (s.splice != nil && s.splice.parent.gaveID) }
+func (s *Stream) gave() bool {
+	return s.said.gaveID || (s.splice != nil && s.splice.parent.said.gaveID)
+}
 
 // readers are the subscribers of a stream or splice.
 func (s *Stream) readers() []*Subscriber {

@@ -29,7 +29,7 @@ func (s *Stream) openSuccessor() {
 	if s.conn == nil || !s.conn.source.Retired() || s.source.Retired() || s.only != nil || s.draining {
 		return
 	}
-	id := s.lastUpstreamID
+	id := s.said.lastID
 	if !replay.Sendable(id) {
 		id = ""
 	}
@@ -139,12 +139,9 @@ func (s *Stream) takeOver(sp *Stream) {
 
 // keepState takes over what the blocks of a successor have set that are not given.
 func (s *Stream) keepState(sp *Stream) {
-	if sp.gaveID && sp.lastUpstreamID != sp.openID {
-		s.lastUpstreamID = sp.lastUpstreamID
-	}
-	if sp.hasRetry {
-		s.retry, s.hasRetry = sp.retry, true
-		s.attempts.wait(sp.retry)
+	s.said.keep(&sp.said, sp.openID)
+	if sp.said.hasRetry {
+		s.attempts.wait(sp.said.retry)
 	}
 }
 
@@ -189,8 +186,7 @@ func (s *Stream) succeed(sp *Stream) *intake {
 	s.head = sp.head
 	s.track.GoOn(&sp.track)
 	s.fresh = false
-	s.gaveID = s.gaveID || sp.gaveID
-	s.upstreamIDs = s.upstreamIDs || sp.upstreamIDs
+	s.said.join(&sp.said)
 	s.learned = learned{}
 	s.attempts.replaced(time.Now())
 	s.dropHurry()

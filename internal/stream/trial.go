@@ -173,16 +173,14 @@ func (s *Stream) newSplice(id, param string) *Stream {
 	sp := &Stream{
 		identity: s.identity,
 		life:     life{options: s.options, phase: phaseBroken, head: s.head},
-		contents: contents{gaveID: s.gaveID, upstreamIDs: s.upstreamIDs},
 		audience: audience{subs: make(map[*Subscriber]struct{})},
-		link:     link{source: s.source, hurry: make(chan struct{}, 1), lastUpstreamID: id},
+		link:     link{source: s.source, hurry: make(chan struct{}, 1), said: s.said.beside(id)},
 		company:  company{splice: &spliceState{parent: s, opened: now, since: now, Likeness: evidence.Likeness{Said: s.track.Said}}},
 	}
 	sp.kind, sp.number, sp.born, sp.openID, sp.IDParam = spliceKind, NextNumber(), now, id, param
 	sp.holder = Holder{} // of its stream that is asked
 	sp.buffer.Limits = s.buffer.Limits
 	sp.track.Buffer = &sp.buffer
-	sp.numbers.Add(id, true)
 	sp.setLogger(s.Log())
 	return sp
 }
@@ -250,5 +248,5 @@ func (c *intake) goesOn(b eventstream.Block) bool {
 	if c.dropped > 0 {
 		return true
 	}
-	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.stream.numbers.IsNext(string(b.ID))
+	return c.resumed && c.answer.IsFirst() && c.blocks == 0 && c.stream.said.numbers.IsNext(string(b.ID))
 }
