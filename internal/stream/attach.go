@@ -57,7 +57,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	}
 	s.resume(sub, req.LastEventID)
 	if s.phase == phaseEnded && s.kind.answer {
-		sub.finish, sub.finishAt, sub.tail = s.over, s.buffer.Newest, s.overTail
+		sub.finish, sub.finishAt, sub.tail = s.over.why, s.buffer.Newest, s.over.tail
 	} else if s.phase == phaseEnded {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
@@ -80,7 +80,7 @@ func (s *Stream) keptHead() *upstreams.Head {
 func (s *Stream) reopen(req *Request, now time.Time) {
 	s.phase = phaseBroken
 	s.reopening = true
-	s.over, s.overTail = "", nil
+	s.over = over{}
 	s.attempts.begin(now)
 	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
 		s.source = req.Source(true)
@@ -97,7 +97,7 @@ func (s *Stream) ownedBy(inst *Instance, options *Options, src Source, logger *z
 	s.buffer.Limits = options.Buffer
 	s.source = src
 	s.setLogger(logger)
-	s.wakeWaiting() // no splice is opened with retired handlers
+	s.seats.ring() // no splice is opened with retired handlers
 }
 
 func (s *Stream) isStale() bool {

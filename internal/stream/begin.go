@@ -50,7 +50,7 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 	}
 	s.recount(sub)
 	if known && id == s.openID && position == 0 {
-		sub.answer = s.opening
+		sub.answer = s.late.opening
 	}
 	if gap != "" {
 		missed := s.missed(id)

@@ -1,5 +1,7 @@
 package stream
 
+import "time"
+
 // Waiter is a connection that waits for something new, without a goroutine.
 type Waiter interface {
 	Slot() *Slot  // its place in a bell
@@ -103,5 +105,41 @@ func (b *Bell) Ring() {
 	}
 	if waits {
 		b.rung++
+	}
+}
+
+// seats are rung for those who wait for a place in a splice: they look again. The
+// stream's lock guards them.
+type seats struct {
+	news   chan struct{} // closed and dropped then; nil: nobody waits
+	at     time.Time     // when they were rung for a block
+	fellAt time.Time     // when the newest client that had waited went upstream on its own
+}
+
+// seatInterval is how often, at most, those who wait for a splice look whether
+// their ID has come into the replay buffer meanwhile.
+const seatInterval = 100 * time.Millisecond
+
+// wait returns what is closed when a waiting subscriber is to look again.
+func (q *seats) wait() <-chan struct{} {
+	if q.news == nil {
+		q.news = make(chan struct{})
+	}
+	return q.news
+}
+
+// ring lets those who wait look again.
+func (q *seats) ring() {
+	if q.news != nil {
+		close(q.news)
+		q.news = nil
+	}
+}
+
+// offer does so after a block, unless it was done a moment ago.
+func (q *seats) offer(now time.Time) {
+	if q.news != nil && now.Sub(q.at) >= seatInterval {
+		q.at = now
+		q.ring()
 	}
 }

@@ -137,7 +137,7 @@ func (s *Stream) closeSplice(sp *Stream) {
 	delete(s.splices, sp)
 	s.dropTrialOf(sp)
 	s.dropIndex()
-	s.wakeWaiting()
+	s.seats.ring()
 }
 
 // dropIndex ends the index of what is kept if nothing is compared with it.
@@ -273,7 +273,7 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 	}
 	if len(tail) > 0 {
 		tail = slices.Clone(tail)
-		s.overTail = tail
+		s.over.tail = tail
 		for sub := range s.subs {
 			if sub.stream == s {
 				sub.tail = tail
@@ -329,7 +329,7 @@ func (s *Stream) endResponses(reason EndReason) {
 // finishLocked lets all subscribers go as soon as they were given everything
 // that is in the buffer.
 func (s *Stream) finishLocked(reason EndReason) {
-	s.over = reason
+	s.over.why = reason
 	back := s.comesBack()
 	for sub := range s.subs {
 		if sub.finish == "" && sub.stream == s {
@@ -341,7 +341,7 @@ func (s *Stream) finishLocked(reason EndReason) {
 		}
 	}
 	s.wakeLocked()
-	s.wakeWaiting()
+	s.seats.ring()
 }
 
 // comesBack is the ID with which the clients of a splice come back that ends, ""
@@ -423,7 +423,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 	for sp := range s.splices {
 		sp.wakeLocked()
 	}
-	s.wakeWaiting()
+	s.seats.ring()
 	if (forget && s.phase != phaseGone) || opening { // the connection of one that was refused is its client's
 		s.endLocked()
 	}

@@ -76,7 +76,7 @@ func (s *Stream) newestID() string {
 // recount sets a subscriber's count of events to that at its cursor, from where it
 // is going to read.
 func (s *Stream) recount(sub *Subscriber) {
-	s.readTo = min(s.readTo, sub.cursor)
+	s.pace.readFrom(sub.cursor)
 	if n, ok := s.buffer.EventsAfter(sub.cursor); ok {
 		sub.events = s.buffer.Events - n
 	}

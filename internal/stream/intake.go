@@ -75,7 +75,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	}
 	s.trySplices(s.track.HeadAt)
 	s.joinReleased()
-	s.wakeWaiting()
+	s.seats.ring()
 	s.wakeLocked() // for those whose head waits for this one; see held
 	if opening {
 		s.stay.began(now)

@@ -55,7 +55,7 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 		s.openID = id
 		s.said.asksAfter(id)
 		s.buffer.SetLastID(id, 0)
-		s.opening = s.expect(id, s)
+		s.late.opening = s.expect(id, s)
 	}
 	s.fresh = s.openID == ""
 	return s

@@ -26,11 +26,11 @@ func (s *Stream) expect(id string, of *Stream) *firstAnswer {
 	if !ok || s.said.counts() {
 		return nil
 	}
-	if len(s.answers) >= maxAnswers {
-		s.answers = slices.DeleteFunc(s.answers, func(a *firstAnswer) bool { return a != s.opening && !s.awaited(a) })
+	if len(s.late.open) >= maxAnswers {
+		s.late.open = slices.DeleteFunc(s.late.open, func(a *firstAnswer) bool { return a != s.late.opening && !s.awaited(a) })
 	}
 	a := &firstAnswer{id: id, asked: n, of: of}
-	s.answers = append(s.answers, a)
+	s.late.open = append(s.late.open, a)
 	return a
 }
 
@@ -47,11 +47,11 @@ func (s *Stream) awaited(a *firstAnswer) bool {
 // judgeAnswers looks at the answers that there were, now that an ID of a stream or of
 // one of its splices has come. The lock is held.
 func (s *Stream) judgeAnswers(id string, of *Stream, now time.Time) {
-	if len(s.answers) == 0 {
+	if len(s.late.open) == 0 {
 		return
 	}
 	n, ok := evidence.Number(id)
-	for _, a := range s.answers {
+	for _, a := range s.late.open {
 		if a.of == of && !a.begun {
 			a.begun, a.first, a.at, a.judged = true, n, now, a.judged || !ok
 		}
@@ -59,7 +59,7 @@ func (s *Stream) judgeAnswers(id string, of *Stream, now time.Time) {
 			s.judgeAnswer(a, now)
 		}
 	}
-	s.answers = slices.DeleteFunc(s.answers, func(a *firstAnswer) bool { return a.judged })
+	s.late.open = slices.DeleteFunc(s.late.open, func(a *firstAnswer) bool { return a.judged })
 }
 
 // judgeAnswer judges one answer of an upstream that counts. If it begins at or below the ID
@@ -91,5 +91,5 @@ func (s *Stream) tellLate(a *firstAnswer, missed int64) {
 // skippedAfter reports whether the upstream did not go on after the ID that the
 // stream was opened with, so that what is kept since is not all that came after it.
 func (s *Stream) skippedAfter(id string, position uint64) bool {
-	return s.opening != nil && s.opening.gap && id == s.openID && position == 0
+	return s.late.opening != nil && s.late.opening.gap && id == s.openID && position == 0
 }

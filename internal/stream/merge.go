@@ -103,7 +103,7 @@ func (s *Stream) ownsApart(sp *Stream, why ownReason) {
 func (s *Stream) mergeSplice(sp *Stream, to uint64) {
 	st := sp.splice
 	st.merged, st.at, st.to = true, sp.buffer.Newest, to
-	s.readTo = min(s.readTo, to)
+	s.pace.readFrom(to)
 	after, _ := s.buffer.EventsAfter(to) // known: to is in the buffer
 	st.events = s.buffer.Events - after
 	Counts.Splices.With(SpliceMerged).Inc()

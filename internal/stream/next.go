@@ -29,7 +29,7 @@ func (sub *Subscriber) Next(dst []*replay.Block, now time.Time) (out []*replay.B
 	switch {
 	case end != "", len(out) > 0:
 	case sub.waiting:
-		wake = sub.home.waitForSeat()
+		wake = sub.home.seats.wait()
 	default:
 		wake = sub.stream.bell.wait()
 	}
@@ -166,7 +166,7 @@ func (sub *Subscriber) merge() bool {
 		sub.prime(s.newestID())
 	}
 	if s.phase == phaseEnded || s.phase == phaseGone {
-		sub.finish, sub.finishAt, sub.tail = cmp.Or(s.over, EndBroken), s.buffer.Newest, s.overTail // while it was on its way
+		sub.finish, sub.finishAt, sub.tail = cmp.Or(s.over.why, EndBroken), s.buffer.Newest, s.over.tail // while it was on its way
 	}
 	sp.release(sub)
 	return true

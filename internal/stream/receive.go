@@ -118,7 +118,7 @@ func (s *Stream) apply(b *replay.Block, setsID bool) {
 		s.greeting.add(b, s.buffer.Limits.Size)
 	}
 	s.trySplices(b.At)
-	s.offerSeats(b.At)
+	s.seats.offer(b.At)
 	s.wakeLocked()
 }
 

@@ -292,7 +292,7 @@ func (s *Stream) isBroken(q aftermath, end upstreams.Ending) {
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.said.lastID == ""
 	s.dropHurry()
-	s.wakeWaiting()
+	s.seats.ring()
 	s.wakeLocked()
 	s.attempts.lost(time.Now())
 	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))

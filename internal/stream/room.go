@@ -54,7 +54,7 @@ func (c *intake) waitForRoom(size int64) {
 
 func (s *Stream) waitForRoom(size int64, c *intake) {
 	evicted := s.buffer.EvictedBy(size)
-	if evicted == 0 || (evicted <= s.readTo && !s.kind.beside) {
+	if evicted == 0 || (evicted <= s.pace.readTo && !s.kind.beside) {
 		return
 	}
 	began := time.Now()
@@ -63,14 +63,14 @@ func (s *Stream) waitForRoom(size int64, c *intake) {
 		if wait == nil {
 			break
 		}
-		s.room, s.track.Full = wait, true
+		s.pace.room, s.track.Full = wait, true
 		limit := s.patienceFor(wait, began, now)
 		s.mu.Unlock()
 		late := !wait.within(limit)
 		s.mu.Lock()
-		s.room = nil
+		s.pace.room = nil
 		if wait.writes {
-			s.patience.spent += time.Since(now)
+			s.pace.patience.spent += time.Since(now)
 		}
 		if late && (wait.writes || time.Since(began) >= s.options.TurnPatience) {
 			s.leaveBehind(wait)
@@ -93,7 +93,7 @@ func (s *Stream) patienceFor(wait *room, began, now time.Time) time.Duration {
 	case s.kind.waits:
 		return noLimit
 	case wait.writes:
-		return s.patience.left(s.options.BurstPatience, now)
+		return s.pace.patience.left(s.options.BurstPatience, now)
 	}
 	return min(s.options.BurstPatience, s.options.TurnPatience-now.Sub(began))
 }
@@ -121,7 +121,7 @@ func (s *Stream) heldUp(now time.Time) {
 // may be evicted; nil: nobody is.
 func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 	wait := &room{stream: s, until: position, free: make(chan struct{})}
-	s.readTo = s.buffer.Newest
+	s.pace.readTo = s.buffer.Newest
 	for sub := range s.subs {
 		at, reads := s.positionOf(sub)
 		if !reads || sub.late {
@@ -132,7 +132,7 @@ func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 			sub.late = true // it is stuck, or takes its time
 			continue
 		}
-		s.readTo = min(s.readTo, at)
+		s.pace.readTo = min(s.pace.readTo, at)
 		if at < position {
 			sub.awaits = wait
 			wait.left++
@@ -196,8 +196,8 @@ func (sub *Subscriber) given(left bool) {
 // makeRoom lets a stream look again whether it can take the next block, if that
 // waits.
 func (s *Stream) makeRoom() {
-	if s.room != nil {
-		close(s.room.free)
-		s.room = nil
+	if s.pace.room != nil {
+		close(s.pace.room.free)
+		s.pace.room = nil
 	}
 }

@@ -2,32 +2,11 @@ package stream
 
 import (
 	"slices"
-	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // A subscriber that waits: with its head or without, until it has a place to read.
-
-// seatInterval is how often, at most, those who wait for a splice look whether
-// their ID has come into the replay buffer meanwhile.
-const seatInterval = 100 * time.Millisecond
-
-// waitForSeat returns what is closed when a waiting subscriber is to look again.
-func (s *Stream) waitForSeat() <-chan struct{} {
-	if s.seats == nil {
-		s.seats = make(chan struct{})
-	}
-	return s.seats
-}
-
-// offerSeats lets those who wait look again, after a block.
-func (s *Stream) offerSeats(now time.Time) {
-	if s.seats != nil && now.Sub(s.seatsAt) >= seatInterval {
-		s.seatsAt = now
-		s.wakeWaiting()
-	}
-}
 
 // hasWaiting reports whether a client waits for a splice, or for a verdict.
 func (s *Stream) hasWaiting() bool {

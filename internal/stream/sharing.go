@@ -57,7 +57,7 @@ func (s *Stream) prove() {
 			s.endProbe(sp)
 		}
 	}
-	s.wakeWaiting()
+	s.seats.ring()
 	s.wakeLocked()
 }
 
@@ -157,7 +157,7 @@ func (s *Stream) perConnection(why ownReason) {
 	if s.only == nil {
 		s.endLocked()
 	}
-	s.wakeWaiting()
+	s.seats.ring()
 	s.wakeLocked()
 	s.hub.spawn(func() { // it needs the hub's lock, which comes first
 		s.hub.remove(s)

@@ -127,14 +127,19 @@ type life struct {
 	options   *Options
 	phase     phase
 	head      *upstreams.Head
-	refused   bool      // the first answer was not an event stream to share
-	stopped   bool      // drained before there was an answer
-	reopening bool      // it had ended, and the upstream has not answered since; see reopen.go
-	renewing  bool      // the handlers of the new configuration are being looked for
-	over      EndReason // why it ended, with phaseEnded and phaseGone
-	overTail  []byte
+	refused   bool // the first answer was not an event stream to share
+	stopped   bool // drained before there was an answer
+	reopening bool // it had ended, and the upstream has not answered since; see reopen.go
+	renewing  bool // the handlers of the new configuration are being looked for
+	over      over
 	private   bool    // was a splice: breaks are not hidden
 	why       Private // it is its client's alone; see private.go
+}
+
+// over is how a stream ended, with phaseEnded and phaseGone.
+type over struct {
+	why  EndReason
+	tail []byte // what the upstream sent after its last blank line
 }
 
 // contents is what the stream has, to be given.
@@ -152,14 +157,10 @@ type audience struct {
 	bell     Bell // rung when there is something new
 	subs     map[*Subscriber]struct{}
 	arrivals uint64
-	only     *Subscriber   // an exclusive stream's; see makeExclusive
-	draining bool          // ends with its last subscriber
-	seats    chan struct{} // closed and dropped when those who wait for a splice shall look again
-	seatsAt  time.Time
-	fellAt   time.Time // when the newest client that had waited went upstream on its own
-	room     *room     // that the next block waits for; nil: it does not
-	readTo   uint64    // up to here all who are waited for were given the blocks, or further
-	patience patience
+	only     *Subscriber // an exclusive stream's; see makeExclusive
+	draining bool        // ends with its last subscriber
+	seats    seats
+	pace     pace
 }
 
 // link is how the stream comes: one upstream connection after the other.
@@ -171,8 +172,7 @@ type link struct {
 	fresh     bool          // the connection was opened without an ID and has not brought a block
 	attempts  attempts
 	said      said
-	opening   *firstAnswer     // to the ID that it was opened with; see late.go
-	answers   []*firstAnswer   // that are not judged yet
+	late      lateAnswers
 	successor *Stream          // of the connection; see reload.go
 	brought   evidence.Brought // since its connection was opened
 }
@@ -214,14 +214,6 @@ func (s *Stream) DrainTime() time.Duration {
 
 // wakeLocked wakes all who wait for something new.
 func (s *Stream) wakeLocked() { s.bell.Ring() }
-
-// wakeWaiting wakes those who wait for a place in a splice.
-func (s *Stream) wakeWaiting() {
-	if s.seats != nil {
-		close(s.seats)
-		s.seats = nil
-	}
-}
 
 // Renewal is what is to be found out after a reload: which handler of the new
 // configuration takes a stream over.
@@ -332,6 +324,13 @@ type learned struct {
 	unmerged int // splices in a row that could not be merged
 }
 
+// lateAnswers are those of connections that were opened with an ID before it was known
+// whether the upstream counts; see late.go. The stream's lock guards them.
+type lateAnswers struct {
+	opening *firstAnswer   // to the ID that the stream was opened with
+	open    []*firstAnswer // that are not judged yet
+}
+
 // firstAnswer is what an upstream connection brought that was opened with the last event
 // ID of clients, a number, before it was known whether the upstream counts. The
 // stream's lock guards it.
@@ -345,6 +344,16 @@ type firstAnswer struct {
 	judged bool
 	gap    bool // the upstream did not go on after the ID
 }
+
+// pace is whom a stream waits for; see room.go. The stream's lock guards it.
+type pace struct {
+	room     *room  // that the next block waits for; nil: it does not
+	readTo   uint64 // up to here all who are waited for were given the blocks, or further
+	patience patience
+}
+
+// readFrom takes note of a subscriber that reads on after a position.
+func (p *pace) readFrom(position uint64) { p.readTo = min(p.readTo, position) }
 
 // room is what a stream that waits for its readers waits for. The stream's lock
 // guards it.

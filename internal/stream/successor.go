@@ -193,7 +193,7 @@ func (s *Stream) succeed(sp *Stream) *intake {
 	s.Log().Info("upstream connection moved to the new configuration", zap.Bool("resumed", c.resumed))
 	sp.makeRoom()
 	s.makeRoom() // for the old connection, which finds that it is over
-	s.wakeWaiting()
+	s.seats.ring()
 	s.wakeLocked()
 	return c
 }

@@ -53,13 +53,13 @@ func (s *Stream) waitedEnough(sub *Subscriber, now time.Time) bool {
 	if now.Before(sub.waitEnd()) || (sub.released && s.isSilent(sub, now)) || now.Before(s.nextFall()) {
 		return false
 	}
-	s.fellAt = now
+	s.seats.fellAt = now
 	return true
 }
 
 // nextFall is when the next one that has waited enough goes upstream on its own.
 func (s *Stream) nextFall() time.Time {
-	return s.fellAt.Add(time.Second / time.Duration(max(1, s.options.SpliceLimit)))
+	return s.seats.fellAt.Add(time.Second / time.Duration(max(1, s.options.SpliceLimit)))
 }
 
 // isSilent reports whether a stream that is not proven waits for its first
@@ -131,7 +131,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 			if !until.IsZero() && !until.After(now) { // something is due with the head
 				until = now.Add(seatInterval)
 			}
-			return s.waitForSeat(), until
+			return s.seats.wait(), until
 		}
 		if !sub.released {
 			sub.release()
