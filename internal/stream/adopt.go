@@ -60,7 +60,7 @@ func (h *Hub) renew(s *Stream) {
 	for {
 		s.mu.Lock()
 		src := s.source
-		if s.phase == phaseGone || s.draining || !src.Retired() {
+		if s.isGone() || s.draining || !src.Retired() {
 			s.renewing = false
 			s.useSource()
 			s.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase == phaseGone {
+	if s.isGone() {
 		return nil, errGone
 	}
 	if limit := req.Options.MaxSubscribers; limit > 0 && len(s.subs) >= limit {
@@ -24,7 +24,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	now := time.Now()
 	s.buffer.Evict(now)
 	s.charge()
-	if s.phase == phaseEnded && !s.kind.answer {
+	if s.hasEnded() && !s.kind.answer {
 		if _, _, ok := s.trusted(nil, req.LastEventID); !ok && (!s.shares() || !s.ofThisLife(req.LastEventID)) {
 			return nil, errNewLife
 		}
@@ -35,7 +35,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	}
 	if newer {
 		s.ownedBy(req.Instance, req.Options, req.Source(false), req.Logger)
-		if s.phase == phaseBroken || (s.isStale() && !s.renewing) {
+		if s.isBroken() || (s.isStale() && !s.renewing) {
 			s.useSource()
 		}
 	}
@@ -56,9 +56,9 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 		s.mixed.Store(true)
 	}
 	s.resume(sub, req.LastEventID)
-	if s.phase == phaseEnded && s.kind.answer {
+	if s.hasEnded() && s.kind.answer {
 		sub.finish, sub.finishAt, sub.tail = s.over.why, s.buffer.Newest, s.over.tail
-	} else if s.phase == phaseEnded {
+	} else if s.hasEnded() {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
 		s.reopen(req, now)
@@ -108,7 +108,7 @@ func (s *Stream) isStale() bool {
 func (s *Stream) becomesStale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.kind.moves || s.only != nil || s.draining || s.renewing || s.phase == phaseGone {
+	if !s.kind.moves || s.only != nil || s.draining || s.renewing || s.isGone() {
 		return false
 	}
 	s.renewing = s.isStale()
@@ -118,7 +118,7 @@ func (s *Stream) becomesStale() bool {
 // useSource makes a stream connect with the source that it was given. The lock is held.
 func (s *Stream) useSource() {
 	for sp := range s.splices {
-		if sp.phase == phaseBroken {
+		if sp.isBroken() {
 			sp.hurryUp()
 		}
 	}

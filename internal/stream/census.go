@@ -35,11 +35,11 @@ func (s *Stream) countIn(c *Census) {
 // is held.
 func (s *Stream) upstreamState() string {
 	switch {
-	case s.phase == phaseLive:
+	case s.isLive():
 		return StateOpen
-	case s.phase == phaseOpening, s.phase == phaseBroken && s.track.HeadAt.IsZero() && s.conn != nil && !s.conn.ended:
+	case s.isOpening(), s.isBroken() && s.track.HeadAt.IsZero() && s.conn != nil && !s.conn.ended:
 		return StateOpening
-	case s.phase == phaseBroken:
+	case s.isBroken():
 		return StateWaiting
 	}
 	return StateEnded

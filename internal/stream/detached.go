@@ -38,7 +38,7 @@ func (h *Hub) keepDetached(s *Stream) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase == phaseGone {
+	if s.isGone() {
 		return ErrStreamOver // its client has left
 	}
 	s.adoptable = s.owner.aloneLocked()

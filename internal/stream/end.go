@@ -122,7 +122,7 @@ func (s *Stream) privatize(sp *Stream) {
 	}
 	switch {
 	case len(s.subs) > 0:
-	case s.phase != phaseGone:
+	case !s.isGone():
 		s.lingerLocked()
 	default:
 		s.freeBuffer()
@@ -175,7 +175,7 @@ func (s *Stream) endTrial() {
 		return
 	}
 	for _, sp := range []*Stream{t.x, t.y} {
-		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && sp.phase != phaseGone {
+		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && !sp.isGone() {
 			s.endProbe(sp)
 		}
 	}
@@ -203,7 +203,7 @@ func (sub *Subscriber) Leave() {
 	forget := false
 	if len(s.subs) == 0 {
 		switch {
-		case s.phase == phaseGone:
+		case s.isGone():
 			s.freeBuffer()
 			forget = true
 		case s.only != nil, s.draining, s.head == nil, s.lingerTime() <= 0:
@@ -234,7 +234,7 @@ func (s *Stream) release(sub *Subscriber) {
 	if len(s.subs) > 0 || s.splice == nil {
 		return
 	}
-	if parent := s.splice.parent; s.phase == phaseLive && parent.compares() && !parent.shares() && parent.hasWaiting() {
+	if parent := s.splice.parent; s.isLive() && parent.compares() && !parent.shares() && parent.hasWaiting() {
 		s.splice.probe, s.splice.proves = true, true // its client has left, but others wait for what it shows
 		return
 	}
@@ -268,7 +268,7 @@ func (s *Stream) finish(reason EndReason, tail []byte) {
 func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase == phaseGone {
+	if s.isGone() {
 		return false
 	}
 	if len(tail) > 0 {
@@ -424,7 +424,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 		sp.wakeLocked()
 	}
 	s.seats.ring()
-	if (forget && s.phase != phaseGone) || opening { // the connection of one that was refused is its client's
+	if (forget && !s.isGone()) || opening { // the connection of one that was refused is its client's
 		s.endLocked()
 	}
 	s.wakeLocked()
@@ -463,7 +463,7 @@ func (s *Stream) unshareable(first bool, why Private) {
 		s.splice.parent.closed.Store(true)
 	case !s.kind.beside:
 		s.closed.Store(true)
-	case s.splice != nil && s.phase != phaseGone:
+	case s.splice != nil && !s.isGone():
 		s.isPrivateFor(why)
 		s.splice.parent.privatize(s)
 		if first {

@@ -40,7 +40,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over || c.deserted || s.stopped || s.phase == phaseGone {
+	if c.over || c.deserted || s.stopped || s.isGone() {
 		return
 	}
 	c.headed = true

@@ -226,7 +226,7 @@ func (h *Hub) dropEnded(key Key) {
 	kept := 0
 	for _, s := range slices.Backward(slices.Clone(h.streams[key])) {
 		s.mu.Lock()
-		if s.phase == phaseEnded && len(s.subs) == 0 {
+		if s.hasEnded() && len(s.subs) == 0 {
 			if kept++; kept > maxEnded {
 				s.expireLocked()
 			}
@@ -243,9 +243,9 @@ func (s *Stream) preference(id string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.phase == phaseEnded && id == "", s.head == nil && id != "":
+	case s.hasEnded() && id == "", s.head == nil && id != "":
 		return 0
-	case s.phase == phaseEnded, s.head == nil:
+	case s.hasEnded(), s.head == nil:
 		return 1
 	}
 	return 2

@@ -18,13 +18,13 @@ import (
 // sets when to look again.
 func (s *Stream) trySplice(sp *Stream, now time.Time) {
 	st := sp.splice
-	if st.merged || sp.phase == phaseGone {
+	if st.merged || sp.isGone() {
 		return
 	}
 	timeout := st.opened.Add(s.options.SpliceTimeout)
-	if s.phase != phaseLive || sp.phase != phaseLive {
+	if !s.isLive() || !sp.isLive() {
 		// One of them has no connection: nothing can be said.
-		if sp.track.HeadAt.IsZero() && !now.Before(timeout) && s.phase == phaseLive {
+		if sp.track.HeadAt.IsZero() && !now.Before(timeout) && s.isLive() {
 			sp.spliceFailed(upstreams.Ending{})
 			return
 		}
@@ -40,12 +40,12 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 		s.ownsApart(sp, why)
 		return
 	}
-	if sp.phase == phaseGone { // it was a probe of the trial
+	if sp.isGone() { // it was a probe of the trial
 		return
 	}
 	same := (!st.probe || st.proves) && s.greetedAsAll(sp, now, &again)
 	switch at := sp.greetedAt(); {
-	case sp.phase == phaseGone:
+	case sp.isGone():
 		return
 	case !same:
 	case now.Before(at):
@@ -222,7 +222,7 @@ func (s *Stream) probeFailed(sp *Stream) {
 	if t := s.sharing.trial; t != nil && (t.x == sp || t.y == sp) {
 		s.trialFailed(now)
 	}
-	if sp.phase != phaseGone {
+	if !sp.isGone() {
 		s.endProbe(sp)
 	}
 	if sp.splice.proves {

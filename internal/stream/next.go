@@ -165,7 +165,7 @@ func (sub *Subscriber) merge() bool {
 	case to == s.buffer.Newest:
 		sub.prime(s.newestID())
 	}
-	if s.phase == phaseEnded || s.phase == phaseGone {
+	if s.hasEnded() || s.isGone() {
 		sub.finish, sub.finishAt, sub.tail = cmp.Or(s.over.why, EndBroken), s.buffer.Newest, s.over.tail // while it was on its way
 	}
 	sp.release(sub)

@@ -32,7 +32,7 @@ func (c *intake) take(b eventstream.Block, lines []byte) error {
 // it. What is missing before it is told.
 func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error) {
 	s := c.stream
-	if c.over || c.deserted || s.phase == phaseGone {
+	if c.over || c.deserted || s.isGone() {
 		return nil, ErrStreamOver // merged, say: nothing may come after that point
 	}
 	if !b.CommentOnly() {
@@ -47,7 +47,7 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 	}
 	continues := c.goesOn(b)
 	c.checkContinuity(b)
-	if c.over || s.phase == phaseGone {
+	if c.over || s.isGone() {
 		return nil, ErrStreamOver // while there was no room
 	}
 	s.attempts.heard(b.Dispatches())
@@ -145,7 +145,7 @@ func (s *Stream) trySplices(now time.Time) {
 // brings, too, is not given twice: where no ID tells it from what that one has not
 // brought, it is given only if the old one is lost.
 func (c *intake) hold(b eventstream.Block, lines []byte) {
-	if !c.resumed && c.stream.splice.parent.phase == phaseLive {
+	if !c.resumed && c.stream.splice.parent.isLive() {
 		return
 	}
 	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
@@ -250,7 +250,7 @@ func (c *intake) appendGap(wire []byte) {
 	if s.kind.beside {
 		c.waitForRoom(int64(len(wire) + 1))
 	}
-	if s.phase == phaseGone {
+	if s.isGone() {
 		return
 	}
 	b := c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true})

@@ -226,7 +226,7 @@ func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case conn.over, s.phase == phaseGone:
+	case conn.over, s.isGone():
 		return aftermath{}
 	case s.head == nil:
 		return aftermath{outcome: unanswered}
@@ -259,7 +259,7 @@ func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 		log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
 		log.Info("upstream lost after a reload")
 	case tryAgain, waitsForIt:
-		s.isBroken(q, end)
+		s.becomesBroken(q, end)
 	default: // endWith says it
 	}
 	return q
@@ -286,8 +286,8 @@ func (s *Stream) doubt() {
 	}
 }
 
-// isBroken lets a stream wait for its next connection.
-func (s *Stream) isBroken(q aftermath, end upstreams.Ending) {
+// becomesBroken lets a stream wait for its next connection.
+func (s *Stream) becomesBroken(q aftermath, end upstreams.Ending) {
 	s.phase = phaseBroken
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.said.lastID == ""

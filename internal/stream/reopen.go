@@ -61,7 +61,7 @@ func (c *intake) Reopens() bool {
 func (sub *Subscriber) reopening() <-chan struct{} {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	if s := sub.Origin; s.reopening && s.phase != phaseGone && !s.draining {
+	if s := sub.Origin; s.reopening && !s.isGone() && !s.draining {
 		return s.bell.wait()
 	}
 	return nil

@@ -58,7 +58,7 @@ func (s *Stream) waitForRoom(size int64, c *intake) {
 		return
 	}
 	began := time.Now()
-	for now := began; s.phase != phaseGone && !c.over && !c.deserted; now = time.Now() {
+	for now := began; !s.isGone() && !c.over && !c.deserted; now = time.Now() {
 		wait := s.makeRoomUntil(s.buffer.EvictedBy(size), now)
 		if wait == nil {
 			break

@@ -23,7 +23,7 @@ func (s *Stream) hasWaiting() bool {
 func (sub *Subscriber) release() {
 	s := sub.home
 	sub.released, sub.start, sub.events = true, s.buffer.Newest, s.buffer.Events
-	sub.outage = s.phase != phaseLive
+	sub.outage = !s.isLive()
 }
 
 // saidAfter reports whether a stream has had something after a position that may

@@ -162,7 +162,7 @@ func (s *Stream) perConnection(why ownReason) {
 	s.hub.spawn(func() { // it needs the hub's lock, which comes first
 		s.hub.remove(s)
 		s.mu.Lock()
-		forget := s.phase == phaseGone && len(s.subs) == 0
+		forget := s.isGone() && len(s.subs) == 0
 		s.mu.Unlock()
 		if forget {
 			s.hub.untrack(s)
@@ -213,7 +213,7 @@ func (s *Stream) makeExclusive() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.phase == phaseGone:
+	case s.isGone():
 	case s.splice != nil && s.splice.probe:
 		s.splice.parent.perConnection(ownGreeting)
 		return true

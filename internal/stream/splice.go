@@ -88,7 +88,7 @@ func (s *Stream) isHung(now time.Time) bool {
 // what the subscriber asks for, and all of it is there.
 func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 	parent := s.splice.parent
-	if s.splice.probe || s.phase == phaseGone || !parent.shares() || s.isHung(now) || s.isRenewed() {
+	if s.splice.probe || s.isGone() || !parent.shares() || s.isHung(now) || s.isRenewed() {
 		return false
 	}
 	if sub.id == "" {

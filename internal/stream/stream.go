@@ -136,6 +136,12 @@ type life struct {
 	why       Private // it is its client's alone; see private.go
 }
 
+func (l *life) isOpening() bool { return l.phase == phaseOpening }
+func (l *life) isLive() bool    { return l.phase == phaseLive }
+func (l *life) isBroken() bool  { return l.phase == phaseBroken }
+func (l *life) hasEnded() bool  { return l.phase == phaseEnded }
+func (l *life) isGone() bool    { return l.phase == phaseGone }
+
 // over is how a stream ended, with phaseEnded and phaseGone.
 type over struct {
 	why  EndReason

@@ -22,7 +22,7 @@ const meetingTime = 4 * time.Second
 // openSuccessor opens an upstream connection with the newest handlers beside
 // the stream's own, unless there is one. The lock is held.
 func (s *Stream) openSuccessor() {
-	if sp := s.successor; sp != nil && sp.source == s.source && sp.phase != phaseGone {
+	if sp := s.successor; sp != nil && sp.source == s.source && !sp.isGone() {
 		return // another handler of the same configuration was cleaned up
 	}
 	s.dropSuccessor()
@@ -52,14 +52,14 @@ func (s *Stream) openSuccessor() {
 // stream, or has had its time. The lock is held.
 func (s *Stream) trySuccessor(now time.Time) {
 	sp := s.successor
-	if sp.phase != phaseLive || sp.conn.ended {
+	if !sp.isLive() || sp.conn.ended {
 		return
 	}
-	if s.phase == phaseBroken {
+	if s.isBroken() {
 		s.takeOver(sp)
 		return
 	}
-	if s.phase != phaseLive {
+	if !s.isLive() {
 		return
 	}
 	resumed := sp.conn.resumed
@@ -90,7 +90,7 @@ func (s *Stream) replaced() bool {
 	if sp == nil {
 		return false
 	}
-	if sp.phase != phaseLive || sp.conn.ended {
+	if !sp.isLive() || sp.conn.ended {
 		s.dropSuccessor() // there is to be one attempt at a time
 		return false
 	}

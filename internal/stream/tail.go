@@ -23,7 +23,7 @@ type Missed struct {
 func (s *Stream) Watch() TailSource {
 	return TailSource{
 		mu: s.mu, buffer: &s.buffer, bell: &s.bell,
-		over:  func() bool { return s.phase == phaseGone },
+		over:  func() bool { return s.isGone() },
 		close: func() {},
 	}
 }

@@ -76,10 +76,10 @@ func (s *Stream) judgeTrial(now time.Time, again *time.Time) ownReason {
 	for _, sp := range []*Stream{t.x, t.y} {
 		at := sp.greetedAt()
 		switch {
-		case sp.phase == phaseGone, sp.splice == nil:
+		case sp.isGone(), sp.splice == nil:
 			s.trialFailed(now)
 			return ""
-		case sp.phase != phaseLive, at.IsZero():
+		case !sp.isLive(), at.IsZero():
 			return ""
 		case now.Before(at):
 			evidence.Earliest(again, at)
@@ -194,7 +194,7 @@ func (s *Stream) addSplice(id, param string) *Stream {
 	sp.splice.timer = time.AfterFunc(s.options.SpliceTimeout, func() {
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
-		if sp.splice != nil && sp.phase != phaseGone {
+		if sp.splice != nil && !sp.isGone() {
 			s.trySplice(sp, time.Now())
 		}
 	})
@@ -215,7 +215,7 @@ func (s *Stream) startLocked(lastEventID string) {
 // askForProof opens a probe that is to show whether the stream's new connection
 // is shared, unless there is one.
 func (s *Stream) askForProof() {
-	if s.sharing.barrier == 0 || s.sharing.asked || s.phase != phaseLive || s.source.Retired() {
+	if s.sharing.barrier == 0 || s.sharing.asked || !s.isLive() || s.source.Retired() {
 		return
 	}
 	s.sharing.asked = true

@@ -15,7 +15,7 @@ import (
 func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	position, own, known := s.trusted(sub, sub.id)
 	switch {
-	case s.phase == phaseGone:
+	case s.isGone():
 		return // its end is set, or is about to be
 	case known:
 		sub.waiting, sub.own = false, sub.own || own
@@ -27,7 +27,7 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	case s.learned.perConnection():
 		sub.finish = EndPerClient
 		return
-	case s.phase != phaseLive:
+	case !s.isLive():
 		return
 	case s.goesOnFromHead(sub):
 		s.goOnFromHead(sub)
@@ -122,11 +122,11 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 	if sub.finish == EndAskAgain && now.Before(sub.finishFrom) {
 		return s.bell.wait(), sub.finishFrom
 	}
-	if sub.finish != "" || s.phase == phaseGone {
+	if sub.finish != "" || s.isGone() {
 		return nil, time.Time{}
 	}
 	if sub.waiting {
-		if (s.phase == phaseLive || !s.shares()) && !sub.released {
+		if (s.isLive() || !s.shares()) && !sub.released {
 			until = sub.lookAgain()
 			if !until.IsZero() && !until.After(now) { // something is due with the head
 				until = now.Add(seatInterval)
@@ -139,7 +139,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 		return nil, time.Time{}
 	}
 	sp := sub.stream
-	if !sp.kind.beside || !sp.track.HeadAt.IsZero() || sp.phase == phaseGone {
+	if !sp.kind.beside || !sp.track.HeadAt.IsZero() || sp.isGone() {
 		return nil, time.Time{}
 	}
 	return sp.bell.wait(), time.Time{}
@@ -178,7 +178,7 @@ func (sub *Subscriber) TurnedAway() EndReason {
 // when it is told to.
 func (sub *Subscriber) lookAgain() time.Time {
 	s := sub.home
-	if s.phase != phaseLive {
+	if !s.isLive() {
 		return sub.lookAt()
 	}
 	now := time.Now()
