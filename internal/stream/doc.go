@@ -43,6 +43,7 @@
 //	compare.go, telling.go, continuity.go,
 //	room.go, seats.go                            what is asked of it
 //	end.go                                       all that ends
+//	receiver.go                                  who upstream connections are for
 //	sharing.go, late.go, trial.go with merge.go,
 //	splice.go                                    a second connection beside it
 //	waiting.go, begin.go, next.go                a subscriber waits, begins, is given the next blocks

@@ -7,98 +7,23 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
-// A stream is a Receiver, and so are a splice and a successor.
-var _ upstreams.Receiver = (*Stream)(nil)
-
-// Hurried implements upstreams.Receiver.
-func (s *Stream) Hurried() <-chan struct{} { return s.hurry }
-
-// Lapsed ends what the new configuration has no handlers for.
-func (s *Stream) Lapsed() {
-	s.mu.Lock()
-	if s.succeeds() {
-		defer s.mu.Unlock()
-		if parent := s.splice.parent; parent.successor == s {
-			parent.dropSuccessor()
-		}
-		return
-	}
-	s.mu.Unlock()
-	s.Log().Error("upstream lost, and no handler of the new configuration was found")
-	s.finish(endReload, nil)
-}
-
-// Next tells how to open the upstream connection again.
-func (s *Stream) Next() (src upstreams.Source, lastEventID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.succeeds() {
-		parent := s.splice.parent
-		parent.brought = nil
-		return s.source, parent.said.lastID
-	}
-	s.useParentsSource()
-	return s.source, s.said.lastID
-}
-
-// useParentsSource makes a splice connect with the newest handlers. The lock is
-// held.
-func (s *Stream) useParentsSource() {
-	if s.splice != nil {
-		s.source = s.splice.parent.source
-	}
-}
-
-// Receive takes note of the stream's next connection.
-func (s *Stream) Receive(src upstreams.Source, lastEventID string, giveUp context.CancelCauseFunc) (upstreams.Intake, upstreams.Terms) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	terms := upstreams.Terms{
-		IDParam: s.IDParam, Timeout: s.options.Timeout, MaxBlockSize: s.options.MaxEventSize,
-	}
-	if replay.Sendable(lastEventID) {
-		terms.LastEventID = lastEventID
-	}
-	conn := &intake{
-		source:  src,
-		giveUp:  giveUp,
-		options: s.options,
-		asked:   terms.LastEventID != "",
-		openID:  lastEventID,
-		mends:   s.attempts.broke,
-		mu:      s.mu,
-		stream:  s,
-		first:   s.attempts.connections == 0,
-		repeats: evidence.Repeats{Start: s.buffer.Newest, ID: lastEventID},
-		seen:    evidence.Connection{Began: time.Now()},
-	}
-	s.fresh = !conn.asked
-	if limit := s.attemptLimit(time.Now()); limit > 0 {
-		conn.late = time.AfterFunc(limit, conn.timeOut)
-	}
-	s.attempts.connections++
-	s.setConn(conn)
-	return conn, terms
-}
-
 // Ended takes note of how the connection has ended, and decides what follows.
 func (c *intake) Ended(ctx context.Context, end upstreams.Ending) (to upstreams.Receiver, delay time.Duration, again bool) {
-	s := c.conclude(ctx, end)
+	s, to := c.conclude(ctx, end)
 	if ctx.Err() != nil {
-		return s, 0, false
+		return to, 0, false
 	}
 	delay, again = s.after(c, end)
-	return s, delay, again
+	return to, delay, again
 }
 
 // conclude takes note of how the connection has ended, and returns the stream that it
-// was one of: a successor has become the stream.
-func (c *intake) conclude(ctx context.Context, end upstreams.Ending) *Stream {
+// was one of, which wants the next one: a successor has become the stream.
+func (c *intake) conclude(ctx context.Context, end upstreams.Ending) (*Stream, upstreams.Receiver) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.stream
@@ -119,29 +44,7 @@ func (c *intake) conclude(ctx context.Context, end upstreams.Ending) *Stream {
 			s.Log().Info("upstream repeated events after the reconnect", zap.Int("dropped", dropped), zap.Int("suppressed", suppressed))
 		})
 	}
-	return s
-}
-
-// attemptLimit is how long the next connection may take until its head comes; 0:
-// as long as it likes, because a client waits for that answer, or because it is
-// a splice's, which has a time of its own. The lock is held.
-func (s *Stream) attemptLimit(now time.Time) time.Duration {
-	switch {
-	case s.head == nil, s.kind.beside && s.attempts.connections == 0 && !s.succeeds():
-		return 0
-	case s.succeeds(): // the stream has another connection meanwhile
-		return AttemptTime
-	}
-	return s.attempts.limit(now, s.options.GiveUp)
-}
-
-// timeOut gives the connection up, unless its head has come.
-func (c *intake) timeOut() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.headed {
-		c.giveUp(upstreams.ErrNoAnswer)
-	}
+	return s, s.receiver()
 }
 
 // Deserted lets the stream go on without the handlers' having returned.

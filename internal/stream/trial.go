@@ -1,13 +1,11 @@
 package stream
 
 import (
-	"context"
 	"slices"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
-	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Trials: two connections opened at the same moment, to be compared; see
@@ -199,17 +197,6 @@ func (s *Stream) addSplice(id, param string) *Stream {
 		}
 	})
 	return sp
-}
-
-// startLocked opens the stream's upstream connection.
-func (s *Stream) startLocked(lastEventID string) {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	src := s.source // not that of who comes before run does
-	s.hub.spawn(func() {
-		defer cancel()
-		upstreams.Run(ctx, s, src, lastEventID)
-	})
 }
 
 // askForProof opens a probe that is to show whether the stream's new connection
