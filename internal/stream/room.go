@@ -20,20 +20,9 @@ import "time"
 // A splice and a detached stream are their clients' own. They wait for as long
 // as it takes.
 
-const (
-	// DefaultBurstPatience is how long, in all, a stream waits in a burst for
-	// clients that are being written to: some round trips, and so little that
-	// others do not notice.
-	DefaultBurstPatience = 100 * time.Millisecond
-
-	// patienceShare is the part of the time that is given back to the patience:
-	// in the long run nobody holds a stream up for more than a twentieth of it.
-	patienceShare = 20
-
-	// DefaultTurnPatience is how long a stream waits for subscribers whose turn
-	// has not come: longer than the writers take on a machine that is overloaded.
-	DefaultTurnPatience = 2 * time.Second
-)
+// patienceShare is the part of the time that is given back to the patience: in the
+// long run nobody holds a stream up for more than a twentieth of it.
+const patienceShare = 20
 
 // left returns what there is of a whole.
 func (p *patience) left(whole time.Duration, now time.Time) time.Duration {

@@ -67,6 +67,18 @@ const DefaultMaxPrivateEvent = 16 << 20
 // soon as there is a session. Who is cut meanwhile has no ID to resume from.
 const primeAfter = 5 * time.Second
 
+// How long a stream waits for those who read; see room.go.
+const (
+	// DefaultBurstPatience is how long, in all, a stream waits in a burst for
+	// clients that are being written to: some round trips, and so little that
+	// others do not notice.
+	DefaultBurstPatience = 100 * time.Millisecond
+
+	// DefaultTurnPatience is how long a stream waits for subscribers whose turn
+	// has not come: longer than the writers take on a machine that is overloaded.
+	DefaultTurnPatience = 2 * time.Second
+)
+
 // DefaultDrain is the time over which clients' responses end when the
 // process stops.
 const DefaultDrain = 3 * time.Second
