@@ -88,6 +88,17 @@ func (l *Likeness) Restart() {
 // StreamOpened takes note that the stream has another connection.
 func (l *Likeness) StreamOpened() { l.missed, l.Active = nil, time.Time{} }
 
+// StreamSucceeded takes note that the stream goes on with a connection that was beside it
+// as well. What that was told as the one of the pair was is not from before: the stream is
+// about to get it.
+func (p Pair) StreamSucceeded() {
+	for i := range p.brought {
+		if o := &p.brought[i]; o.isNew && slices.Contains(p.Stream.Conn.greeting, o.hash) {
+			o.past = false
+		}
+	}
+}
+
 // WentOn takes note that the connection beside went on after its ID.
 func (l *Likeness) WentOn() { l.past = true }
 

@@ -258,6 +258,32 @@ func TestSkips(t *testing.T) {
 	}
 }
 
+// A stream goes on with another connection, and is about to be given what that has brought beside it. A splice that was
+// told the same in that time has not brought anything from before it was opened.
+func TestWhatASuccessorBroughtIsNotFromBefore(t *testing.T) {
+	now := each(10*second, second/100, "8: h", "9: i")
+	p := play(timeline{told: each(0, second, "1: a", "2: b", "3: c"), keeps: 2}, timeline{opened: 9 * second, told: now}, true)
+	p.ID = "0"
+	successor := newTrack(timeline{opened: 8 * second})
+	for _, e := range now {
+		keep(successor, block(e), func() {})
+	}
+	p.Stream.Conn = successor.Conn
+	p.StreamSucceeded()
+	for _, e := range now { // one after the other, and all is compared after each
+		b := block(e)
+		keep(p.Stream, b, func() { p.StreamBrings(b) })
+		at := began.Add(11 * second)
+		again := at.Add(time.Hour)
+		if p.Compare(at, &again, false) {
+			t.Error("each is told its own")
+		}
+	}
+	if _, skips := p.Skips(p.Stream.Buffer.Newest, 0, false); !skips {
+		t.Error("the upstream is taken for one that went on after the ID")
+	}
+}
+
 // What a later connection repeats is dropped behind a gap, too, that the gateway has told
 // among it.
 func TestRepeatsBehindAToldGap(t *testing.T) {

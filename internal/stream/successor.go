@@ -185,6 +185,9 @@ func (s *Stream) succeed(sp *Stream) *intake {
 	s.phase = phaseLive
 	s.head = sp.head
 	s.track.GoOn(&sp.track)
+	for beside := range s.splices {
+		s.pair(beside).StreamSucceeded()
+	}
 	s.fresh = false
 	s.said.join(&sp.said)
 	s.learned = learned{}
