@@ -89,13 +89,14 @@ func peel(w http.ResponseWriter, r *http.Request) (inner, unknown http.ResponseW
 // written.
 const pathSnoop = "github.com/felixge/httpsnoop"
 
-// packageOf is the package of a writer's type.
+// packageOf is the package of a writer's type, which need not be a pointer: that of
+// HTTP/2 in Go 1.27 is none.
 func packageOf(w http.ResponseWriter) string {
 	t := reflect.TypeOf(w)
-	if t.Kind() != reflect.Pointer {
-		return ""
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
 	}
-	return t.Elem().PkgPath()
+	return t.PkgPath()
 }
 
 // WhyNot tells why MayTakeOver returned nil. detail names what it is.
