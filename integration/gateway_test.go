@@ -229,7 +229,11 @@ func (g *gateway) load(directives string) (took time.Duration, err error) {
 // before those of the old configuration have ended; old and new ones share the queue, and an old one hangs up.
 func (g *gateway) accepting() (servers int) {
 	g.t.Helper()
-	status, text, err := 0, "", error(nil)
+	var (
+		status int
+		text   string
+		err    error
+	)
 	for began := time.Now(); status != http.StatusOK; { // the admin endpoint is one of them
 		if status, text, err = g.tryToAsk(http.MethodGet, "/debug/pprof/goroutine?debug=1", ""); time.Since(began) > testTimeout {
 			g.t.Fatalf("the goroutines: status %d, %v", status, err)
