@@ -6,6 +6,7 @@ replace github.com/caddy-sse/caddy-sse => ../
 
 require (
 	github.com/caddy-sse/caddy-sse v0.0.0-00010101000000-000000000000
+	github.com/klauspost/compress v1.20.1
 	github.com/mark3labs/mcp-go v1.2.1
 	github.com/modelcontextprotocol/go-sdk v1.8.0
 	github.com/pocketbase/pocketbase v0.36.8
