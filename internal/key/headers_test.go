@@ -45,6 +45,19 @@ func TestExemptHeaders(t *testing.T) {
 	}
 }
 
+// TestHeadersUnderSharePublic: where a request comes from tells streams apart there, too, and nothing else does.
+func TestHeadersUnderSharePublic(t *testing.T) {
+	p := New(Config{Public: true})
+	for name, want := range map[string]bool{
+		"Origin": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true,
+		"Authorization": false, "Cookie": false, "Accept-Language": false, "X-Api-Key": false, "X-Unknown": false,
+	} {
+		if got := p.headerInKey(name); got != want {
+			t.Errorf("%s tells streams apart: %v, expected %v", name, got, want)
+		}
+	}
+}
+
 func TestForwardedPlace(t *testing.T) {
 	for _, test := range []struct {
 		lines []string
