@@ -71,7 +71,7 @@ func TestOwnGoroutines(t *testing.T) {
 	g := startGateway(t, proxied("linger 0s", u))
 	c := g.subscribe("/")
 	u.accept()
-	if stacks := strings.Join(ownGoroutines(), "\n"); !strings.Contains(stacks, ".(*Stream).run(") || !strings.Contains(stacks, "/internal/delivery.(*Delivery).") { // which the client's is until the first event
+	if stacks := strings.Join(ownGoroutines(), "\n"); !strings.Contains(stacks, "/internal/upstreams.Run(") || !strings.Contains(stacks, "/internal/delivery.(*Delivery).") { // which the client's is until the first event
 		t.Errorf("a stream and its subscriber are not seen in %s", stacks)
 	}
 	c.close()
