@@ -3,7 +3,8 @@
 # integration/, which need node packages and a browser. Their set-up installs what is missing, or says what is
 # and fails: nothing is skipped. An argument is a pattern: only tests run whose names match it.
 #
-# Most tests wait more than they compute, so several processes run at once (workers). A Caddy is process-global, so
+# Most tests wait more than they compute, so several processes run at once (workers): not more of
+# them, because some tests say how long something may take at most. A Caddy is process-global, so
 # those tests that load one cannot run beside each other in one process. So the tests of a folder are dealt to groups,
 # whose tests run one after the other, in a process of their own. What a process prints is shown when it ends, if one of
 # its tests has failed.
@@ -14,7 +15,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-readonly workers=4
+readonly workers=3
 pattern=${1-.}
 work=$(mktemp -d)
 trap 'status=$(($? | status)); rm -rf "$work"; exit "$status"' EXIT
