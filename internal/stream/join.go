@@ -61,16 +61,7 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 	return s
 }
 
-// digest is what is made of a request that is to open a stream, or to bring a newer
-// configuration to one. Its work grows with the request, so none of it is done under a
-// lock, and none for those who only join.
-type digest struct {
-	path        string
-	parts       []partHash
-	host, shown string
-}
-
-// prepare makes it. No lock is held.
+// prepare makes the digest. No lock is held.
 func (req *Request) prepare() {
 	m := &digest{path: pathOf(req.Parts), parts: hashParts(req.Parts)}
 	m.host, m.shown = shownOf(req.Parts)
@@ -79,10 +70,6 @@ func (req *Request) prepare() {
 	}
 	req.digest = m
 }
-
-// errUnprepared tells that a request is to be made ready, with no lock held, and to be
-// looked at again.
-var errUnprepared = errors.New("the request is not made ready to open a stream")
 
 // Join attaches a new subscriber to the stream of the request, which is opened
 // if there is none.

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,3 +150,16 @@ type Request struct {
 
 	Logger *zap.Logger
 }
+
+// digest is what is made of a request that is to open a stream, or to bring a newer
+// configuration to one. Its work grows with the request, so none of it is done under a
+// lock, and none for those who only join.
+type digest struct {
+	path        string
+	parts       []partHash
+	host, shown string
+}
+
+// errUnprepared tells that a request is to be made ready, with no lock held, and to be
+// looked at again.
+var errUnprepared = errors.New("the request is not made ready to open a stream")
