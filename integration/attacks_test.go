@@ -365,6 +365,9 @@ func (k attack) run(t *testing.T) {
 		sse = ""
 	}
 	a.gateway = gatewaySetup{program: plainPath, directives: unlogged + sse + "reverse_proxy " + app.Listener.Addr().String() + " {\nflush_interval -1\n}"}.start(t)
+	for _, kind := range []string{"few_share", "not_shared", "withheld"} {
+		a.expectHint(kind, "what attackers ask for, and such an application answers, may look like it")
+	}
 	resp := request(t.Context(), t, http.MethodGet, a.url("/good"), "X: y")
 	defer resp.Body.Close()
 	go c.read(resp.Body)
