@@ -110,7 +110,7 @@ set +m
 trap 'kill -- "-$beside" 2>/dev/null; exit 1' INT TERM
 wait "$beside" || status=1
 
-if ! cat "$work"/noted.root.* | grep -q .; then
+if ! grep -qs . "$work"/noted.root.*; then
 	printf '** no test has asked for the delivery: the other one is not tested\n'
 	status=1
 fi
