@@ -36,6 +36,7 @@ type Likeness struct {
 	live    bool     // and something with an id that came to the stream since
 	unread  []uint64 // what would be from before, if the stream was not behind: as long as that does not get it
 	Current bool     // the stream had nothing after its ID then, or its client was ahead
+	since   []since  // with Current: what the stream has got since, and it has not brought
 
 	steps      int // how many blocks were looked at to find a meeting, since
 	attemptsAt time.Time
@@ -50,6 +51,13 @@ type pending struct {
 	hasID    bool
 	isNew    bool // the stream has not got it since the connection was opened
 	past     bool // it is from before that, unless the stream gets it; see judge
+}
+
+// since is an event of the stream.
+type since struct {
+	hash     uint64
+	position uint64
+	greeting bool // the stream's connection began with it
 }
 
 // isLate reports whether a block is looked for later than it should be: one of the
@@ -134,6 +142,7 @@ func (l *Likeness) addPending(list []pending, p pending) []pending {
 func (p Pair) Brings(b *replay.Block) {
 	p.acts(b.At)
 	greeting := !p.Beside.Conn.paused
+	p.since = slices.DeleteFunc(p.since, func(k since) bool { return k.hash == b.Hash })
 	brought := pending{hash: b.Hash, at: b.At, greeting: greeting, event: b.Dispatches && !p.Stream.Conn.beganWith(b), hasID: b.HasID}
 	p.judge(&brought)
 	p.brought = p.addPending(p.brought, brought)
@@ -146,7 +155,7 @@ func (p Pair) Brings(b *replay.Block) {
 // seen on the connection beside, unless either may still be being greeted.
 func (p Pair) StreamBrings(b *replay.Block) {
 	p.acts(b.At)
-	p.Current = p.Current || (b.HasID && b.ID == p.ID) // its client was ahead
+	p.noteSince(b)
 	p.unread = slices.DeleteFunc(p.unread, func(hash uint64) bool { return hash == b.Hash })
 	for i := range p.brought {
 		if o := &p.brought[i]; o.isNew && o.hash == b.Hash {
@@ -157,6 +166,20 @@ func (p Pair) StreamBrings(b *replay.Block) {
 	greeted := p.Stream.GreetingTime()
 	if b.At.Sub(p.Stream.HeadAt) >= greeted && !p.Beside.HeadAt.IsZero() && b.At.Sub(p.Beside.HeadAt) >= greeted {
 		p.missed = p.addPending(p.missed, pending{hash: b.Hash, at: b.At})
+	}
+}
+
+// noteSince takes note of a block of the stream as one that came after the ID, if the
+// stream had nothing after that before. It may be evicted when the two are merged.
+func (p Pair) noteSince(b *replay.Block) {
+	switch n, _ := p.Beside.Buffer.Twins(b.Hash); {
+	case b.HasID && b.ID == p.ID: // its client was ahead
+		p.Current, p.since = true, nil
+	case !p.Current, !b.Dispatches, n > 0:
+	case len(p.since) >= maxPending:
+		p.Current, p.since = false, nil
+	default:
+		p.since = append(p.since, since{b.Hash, p.Stream.Buffer.Newest + 1, p.Stream.Conn.beganWith(b)})
 	}
 }
 
@@ -316,10 +339,10 @@ func (p Pair) skips(to, after uint64, known bool, looked []pending) (next string
 	if i >= 0 {
 		next = brought[i].ID
 	}
-	if !known && p.Stream.Buffer.Lost > 0 {
-		return next, !p.Current
-	}
 	greeted := slices.ContainsFunc(brought, greetsWith)
+	if !known && p.Stream.Buffer.Lost > 0 {
+		return next, !p.Current || slices.ContainsFunc(p.since, func(k since) bool { return k.position <= to && (!greeted || !k.greeting) })
+	}
 	return next, slices.ContainsFunc(fromUpstream(p.Stream.Buffer), func(k *replay.Block) bool {
 		switch {
 		case k.Position > to, known && k.Position <= after, greeted && greetsWith(k), slices.ContainsFunc(brought, k.Equal):

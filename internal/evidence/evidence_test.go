@@ -27,6 +27,7 @@ type told struct {
 type timeline struct {
 	opened time.Duration
 	head   time.Duration // so long after that
+	id     string        // the last event ID with which it is opened
 	told   []told
 	keeps  int // so many blocks; 0: all
 }
@@ -34,14 +35,24 @@ type timeline struct {
 // play lets two connections bring what they do, in the order of time, as a stream lets
 // them.
 func play(stream, beside timeline, shared bool) Pair {
-	p := Pair{Stream: newTrack(stream), Beside: newTrack(beside), Likeness: new(Likeness), Shared: shared}
+	p := Pair{Stream: newTrack(stream), Beside: newTrack(beside), Likeness: new(Likeness), ID: beside.id, Shared: shared}
 	one, two := stream.told, beside.told
-	for isOpen := false; len(one) > 0 || len(two) > 0; {
+	isOpen := false
+	open := func() {
+		if isOpen {
+			return
+		}
+		isOpen, p.Said = true, p.Stream.Said
+		if kept := p.Stream.Buffer.Blocks; beside.id != "" {
+			p.Current = kept[len(kept)-1].ID == beside.id
+		}
+	}
+	for len(one) > 0 || len(two) > 0 {
 		if len(two) == 0 || (len(one) > 0 && one[0].after <= two[0].after) {
 			b := block(one[0])
 			one = one[1:]
-			if !isOpen && b.At.Sub(began) >= beside.opened {
-				isOpen, p.Said = true, p.Stream.Said
+			if b.At.Sub(began) >= beside.opened {
+				open()
 			}
 			keep(p.Stream, b, func() {
 				if isOpen {
@@ -50,9 +61,7 @@ func play(stream, beside timeline, shared bool) Pair {
 			})
 			continue
 		}
-		if !isOpen {
-			isOpen, p.Said = true, p.Stream.Said
-		}
+		open()
 		b := block(two[0])
 		two = two[1:]
 		keep(p.Beside, b, func() { p.Brings(b) })
@@ -253,6 +262,29 @@ func TestSkips(t *testing.T) {
 			p.ID = "1"
 			if _, skips := p.Skips(p.Stream.Buffer.Newest, 1, c.keeps == 0); skips != c.skips {
 				t.Errorf("the upstream did not go on: %v, expected %v", skips, c.skips)
+			}
+		})
+	}
+}
+
+// A client has all that the stream has when its connection is opened. What the stream gets before the application has
+// that one is not sent to it by one that does not look at the ID; nor is it kept until the two are merged.
+func TestSkipsOfWhoHadEverything(t *testing.T) {
+	meanwhile := each(10*second+second/10, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")
+	for name, c := range map[string]struct {
+		beside []told
+		skips  bool
+	}{
+		"it is sent what comes from then on":          {beside: each(10*second+3*second/10, second/10, "5: e", "6: f", "7: g"), skips: true},
+		"it is sent the rest, too":                    {beside: append(each(10*second+2*second/10, 0, "3: c", "4: d"), each(10*second+3*second/10, second/10, "5: e", "6: f", "7: g")...)},
+		"it is sent each at once":                     {beside: meanwhile},
+		"each reaches it before it reaches the other": {beside: each(10*second+second/20, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stream := timeline{told: append(each(0, second, "1: a", "2: b"), meanwhile...), keeps: 2}
+			p := play(stream, timeline{opened: 10 * second, id: "2", told: c.beside}, true)
+			if next, skips := p.Skips(p.Stream.Buffer.Newest, 0, false); skips != c.skips {
+				t.Errorf("the upstream did not go on: %v, expected %v; next %q", skips, c.skips, next)
 			}
 		})
 	}
