@@ -172,8 +172,11 @@ func (p Pair) StreamBrings(b *replay.Block) {
 // noteSince takes note of a block of the stream as one that came after the ID, if the
 // stream had nothing after that before. It may be evicted when the two are merged.
 func (p Pair) noteSince(b *replay.Block) {
-	switch n, _ := p.Beside.Buffer.Twins(b.Hash); {
-	case b.HasID && b.ID == p.ID: // its client was ahead
+	n, _ := p.Beside.Buffer.Twins(b.Hash)
+	_, had := p.Stream.Buffer.Find(p.ID)
+	had = had || p.Stream.Buffer.LastID == p.ID // several in a row may have one ID
+	switch {
+	case b.HasID && b.ID == p.ID && !had: // its client was ahead
 		p.Current, p.since = true, nil
 	case !p.Current, !b.Dispatches, n > 0:
 	case len(p.since) >= maxPending:

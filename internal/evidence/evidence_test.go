@@ -43,9 +43,8 @@ func play(stream, beside timeline, shared bool) Pair {
 			return
 		}
 		isOpen, p.Said = true, p.Stream.Said
-		if kept := p.Stream.Buffer.Blocks; beside.id != "" {
-			p.Current = kept[len(kept)-1].ID == beside.id
-		}
+		at, known := p.Stream.Buffer.Find(beside.id)
+		p.Current = known && at == p.Stream.Buffer.Newest
 	}
 	for len(one) > 0 || len(two) > 0 {
 		if len(two) == 0 || (len(one) > 0 && one[0].after <= two[0].after) {
@@ -96,6 +95,9 @@ func keep(t *Track, b *replay.Block, compare func()) {
 	t.Note(b, true)
 	compare()
 	t.Buffer.Append(b)
+	if b.HasID {
+		t.Buffer.SetLastID(b.ID, b.Position)
+	}
 }
 
 // each is a text at one moment after the other.
@@ -271,17 +273,20 @@ func TestSkips(t *testing.T) {
 // that one is not sent to it by one that does not look at the ID; nor is it kept until the two are merged.
 func TestSkipsOfWhoHadEverything(t *testing.T) {
 	meanwhile := each(10*second+second/10, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")
+	oneID := each(9*second+second/2, second/5, "2: c", "2: d", "2: e", "2: f", "2: g")
 	for name, c := range map[string]struct {
-		beside []told
-		skips  bool
+		stream, beside []told
+		skips          bool
 	}{
-		"it is sent what comes from then on":          {beside: each(10*second+3*second/10, second/10, "5: e", "6: f", "7: g"), skips: true},
-		"it is sent the rest, too":                    {beside: append(each(10*second+2*second/10, 0, "3: c", "4: d"), each(10*second+3*second/10, second/10, "5: e", "6: f", "7: g")...)},
-		"it is sent each at once":                     {beside: meanwhile},
-		"each reaches it before it reaches the other": {beside: each(10*second+second/20, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")},
+		"it is sent what comes from then on":          {stream: meanwhile, beside: meanwhile[2:], skips: true},
+		"it is sent the rest, too":                    {stream: meanwhile, beside: append(each(10*second+2*second/10, 0, "3: c", "4: d"), meanwhile[2:]...)},
+		"it is sent each at once":                     {stream: meanwhile, beside: meanwhile},
+		"each reaches it before it reaches the other": {stream: meanwhile, beside: each(10*second+second/20, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")},
+		// The client may have any of these.
+		"its ID is that of more events, of which it is sent the newest": {stream: oneID, beside: oneID[4:], skips: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			stream := timeline{told: append(each(0, second, "1: a", "2: b"), meanwhile...), keeps: 2}
+			stream := timeline{told: append(each(0, second, "1: a", "2: b"), c.stream...), keeps: 2}
 			p := play(stream, timeline{opened: 10 * second, id: "2", told: c.beside}, true)
 			if next, skips := p.Skips(p.Stream.Buffer.Newest, 0, false); skips != c.skips {
 				t.Errorf("the upstream did not go on: %v, expected %v; next %q", skips, c.skips, next)
