@@ -234,7 +234,7 @@ func (s *Stream) release(sub *Subscriber) {
 	if len(s.subs) > 0 || s.splice == nil {
 		return
 	}
-	if parent := s.splice.parent; s.isLive() && parent.compares() && !parent.shares() && parent.hasWaiting() {
+	if parent := s.splice.parent; s.isLive() && parent.compares() && !parent.shares() && parent.hasWaiting() && len(parent.splices) <= s.options.SpliceLimit {
 		s.splice.probe, s.splice.proves = true, true // its client has left, but others wait for what it shows
 		return
 	}

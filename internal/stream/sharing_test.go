@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,6 +71,30 @@ func TestWhoHasWaitedEnoughIsGivenASpliceFirst(t *testing.T) {
 		sp.expectGone(true)
 		up.event("1")
 		a.read()
+	})
+}
+
+// TestWhoLeavesDoesNotLeaveConnections: what a client's connection shows may be what others wait for, but not that of
+// each who comes with an ID that nobody knows, and leaves.
+func TestWhoLeavesDoesNotLeaveConnections(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		st.start()
+		_, sp := st.second()
+		sp.open()
+		st.join("") // waits
+		open := []*fakeConn{sp}
+		for i := range 50 {
+			b := st.join("unknown" + strconv.Itoa(i))
+			time.Sleep(proofDelay)
+			open = append(open, st.source.acceptOpen())
+			synctest.Wait()
+			b.leave()
+		}
+		synctest.Wait()
+		open = slices.DeleteFunc(open, func(c *fakeConn) bool { return c.ctx.Err() != nil })
+		if n := len(open); n > defaultSpliceLimit {
+			t.Errorf("%d connections beside the stream's are left, expected at most splice_limit, %d", n, defaultSpliceLimit)
+		}
 	})
 }
 
