@@ -500,34 +500,42 @@ func TestBodiesPassAsTheyCome(t *testing.T) {
 		"data with the end":      {repeated{asks + " ", " ", 1 << 20}, iotest.DataErrReader, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plain, looked := test.body, test.body
-			in, through := io.Reader(&plain), io.Reader(&looked)
-			if test.piece != nil {
-				in, through = test.piece(in), test.piece(through)
-			}
-			whole := 0
-			r := &http.Request{Body: io.NopCloser(through), ContentLength: -1}
-			body := newAskingBody(r, false, func() { whole++ }).(*askingBody)
-			want, got := make([]byte, 32<<10), make([]byte, 32<<10)
-			same, done := true, false
-			one := func() {
-				n, err := in.Read(want)
-				m, lookedErr := body.Read(got)
-				same = same && n == m && errors.Is(lookedErr, err) && bytes.Equal(want[:n], got[:m])
-				done = done || err != nil
-			}
-			if allocs := testing.AllocsPerRun(1, func() {
-				for range 10 {
+			read := func() (allocates float64) {
+				plain, looked := test.body, test.body
+				in, through := io.Reader(&plain), io.Reader(&looked)
+				if test.piece != nil {
+					in, through = test.piece(in), test.piece(through)
+				}
+				whole := 0
+				r := &http.Request{Body: io.NopCloser(through), ContentLength: -1}
+				body := newAskingBody(r, false, func() { whole++ }).(*askingBody)
+				want, got := make([]byte, 32<<10), make([]byte, 32<<10)
+				same, done := true, false
+				one := func() {
+					n, err := in.Read(want)
+					m, lookedErr := body.Read(got)
+					same = same && n == m && errors.Is(lookedErr, err) && bytes.Equal(want[:n], got[:m])
+					done = done || err != nil
+				}
+				allocs := testing.AllocsPerRun(1, func() {
+					for range 10 {
+						one()
+					}
+				})
+				for !done {
 					one()
 				}
-			}); allocs != 0 {
-				t.Errorf("ten reads allocate %v times", allocs)
+				if !same || body.looked > 64<<10 || whole != map[bool]int{true: 1}[test.asks] {
+					t.Errorf("the same: %v, looked at %d, asks %d times", same, body.looked, whole)
+				}
+				return allocs
 			}
-			for !done {
-				one()
+			least := read()
+			for range 5 { // other goroutines of the process may allocate, too
+				least = min(least, read())
 			}
-			if !same || body.looked > 64<<10 || whole != map[bool]int{true: 1}[test.asks] {
-				t.Errorf("the same: %v, looked at %d, asks %d times", same, body.looked, whole)
+			if least != 0 {
+				t.Errorf("ten reads allocate %v times", least)
 			}
 		})
 	}

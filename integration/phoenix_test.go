@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -104,6 +106,9 @@ func (u *upstream) awaitOpen(n int) {
 func listenAgain(t testing.TB, address string) net.Listener {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < testTimeout; listener, err = net.Listen("tcp", address) {
+		time.Sleep(10 * time.Millisecond) // a process that is just being started may have it yet
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,6 +142,10 @@ func (s *source) obey(in io.Reader) error {
 	return lines.Err()
 }
 
+// patience is for an address that a listener had which is closed: a process that is just being started may have it until it
+// runs its program.
+const patience = 10 * time.Second
+
 func main() {
 	mode := flag.String("mode", "http", "http, h2c, h2, fastcgi, gzip, http10 or bytes")
 	ids := flag.String("ids", "none", "which events have an id: none, all or mixed")
@@ -166,6 +170,9 @@ func main() {
 		out:     json.NewEncoder(os.Stdout),
 	}
 	listener, err := net.Listen("tcp", *address)
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < patience; listener, err = net.Listen("tcp", *address) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if err != nil {
 		log.Fatal(err)
 	}
