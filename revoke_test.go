@@ -128,10 +128,8 @@ func TestApplicationRevokes(t *testing.T) {
 				}
 				_ = resp.Body.Close()
 				bob.expectOver()
-				up.numbered("1")
-				if kind != "private" {
-					alice.expect("1")
-				}
+				up.numbered("1") // hers, if each has one
+				alice.expect("1")
 				alice.expectOpen()
 				alice.close()
 			})
