@@ -172,6 +172,9 @@ func (p Pair) StreamBrings(b *replay.Block) {
 // noteSince takes note of a block of the stream as one that came after the ID, if the
 // stream had nothing after that before. It may be evicted when the two are merged.
 func (p Pair) noteSince(b *replay.Block) {
+	if p.ID == "" || (!p.Current && b.ID != p.ID) {
+		return
+	}
 	n, _ := p.Beside.Buffer.Twins(b.Hash)
 	_, had := p.Stream.Buffer.Find(p.ID)
 	had = had || p.Stream.Buffer.LastID == p.ID // several in a row may have one ID

@@ -222,8 +222,8 @@ func (src *Source) note(kind Kind, place string, lasts bool, say func() (text, r
 	return &told
 }
 
-// makeRoom drops what is over, and then, if there are too many, one that is settled, or the hint that was seen least: of many places that come once
-// each, none drives out one that comes again and again.
+// makeRoom drops what is over, and then, if there are too many, one that is settled, or the hint that was seen least: of
+// many places that come once each, none drives out one that comes again and again.
 func (p *places) makeRoom(now time.Time) {
 	maps.DeleteFunc(p.hints, func(_ string, h *Hint) bool { return h.over(now) })
 	for len(p.hints) >= maxPlaces {
