@@ -2,7 +2,7 @@
 
 FUZZTIME ?= 30s
 
-.PHONY: help run test lint fuzz bench ci release
+.PHONY: help run test lint fuzz random bench ci release
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ lint: ## gofmt, vet, go fix, golangci-lint
 
 fuzz: ## each fuzz test for FUZZTIME (30s)
 	@ci/fuzz.sh $(FUZZTIME)
+
+random: ## the random tests with new seeds, for three hours
+	@ci/random.sh
 
 bench: ## the Go benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

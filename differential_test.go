@@ -24,7 +24,8 @@ import (
 
 var (
 	differentialTime = flag.Duration("differential.time", 30*time.Second, "how long TestDifferential begins new scenarios")
-	differentialSeed = flag.Uint64("differential.seed", 0, "seed of the one scenario of TestDifferential to run; 0: new ones")
+	differentialFrom = flag.Uint64("differential.from", 1, "seed of the first scenario of TestDifferential; 0: a new one, as the weekly run has")
+	differentialSeed = flag.Uint64("differential.seed", 0, "seed of the one scenario of TestDifferential to run; 0: those from -differential.from")
 	differentialOnly = flag.Int("differential.only", -1, "the one application of the scenario to run; -1: all")
 	differentialDir  = flag.String("differential.trace", "", "a folder in which TestDifferential writes Caddy's log, and all that happened to an application whose clients it fails for")
 )
@@ -56,7 +57,7 @@ const (
 //
 // -differential.time says how long; an hour by hand is
 //
-//	go test -race -run '^TestDifferential$' -timeout 2h -differential.time 1h .
+//	go test -race -run '^TestDifferential$' -timeout 2h -differential.time 1h -differential.from 0 .
 //
 // A scenario is repeated by its seed as far as what happens is random, and not as
 // far as goroutines race: repeat it a few times, with -differential.trace.
@@ -71,7 +72,10 @@ func TestDifferential(t *testing.T) {
 		return
 	}
 	var total diffCounts
-	seed := rand.Uint64()>>1 | 1
+	seed := *differentialFrom
+	if seed == 0 {
+		seed = rand.Uint64()>>1 | 1
+	}
 	for began := time.Now(); total.Scenarios == 0 || time.Since(began) < *differentialTime; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			total.add(testScenario(t, seed))
