@@ -3,7 +3,6 @@ package stream
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -74,7 +73,7 @@ type Subscriber struct {
 	TakenAt     time.Time    // when the first of them that is no replay was complete; zero: none is
 	unwritten   int          // how many blocks
 	unwrittenAt time.Time    // when the first of them came
-	Writing     atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
+	Writing     Since        // it is being written to
 
 	// Whether a stream waits for it; see room.go.
 	awaits *room // that a stream waits for with it; nil: none does
