@@ -201,6 +201,9 @@ func (way faultyWay) strike(t *testing.T, g *gateway, client func() *http.Client
 	t.Helper()
 	other := g.subscribe(target)
 	up := u.accept()
+	for up.request.URL.Path != target { // a client whose head failed came when the others had left
+		up = u.accept()
+	}
 	victim := newVictim(t, g, client(), f, target)
 	defer victim.leave()
 	for n := 1; n <= 3; n++ {
