@@ -95,7 +95,7 @@ func (c *faultyConn) Write(p []byte) (n int, err error) {
 	case c.writes == f.write:
 		n, _ = c.Conn.Write(p[:[]int{0, len(p) / 2, max(0, len(p)-1)}[f.part]])
 	}
-	if c.fault.err != os.ErrDeadlineExceeded {
+	if !errors.Is(c.fault.err, os.ErrDeadlineExceeded) {
 		_ = c.Conn.Close() // reading fails, too
 	}
 	c.fault.happen.Store(true)
@@ -224,7 +224,7 @@ func (way faultyWay) strike(t *testing.T, g *gateway, client func() *http.Client
 	up.end()
 	other.expectEnd()
 	eventually(t, "all have left", func() bool { return attached() == 0 })
-	if f.shut == nil && (!f.happen.Load() || f.err == os.ErrDeadlineExceeded && way.tls) {
+	if f.shut == nil && (!f.happen.Load() || errors.Is(f.err, os.ErrDeadlineExceeded) && way.tls) {
 		// It is the client that closes a connection of HTTP/2, on which net/http waits for it.
 		eventually(t, "the connection is let go", func() bool { victim.leave(); return f.closed.Load() })
 	} else if f.shut == nil {
@@ -397,6 +397,7 @@ func TestUpstreamBreaksAtEveryByte(t *testing.T) {
 
 // readBroken reads what a connection that breaks brings, and what comes after it.
 func readBroken(t *testing.T, g *gateway, at int, how string, clean bool) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	var resp *http.Response
