@@ -114,14 +114,14 @@ func TestDiskForLogsIsFull(t *testing.T) {
 	assertCount(t, readers, u.due())
 	g.awaitLog("no space left on device", 2)
 
-	file := filepath.Join(t.TempDir(), "log")
-	g.setup.globals = logs(file)
+	dir := t.TempDir()
+	g.setup.globals = logs(filepath.Join(dir, "log"))
 	g.reload(directives)
 	f = follow(t, "client of the new configuration", g.url("/events"), "")
 	f.await(1)
 	f.close()
 	awaitThat(t, "the logs are written", func() bool {
-		text, err := os.ReadFile(file)
+		text, err := os.ReadFile(filepath.Join(dir, "log"))
 		return err == nil && strings.Contains(string(text), "http.log.access") && strings.Contains(string(text), `"admin.api"`)
 	})
 	assertCount(t, readers, u.due())
