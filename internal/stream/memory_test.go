@@ -634,7 +634,7 @@ func TestDecodersCountInMemory(t *testing.T) {
 		if got := used(); got < 3<<20 || got > 4<<20 {
 			t.Errorf("%d bytes are counted with a coding", got)
 		}
-		left.expectGone(true) // it gave way
+		left.expectGone(true)                                // it gave way
 		for _, size := range []int64{1 << 20, 3 << 20 / 2} { // in place of what it needed before
 			before, had := used(), intakeOf(up.conn).coding.Load()
 			up.run(func() { up.conn.Coding(size) })

@@ -11,7 +11,7 @@ import (
 // clockSet is a moment as it is told when the system's clock has been set by d: the monotonic clock is as it was. (In a
 // bubble there is none.)
 func clockSet(now time.Time, d time.Duration) time.Time {
-	const seconds = 30 // the lowest bit of them in the first word of a Time with a monotonic clock
+	const seconds = 30                                                          // the lowest bit of them in the first word of a Time with a monotonic clock
 	*(*uint64)(unsafe.Pointer(&now)) += uint64(int64(d/time.Second)) << seconds //nolint:gosec // G103, G115: there is no other way to make one; a sum that wraps around is right
 	return now
 }
