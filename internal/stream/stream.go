@@ -265,6 +265,7 @@ type intake struct {
 	first    bool             // of the stream
 	blocks   int              // how many it has had that are not comment-only
 	repeats  evidence.Repeats // of blocks that the stream has: those are dropped
+	beside   beside           // of a successor that was not asked to go on
 	dropped  int              // how many were
 	answer   evidence.Answer  // of its first ids
 	held     []heldBlock
@@ -275,9 +276,11 @@ type intake struct {
 // heldBlock is a block that a successor has brought, and its lines for the
 // subscribers.
 type heldBlock struct {
-	block eventstream.Block
-	lines []byte
-	at    time.Time
+	block    eventstream.Block
+	lines    []byte
+	hash     uint64
+	at       time.Time
+	isBeside bool // its stream had its own connection then
 }
 
 // spliceState is what a splice has more than other streams. The lock of the

@@ -72,11 +72,12 @@ func (s *Stream) trySuccessor(now time.Time) {
 		s.takeOverAt(sp, to)
 		return
 	}
-	if !resumed && s.pair(sp).Quiet(now, &again) {
+	quiet := !resumed && s.pair(sp).Quiet(now, &again)
+	if quiet && !sp.conn.beside.isAhead(&s.track) {
 		s.takeOverAt(sp, s.buffer.Newest)
 		return
 	}
-	if sp.track.Full || !now.Before(due) {
+	if quiet || sp.track.Full || !now.Before(due) {
 		s.takeOver(sp)
 		return
 	}
@@ -107,7 +108,7 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 		s.unprove()
 	}
 	c.repeats.Reached(to)
-	c.held = nil
+	c.held, c.beside = nil, beside{}
 }
 
 // takeOver lets the stream go on with its successor as with a connection that
@@ -119,15 +120,18 @@ func (s *Stream) takeOver(sp *Stream) {
 	if !same {
 		s.unprove()
 	}
-	held := c.held
-	c.held, c.blocks = nil, 0
+	held, old := c.held, beside{old: c.beside.old}
+	if !c.resumed {
+		held = c.beside.rest()
+	}
+	c.held, c.beside, c.blocks = nil, beside{}, 0
 	if !c.resumed {
 		c.tellGap()
 		s.keepState(sp)
 	}
 	seen := uint64(0)
 	for _, h := range held {
-		if c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
+		if c.resumed && c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
 			c.dropped++
 			continue
 		}
@@ -135,6 +139,7 @@ func (s *Stream) takeOver(sp *Stream) {
 			return
 		}
 	}
+	c.beside = old // which has nothing of what was held, but may have what comes
 }
 
 // keepState takes over what the blocks of a successor have set that are not given.
