@@ -22,6 +22,7 @@ type beside struct {
 	ahead []heldBlock // what the successor has
 	size  int64       // bytes of their lines
 	met   bool        // both have brought a block
+	apart bool        // the stream's connection has brought one after one of these that it has not
 }
 
 // bringsOld takes note of a block of the stream's connection.
@@ -31,6 +32,7 @@ func (a *beside) bringsOld(hash uint64) {
 		a.forget(i + 1)
 		return
 	}
+	a.apart = a.apart || len(a.ahead) > 0
 	if len(a.old) == maxBeside {
 		a.old = slices.Clone(a.old[maxBeside/2:])
 	}
@@ -67,9 +69,9 @@ func (a *beside) isAhead(t *evidence.Track) bool {
 
 // rest returns what the stream is to get of the successor's that it has not got when that
 // takes over: nothing that came beside other blocks of the stream's connection, if no
-// block came on both.
+// block came on both. They are told different things, then.
 func (a *beside) rest() []heldBlock {
-	if a.met || len(a.old) == 0 {
+	if a.met || !a.apart {
 		return a.ahead
 	}
 	return slices.DeleteFunc(a.ahead, func(h heldBlock) bool { return h.isBeside })
