@@ -10,20 +10,7 @@ import (
 // yet to bring. It is how far one may be behind the other.
 const maxBeside = 1 << 12
 
-// beside is what a stream's connection and its successor, which was not asked to go on,
-// have brought since that was opened, each what the other one has not. Both are told the
-// same, but one may be behind the other by seconds: it is slower, or the machine is busy
-// and has not read it. So no times are compared. What one of them alone is told, before
-// something that both are, does not count.
-//
-// The zero value has nothing.
-type beside struct {
-	old   []uint64    // hashes of what the stream's connection has brought
-	ahead []heldBlock // what the successor has
-	size  int64       // bytes of their lines
-	met   bool        // both have brought a block
-	apart bool        // the stream's connection has brought one after one of these that it has not
-}
+// What a stream's connection and its successor bring beside each other.
 
 // bringsOld takes note of a block of the stream's connection.
 func (a *beside) bringsOld(hash uint64) {

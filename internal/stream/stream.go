@@ -283,6 +283,21 @@ type heldBlock struct {
 	isBeside bool // its stream had its own connection then
 }
 
+// beside is what a stream's connection and its successor, which was not asked to go on,
+// have brought since that was opened, each what the other one has not. Both are told the
+// same, but one may be behind the other by seconds: it is slower, or the machine is busy
+// and has not read it. So no times are compared. What one of them alone is told, before
+// something that both are, does not count.
+//
+// The zero value has nothing.
+type beside struct {
+	old   []uint64    // hashes of what the stream's connection has brought
+	ahead []heldBlock // what the successor has
+	size  int64       // bytes of their lines
+	met   bool        // both have brought a block
+	apart bool        // the stream's connection has brought one after one of these that it has not
+}
+
 // spliceState is what a splice has more than other streams. The lock of the
 // stream guards it.
 type spliceState struct {
