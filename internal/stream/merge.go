@@ -82,7 +82,7 @@ func (s *Stream) spliceTimedOut(sp *Stream, now time.Time) {
 	switch {
 	case sp.splice.probe:
 		s.probeFailed(sp)
-	case sp.track.Full, now.Sub(sp.track.HeldAt) < evidence.TwinWindow:
+	case sp.track.WasHeld():
 		s.privatize(sp) // its clients have held it up: that says nothing of the upstream
 	default:
 		s.giveUpSplice(sp, "splice_timeout")

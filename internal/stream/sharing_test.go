@@ -672,3 +672,41 @@ func TestWhoLooksLateDoesNotKnowThatNothingCame(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatASlowClientHeldUpShowsNothing: the connection of a client that reads slowly what
+// an old ID brings it is read late. So what it brings later than it could was told at a
+// time that nobody knows, and a pause in it may be one in which the gateway had no time to
+// read. Neither makes the path one that tells each connection its own, nor does it that
+// the splice cannot be merged in its time.
+func TestWhatASlowClientHeldUpShowsNothing(t *testing.T) {
+	for name, later := range map[string]func(up, sp *fakeConn){
+		"history after a pause":    func(_, sp *fakeConn) { sp.numbered("7") },
+		"an event that is not yet": func(up, _ *fakeConn) { up.numbered("11") },
+		"not merged":               func(_, _ *fakeConn) { time.Sleep(defaultSpliceTimeout) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(func(o *Options) { o.Buffer.Events = 3 }), func(st *streamTest) {
+				a, _, up := st.proven()
+				time.Sleep(time.Minute)
+				slow := st.join("1")
+				sp := st.source.acceptOpen()
+				go sp.numbered("2", "3", "4", "5", "6") // more than its buffer holds
+				for range 10 {
+					synctest.Wait()
+					time.Sleep(100 * time.Millisecond)
+					slow.read()
+				}
+				time.Sleep(2 * splicePause)
+				later(up, sp)
+				time.Sleep(2 * twinWindow)
+				synctest.Wait()
+				s := a.sub.Origin
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if s.closed.Load() || s.only != nil || s.learned != (learned{}) {
+					st.t.Errorf("the stream is closed: %v, per connection: %v; learnt %+v", s.closed.Load(), s.only != nil, s.learned)
+				}
+			})
+		})
+	}
+}
