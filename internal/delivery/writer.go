@@ -227,7 +227,7 @@ func (w *writer) serve(c *connection) {
 // or the connection is gone.
 func (w *writer) write(c *connection, blocks []*replay.Block, end stream.EndReason) bool {
 	chunk, size := w.chunk(c, blocks)
-	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.moment(c.sub.TakenAt)}
+	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.moment(c.sub.TakenAt())}
 	if !w.send(c, chunk) {
 		if !c.closed {
 			c.end, c.partly = end, batch

@@ -420,8 +420,8 @@ func (r *reader) expectEnd(end EndReason, blocks ...string) {
 // expectOutcome checks what the client is told of resuming.
 func (r *reader) expectOutcome(outcome string) {
 	r.t.Helper()
-	if r.sub.Outcome != outcome {
-		r.t.Fatalf("outcome %q, expected %q", r.sub.Outcome, outcome)
+	if r.sub.Outcome() != outcome {
+		r.t.Fatalf("outcome %q, expected %q", r.sub.Outcome(), outcome)
 	}
 }
 

@@ -150,7 +150,7 @@ const closeTime = 500 * time.Millisecond
 func (s *Stream) spliceFailed(end upstreams.Ending) {
 	if s.splice == nil { // left to its client meanwhile
 		for _, sub := range s.readers() {
-			sub.finish = EndPerClient
+			sub.finishFor(EndPerClient)
 		}
 		s.endLocked()
 		return
@@ -176,13 +176,13 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 			parent.tellRefused(sub)
 			parent.joinAt(sub, parent.buffer.Newest)
 		case sub.released: // has a head, from when the stream was broken
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 		case alone:
-			sub.finish = EndAskAgain
+			sub.finishFor(EndAskAgain)
 		case hung && !parent.shares():
-			sub.finish = EndNoSecond
+			sub.finishFor(EndNoSecond)
 		default:
-			sub.finish = EndPerClient
+			sub.finishFor(EndPerClient)
 		}
 	}
 	if c := s.Log().Check(zap.DebugLevel, "splice refused"); c != nil {
@@ -194,8 +194,8 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 		parent.closed.Store(true)
 		parent.endLocked()
 		for sub := range parent.subs {
-			if sub.finish == EndAskAgain {
-				sub.finishFrom = now.Add(closeTime)
+			if sub.finish() == EndAskAgain {
+				sub.ending.from = now.Add(closeTime)
 			}
 		}
 	}
@@ -206,14 +206,14 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 // tellRefused tells a client that joins at the newest event, because its splice was
 // refused, what it does not get: the greeting, or what came after its ID.
 func (s *Stream) tellRefused(sub *Subscriber) {
-	if sub.id == "" || s.isCurrent(sub.id) {
-		sub.Outcome += "; greeting=none"
+	if sub.id() == "" || s.isCurrent(sub.id()) {
+		sub.resumption().outcome += "; greeting=none"
 		return
 	}
-	gap := Gap{GapUpstream, sub.id, s.missed(sub.id)}
+	gap := Gap{GapUpstream, sub.id(), s.missed(sub.id())}
 	s.logGap(gap)
-	sub.Outcome = ResumeGap
-	sub.pending = append(gap.Event(s.options.GapEvent), sub.pending...)
+	sub.resumption().outcome = ResumeGap
+	sub.tellFirst(gap.Event(s.options.GapEvent))
 }
 
 // probeFailed takes note that a probe has ended, which has shown nothing.

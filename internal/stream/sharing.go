@@ -154,7 +154,7 @@ func (s *Stream) unprove() {
 	var sole *Subscriber
 	for sub := range s.subs {
 		sub.own = false
-		if sub.stream == s && !sub.waiting && sub.finish == "" && (sole == nil || sub.arrival < sole.arrival) {
+		if sub.stream == s && !sub.waiting && sub.finish() == "" && (sole == nil || sub.arrival < sole.arrival) {
 			sole = sub
 		}
 	}
@@ -183,7 +183,7 @@ func (s *Stream) unshareSplice(sp *Stream) {
 				sub.release() // it has its head: what comes until it has a connection, it misses
 			}
 		default:
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 		}
 	}
 	sp.wakeLocked()
@@ -213,11 +213,11 @@ func (s *Stream) perConnection(why ownReason) {
 	}
 	for sub := range s.subs {
 		switch {
-		case sub == s.only, sub.finish != "":
+		case sub == s.only, sub.finish() != "":
 		case sub.events > 0 && sub.Sent > 0:
-			sub.finish, sub.finishAt = EndBroken, sub.cursor // it comes back
+			sub.finishAt(sub.cursor, EndBroken) // it comes back
 		default:
-			sub.finish, sub.finishAt = EndPerClient, sub.cursor
+			sub.finishAt(sub.cursor, EndPerClient)
 		}
 	}
 	if s.only == nil {
@@ -248,9 +248,9 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 	first := slices.MinFunc(sp.readers(), func(a, b *Subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
 	for sub := range sp.subs {
 		if sub != first {
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 			if sub.Sent == 0 {
-				sub.finish = EndPerClient
+				sub.finishFor(EndPerClient)
 			}
 		}
 	}
@@ -261,8 +261,8 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 func (s *Stream) endBarred() {
 	s.closed.Store(true)
 	for sub := range s.subs {
-		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish == "" {
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish() == "" {
+			sub.finishAt(sub.cursor, EndBroken)
 		}
 	}
 	s.wakeLocked()

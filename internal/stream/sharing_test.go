@@ -373,9 +373,9 @@ func TestEventBeforeABreakIsNoEvidence(t *testing.T) {
 				up.event("1")
 				if busy {
 					sub := b.sub
-					sub.mu.Lock()
+					sub.Origin.mu.Lock()
 					sub.home.trySplice(sub.stream, time.Now().Add(2*twinWindow))
-					sub.mu.Unlock()
+					sub.Origin.mu.Unlock()
 				} else {
 					sp.breakOff()
 					st.source.acceptOpen()
