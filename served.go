@@ -52,7 +52,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	}
 	d = &served{h: h, next: next, req: req}
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
-	d.Notice = h.welcomeSubscriber(sub, req, r).notice
+	d.Notice = &h.welcomeSubscriber(sub, req, r).notice
 	d.begin(head, wait == nil)
 	return d, false, nil
 }
