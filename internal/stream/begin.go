@@ -13,7 +13,7 @@ import (
 func (s *Stream) resume(sub *Subscriber, id string) {
 	f := &s.buffer
 	sub.live = f.Newest
-	if replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
+	if id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
 		sub.resumption().id = id
 	}
 	position, own, known := s.trusted(sub, id)
