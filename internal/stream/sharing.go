@@ -121,7 +121,9 @@ func (s *Stream) recalled(c *intake, due, now time.Time) {
 	case s.conn != c, !s.isLive(), s.closed.Load(), now.Sub(due) > evidence.MaxSettle:
 	case s.facts.believes(s.Key): // no other stream has cast doubt since
 		s.settleProof() // it is no evidence that would be remembered for longer
-		s.trySplices(now)
+		for sp := range s.splices {
+			sp.splice.timer.Reset(0) // to be looked at
+		}
 	}
 }
 
