@@ -142,6 +142,16 @@ func (s *Stream) giveUpSplice(sp *Stream, why string) {
 // notice that it is closed, before it is asked for another one.
 const closeTime = 500 * time.Millisecond
 
+// breakTime is how long the client of a splice that could not reach the application
+// waits for the answer: the stream's own connection may break as well. Then the
+// application is being restarted, and the client waits for it with the others.
+const breakTime = 500 * time.Millisecond
+
+// isUnreached reports whether nobody was there to answer.
+func isUnreached(end upstreams.Ending) bool {
+	return end.Status == http.StatusBadGateway || end.Status == http.StatusGatewayTimeout || (end.Status == 0 && end.Err != nil)
+}
+
 // spliceFailed takes note that the connection of a splice ended before it had a
 // head: its place is free, and its clients are given the upstream's own answer.
 // They may join at the newest event if the application seems to hold one
@@ -181,6 +191,10 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 			sub.finishFor(EndAskAgain)
 		case hung && !parent.shares():
 			sub.finishFor(EndNoSecond)
+		case isUnreached(end) && !parent.isLive():
+			parent.waitAgain(sub)
+		case isUnreached(end):
+			sub.finishFor(EndPerClient).from = now.Add(breakTime)
 		default:
 			sub.finishFor(EndPerClient)
 		}

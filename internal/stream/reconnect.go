@@ -194,6 +194,11 @@ func (s *Stream) becomesBroken(q aftermath, end upstreams.Ending) {
 	s.phase = phaseBroken
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.said.lastID == ""
+	for sub := range s.subs {
+		if sub.finish() == EndPerClient && time.Now().Before(sub.finishFrom()) {
+			s.waitAgain(sub) // its splice has met the same
+		}
+	}
 	s.dropHurry()
 	s.seats.ring()
 	s.wakeLocked()

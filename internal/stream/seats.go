@@ -26,6 +26,13 @@ func (sub *Subscriber) release() {
 	sub.outage = !s.isLive()
 }
 
+// waitAgain takes a subscriber, which was given nothing, back from a splice.
+func (s *Stream) waitAgain(sub *Subscriber) {
+	delete(sub.stream.subs, sub)
+	sub.stream, sub.waiting, sub.ending = s, true, nil
+	sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
+}
+
 // saidAfter reports whether a stream has had something after a position that may
 // have been for somebody else, too.
 func (s *Stream) saidAfter(position uint64) bool {

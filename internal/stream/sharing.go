@@ -178,9 +178,7 @@ func (s *Stream) unshareSplice(sp *Stream) {
 		switch {
 		case sub == first:
 		case sp.track.Said == 0 && sub.Sent == 0:
-			delete(sp.subs, sub)
-			sub.stream, sub.waiting = s, true
-			sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
+			s.waitAgain(sub)
 			if !sp.track.HeadAt.IsZero() {
 				sub.release() // it has its head: what comes until it has a connection, it misses
 			}

@@ -119,7 +119,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 	if sub.waiting {
 		s.admit(sub, now)
 	}
-	if sub.finish() == EndAskAgain && now.Before(sub.finishFrom()) {
+	if (sub.finish() == EndAskAgain || sub.finish() == EndPerClient) && now.Before(sub.finishFrom()) {
 		return s.bell.wait(), sub.finishFrom()
 	}
 	if sub.finish() != "" || s.isGone() {
