@@ -69,7 +69,7 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 	}
 	if due := st.due(); !due.IsZero() {
 		if !now.Before(due) {
-			s.spliceTimedOut(sp, now)
+			s.spliceTimedOut(sp)
 			return
 		}
 		evidence.Earliest(&again, due)
@@ -78,7 +78,7 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 }
 
 // spliceTimedOut gives a splice up that could not be merged in its time.
-func (s *Stream) spliceTimedOut(sp *Stream, now time.Time) {
+func (s *Stream) spliceTimedOut(sp *Stream) {
 	switch {
 	case sp.splice.probe:
 		s.probeFailed(sp)
