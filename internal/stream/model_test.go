@@ -1319,6 +1319,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	case from == sub.stream || !from.kind.beside:
 	case from.splice.merged:
 		w.merged(c, from)
+	case sub.waiting:
+		w.logf("client %d waits again: its splice could not reach the upstream", c.number)
+		c.seq, c.next, c.live, c.first, c.idSet = rec, 0, len(rec.entries), true, false
 	default:
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.Origin]
