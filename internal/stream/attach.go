@@ -74,7 +74,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 func (s *Stream) keptHead() *upstreams.Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.head
+	return s.headForAll()
 }
 
 // reopen opens the stream again for a request. The lock is held.

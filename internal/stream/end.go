@@ -252,7 +252,7 @@ func (s *Stream) retire() *upstreams.Head {
 	if len(s.subs) == 0 {
 		s.hub.untrack(s)
 	}
-	return s.head
+	return s.headForAll()
 }
 
 // finish lets the subscribers go when they were given everything. The stream

@@ -139,6 +139,13 @@ func (c *fakeConn) open() {
 	})
 }
 
+// openAs answers with a head that names a session.
+func (c *fakeConn) openAs(session string) {
+	c.t.Helper()
+	c.events, c.headAt = true, time.Now()
+	c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {session}}}, nil) })
+}
+
 // send sends bytes of the body.
 func (c *fakeConn) send(text string) (err error) {
 	c.t.Helper()

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Sharing is earned.
@@ -59,6 +60,7 @@ func (s *Stream) settleProof() {
 		return
 	}
 	s.sharing.proven, s.sharing.asked = true, false
+	s.sharing.once, s.sharing.renewed, s.sharing.shown = true, false, nil
 	s.endTrial()
 	for sp := range s.splices {
 		if sp.splice.probe {
@@ -75,6 +77,22 @@ func (s *Stream) noteShared() {
 		return
 	}
 	s.facts.noteShared(s.Key, sharedFact{head: s.headHash(), greeting: s.greetingTime(), greets: s.track.Greets})
+}
+
+// takeHead takes note of the head of the stream's newest connection. It may name a session,
+// say, that is this connection's own, if it says something else than the one before did.
+// Then nothing but another connection proves that it is for all, and clients are given
+// the head that was. The lock is held.
+func (s *Stream) takeHead(h *upstreams.Head) {
+	old := s.head
+	s.head = h
+	if old == nil || !s.compares() {
+		return
+	}
+	s.sharing.renewed = differingField(old, h, s.options.Insignificant) != ""
+	if s.sharing.renewed && s.sharing.once && s.sharing.shown == nil {
+		s.sharing.shown = old
+	}
 }
 
 // headHash is what the heads of two connections have in common that are told the

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // unproven is auto for an application that nobody vouches for.
@@ -341,14 +339,10 @@ func TestSpliceClientsComeBackWhileTheUpstreamRestarts(t *testing.T) {
 func TestHeadOfAnotherIsNotKept(t *testing.T) {
 	inBubble(t, unproven(), func(st *streamTest) {
 		a := st.join("")
-		openWith := func(c *fakeConn, session string) {
-			c.events, c.headAt = true, time.Now()
-			c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {session}}}, nil) })
-		}
 		up := st.source.accept()
-		openWith(up, "a")
+		up.openAs("a")
 		b, sp := st.second()
-		openWith(sp, "b")
+		sp.openAs("b")
 		up.event("1")
 		sp.event("1")
 		a.read()
@@ -462,16 +456,12 @@ func (st *streamTest) forgotten(readers ...*reader) {
 // the same. While nobody is served the application becomes one that gives each connection
 // a session. Nobody is given that of another, however many clients come at once.
 func TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication(t *testing.T) {
-	session := func(c *fakeConn, name string) {
-		c.events, c.headAt = true, time.Now()
-		c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {name}}}, nil) })
-	}
 	greeting := func(c *fakeConn, name string) {
 		c.open()
 		time.Sleep(splicePause - 1)
 		c.event("session " + name)
 	}
-	for name, begin := range map[string]func(c *fakeConn, name string){"greeting": greeting, "head": session} {
+	for name, begin := range map[string]func(c *fakeConn, name string){"greeting": greeting, "head": (*fakeConn).openAs} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, unproven(), func(st *streamTest) {
 				a, b, _ := st.proven()
@@ -492,6 +482,50 @@ func TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication(t *testing.T) {
 				if name == "greeting" {
 					first.expect(newcomer, given("1", "session 1"))
 				}
+			})
+		})
+	}
+}
+
+// TestHeadAfterABreakIsNoOneElses: an application that is restarted, or reached by a new
+// configuration, may name a session in the head from then on. That it is quiet, or goes on
+// after the last event ID, does not show that the head is for all: nobody is given it, and
+// newcomers have connections of their own, until another connection was seen to have it.
+func TestHeadAfterABreakIsNoOneElses(t *testing.T) {
+	for name, again := range map[string]func(st *streamTest, up *fakeConn) *fakeConn{
+		"break": func(st *streamTest, up *fakeConn) *fakeConn {
+			up.breakOff()
+			return st.source.accept()
+		},
+		"two breaks": func(st *streamTest, up *fakeConn) *fakeConn {
+			up.breakOff()
+			st.source.acceptOpen().breakOff()
+			return st.source.accept()
+		},
+		"reload": func(st *streamTest, up *fakeConn) *fakeConn {
+			st.reload()
+			return st.source.accept()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				a, b, up := st.proven()
+				up = again(st, up)
+				up.openAs("1")
+				time.Sleep(10 * time.Second)
+				up.numbered("11") // it goes on after 10
+				b.leave()
+				c, d := st.join("10"), st.join("")
+				for _, r := range []*reader{c, d} {
+					head, err := r.sub.Head()
+					if err != nil || head.Header.Get("X-Session") != "" {
+						st.t.Errorf("has the head %v, %v", head, err)
+					}
+					if text := r.read(); strings.Contains(text, "11") {
+						st.t.Errorf("is given %q", text)
+					}
+				}
+				a.read()
 			})
 		})
 	}

@@ -332,7 +332,10 @@ type proof struct {
 	// While it is not proven: what came up to barrier was, once; what came after
 	// that is given to those subscribers only that have it as their own.
 	barrier uint64
-	asked   bool // a probe is to prove it again
+	asked   bool            // a probe is to prove it again
+	once    bool            // it was proven, with this connection or one before
+	renewed bool            // the newest connection's head says something else than that of the one before
+	shown   *upstreams.Head // the newest head that was proven to be for all; nil: the stream's own
 
 	trial  *trial
 	trials int

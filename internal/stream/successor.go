@@ -104,7 +104,7 @@ func (s *Stream) replaced() bool {
 func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 	same := s.track.GreetsAsBefore(&sp.conn.seen)
 	c := s.succeed(sp)
-	if !same {
+	if !same || s.sharing.renewed {
 		s.unprove()
 	}
 	c.repeats.Reached(to)
@@ -117,7 +117,7 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 func (s *Stream) takeOver(sp *Stream) {
 	same := s.track.GreetsAsBefore(&sp.conn.seen)
 	c := s.succeed(sp)
-	if !same {
+	if !same || s.sharing.renewed {
 		s.unprove()
 	}
 	held, old := c.held, beside{old: c.beside.old}
@@ -188,7 +188,7 @@ func (s *Stream) succeed(sp *Stream) *intake {
 	s.setConn(c)
 	c.stream, c.first, c.repeats.Start = s, false, s.buffer.Newest
 	s.phase = phaseLive
-	s.head = sp.head
+	s.takeHead(sp.head)
 	s.track.GoOn(&sp.track)
 	for beside := range s.splices {
 		s.pair(beside).StreamSucceeded()

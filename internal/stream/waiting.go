@@ -264,5 +264,5 @@ func (s *Stream) verdict() (*upstreams.Head, error) {
 	case s.refused:
 		return nil, s.why.asError()
 	}
-	return s.head, nil
+	return s.headForAll(), nil
 }
