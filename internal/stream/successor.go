@@ -123,12 +123,10 @@ func (s *Stream) takeOver(sp *Stream) {
 	held, old := c.held, beside{old: c.beside.old}
 	if !c.resumed {
 		held = c.beside.rest()
-	}
-	c.held, c.beside, c.blocks = nil, beside{}, 0
-	if !c.resumed {
 		c.tellGap()
 		s.keepState(sp)
 	}
+	c.held, c.beside, c.blocks = nil, beside{}, 0
 	seen := uint64(0)
 	for _, h := range held {
 		if c.resumed && c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
