@@ -301,13 +301,8 @@ func (c *Conn) closeWritten() {
 	go func() {
 		_ = c.transport.SetWriteDeadline(time.Now().Add(closeTime))
 		c.wmu.Lock()
-		c.mu.Lock()
-		p := c.take()
-		c.mu.Unlock()
-		if p != nil {
+		if p := c.takeOrUnlock(); p != nil {
 			c.finishWriting(p)
-		} else {
-			c.wmu.Unlock()
 		}
 		_ = c.transport.Close()
 		c.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -140,10 +141,20 @@ func (h *byHand) expectEnd() {
 
 func (h *byHand) write(s *Stream, p string) {
 	h.t.Helper()
-	if n, err := s.Write([]byte(p)); err != nil || n != len(p) {
-		h.t.Fatalf("%d bytes of %d, %v", n, len(p), err)
+	if !h.writeAside(s, p) {
+		h.t.FailNow()
 	}
+}
+
+// writeAside is write for another goroutine than the test's.
+func (h *byHand) writeAside(s *Stream, p string) (ok bool) {
+	h.t.Helper()
+	n, err := s.Write([]byte(p))
 	h.conn.Flush()
+	if ok = err == nil && n == len(p); !ok {
+		h.t.Errorf("%d bytes of %d, %v", n, len(p), err)
+	}
+	return ok
 }
 
 func awaitEvent(t *testing.T, events <-chan Event, want Event) {
@@ -451,6 +462,125 @@ func (h *byHand) discardFrom(mark string) {
 		seen = append(seen, buf[:n]...)
 	}
 	go func() { _, _ = io.Copy(io.Discard, h.side) }()
+}
+
+// inTurn lets two functions begin that need the lock of the connection's state, and
+// hands it to the first, and from that to the second at once: the first goes on after
+// it when the second has done all that it does without waiting.
+func (h *byHand) inTurn(first, second func()) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one of them runs, until it waits
+	mu := &h.conn.mu
+	var both sync.WaitGroup
+	mu.Lock()
+	for _, f := range []func(){first, second} {
+		both.Go(f)
+		letOthersRun()
+	}
+	time.Sleep(2 * time.Millisecond) // a mutex is handed over by who unlocks it when somebody has waited for longer than one
+	mu.Unlock()                      // the first wakes up,
+	mu.Lock()                        // finds it locked once more,
+	letOthersRun()
+	mu.Unlock() // and has it handed over
+	both.Wait()
+}
+
+func letOthersRun() {
+	for range 10 {
+		runtime.Gosched()
+	}
+}
+
+// expectNothingQueued waits for who writes, and fails if something stays in the queue
+// then: nobody is to write it.
+func (h *byHand) expectNothingQueued() {
+	h.t.Helper()
+	h.conn.wmu.Lock()
+	defer h.conn.wmu.Unlock()
+	if n := h.conn.Queued(); n > 0 {
+		h.t.Fatalf("%d bytes stay in the queue", n)
+	}
+}
+
+// Who holds the lock of who writes looks at the queue once more before it lets go of
+// it: who has found it locked does not come back.
+func TestNothingStaysInTheQueue(t *testing.T) {
+	const rounds = 20
+	t.Run("while another finds nothing to write", func(t *testing.T) {
+		h := newByHand(t)
+		one, _ := h.take(1)
+		for range rounds {
+			h.inTurn(h.conn.Flush, func() { h.writeAside(one, "event") })
+			h.expectNothingQueued()
+			h.expectData(1, "event")
+		}
+	})
+	late := func(t *testing.T) (h *byHand, one *Stream, serverWrites func()) {
+		t.Helper()
+		h = newByHand(t)
+		one, _ = h.take(1)
+		h.say(farewell)
+		_ = h.side.Close()
+		h.expect(frameGoAway, 0)
+		return h, one, func() {
+			if _, err := h.side.Write(frame(framePing, 0, 0, "too late")); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the server writes after it has closed: %v", err)
+			}
+		}
+	}
+	t.Run("while the server writes too late", func(t *testing.T) {
+		h, one, serverWrites := late(t)
+		for range rounds {
+			h.inTurn(serverWrites, func() { h.writeAside(one, "event") })
+			h.expectNothingQueued()
+			h.expectData(1, "event")
+		}
+	})
+	t.Run("before the server is told that it is too late", func(t *testing.T) {
+		h, one, serverWrites := late(t)
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the server runs until it waits
+		for range rounds {
+			var server sync.WaitGroup
+			h.conn.mu.Lock()
+			server.Go(serverWrites)
+			letOthersRun()
+			h.conn.mu.Unlock()
+			h.write(one, "event")
+			server.Wait()
+			h.expectNothingQueued()
+			h.expectData(1, "event")
+		}
+	})
+}
+
+// A stream that waits for room of the connection, and has enough of its own, goes on
+// when the client gives that alone.
+func TestRoomOfTheConnectionWakesStreams(t *testing.T) {
+	h := newByHand(t)
+	one, events := h.take(1)
+	if err := h.framer.WriteWindowUpdate(1, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	h.discardFrom("all read")
+	for left := initialWindow; left > 0; {
+		n, err := one.Write(make([]byte, left))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.conn.Flush()
+		for left -= n; n > 0; {
+			n -= len(h.expect(frameData, 1).(*http2.DataFrame).Data())
+		}
+	}
+	one.Await()
+	if n, err := one.Write([]byte("more")); n != 0 || err != nil {
+		t.Fatalf("%d bytes, %v, where there is no room", n, err)
+	}
+	if err := h.framer.WriteWindowUpdate(0, 100); err != nil {
+		t.Fatal(err)
+	}
+	awaitEvent(t, events, Writable)
+	h.write(one, "more")
+	h.expectData(1, "more")
 }
 
 // A client that does not read costs a bounded amount of memory, and streams take

@@ -36,7 +36,9 @@ func (c *Conn) write(p []byte) (int, error) {
 	c.mu.Lock()
 	if err := c.writeError(); err != nil {
 		c.mu.Unlock()
-		c.wmu.Unlock()
+		if p := c.takeOrUnlock(); p != nil { // of streams that go on, whose writers found wmu locked
+			go c.finishWriting(p)
+		}
 		return 0, err
 	}
 	o := output{p: p}
