@@ -181,12 +181,18 @@ func (p Pair) noteSince(b *replay.Block) {
 	switch {
 	case b.HasID && b.ID == p.ID && !had: // its client was ahead
 		p.Current, p.since = true, nil
-	case !p.Current, !b.Dispatches, n > 0:
+	case !p.Current, !b.Dispatches, n > 0, p.awaits(b.Hash):
 	case len(p.since) >= maxPending:
 		p.Current, p.since = false, nil
 	default:
 		p.since = append(p.since, since{b.Hash, p.Stream.Buffer.Newest + 1, p.Stream.Conn.beganWith(b)})
 	}
+}
+
+// awaits reports whether the connection beside has brought a block that was to be seen
+// on the stream, and may have evicted it since.
+func (l *Likeness) awaits(hash uint64) bool {
+	return slices.Contains(l.unread, hash) || slices.ContainsFunc(l.brought, func(b pending) bool { return b.hash == hash })
 }
 
 // toldTogether reports whether both were told a block at the same moment, which is not

@@ -274,8 +274,10 @@ func TestSkips(t *testing.T) {
 func TestSkipsOfWhoHadEverything(t *testing.T) {
 	meanwhile := each(10*second+second/10, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")
 	oneID := each(9*second+second/2, second/5, "2: c", "2: d", "2: e", "2: f", "2: g")
+	before := each(10*second+second/20, second/100, "3: c", "4: d", "5: e", "6: f", "7: g")
 	for name, c := range map[string]struct {
 		stream, beside []told
+		keeps          int
 		skips          bool
 	}{
 		"it is sent what comes from then on":          {stream: meanwhile, beside: meanwhile[2:], skips: true},
@@ -284,10 +286,12 @@ func TestSkipsOfWhoHadEverything(t *testing.T) {
 		"each reaches it before it reaches the other": {stream: meanwhile, beside: each(10*second+second/20, second/10, "3: c", "4: d", "5: e", "6: f", "7: g")},
 		// The client may have any of these.
 		"its ID is that of more events, of which it is sent the newest": {stream: oneID, beside: oneID[4:], skips: true},
+		"each reaches it before the stream, and it does not keep it":    {stream: meanwhile, beside: before, keeps: 2},
+		"some reach it before the stream, and it does not keep them":    {stream: meanwhile, beside: before[1:], keeps: 2, skips: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := timeline{told: append(each(0, second, "1: a", "2: b"), c.stream...), keeps: 2}
-			p := play(stream, timeline{opened: 10 * second, id: "2", told: c.beside}, true)
+			p := play(stream, timeline{opened: 10 * second, id: "2", told: c.beside, keeps: c.keeps}, true)
 			if next, skips := p.Skips(p.Stream.Buffer.Newest, 0, false); skips != c.skips {
 				t.Errorf("the upstream did not go on: %v, expected %v; next %q", skips, c.skips, next)
 			}
