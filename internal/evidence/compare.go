@@ -310,10 +310,10 @@ func (p Pair) lookedUp() (looked []pending, ahead bool) {
 }
 
 // MayBeHistory reports whether all that the connection beside has brought may yet be
-// what came after its ID, or may be what both are told now.
+// what came after its ID, or may be what both are told now: nothing shows which.
 func (p Pair) MayBeHistory() bool {
-	_, ahead := p.lookedUp()
-	return (ahead || len(p.unread) > 0) && !p.live
+	looked, ahead := p.lookedUp()
+	return (ahead || len(p.unread) > 0) && !p.live && !p.hasPast(looked)
 }
 
 // Skips reports whether the connection beside shows, now that it is to be merged at

@@ -13,19 +13,22 @@ import (
 
 // pair is the stream and a connection beside it, to be compared. The lock is held.
 func (s *Stream) pair(sp *Stream) evidence.Pair {
-	return evidence.Pair{Stream: &s.track, Beside: &sp.track, Likeness: &sp.splice.Likeness, ID: sp.openID, Shared: s.shares()}
+	return evidence.Pair{Stream: &s.track, Beside: &sp.track, Likeness: &sp.comparing().Likeness, ID: sp.openID, Shared: s.shares()}
 }
 
 // brings takes note, before it is kept, of a block of a stream or a splice that
 // is to be seen on the other. The lock is held.
 func (s *Stream) brings(b *replay.Block) {
-	if st := s.splice; st != nil {
+	if st := s.comparing(); st != nil {
 		if !st.succeeds {
 			st.parent.pair(s).Brings(b)
 		}
 		return
 	}
 	for sp := range s.splices {
+		s.pair(sp).StreamBrings(b)
+	}
+	for _, sp := range s.open {
 		s.pair(sp).StreamBrings(b)
 	}
 }

@@ -1,6 +1,11 @@
 package stream
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
+)
 
 // Whether an upstream went on after the last event ID that it was asked with.
 //
@@ -32,22 +37,54 @@ func (s *Stream) skipsSoFar(sp *Stream, now time.Time) (next string, skips bool)
 // asksForMore reports whether a splice was opened with an ID after which there may be
 // something, and its clients were not told yet that it is missing.
 func (s *Stream) asksForMore(sp *Stream) bool {
-	if sp.openID == "" || sp.splice.skipped || !s.said.showsIDs {
+	if sp.openID == "" || sp.comparing().skipped || !s.said.showsIDs {
 		return false
 	}
 	return !s.said.numbers.IsBehind(sp.openID) // else the client is ahead
 }
 
-// tellLeft tells the clients of a splice that is left to them what they would be told
-// at the merge, unless the upstream may be about to show that it goes on.
-func (s *Stream) tellLeft(sp *Stream, now time.Time) {
-	if s.pair(sp).MayBeHistory() {
-		return
+// openTime bounds how long a splice that was left to its clients is compared on: a history
+// may come in batches.
+const openTime = evidence.ResumePause
+
+// leaveOpen takes note that a splice is about to be left to its clients, and that it may be
+// told later whether the upstream went on after its ID; see decide.
+func (s *Stream) leaveOpen(sp *Stream, now time.Time) {
+	st := sp.splice
+	sp.left, st.decideBy = st, now.Add(openTime)
+	s.open = append(s.open, sp)
+}
+
+// decide tells the clients to whom a splice was left what they would be told at the merge,
+// as soon as what it has brought is not the beginning of what came after its ID, or may be
+// no longer. In doubt they are told a gap.
+func (s *Stream) decide(sp *Stream, now time.Time) {
+	st := sp.left
+	if again := st.decideBy; s.isLive() && sp.isLive() && now.Before(again) {
+		p := s.pair(sp)
+		p.Compare(now, &again, true)
+		if p.MayBeHistory() {
+			st.timer.Reset(again.Sub(now))
+			return
+		}
 	}
-	gap := s.gapSoFar(sp, now)
-	for sub := range sp.subs {
-		sub.tell(gap)
+	if len(sp.subs) > 0 {
+		gap := s.gapSoFar(sp, now)
+		for sub := range sp.subs {
+			sub.tell(gap)
+		}
 	}
+	s.closeLeft(sp)
+	sp.wakeLocked()
+}
+
+// closeLeft ends the comparison of a splice that was left to its clients.
+func (s *Stream) closeLeft(sp *Stream) {
+	sp.left.timer.Stop()
+	sp.left = nil
+	sp.buffer.ForgetIndex()
+	s.open = slices.DeleteFunc(s.open, func(o *Stream) bool { return o == sp })
+	s.dropIndex()
 }
 
 // gapSoFar returns the gap event that the clients of a splice would be told at the
@@ -56,7 +93,7 @@ func (s *Stream) gapSoFar(sp *Stream, now time.Time) []byte {
 	switch {
 	case sp.track.HeadAt.IsZero():
 		return nil
-	case sp.splice.merged:
+	case sp.comparing().merged:
 		return sp.splice.gap
 	}
 	next, skips := s.skipsSoFar(sp, now)

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -409,7 +410,9 @@ func TestGapBeforeMaxAge(t *testing.T) {
 func (st *streamTest) joinBehindTheBuffer(goesOn bool, given *strings.Builder) (up *fakeConn, b *reader, sp *fakeConn) {
 	letters := strings.Fields("a b c d e f g h i j")
 	_, up = st.start()
-	up.numbered(letters...)
+	up.numbered("a") // alone, so that the others are not how each connection begins
+	time.Sleep(time.Minute)
+	up.numbered(letters[1:]...)
 	time.Sleep(time.Minute)
 	b = st.join("a")
 	sp = st.source.acceptOpen()
@@ -445,6 +448,57 @@ func TestGapOfWhoIsLeftAlone(t *testing.T) {
 				gap := toldGap("upstream", "a", "null") + "\n"
 				if told := strings.HasSuffix(given.String(), gap+numbered("l")); told == test.goesOn || strings.Count(given.String(), gap) > 1 {
 					st.t.Errorf("told a gap: %v: %q", told, given.String())
+				}
+			})
+		})
+	}
+}
+
+// A client is left alone with its connection when all that this has brought is nothing that the stream has: the
+// beginning of what came after the client's ID, or what the stream is about to get. It is told when that shows.
+func TestGapOfWhoIsLeftAloneShowsLater(t *testing.T) {
+	for name, test := range map[string]struct {
+		brings []string                               // the connection
+		then   func(st *streamTest, up, sp *fakeConn) // when the client was left alone
+		told   bool
+	}{
+		"the upstream goes on": {[]string{"b", "c"}, func(_ *streamTest, _, sp *fakeConn) { sp.numbered(strings.Fields("d e f g h i j")...) }, false},
+		"it goes on, and takes its time": {[]string{"b", "c"}, func(_ *streamTest, _, sp *fakeConn) {
+			time.Sleep(2 * twinWindow)
+			sp.numbered(strings.Fields("d e f g h i j")...)
+		}, false},
+		"it does not":                         {[]string{"k"}, func(_ *streamTest, up, _ *fakeConn) { up.numbered("k") }, true},
+		"it does not, and the stream is late": {[]string{"k"}, func(_ *streamTest, up, _ *fakeConn) { time.Sleep(twinWindow / 2); up.numbered("k") }, true},
+		"nobody will know: the stream ends": {[]string{"k"}, func(st *streamTest, up, _ *fakeConn) {
+			up.breakOff()
+			st.source.accept().answer(http.StatusNoContent, 0)
+		}, true},
+		"nobody will know: the connection does": {[]string{"k"}, func(_ *streamTest, _, sp *fakeConn) { sp.close() }, true},
+		"nobody will know: the client is let go": {[]string{"k"}, func(st *streamTest, _, _ *fakeConn) {
+			sub := st.readers[1].sub
+			sub.Origin.mu.Lock()
+			defer sub.Origin.mu.Unlock()
+			sub.leaveBy(time.Now(), EndMaxAge)
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, auto(func(o *Options) { withGaps(o); o.Buffer.Events = 5 }), func(st *streamTest) {
+				var given strings.Builder
+				up, b, sp := st.joinBehindTheBuffer(false, &given)
+				sp.numbered(test.brings...)
+				given.WriteString(b.read())
+				st.hub.GiveUpSplices()
+				test.then(st, up, sp)
+				for range 10 {
+					time.Sleep(time.Second)
+					given.WriteString(b.read())
+				}
+				n := 0
+				if test.told {
+					n = 1
+				}
+				if told := strings.Count(given.String(), toldGap("upstream", "a", "null")); told != n {
+					st.t.Errorf("told a gap %d times, expected %d: %q", told, n, given.String())
 				}
 			})
 		})

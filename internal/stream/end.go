@@ -76,6 +76,9 @@ func (s *Stream) endLocked() {
 	}
 	s.dropSuccessor()
 	s.leaveSplices()
+	if s.left != nil {
+		s.left.parent.decide(s, time.Now())
+	}
 	for sub := range s.subs {
 		switch {
 		case !sub.waiting || sub.finish() != "":
@@ -103,19 +106,29 @@ func (s *Stream) leaveSplices() {
 		}
 		s.privatize(sp)
 	}
+	for _, sp := range slices.Clone(s.open) {
+		s.decide(sp, time.Now())
+	}
 }
 
 // privatize leaves a splice to its subscribers: it is not going to be merged.
 // It ends with the last of them.
 func (s *Stream) privatize(sp *Stream) {
 	Counts.Splices.With(SplicePrivate).Inc()
-	s.tellLeft(sp, time.Now())
+	now := time.Now()
 	sp.isPrivateFor(Private{Reason: PrivateNotMerged}) // unless it is for another
+	if s.asksForMore(sp) {
+		s.leaveOpen(sp, now)
+	}
 	s.closeSplice(sp)
 	sp.splice = nil
 	sp.private, sp.draining = true, true
 	sp.settled = sp.settled || s.settled
-	sp.buffer.ForgetIndex()
+	if sp.left != nil {
+		s.decide(sp, now)
+	} else {
+		sp.buffer.ForgetIndex()
+	}
 	for sub := range sp.subs {
 		delete(s.subs, sub)
 		sub.home, sub.own = sp, true
@@ -142,7 +155,7 @@ func (s *Stream) closeSplice(sp *Stream) {
 
 // dropIndex ends the index of what is kept if nothing is compared with it.
 func (s *Stream) dropIndex() {
-	if len(s.splices) == 0 && s.successor == nil {
+	if len(s.splices) == 0 && len(s.open) == 0 && s.successor == nil {
 		s.buffer.ForgetIndex()
 	}
 }

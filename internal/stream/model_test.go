@@ -1519,8 +1519,11 @@ func (w *modelWorld) take(c *modelClient, b eventstream.Block) error {
 // tellsNext reports whether what comes next is a gap that all readers of the sequence are told.
 func (c *modelClient) tellsNext() bool {
 	rest := c.seq.entries[c.next:]
-	if c.skip {
-		rest = c.seq.entries[max(c.next, c.lost):]
+	if c.next < c.lost {
+		if !c.skip {
+			return false // that it is behind comes first
+		}
+		rest = c.seq.entries[c.lost:]
 	}
 	i := slices.IndexFunc(rest, func(e entry) bool { return !e.comment })
 	return i >= 0 && rest[i].serial == toldSerial

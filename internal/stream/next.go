@@ -190,10 +190,11 @@ func (sub *Subscriber) merge() bool {
 // tellBeforeEnd appends the gap event that a subscriber would be told when its splice
 // is merged: its response ends before, and when it comes back its ID is a newer one.
 func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*replay.Block {
-	if sub.stream.splice == nil {
+	st := sub.stream.comparing()
+	if st == nil {
 		return dst
 	}
-	if gap := sub.home.gapSoFar(sub.stream, now); len(gap) > 0 {
+	if gap := st.parent.gapSoFar(sub.stream, now); len(gap) > 0 {
 		dst = append(dst, &replay.Block{Wire: gap})
 	}
 	return dst

@@ -94,7 +94,7 @@ func (c *intake) append(b *replay.Block) {
 		b.Ordinal = c.blocks
 		s.settled = s.settled || b.Dispatches
 		if b.Says() {
-			if s.splice != nil || s.compares() {
+			if s.comparing() != nil || s.compares() {
 				c.seen.Note(b, &s.track)
 			}
 			s.track.Note(b, s.splice == nil)
@@ -138,6 +138,13 @@ func (s *Stream) trySplices(now time.Time) {
 	if s.splice != nil {
 		s.splice.parent.trySplice(s, now)
 		return
+	}
+	if s.left != nil {
+		s.left.parent.decide(s, now)
+		return
+	}
+	for _, sp := range slices.Clone(s.open) {
+		s.decide(sp, now)
 	}
 	for sp := range s.splices {
 		s.trySplice(sp, now)
@@ -213,8 +220,8 @@ func (c *intake) compare(id string) {
 		s.said.lack(id, missed)
 	case shows == evidence.Skipped:
 		c.tellSkipped(s.said.lastID, id, missed)
-	case shows == evidence.WentOn && s.splice != nil:
-		s.splice.WentOn()
+	case shows == evidence.WentOn && s.comparing() != nil:
+		s.comparing().WentOn()
 	}
 }
 
@@ -223,7 +230,7 @@ func (c *intake) compare(id string) {
 func (c *intake) tellSkipped(last, next string, missed int64) {
 	s := c.stream
 	after := s.newestID()
-	switch st := s.splice; {
+	switch st := s.comparing(); {
 	case st != nil:
 		after = s.openID
 		st.skip()

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -189,6 +190,8 @@ type company struct {
 	sharing  proof
 	splices  map[*Stream]struct{}
 	splice   *spliceState // not nil: this is a splice of another stream
+	left     *spliceState // not nil: it was one, and it is yet to show whether the upstream went on; see decide
+	open     []*Stream    // those that were its splices, and are yet to show that
 	spliced  bool         // a splice of it had a head
 	learned  learned
 	openings time.Time // up to when splices without an ID were opened, one in each spliceInterval
@@ -318,9 +321,10 @@ type spliceState struct {
 	at, to uint64
 	events uint64 // the stream's count of events at to
 
-	answer  *firstAnswer // to the ID; see late.go
-	skipped bool         // it is told that the upstream did not go on after the ID
-	gap     []byte       // the event that tells so at the merge; nil: nothing is told then
+	answer   *firstAnswer // to the ID; see late.go
+	decideBy time.Time    // when its clients are told at the latest, to whom it was left
+	skipped  bool         // it is told that the upstream did not go on after the ID
+	gap      []byte       // the event that tells so at the merge; nil: nothing is told then
 }
 
 // proof is what a stream knows of whether its upstream tells all connections
@@ -451,6 +455,9 @@ func (st *spliceState) skip() {
 // succeeds reports whether s is the successor of a stream's connection. The
 // lock is held.
 func (s *Stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
+
+// comparing is the state of a splice that is compared with its stream; nil: it is none.
+func (s *Stream) comparing() *spliceState { return cmp.Or(s.splice, s.left) }
 
 // root is the stream that a splice is one of.
 func (s *Stream) root() *Stream {

@@ -192,8 +192,12 @@ func (s *Stream) addSplice(id, param string) *Stream {
 	sp.splice.timer = time.AfterFunc(s.options.SpliceTimeout, func() {
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
-		if sp.splice != nil && !sp.isGone() {
+		switch {
+		case sp.isGone():
+		case sp.splice != nil:
 			s.trySplice(sp, time.Now())
+		case sp.left != nil:
+			s.decide(sp, time.Now())
 		}
 	})
 	return sp
