@@ -22,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -445,6 +446,7 @@ func TestDetachedEvicted(t *testing.T) {
 
 // What the upstream gets is what it gets without sse, with bodies of all kinds.
 func TestDetachedRequestIsUnchanged(t *testing.T) {
+	deliverytest.Once(t) // it is about what the upstream is asked
 	type seen struct{ request, body string }
 	requests := make(chan seen, 10)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/doctor"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 )
@@ -107,6 +108,7 @@ var nobodyElse = new(setUp)
 
 // What the doctor says of set-ups that are not right, and of those after the remedy was followed.
 func TestDoctorTellsSetUpsThatAreNotRight(t *testing.T) {
+	deliverytest.Once(t) // it is about what is told of a set-up
 	overHTTP1(t)
 	wrong, right := make(map[string]*examined), make(map[string]*examined)
 	number := 0

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -290,6 +291,7 @@ func (c *upstreamClient) pourOnce(text string) bool {
 // TestEndlessBlock: a block over max_event_size ends the upstream connection;
 // two in a row end the stream. The log names the limit; other streams go on.
 func TestEndlessBlock(t *testing.T) {
+	deliverytest.Once(t) // it is about the upstream's side
 	for name, text := range map[string]string{
 		"line": "aaaa", "data": "data: a\n", "comment": ": a", "NUL": "\x00", "BOM": "\xEF\xBB\xBF",
 	} {

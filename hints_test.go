@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddy-sse/caddy-sse/internal/admin"
 	"github.com/caddy-sse/caddy-sse/internal/delivery"
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -324,6 +325,7 @@ func (l logged) askWith(proto string) {
 
 // A healthy set-up with traffic has no hint.
 func TestHealthySetUpsHaveNoHints(t *testing.T) {
+	deliverytest.Once(t) // it is about hints; TestSetUpsThatAreNotRight runs healthy set-ups in each way
 	for name, test := range map[string]struct {
 		options, method string
 		fields          func(i int) []string

@@ -6,87 +6,113 @@
 # Most tests wait more than they compute, so several processes run at once (workers): not more of
 # them, because some tests say how long something may take at most. A Caddy is process-global, so
 # those tests that load one cannot run beside each other in one process. So the tests of a folder are dealt to groups,
-# whose tests run one after the other, in a process of their own. What a process prints is shown when it ends, if one of
-# its tests has failed.
+# whose tests run one after the other, in a process of their own: to groups that take about as long as one another
+# (ci/seconds.txt). What a process prints is shown when it ends, if one of its tests has failed.
+#
+# Some tests only compute, in fake time (computing). They begin first, and get what the others leave of the processors.
 #
 # There are two ways to write to clients: see "delivery" in docs/concepts/delivery.md. All tests run for the default,
 # and those that have asked which one it is (internal/deliverytest) run for the other too: only they depend on it. Those
-# of the gateway run over HTTP/2 as well, where streams are taken over, unless they say that this is nothing to them.
+# of the gateway run over HTTP/2 as well, where streams are taken over. Both unless they say that this is nothing to them.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-readonly workers=3
+readonly workers=5 # one of them computes, most of the time
+readonly computing='TestSharingIsEarned|TestModel' # of internal/stream
 pattern=${1-.}
 work=$(mktemp -d)
 trap 'status=$(($? | status)); rm -rf "$work"; exit "$status"' EXIT
 
 rm -rf ./_artifacts integration/_artifacts # screenshots of the run before
 
-# tests runs tests of a binary in the folder of its package, with further arguments.
+# tests runs a command that tests, and tells how that has ended, how long it took, and for how long it had a processor.
 tests() {
-	local title=$1 folder=$2 binary=$3 log=$work/$BASHPID.log began=$SECONDS failed=0
-	shift 3
-	(cd "$folder" && "$binary" -test.artifacts -test.outputdir="$PWD" -test.count=1 -test.parallel=4 -test.timeout=30m "$@") \
-		>"$log" 2>&1 || failed=1
-	tell "$failed" "$title" "$began" "$log"
+	local title=$1 log=$work/$BASHPID.log failed=0 TIMEFORMAT='%R %U %S' took
+	shift
+	took=$({ time "$@" >"$log" 2>&1; } 2>&1) || failed=1
+	tell "$failed" "$(awk '{ printf "%4.0f s (%3.0f s of CPU)", $1, $2 + $3 }' <<<"$took")  $title" "$log"
 }
 
-# tell tells how tests have ended that have begun at a second, and what they have printed if they have failed.
+# tell tells how tests have ended, and what they have printed if they have failed.
 tell() {
 	flock 9
 	if (($1 == 0)); then
-		printf 'ok   %4d s  %s\n' $((SECONDS - $3)) "$2"
+		printf 'ok   %s\n' "$2"
 	else
 		heading "$2"
-		cat "$4"
-		printf 'FAIL %4d s  %s\n' $((SECONDS - $3)) "$2" | tee -a "$work/failed"
+		cat "$3"
+		printf 'FAIL %s\n' "$2" | tee -a "$work/failed"
 	fi
 } 9>"$work/lock"
+
+# binary runs tests of a binary in the folder of its package.
+binary() { (cd "$1" && "$2" -test.artifacts -test.outputdir="$PWD" -test.count=1 -test.parallel=4 -test.timeout=30m -test.run "^($3)\$"); }
 
 # count says how many names are joined by |.
 count() { tr '|' '\n' <<<"$1" | wc -l; }
 
+# asking prints the tests that were noted because they ask, less those of which a pattern was noted, joined by |.
+asking() {
+	awk -F '\t' -v pattern="$2" '!$3 { asks[$2] } $3 && $3 ~ pattern { not[$2] } END { for (name in asks) if (!(name in not)) print name }' "$1" |
+		sort | paste -sd '|'
+}
+
 # group runs the tests of a group: for connection, and those that ask for the other ways too.
 group() {
-	local folder=$1 n=$2 names noted=$work/noted.${1/./root}.$2 binary=$work/${1/./root}.test
-	names=$(paste -sd '|' "$work/names.${1/./root}.$n")
+	local folder=$1 n=$2 name=${1/./root} names
+	local noted=$work/noted.$name.$n binary=$work/$name.test title="$folder, group $n"
+	names=$(paste -sd '|' "$work/names.$name.$n")
 	: >"$noted" # lines of a folder and a test in it
 	CADDY_SSE_DELIVERY=connection CADDY_SSE_DELIVERY_NOTE=$noted \
-		tests "$folder, group $n, delivery connection, $(count "$names") tests" "$folder" "$binary" -test.run "^($names)\$"
-	names=$(awk -F '\t' '!$3 { print $2 }' "$noted" | sort -u | paste -sd '|')
+		tests "$title, delivery connection, $(count "$names") tests" binary "$folder" "$binary" "$names"
+	names=$(asking "$noted" once)
 	if [[ $names ]]; then
-		CADDY_SSE_DELIVERY=handler tests "$folder, group $n, delivery handler, $(count "$names") tests" "$folder" "$binary" -test.run "^($names)\$"
+		CADDY_SSE_DELIVERY=handler tests "$title, delivery handler, $(count "$names") tests" binary "$folder" "$binary" "$names"
 	fi
-	names=$(awk -F '\t' '{ if ($3) not[$2]; else asks[$2] } END { for (name in asks) if (!(name in not)) print name }' "$noted" | sort | paste -sd '|')
+	names=$(asking "$noted" .)
 	if [[ $names && $folder == . ]]; then
-		CADDY_SSE_DELIVERY=http2 tests "$folder, group $n, over HTTP/2, $(count "$names") tests" "$folder" "$binary" -test.run "^($names)\$"
+		CADDY_SSE_DELIVERY=http2 tests "$title, over HTTP/2, $(count "$names") tests" binary "$folder" "$binary" "$names"
 	fi
 }
 
-# deal compiles the tests of a folder, and deals them to groups.
+# deal compiles the tests of a folder, and deals them to groups: each, those first that take long, to the group that has
+# least to do.
 deal() {
 	local folder=$1 groups=$2 name=${1/./root}
 	(cd "$folder" && go test -race -c -o "$work/$name.test" .)
 	(cd "$folder" && "$work/$name.test" -test.list "$pattern") | grep -E '^(Test|Fuzz|Example)' |
-		awk -v groups="$groups" -v names="$work/names.$name." '{ print >(names (NR % groups)) }'
+		awk 'FNR == NR { takes[$1] = $2; next } { print $1, $1 in takes ? takes[$1] : 1 }' ci/seconds.txt - | sort -k2,2nr -s |
+		awk -v groups="$groups" -v names="$work/names.$name." '{
+			least = 0
+			for (n = 1; n < groups; n++) if (has[n] < has[least]) least = n
+			has[least] += $2
+			print $1 >(names least)
+		}'
 }
 
-# others runs the tests of the packages below the module's own.
+# others runs the tests of the packages below the module's own, but for those that compute.
 others() {
-	local began=$SECONDS packages failed=0
+	local packages
 	mapfile -t packages < <(go list ./... | grep -vxF "$(go list .)")
-	go test -race -artifacts -count=1 -p=1 -timeout=30m -run "$pattern" "${packages[@]}" >"$work/others.log" 2>&1 || failed=1
+	tests "the other packages" go test -race -artifacts -count=1 -p=1 -timeout=30m -run "$pattern" -skip "^($computing)\$" "${packages[@]}"
+}
+
+# compute runs those that compute.
+compute() {
+	local names
+	names=$(tr '|' '\n' <<<"$computing" | grep -E "$pattern" | paste -sd '|') || return 0
+	tests "$names" nice -n 5 go test -race -count=1 -timeout=30m -run "^($names)\$" ./internal/stream
 	# The race detector costs five times the CPU, and it has seen the first 20,000.
 	if grep -qE "$pattern" <<<TestSharingIsEarned; then
-		go test -count=1 -timeout=30m -run '^TestSharingIsEarned$' ./internal/stream -earned.seed 2 -earned.runs 80000 >>"$work/others.log" 2>&1 || failed=1
+		tests "TestSharingIsEarned, more of it" nice -n 5 go test -count=1 -timeout=30m -run '^TestSharingIsEarned$' \
+			./internal/stream -earned.seed 2 -earned.runs 80000
 	fi
-	tell "$failed" "the other packages" "$began" "$work/others.log"
 }
 
 # queue is what the workers do, in this order: what takes long comes first.
 queue() {
 	local names
-	printf 'others\n'
+	printf '%s\n' compute others
 	for names in "$work"/names.integration.* "$work"/names.root.*; do
 		names=${names#"$work/names."}
 		printf 'group %s %s\n' "$(sed s/root/./ <<<"${names%.*}")" "${names##*.}"
@@ -97,12 +123,13 @@ if [[ -f integration/go.mod ]]; then
 	step "integration: set-up" integration/setup.sh
 	export CADDY_SSE_PROGRAMS=$work/programs
 	mkdir "$CADDY_SSE_PROGRAMS"
-	deal integration 4
+	deal integration 4 # which builds the programs
+	touch "$CADDY_SSE_PROGRAMS/built"
 fi
 deal . 12
 
-export work pattern
-export -f tests tell count group others heading
+export work pattern computing
+export -f tests tell binary asking count group others compute heading
 set -m # a process group of their own, to end all of them
 queue | xargs -P "$workers" -I '{}' bash -euo pipefail -c '{}' & # which works until the queue is empty, whatever fails
 beside=$!

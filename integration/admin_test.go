@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 )
 
 // pageDriver is a browser that does what the test says. See clients/page.mjs.
@@ -112,6 +114,7 @@ func freeAdmin(t *testing.T) string {
 // Issue 7: the live page, as a person sees it.
 func TestLivePage(t *testing.T) {
 	t.Parallel()
+	deliverytest.Once(t) // it is about the page
 	const clients = 200
 	u := startPhoenix(t, 100*time.Millisecond, "-ids=all", "-line="+hostile)
 	g := gatewaySetup{

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 )
 
 var (
@@ -22,6 +24,7 @@ const restartClients = 1000
 
 // Issue 4, acceptance 1: what happens to the upstream is not seen by clients.
 func TestUpstreamRestarts(t *testing.T) {
+	deliverytest.Once(t) // it is about the upstream's side
 	ways := []struct {
 		name    string
 		restart func(u *phoenix)
@@ -100,6 +103,7 @@ func moments(n int, window time.Duration) (all []time.Duration) {
 // Issue 4, acceptance 1: attempts to reach an upstream come one at a time, at random times that are further and further
 // apart.
 func TestReconnectDelays(t *testing.T) {
+	deliverytest.Once(t) // it is about the upstream's side
 	t.Parallel()
 	const (
 		streams  = 40

@@ -5,11 +5,14 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/caddy-sse/caddy-sse/internal/deliverytest"
 )
 
 // Issue 2, acceptance 2.
 func TestUpstreams(t *testing.T) {
 	t.Parallel()
+	deliverytest.Once(t) // it is about the upstream's side
 	const interval = "-interval=40ms"
 	kinds := []struct {
 		name     string

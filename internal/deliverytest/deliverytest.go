@@ -2,7 +2,8 @@
 // for: the two, and over HTTP/2 the one of them that takes streams over.
 //
 // A test that asks has to hold for both, and is run for both; one that does not ask
-// is run once. Nobody lists them: who asks takes note of the test (ci/test.sh).
+// is run once, and so is one that says so because it asks and is about something else.
+// Nobody lists them: who asks takes note of the test (ci/test.sh).
 package deliverytest
 
 import (
@@ -32,11 +33,7 @@ var (
 // option delivery, or "" for the default.
 func Of(t testing.TB) string {
 	t.Helper()
-	if file := os.Getenv(noteEnv); file != "" {
-		if err := note(file, t.Name(), ""); err != nil {
-			t.Errorf("taking note that the test depends on the delivery: %v", err)
-		}
-	}
+	takeNote(t, "")
 	return os.Getenv(env)
 }
 
@@ -48,9 +45,22 @@ func OverHTTP2() bool { return os.Getenv(env) == "http2" }
 // HTTP/2, or is whichever way it is run.
 func NotOverHTTP2(t testing.TB) {
 	t.Helper()
+	takeNote(t, "\tnot over HTTP/2")
+}
+
+// Once takes note that a test is about something else than how clients are written to,
+// and takes long: it is not run again for the other ways.
+func Once(t testing.TB) {
+	t.Helper()
+	takeNote(t, "\tonce")
+}
+
+// takeNote takes note of a test if that is wanted.
+func takeNote(t testing.TB, what string) {
+	t.Helper()
 	if file := os.Getenv(noteEnv); file != "" {
-		if err := note(file, t.Name(), "\tnot over HTTP/2"); err != nil {
-			t.Errorf("taking note that the test is not to run over HTTP/2: %v", err)
+		if err := note(file, t.Name(), what); err != nil {
+			t.Errorf("taking note of what the test has to do with the delivery: %v", err)
 		}
 	}
 }

@@ -41,6 +41,19 @@ func TestWhoIsNotOverHTTP2IsNoted(t *testing.T) {
 	}
 }
 
+// So is who runs once.
+func TestWhoRunsOnceIsNoted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "note")
+	t.Setenv(noteEnv, file)
+	Of(t)
+	Once(t)
+	text, err := os.ReadFile(file) //nolint:gosec // G304: the test's own file
+	name := dir + "\tTestWhoRunsOnceIsNoted"
+	if want := name + "\n" + name + "\tonce\n"; err != nil || string(text) != want {
+		t.Errorf("noted is %q, %v, expected %q", text, err, want)
+	}
+}
+
 // Where nobody takes notes, tests run all the same.
 func TestNothingIsNotedWithoutAFile(t *testing.T) {
 	t.Setenv(noteEnv, "")
