@@ -34,12 +34,14 @@ func checkAll(w io.Writer, dir string) error {
 		_, _ = fmt.Fprintf(w, format+"\n", args...)
 	}
 	seen := 0
-	err := each(dir, func(path string, to arrows) {
+	err := each(dir, func(p *checked) {
+		path := p.pkg.Path()
 		known, ok := held[path]
 		if !ok {
 			return
 		}
 		seen++
+		to := uses(p)
 		var found []string
 		for _, knot := range knots(to) {
 			if len(knot) == 1 {

@@ -4,12 +4,17 @@
 //
 // A file points to another one if it names something that is declared there: a constant, a variable, a type, a
 // function, a method or a field. A knot is a set of files each of which leads to each other one. The figure to watch
-// is the size of the largest knot of a package: one file alone is 1, and nothing is entangled.
+// is the size of the largest knot of a package: one file alone is 1, and nothing is entangled. It names the structs that
+// have too many fields, too.
 //
 //	go -C tools run ./knot -check ..
 //
 // prints nothing, unless a package that is held in layers (held.go) has a knot that it is not to have: then it fails,
 // and prints the arrows.
+//
+//	go -C tools run ./knot -fields stream.Stream ..
+//
+// prints the fields of a struct, and of the structs of its package that it is made of, each with the files that name it.
 package main
 
 import (
@@ -35,14 +40,18 @@ import (
 func main() {
 	log.SetFlags(0)
 	check := flag.Bool("check", false, "fail if a package that is held in layers has a knot that it is not to have")
+	fields := flag.String("fields", "", "a struct, as package.Name: print its fields, each with the files that name it")
 	flag.Parse()
 	dir := "."
 	if flag.NArg() > 0 {
 		dir = flag.Arg(0)
 	}
 	run := show
-	if *check {
+	switch {
+	case *check:
 		run = checkAll
+	case *fields != "":
+		run = func(w io.Writer, dir string) error { return showFields(w, dir, *fields) }
 	}
 	if err := run(os.Stdout, dir); err != nil {
 		log.Fatal(err)
@@ -54,15 +63,19 @@ type arrows map[string]map[string]bool
 
 // show prints a line for each package.
 func show(w io.Writer, dir string) error {
-	return each(dir, func(path string, to arrows) {
+	return each(dir, func(p *checked) {
+		to := uses(p)
 		knot := largest(knots(to))
 		n := 0
 		for _, files := range to {
 			n += len(files)
 		}
-		_, _ = fmt.Fprintf(w, "%-60s files %3d  arrows %4d  largest knot %3d", path, len(to), n, len(knot))
+		_, _ = fmt.Fprintf(w, "%-60s files %3d  arrows %4d  largest knot %3d", p.pkg.Path(), len(to), n, len(knot))
 		if len(knot) > 1 {
 			_, _ = fmt.Fprintf(w, "  %s", strings.Join(knot, " "))
+		}
+		for _, large := range largeStructs(p) {
+			_, _ = fmt.Fprintf(w, "  %s fields", large)
 		}
 		_, _ = fmt.Fprintln(w)
 	})
@@ -75,8 +88,16 @@ type listed struct {
 	DepOnly                 bool
 }
 
+// checked is a package with its types.
+type checked struct {
+	fset  *token.FileSet
+	pkg   *types.Package
+	files []string // without their folder
+	uses  map[*ast.Ident]types.Object
+}
+
 // each calls do for each package of the module in dir.
-func each(dir string, do func(path string, to arrows)) error {
+func each(dir string, do func(p *checked)) error {
 	packages, err := list(dir)
 	if err != nil {
 		return err
@@ -91,11 +112,11 @@ func each(dir string, do func(path string, to arrows)) error {
 		if p.DepOnly || len(p.GoFiles) == 0 {
 			continue
 		}
-		to, err := uses(fset, imports, p)
+		c, err := typesOf(fset, imports, p)
 		if err != nil {
 			return err
 		}
-		do(p.ImportPath, to)
+		do(c)
 	}
 	return nil
 }
@@ -121,9 +142,8 @@ func list(dir string) ([]listed, error) {
 	}
 }
 
-// uses returns the files that each file of a package names something of.
-func uses(fset *token.FileSet, imports types.Importer, p listed) (arrows, error) {
-	all := make(arrows)
+// typesOf checks a package.
+func typesOf(fset *token.FileSet, imports types.Importer, p listed) (*checked, error) {
 	files := make([]*ast.File, 0, len(p.GoFiles))
 	for _, name := range p.GoFiles {
 		f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, 0)
@@ -131,23 +151,31 @@ func uses(fset *token.FileSet, imports types.Importer, p listed) (arrows, error)
 			return nil, fmt.Errorf("parsing: %w", err)
 		}
 		files = append(files, f)
-		all[name] = make(map[string]bool)
 	}
 	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
 	pkg, err := (&types.Config{Importer: imports}).Check(p.ImportPath, fset, files, info)
 	if err != nil {
 		return nil, fmt.Errorf("checking types: %w", err)
 	}
-	for id, obj := range info.Uses {
-		if obj.Pkg() != pkg || !isShared(pkg, obj) {
+	return &checked{fset: fset, pkg: pkg, files: p.GoFiles, uses: info.Uses}, nil
+}
+
+// uses returns the files that each file of a package names something of.
+func uses(p *checked) arrows {
+	all := make(arrows)
+	for _, name := range p.files {
+		all[name] = make(map[string]bool)
+	}
+	for id, obj := range p.uses {
+		if obj.Pkg() != p.pkg || !isShared(p.pkg, obj) {
 			continue
 		}
-		from, to := base(fset, id.Pos()), base(fset, obj.Pos())
+		from, to := base(p.fset, id.Pos()), base(p.fset, obj.Pos())
 		if from != to {
 			all[from][to] = true
 		}
 	}
-	return all, nil
+	return all
 }
 
 // isShared reports whether files can name obj that do not declare it.
