@@ -80,7 +80,7 @@ group() {
 deal() {
 	local folder=$1 groups=$2 name=${1/./root}
 	(cd "$folder" && go test -race -c -o "$work/$name.test" .)
-	(cd "$folder" && "$work/$name.test" -test.list "$pattern") | grep -E '^(Test|Fuzz|Example)' |
+	(cd "$folder" && "$work/$name.test" -test.list "$pattern") | sed -nE '/^(Test|Fuzz|Example)/p' |
 		awk 'FNR == NR { takes[$1] = $2; next } { print $1, $1 in takes ? takes[$1] : 1 }' ci/seconds.txt - | sort -k2,2nr -s |
 		awk -v groups="$groups" -v names="$work/names.$name." '{
 			least = 0
@@ -109,13 +109,23 @@ compute() {
 	fi
 }
 
-# queue is what the workers do, in this order: what takes long comes first.
+# queue is what the workers do, in this order: what takes long comes first, and what can begin before tests are dealt.
 queue() {
-	local names
 	printf '%s\n' compute others
-	for names in "$work"/names.integration.* "$work"/names.root.*; do
-		names=${names#"$work/names."}
-		printf 'group %s %s\n' "$(sed s/root/./ <<<"${names%.*}")" "${names##*.}"
+	if [[ -f integration/go.mod ]]; then
+		deal integration 4 >&2 # which builds the programs
+		touch "$CADDY_SSE_PROGRAMS/built"
+		groups integration integration
+	fi
+	deal . 12 >&2
+	groups . root
+}
+
+# groups prints what runs those of a folder.
+groups() {
+	local names
+	for names in "$work/names.$2".*; do
+		if [[ -f $names ]]; then printf 'group %s %s\n' "$1" "${names##*.}"; fi
 	done
 }
 
@@ -123,10 +133,7 @@ if [[ -f integration/go.mod ]]; then
 	step "integration: set-up" integration/setup.sh
 	export CADDY_SSE_PROGRAMS=$work/programs
 	mkdir "$CADDY_SSE_PROGRAMS"
-	deal integration 4 # which builds the programs
-	touch "$CADDY_SSE_PROGRAMS/built"
 fi
-deal . 12
 
 export work pattern computing
 export -f tests tell binary asking count group others compute heading
