@@ -17,7 +17,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-readonly workers=5 # one of them computes, most of the time
+readonly workers=4 # one of them computes, at first
 readonly computing='TestSharingIsEarned|TestModel' # of internal/stream
 pattern=${1-.}
 work=$(mktemp -d)
