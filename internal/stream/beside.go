@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 )
 
 // maxBeside bounds how many blocks of a connection are remembered that another one is
@@ -11,6 +13,28 @@ import (
 const maxBeside = 1 << 12
 
 // What a stream's connection and its successor bring beside each other.
+
+// parentBrings takes note, for a successor that was asked to go on after an ID, of a block
+// of the stream's connection.
+func (s *Stream) parentBrings(b *replay.Block) {
+	if st := s.splice; b.Dispatches && b.ID != "" && b.ID != s.openID {
+		st.passed = true
+		st.met = st.met || (s.conn != nil && slices.ContainsFunc(s.conn.held, func(h heldBlock) bool { return h.hash == b.Hash }))
+	}
+}
+
+// bringsBeside takes note of a block of such a successor.
+func (s *Stream) bringsBeside(h heldBlock) {
+	if st, id := s.splice, h.block.ID; h.block.Dispatches() && len(id) > 0 && string(id) != s.openID {
+		st.begins = cmp.Or(st.begins, string(id))
+		st.met = st.met || st.parent.brought.Has(id, h.lines)
+	}
+}
+
+// leavesOut reports whether a successor that was asked to go on after an ID has not: the
+// stream has got an event after that, and the successor has brought others, of which the
+// stream has none. Its connection is behind; it may be yet to bring what lies between.
+func (st *spliceState) leavesOut() bool { return st.passed && st.begins != "" && !st.met }
 
 // bringsOld takes note of a block of the stream's connection.
 func (a *beside) bringsOld(hash uint64) {

@@ -60,6 +60,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	s.learned = learned{}
 	if st := s.splice; st != nil {
 		st.Restart()
+		st.begins, st.met = "", false
 		st.parent.spliced = st.parent.spliced || !st.probe
 		if c.first {
 			for sub := range s.subs {

@@ -103,6 +103,7 @@ func (c *intake) append(b *replay.Block) {
 		}
 		if sp := s.successor; sp != nil && sp.openID != "" {
 			s.brought.Note(b)
+			sp.parentBrings(b)
 		}
 		if sp := s.successor; sp != nil && sp.isLive() && !sp.conn.resumed {
 			sp.conn.beside.bringsOld(b.Hash)
@@ -167,6 +168,7 @@ func (c *intake) hold(b eventstream.Block, lines []byte) {
 	case c.resumed:
 		h.lines = slices.Clone(lines)
 		c.held = append(c.held, h)
+		c.stream.bringsBeside(h)
 	case !b.CommentOnly():
 		c.beside.bringsNew(h, c.stream.buffer.Limits.Size)
 	}

@@ -95,6 +95,43 @@ func TestReloadMoves(t *testing.T) {
 	}
 }
 
+// An application gives ids and does not look at the ID that it is asked with. The old connection is behind, and brings
+// what the new one is not told, if it is given the time.
+func TestReloadOfWhoDoesNotGoOn(t *testing.T) {
+	gap := toldGap("upstream", "3", "null") + "\n"
+	for name, test := range map[string]struct {
+		then func(old *fakeConn) // when the old one has brought 3, and the new one 6
+		want string
+	}{
+		"the old brings it": {func(old *fakeConn) {
+			time.Sleep(2 * overlap)
+			old.expectGone(false)
+			old.numbered("4", "5", "6")
+		}, numbered("3", "4", "5", "6", "7")},
+		"the old brings some of it": {func(old *fakeConn) {
+			old.numbered("4")
+			time.Sleep(meetingTime)
+		}, numbered("3", "4") + strings.Replace(gap, `"3"`, `"4"`, 1) + numbered("6", "7")},
+		"the old brings nothing more": {func(*fakeConn) { time.Sleep(meetingTime) }, numbered("3") + gap + numbered("6", "7")},
+		"the old breaks":              {func(old *fakeConn) { old.breakOff() }, numbered("3") + gap + numbered("6", "7")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, gapEvent, func(st *streamTest) {
+				a, up := st.start()
+				up.numbered("1", "2")
+				st.reload()
+				next := st.source.acceptOpen()
+				up.numbered("3")
+				next.numbered("6")
+				test.then(up)
+				up.expectGone(true)
+				next.numbered("7")
+				a.expect(newcomer, numbered("1", "2"), test.want)
+			})
+		})
+	}
+}
+
 // Without ids the connections have to be seen to bring the same, or be quiet.
 func TestReloadMovesWithoutIDs(t *testing.T) {
 	t.Run("events", func(t *testing.T) {

@@ -315,6 +315,11 @@ type spliceState struct {
 	evidence.Likeness
 	hurried bool // a probe was opened beside it
 
+	// Of a successor that was asked to go on after an ID; see leavesOut.
+	passed bool   // the stream has got an event with another ID since
+	begins string // and this one has brought such events: the ID of the first
+	met    bool   // the stream has got one of them
+
 	// A merged splice is over for its subscribers at position at; they go on
 	// in the parent after position to.
 	merged bool

@@ -15,7 +15,8 @@ import (
 // stream. Without, the stream goes on after that ID.
 const overlap = time.Second
 
-// meetingTime is how long one without an ID has. Without, the stream goes
+// meetingTime is how long one without an ID has, and one that does not go on after its ID.
+// Without, the stream goes
 // on with it after a gap that is told.
 const meetingTime = 4 * time.Second
 
@@ -64,7 +65,7 @@ func (s *Stream) trySuccessor(now time.Time) {
 	}
 	resumed := sp.conn.resumed
 	again := sp.track.HeadAt.Add(meetingTime)
-	if resumed {
+	if resumed && !sp.splice.leavesOut() {
 		again = sp.track.HeadAt.Add(overlap)
 	}
 	due := again
@@ -116,6 +117,7 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 // now on. What it has brought until now beside the old one is not given twice.
 func (s *Stream) takeOver(sp *Stream) {
 	same := s.track.GreetsAsBefore(&sp.conn.seen)
+	leavesOut := sp.conn.resumed && sp.splice.leavesOut() && !s.said.counts() // of those the first ID tells
 	c := s.succeed(sp)
 	if !same || s.sharing.renewed {
 		s.unprove()
@@ -125,6 +127,9 @@ func (s *Stream) takeOver(sp *Stream) {
 		held = c.beside.rest()
 		c.tellGap()
 		s.keepState(sp)
+	} else if leavesOut {
+		c.tellSkipped(s.said.lastID, sp.splice.begins, -1)
+		c.asked = false // so that its ids do not tell it again
 	}
 	c.held, c.beside, c.blocks = nil, beside{}, 0
 	seen := uint64(0)
