@@ -241,7 +241,7 @@ var endingsWithin = []ending{
 			_ = c.conn.Close()
 		}
 	}},
-	{name: "the server goes first", timeout: 50 * time.Millisecond, streams: 1, begin: func(s *sharingGateway) func() {
+	{name: "the server goes first", timeout: 250 * time.Millisecond, streams: 1, begin: func(s *sharingGateway) func() {
 		c, began := s.subscribed(), time.Now()
 		return func() {
 			c.until("the server has gone", func() bool { return c.ended[0] == "NO_ERROR" && time.Since(began) > 1500*time.Millisecond })
@@ -249,7 +249,7 @@ var endingsWithin = []ending{
 			_ = c.conn.Close()
 		}
 	}},
-	{name: "the server goes first, then the last stream", timeout: 50 * time.Millisecond, streams: 1, begin: func(s *sharingGateway) func() {
+	{name: "the server goes first, then the last stream", timeout: 250 * time.Millisecond, streams: 1, begin: func(s *sharingGateway) func() {
 		c, began := s.subscribed(), time.Now()
 		return func() {
 			c.until("the server has gone", func() bool { return c.ended[0] == "NO_ERROR" && time.Since(began) > 1500*time.Millisecond })

@@ -35,7 +35,7 @@ func TestFilesRunShort(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.Header.Set("Accept", "text/event-stream")
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: 20 * time.Second}}
 		resp, err := client.Do(req)
 		if err != nil {
 			return nil // it was not accepted in time
