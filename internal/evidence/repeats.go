@@ -194,6 +194,14 @@ func (l *Brought) Next(lines []byte) bool {
 	return true
 }
 
+// SkipTo goes on after a block that came while this connection was there: it has not been
+// sent again what came before that, and is not going to be.
+func (l *Brought) SkipTo(id, lines []byte) {
+	if i := slices.Index(*l, broughtHash(id, lines)); i >= 0 {
+		*l = (*l)[i+1:]
+	}
+}
+
 // broughtHash stands for a block in Brought.
 func broughtHash(id, lines []byte) uint64 {
 	var h maphash.Hash

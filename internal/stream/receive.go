@@ -105,7 +105,7 @@ func (c *intake) append(b *replay.Block) {
 			s.brought.Note(b)
 			sp.parentBrings(b)
 		}
-		if sp := s.successor; sp != nil && sp.isLive() && !sp.conn.resumed {
+		if sp := s.successor; sp != nil && sp.isLive() {
 			sp.conn.beside.bringsOld(b.Hash)
 		}
 	}
@@ -161,7 +161,7 @@ func (s *Stream) trySplices(now time.Time) {
 func (c *intake) hold(b eventstream.Block, lines []byte) {
 	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
 	h := heldBlock{
-		block: b, lines: lines, hash: replay.HashBlock(lines, b.HasID, string(b.ID)), at: time.Now(),
+		block: b, lines: lines, hash: replay.HashBlock(lines, b.HasID, string(b.ID)),
 		isBeside: c.stream.splice.parent.isLive(),
 	}
 	switch {
@@ -180,7 +180,11 @@ func (c *intake) isBehind(b eventstream.Block, lines []byte) bool {
 	if len(c.beside.old) == 0 || b.CommentOnly() {
 		return false
 	}
-	return c.beside.repeats(replay.HashBlock(lines, b.HasID, string(b.ID)), b.Dispatches())
+	if !c.beside.repeats(replay.HashBlock(lines, b.HasID, string(b.ID)), b.Dispatches()) {
+		return false
+	}
+	c.repeats.Brought.SkipTo(b.ID, lines)
+	return true
 }
 
 // isNewStream reports whether the connection is the first of a stream that is no

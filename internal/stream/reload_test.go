@@ -287,6 +287,23 @@ func TestReloadDoublesNothing(t *testing.T) {
 			a.expect(strings.Repeat("data: ping\n\n", 4), numbered("2"))
 		})
 	})
+	t.Run("ids, and events without, which the new one brings late", func(t *testing.T) {
+		inBubble(t, gapEvent, func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			up.event("x") // is not brought again
+			a.read()
+			st.reload()
+			next := st.source.acceptOpen()
+			up.event("y", "z")
+			next.event("y")
+			time.Sleep(overlap)
+			up.expectGone(true)
+			next.event("z", "x")
+			next.numbered("2")
+			a.expect("data: y\n\ndata: z\n\ndata: x\n\n", numbered("2"))
+		})
+	})
 	// What the new one brings first is not in the replay buffer any more.
 	for _, behind := range []string{"its time is over", "its buffer is full"} {
 		t.Run("evicted, and "+behind, func(t *testing.T) {

@@ -282,7 +282,6 @@ type heldBlock struct {
 	block    eventstream.Block
 	lines    []byte
 	hash     uint64
-	at       time.Time
 	isBeside bool // its stream had its own connection then
 }
 

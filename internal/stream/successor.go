@@ -132,9 +132,8 @@ func (s *Stream) takeOver(sp *Stream) {
 		c.asked = false // so that its ids do not tell it again
 	}
 	c.held, c.beside, c.blocks = nil, beside{}, 0
-	seen := uint64(0)
 	for _, h := range held {
-		if c.resumed && c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
+		if c.resumed && c.repeats.IsAwaited() && c.broughtToo(h, &old) {
 			c.dropped++
 			continue
 		}
@@ -153,26 +152,17 @@ func (s *Stream) keepState(sp *Stream) {
 	}
 }
 
-// broughtNext reports whether a block without an id is the next one that the connection
-// before has brought after the ID that this one was asked with.
-func (c *intake) broughtNext(h heldBlock) bool {
-	return !h.block.HasID && !h.block.CommentOnly() && c.repeats.Brought.Next(h.lines)
-}
-
-// broughtToo reports whether the old connection, up to position to, brought a block
-// without an id that its successor holds, after the position *seen.
-func (s *Stream) broughtToo(h heldBlock, seen *uint64, to uint64) bool {
+// broughtToo reports whether a block without an id is one that the connection before has
+// brought: the next one after the ID that this one was asked with, or one that came beside it.
+func (c *intake) broughtToo(h heldBlock, old *beside) bool {
 	if h.block.HasID || h.block.CommentOnly() {
 		return false
 	}
-	b := &replay.Block{Wire: h.lines, Lines: len(h.lines), Hash: replay.HashBlock(h.lines, false, "")}
-	for _, k := range s.buffer.After(*seen) {
-		if k.Position <= to && k.At.Sub(h.at).Abs() <= evidence.TwinWindow && k.Equal(b) {
-			*seen = k.Position
-			return true
-		}
+	isNext, isBeside := c.repeats.Brought.Next(h.lines), old.repeats(h.hash, false) // it may be in both
+	if isBeside && !isNext {
+		c.repeats.Brought.SkipTo(nil, h.lines)
 	}
-	return false
+	return isNext || isBeside
 }
 
 // succeed makes the connection of a successor the stream's.
