@@ -38,6 +38,9 @@ var walls = map[string]wall{
 	"internal/evidence":     {imports: []string{"eventstream", "internal/number", "internal/replay"}},
 	"internal/stream":       {imports: []string{"eventstream", "internal/evidence", "internal/logs", "internal/meter", "internal/number", "internal/replay", "internal/upstreams"}, zap: true},
 	"internal/upstreams":    {imports: []string{"eventstream", "internal/meter"}, zap: true},
+	"internal/cluster":      {imports: []string{"internal/logs", "internal/number", "internal/replay", "internal/stream", "internal/upstreams"}, zap: true},
+
+	"internal/cluster/bustest": {imports: []string{"internal/cluster"}}, // of tests
 	"internal/key":          {imports: []string{"internal/stream"}, caddy: true, http: true},
 	"internal/h2":           {imports: []string{"internal/number"}, http: true},
 	"internal/deliverytest": {}, // of tests
