@@ -90,6 +90,13 @@ func (m *Member) Ended() (reason EndReason, tail []byte, ok bool) {
 	return m.stream.over.why, m.stream.over.tail, m.stream.hasEnded()
 }
 
+// ForOthers is the position up to which blocks may be given to other nodes.
+func (m *Member) ForOthers() uint64 {
+	m.stream.mu.Lock()
+	defer m.stream.mu.Unlock()
+	return m.stream.forOthers()
+}
+
 // HasClients reports whether anybody reads the stream on this node.
 func (m *Member) HasClients() bool {
 	m.stream.mu.Lock()
@@ -119,25 +126,26 @@ func (m *Member) Position() uint64 {
 	return m.stream.buffer.Newest
 }
 
-// IsNew reports whether the stream has neither a head nor a past.
-func (m *Member) IsNew() bool {
+// IsClosed reports whether the stream is kept from other nodes and new clients, though it
+// may have some.
+func (m *Member) IsClosed() bool {
 	m.stream.mu.Lock()
 	defer m.stream.mu.Unlock()
-	return m.stream.head == nil
+	return m.stream.closed.Load() || m.stream.only != nil
 }
 
-// IsShared reports whether the stream can be given to other nodes.
+// IsShared reports whether the stream goes on and can be given to other nodes.
 func (m *Member) IsShared() bool {
 	m.stream.mu.Lock()
 	defer m.stream.mu.Unlock()
-	return m.stream.isForOthers()
+	return m.stream.isForOthers() && !m.stream.hasEnded() && !m.stream.reopening
 }
 
 // isForOthers reports whether something of the stream may be given to other nodes. The
 // lock is held.
 func (s *Stream) isForOthers() bool {
 	switch {
-	case s.head == nil, s.isGone(), s.hasEnded(), s.reopening, s.closed.Load(), s.only != nil, s.why.Reason != "":
+	case s.head == nil, s.isGone(), s.closed.Load(), s.only != nil, s.why.Reason != "":
 		return false
 	}
 	return s.shares() || s.sharing.barrier > 0

@@ -1,0 +1,392 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/cluster"
+	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
+)
+
+// app is an application that tells all connections the same numbers, which count.
+type app struct {
+	ids      bool // it gives them as ids, too, and goes on after one
+	apart    bool // it tells each connection which one it is, and does not mean the others
+	mu       sync.Mutex
+	count    int
+	conns    map[*appConn]struct{}
+	opened   int
+	slowness time.Duration // before each head
+}
+
+type appConn struct {
+	number int
+	mu     sync.Mutex
+	queue  []string
+	more   chan struct{}
+}
+
+func (c *appConn) put(text string) {
+	c.mu.Lock()
+	c.queue = append(c.queue, text)
+	c.mu.Unlock()
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+}
+
+func (c *appConn) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := c.queue
+	c.queue = nil
+	return all
+}
+
+func (a *app) text(n int, c *appConn) string {
+	switch {
+	case a.apart:
+		return fmt.Sprintf("data: %d for %d\n\n", n, c.number)
+	case a.ids:
+		return fmt.Sprintf("id: %d\ndata: %d\n\n", n, n)
+	}
+	return fmt.Sprintf("data: %d\n\n", n)
+}
+
+// emit sends one more event to all connections.
+func (a *app) emit() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.count++
+	for c := range a.conns {
+		c.put(a.text(a.count, c))
+	}
+}
+
+// connections is how many there are.
+func (a *app) connections() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.conns)
+}
+
+func (a *app) connect(lastEventID string) *appConn {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.opened++
+	c := &appConn{number: a.opened, more: make(chan struct{}, 1)}
+	if after, err := strconv.Atoi(lastEventID); err == nil && a.ids {
+		for n := after + 1; n <= a.count; n++ {
+			c.put(a.text(n, c))
+		}
+	}
+	a.conns[c] = struct{}{}
+	return c
+}
+
+// Open implements stream.Source.
+func (a *app) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn) upstreams.Ending {
+	select {
+	case <-time.After(a.slowness):
+	case <-ctx.Done():
+		return upstreams.Ending{Err: ctx.Err()}
+	}
+	c := a.connect(lastEventID)
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.conns, c)
+	}()
+	conn.Opened(&upstreams.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, nil)
+	for {
+		for _, text := range c.take() {
+			if _, err := conn.Write([]byte(text)); err != nil {
+				return upstreams.Ending{Events: true, Err: err}
+			}
+		}
+		select {
+		case <-c.more:
+		case <-ctx.Done():
+			return upstreams.Ending{Events: true, Err: ctx.Err()}
+		}
+	}
+}
+
+// Retired and Renew implement stream.Source.
+func (a *app) Retired() bool                   { return false }
+func (a *app) Renew(any, *stream.Renewal) bool { return false }
+
+// gateway is one node with its hub.
+type gateway struct {
+	test     *clusterTest
+	name     string
+	hub      *stream.Hub
+	node     *cluster.Node
+	instance *stream.Instance
+	clients  []*client
+	dead     bool
+}
+
+// clusterTest is some nodes in a bubble of fake time.
+type clusterTest struct {
+	t       *testing.T
+	net     *bustest.Net
+	app     *app
+	options *stream.Options
+	nodes   []*gateway
+	named   int
+}
+
+// inCluster runs a test in fake time, with so many nodes. When it ends everybody leaves.
+func inCluster(t *testing.T, seed uint64, nodes int, set func(ct *clusterTest), test func(ct *clusterTest)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		o := stream.Defaults()
+		o.Buffer = replay.Limits{Events: 1024, Size: 4 << 20, Age: 5 * time.Minute}
+		o.Join, o.Vouched, o.GapEvent = stream.JoinLive, true, "gap"
+		ct := &clusterTest{t: t, net: bustest.NewNet(seed), options: o, app: &app{ids: true, conns: make(map[*appConn]struct{})}}
+		if set != nil {
+			set(ct)
+		}
+		for range nodes {
+			ct.add()
+		}
+		time.Sleep(time.Second) // they hear of each other
+		test(ct)
+		for _, g := range ct.nodes {
+			g.kill()
+		}
+		ct.net.Close()
+	})
+}
+
+// add starts another node.
+func (ct *clusterTest) add() *gateway {
+	ct.t.Helper()
+	ct.named++
+	g := &gateway{test: ct, name: "node" + strconv.Itoa(ct.named), hub: stream.NewHub()}
+	bus := cluster.Sealed(ct.net.Add(g.name), []byte("secret"), zap.NewNop())
+	node, err := cluster.New(bus, zap.NewNop())
+	if err != nil {
+		ct.t.Fatal(err)
+	}
+	g.node = node
+	g.hub.SetCluster(node)
+	g.instance = g.hub.Register("place", "server")
+	ct.nodes = append(ct.nodes, g)
+	return g
+}
+
+// kill ends a node with all that it does, in no order.
+func (g *gateway) kill() {
+	if g.dead {
+		return
+	}
+	g.dead = true
+	g.test.net.Kill(g.name)
+	for _, c := range g.clients {
+		if c.at == g {
+			c.cut()
+		}
+	}
+	synctest.Wait()
+	g.hub.EndAll()
+	g.node.Close()
+}
+
+// client is a client as a browser is one: it comes back with its last event ID.
+type client struct {
+	t      *testing.T
+	name   string
+	at     *gateway
+	stop   context.CancelFunc
+	done   chan struct{}
+	mu     sync.Mutex
+	lastID string
+	events []string // with "gap" where it was told of one, and "live" where it began without an ID
+}
+
+// join lets a client come to a node, and come back when its response ends.
+func (g *gateway) join(name string) *client {
+	c := &client{t: g.test.t, name: name}
+	c.moveTo(g)
+	return c
+}
+
+// moveTo lets the client come to a node.
+func (c *client) moveTo(g *gateway) {
+	if c.at != nil {
+		c.cut()
+	}
+	c.at = g
+	g.clients = append(g.clients, c)
+	ctx, cancel := context.WithCancel(context.Background())
+	c.stop, c.done = cancel, make(chan struct{})
+	done := c.done
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			c.run(ctx, g)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}()
+}
+
+// cut ends the client's connection.
+func (c *client) cut() {
+	c.stop()
+	<-c.done
+}
+
+func (c *client) add(event string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.events = append(c.events, event)
+}
+
+func (c *client) seen() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]string(nil), c.events...)
+}
+
+// run is one response.
+func (c *client) run(ctx context.Context, g *gateway) {
+	req := &stream.Request{
+		Parts: []stream.Part{{Name: "path", Value: "/events"}}, Instance: g.instance, LastEventID: c.lastID, Options: g.test.options,
+		Source: func(bool) stream.Source { return g.test.app }, Logger: zap.NewNop(),
+	}
+	sub, err := g.hub.Join(req)
+	if err != nil {
+		return
+	}
+	defer sub.Leave()
+	if again, left := sub.Origin.AwaitOpening(ctx, req, true); again || left || !sub.WaitForHead(ctx) || sub.TurnedAway() != "" {
+		return
+	}
+	if head, err := sub.Head(); err != nil || head.Header.Get("Content-Type") == "" {
+		return
+	}
+	switch outcome, _, _ := strings.Cut(sub.Outcome, ";"); outcome {
+	case stream.ResumeGap, stream.ResumeLive:
+		c.add(outcome)
+	}
+	for {
+		blocks, wake, leaveAt, end := sub.Next(nil, time.Now())
+		for _, b := range blocks {
+			c.take(b.Wire)
+		}
+		if end != "" {
+			return
+		}
+		if wake == nil {
+			continue
+		}
+		var timer <-chan time.Time
+		if !leaveAt.IsZero() {
+			timer = time.After(time.Until(leaveAt))
+		}
+		select {
+		case <-wake:
+		case <-timer:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// take reads blocks as a client does.
+func (c *client) take(wire []byte) {
+	for block := range bytes.SplitSeq(wire, []byte("\n\n")) {
+		data, kind := "", ""
+		for line := range strings.Lines(string(block)) {
+			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+			switch name {
+			case "id":
+				c.lastID = value
+			case "data":
+				data = value
+			case "event":
+				kind = value
+			}
+		}
+		switch {
+		case data == "":
+		case kind != "":
+			c.add(kind)
+		default:
+			c.add(data)
+		}
+	}
+}
+
+// expect checks what a client has seen.
+func (c *client) expect(want ...string) {
+	c.t.Helper()
+	synctest.Wait()
+	if got := c.seen(); strings.Join(got, " ") != strings.Join(want, " ") {
+		c.t.Fatalf("%s has seen %q\nexpected %q", c.name, got, want)
+	}
+}
+
+// emit lets the application send some events, one each 20 ms.
+func (ct *clusterTest) emit(count int) {
+	for range count {
+		ct.app.emit()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// expectConnections checks how many upstream connections there are.
+func (ct *clusterTest) expectConnections(n int) {
+	ct.t.Helper()
+	synctest.Wait()
+	if got := ct.app.connections(); got != n {
+		ct.t.Fatalf("%d upstream connections, expected %d", got, n)
+	}
+}
+
+// checkOrder checks that a client has seen nothing twice or out of order, and no gap that it
+// was not told of.
+func (c *client) checkOrder() error {
+	last, told := 0, true
+	for i, event := range c.seen() {
+		n, err := strconv.Atoi(event)
+		switch {
+		case err != nil:
+			told = true
+			continue
+		case n <= last:
+			return fmt.Errorf("%s: %d after %d (%d of %q)", c.name, n, last, i, c.seen())
+		case n != last+1 && !told:
+			return fmt.Errorf("%s: %d after %d, and no gap was told (%d of %q)", c.name, n, last, i, c.seen())
+		}
+		last, told = n, false
+	}
+	return nil
+}
+
+// numbers are texts of numbers.
+func numbers(from, to int) (texts []string) {
+	for n := from; n <= to; n++ {
+		texts = append(texts, strconv.Itoa(n))
+	}
+	return texts
+}
