@@ -2,9 +2,12 @@ package cluster_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -26,4 +29,325 @@ func TestNodesShareOneUpstreamConnection(t *testing.T) {
 			c.expect(live(numbers(1, 5)...)...)
 		}
 	})
+}
+
+// A client that lands on another node goes on there: with the ids of the application, and
+// with those of the gateway.
+func TestClientResumesOnAnotherNode(t *testing.T) {
+	for _, ids := range []bool{true, false} {
+		t.Run(fmt.Sprintf("ids=%v", ids), func(t *testing.T) {
+			inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = ids }, func(ct *clusterTest) {
+				stays := ct.nodes[0].join("stays")
+				ct.emit(1)
+				moves := ct.nodes[0].join("moves")
+				ct.emit(3)
+				moves.cut()
+				ct.emit(3) // while it is nowhere
+				moves.moveTo(ct.nodes[1])
+				ct.emit(3)
+				moves.cut()
+				ct.emit(1)
+				moves.moveTo(ct.nodes[2])
+				ct.emit(1)
+				moves.expect(live(numbers(2, 12)...)...)
+				stays.expect(live(numbers(1, 12)...)...)
+				ct.expectConnections(1)
+			})
+		})
+	}
+}
+
+// The owner dies: a follower takes over within 2 s, and nobody misses anything where the
+// application goes on after an id. The dead node's clients resume on another one.
+func TestFollowerTakesOver(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		for range 5 {
+			ct.emit(10)
+			owner := ct.owner()
+			owner.kill()
+			died := time.Now()
+			for ct.app.connections() == 0 {
+				ct.emit(1)
+			}
+			if took := time.Since(died); took > 2*time.Second {
+				t.Fatalf("taken over after %v", took)
+			}
+			for _, c := range all {
+				if c.at == owner {
+					c.moveTo(ct.add())
+				}
+			}
+			ct.emit(50)
+			ct.expectConnections(1)
+		}
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Clients of a dead owner that open the stream on another node before anybody has taken over
+// are not in the way: there is one connection in the end, and nobody misses anything.
+func TestClientsComeBeforeAnybodyTakesOver(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		for range 5 {
+			ct.emit(10)
+			owner := ct.owner()
+			owner.kill()
+			for _, c := range all {
+				if c.at == owner {
+					c.moveTo(ct.add())
+				}
+			}
+			ct.emit(250)
+			ct.expectConnections(1)
+		}
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Where the application gives no ids a gap is told, to those who stay and to those of the
+// dead node who have seen what no follower has. Other IDs of the epoch before still stand
+// for what they stood for.
+func TestTakeOverWithoutIDsIsToldAsAGap(t *testing.T) {
+	inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = false }, func(ct *clusterTest) {
+		of := ct.nodes[0].join("of the owner")
+		stays, resumes := ct.nodes[1].join("stays"), ct.nodes[2].join("resumes")
+		also := ct.nodes[2].join("also there")
+		ct.emit(3)
+		resumes.cut()
+		ct.emit(2)
+		ct.net.Freeze(ct.nodes[0].name, true)
+		ct.emit(1) // only the owner has it
+		ct.nodes[0].kill()
+		of.moveTo(ct.nodes[2])
+		time.Sleep(3 * time.Second)
+		ct.emit(2)
+		resumes.moveTo(ct.nodes[1])
+		ct.emit(1)
+		ct.expectConnections(1)
+		for _, c := range []*client{stays, resumes, also} {
+			c.expect(live("1", "2", "3", "4", "5", "gap", "7", "8", "9")...)
+		}
+		if seen := of.seen(); seen[6] != "6" || !slices.Contains(seen[6:], "gap") || seen[len(seen)-1] != "9" {
+			t.Errorf("the owner's client has seen %q", seen)
+		}
+	})
+}
+
+// A frozen owner that runs again gives way, and what it was sent meanwhile is given to nobody
+// a second time.
+func TestFrozenOwnerGivesWay(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		owner := ct.owner()
+		ct.net.Freeze(owner.name, true)
+		ct.emit(500) // 10 s
+		ct.net.Freeze(owner.name, false)
+		ct.emit(250)
+		ct.expectConnections(1)
+		if ct.owner() == owner {
+			t.Error("it is the owner still")
+		}
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Both sides of a partition are served, with one connection each, and there is one connection
+// 5 s after it is over.
+func TestPartitionHeals(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		alone := ct.owner().name
+		ct.net.Partition(func(a, b string) bool { return (a == alone) != (b == alone) })
+		ct.emit(1000) // 20 s
+		ct.expectConnections(2)
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+		ct.net.Partition(nil)
+		ct.emit(250)
+		ct.expectConnections(1)
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Two nodes that open a stream at the same moment end with one connection.
+func TestOpenedAtTheSameMoment(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.app.slowness = 300 * time.Millisecond }, func(ct *clusterTest) {
+		all := []*client{ct.nodes[0].join("a"), ct.nodes[1].join("b")}
+		ct.emit(250) // 5 s
+		ct.expectConnections(1)
+		if ct.app.opened != 2 {
+			t.Errorf("%d connections were opened, expected 2", ct.app.opened)
+		}
+		for _, c := range all {
+			if err := c.checkOrder(); err != nil {
+				t.Error(err)
+			}
+			if seen := c.seen(); seen[len(seen)-1] != "250" {
+				t.Errorf("%s is at %q", c.name, seen[len(seen)-1])
+			}
+		}
+	})
+}
+
+// The owner's clients leave, and those of other nodes do not notice.
+func TestOwnerWithoutClientsGoesOn(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		first := ct.nodes[0].join("first")
+		ct.emit(1)
+		other := ct.nodes[1].join("other")
+		ct.emit(1)
+		first.cut()
+		first.at = nil
+		ct.emit(5000) // 100 s, more than linger
+		ct.expectConnections(1)
+		other.expect(live(numbers(2, ct.app.count)...)...)
+		other.cut()
+		time.Sleep(2 * time.Minute)
+		ct.expectConnections(0)
+	})
+}
+
+// joinAll lets one client come to each node.
+func (ct *clusterTest) joinAll() (all []*client) {
+	for _, g := range ct.nodes {
+		all = append(all, g.join("of "+g.name))
+		time.Sleep(100 * time.Millisecond)
+	}
+	return all
+}
+
+// owner is the node with the upstream connection.
+func (ct *clusterTest) owner() (owner *gateway) {
+	ct.t.Helper()
+	for _, g := range ct.nodes {
+		if !g.dead && g.source.connections() > 0 {
+			if owner != nil {
+				ct.t.Fatal("two nodes have a connection")
+			}
+			owner = g
+		}
+	}
+	if owner == nil {
+		ct.t.Fatal("no node has a connection")
+	}
+	return owner
+}
+
+// Who comes while nothing is proven is given nothing of another node's connection: the
+// application tells each connection its own.
+func TestUnprovenStreamStaysOnItsNode(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) {
+		ct.app.apart, ct.options.Vouched = true, false
+		ct.options.Join = 0 // auto
+	}, func(ct *clusterTest) {
+		var all []*client
+		served := 0
+		for range 3 {
+			all = append(all, ct.nodes[0].join("a"), ct.nodes[1].join("b"))
+			ct.emit(100)
+		}
+		for _, c := range all {
+			whose := ""
+			for _, event := range c.seen() {
+				if _, of, ok := strings.Cut(event, " for "); ok && whose == "" {
+					whose = of
+				} else if ok && of != whose {
+					t.Fatalf("a client was given what was for connections %s and %s", whose, of)
+				}
+			}
+			if whose != "" {
+				served++
+			}
+		}
+		if served < 2 { // the others are left to handlers that know private streams
+			t.Errorf("%d clients were served", served)
+		}
+	})
+}
+
+// What two clients of each of two nodes have shown is that all are told the same: then one
+// connection is enough for all, though nobody vouches for it.
+func TestProvenStreamsBecomeOne(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.options.Vouched, ct.options.Join = false, 0 }, func(ct *clusterTest) {
+		var all []*client
+		for _, g := range ct.nodes {
+			all = append(all, g.join("1"), g.join("2"))
+		}
+		ct.emit(1500) // 30 s
+		ct.expectConnections(1)
+		for _, c := range all {
+			if err := c.checkOrder(); err != nil {
+				t.Error(err)
+			}
+			if seen := c.seen(); seen[len(seen)-1] != "1500" {
+				t.Errorf("%s is at %q", c.name, seen[len(seen)-1])
+			}
+		}
+	})
+}
+
+// The application ends the stream: clients of all nodes are given all of it, and its end.
+func TestEndOfTheUpstreamIsPassedOn(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		ct.app.emit()
+		ct.app.finish()
+		time.Sleep(500 * time.Millisecond)
+		ct.expectConnections(0)
+		for _, c := range all {
+			c.expect(live(numbers(1, 6)...)...)
+		}
+		ct.emit(250)
+		ct.expectConnections(1)
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// All that is kept is fetched in parts when it is too much for one message.
+func TestLongHistoryComesInParts(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.net.SetMaxMessage(2000) }, func(ct *clusterTest) {
+		first := ct.nodes[0].join("first")
+		ct.emit(10)
+		moves := ct.nodes[0].join("moves")
+		ct.emit(10)
+		moves.cut()
+		ct.emit(500)
+		moves.moveTo(ct.nodes[1])
+		ct.emit(10)
+		ct.expectConnections(1)
+		moves.expect(live(numbers(11, 530)...)...)
+		first.expect(live(numbers(1, 530)...)...)
+	})
+}
+
+// Messages that are lost, late, and come from several nodes out of order cost nobody an event.
+func TestLossyNetwork(t *testing.T) {
+	for seed := range uint64(5) {
+		inCluster(t, seed, 3, nil, func(ct *clusterTest) {
+			all := ct.joinAll()
+			ct.net.SetFaults(bustest.Faults{Loss: 0.1, MaxDelay: 100 * time.Millisecond})
+			ct.emit(1000)
+			ct.net.SetFaults(bustest.Faults{})
+			ct.emit(300)
+			for _, c := range all {
+				c.expect(live(numbers(1, 1300)...)...)
+			}
+		})
+	}
 }

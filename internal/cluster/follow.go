@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -166,7 +165,7 @@ func (s *share) takeOver(ctx context.Context) (owns bool) {
 	if ctx.Err() != nil {
 		return false
 	}
-	s.owner = rank{term: lost.term + 1, tie: rand.Uint64(), node: s.node.name}
+	s.owner = newRank(lost.term+1, s.node.name)
 	s.member.Log().Warn("the node that had the stream is gone: this one takes over", zap.String("node", lost.node), zap.Uint64("term", s.owner.term))
 	s.member.Connect()
 	return true
@@ -182,7 +181,7 @@ func (s *share) gather(ctx context.Context, names []string) {
 			continue
 		}
 		all.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, turnTime/2)
+			ctx, cancel := context.WithTimeout(ctx, turnTime/3)
 			defer cancel()
 			if m, err := s.fetch(ctx, memberOf(s.name, name), &message{after: after}); err == nil && m.rank == s.owner {
 				found <- m

@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +38,7 @@ type appConn struct {
 	number int
 	mu     sync.Mutex
 	queue  []string
+	ended  bool
 	more   chan struct{}
 }
 
@@ -77,6 +80,24 @@ func (a *app) emit() {
 	}
 }
 
+// finish ends all connections as HTTP says.
+func (a *app) finish() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.conns {
+		c.mu.Lock()
+		c.ended = true
+		c.mu.Unlock()
+		c.put("")
+	}
+}
+
+func (c *appConn) hasEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
 // connections is how many there are.
 func (a *app) connections() int {
 	a.mu.Lock()
@@ -98,8 +119,19 @@ func (a *app) connect(lastEventID string) *appConn {
 	return c
 }
 
+// source is the application as one node reaches it.
+type source struct {
+	*app
+	running atomic.Int64
+}
+
+func (s *source) connections() int { return int(s.running.Load()) }
+
 // Open implements stream.Source.
-func (a *app) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn) upstreams.Ending {
+func (s *source) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn) upstreams.Ending {
+	s.running.Add(1)
+	defer s.running.Add(-1)
+	a := s.app
 	select {
 	case <-time.After(a.slowness):
 	case <-ctx.Done():
@@ -118,6 +150,9 @@ func (a *app) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn
 				return upstreams.Ending{Events: true, Err: err}
 			}
 		}
+		if c.hasEnded() {
+			return upstreams.Ending{Events: true, Clean: true, Status: http.StatusOK}
+		}
 		select {
 		case <-c.more:
 		case <-ctx.Done():
@@ -127,14 +162,15 @@ func (a *app) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn
 }
 
 // Retired and Renew implement stream.Source.
-func (a *app) Retired() bool                   { return false }
-func (a *app) Renew(any, *stream.Renewal) bool { return false }
+func (s *source) Retired() bool                   { return false }
+func (s *source) Renew(any, *stream.Renewal) bool { return false }
 
 // gateway is one node with its hub.
 type gateway struct {
 	test     *clusterTest
 	name     string
 	hub      *stream.Hub
+	source   *source
 	node     *cluster.Node
 	instance *stream.Instance
 	clients  []*client
@@ -165,12 +201,14 @@ func inCluster(t *testing.T, seed uint64, nodes int, set func(ct *clusterTest), 
 		for range nodes {
 			ct.add()
 		}
+		t.Cleanup(func() {
+			for _, g := range ct.nodes {
+				g.kill()
+			}
+			ct.net.Close()
+		})
 		time.Sleep(time.Second) // they hear of each other
 		test(ct)
-		for _, g := range ct.nodes {
-			g.kill()
-		}
-		ct.net.Close()
 	})
 }
 
@@ -178,7 +216,7 @@ func inCluster(t *testing.T, seed uint64, nodes int, set func(ct *clusterTest), 
 func (ct *clusterTest) add() *gateway {
 	ct.t.Helper()
 	ct.named++
-	g := &gateway{test: ct, name: "node" + strconv.Itoa(ct.named), hub: stream.NewHub()}
+	g := &gateway{test: ct, name: "node" + strconv.Itoa(ct.named), hub: stream.NewHub(), source: &source{app: ct.app}}
 	bus := cluster.Sealed(ct.net.Add(g.name), []byte("secret"), zap.NewNop())
 	node, err := cluster.New(bus, zap.NewNop())
 	if err != nil {
@@ -206,6 +244,7 @@ func (g *gateway) kill() {
 	synctest.Wait()
 	g.hub.EndAll()
 	g.node.Close()
+	synctest.Wait()
 }
 
 // client is a client as a browser is one: it comes back with its last event ID.
@@ -247,6 +286,7 @@ func (c *client) moveTo(g *gateway) {
 			}
 		}
 	}()
+	synctest.Wait()
 }
 
 // cut ends the client's connection.
@@ -271,7 +311,7 @@ func (c *client) seen() []string {
 func (c *client) run(ctx context.Context, g *gateway) {
 	req := &stream.Request{
 		Parts: []stream.Part{{Name: "path", Value: "/events"}}, Instance: g.instance, LastEventID: c.lastID, Options: g.test.options,
-		Source: func(bool) stream.Source { return g.test.app }, Logger: zap.NewNop(),
+		Source: func(bool) stream.Source { return g.source }, Logger: zap.NewNop(),
 	}
 	sub, err := g.hub.Join(req)
 	if err != nil {
@@ -341,9 +381,16 @@ func (c *client) take(wire []byte) {
 func (c *client) expect(want ...string) {
 	c.t.Helper()
 	synctest.Wait()
-	if got := c.seen(); strings.Join(got, " ") != strings.Join(want, " ") {
-		c.t.Fatalf("%s has seen %q\nexpected %q", c.name, got, want)
+	got := c.seen()
+	if slices.Equal(got, want) {
+		return
 	}
+	same := 0
+	for same < min(len(got), len(want)) && got[same] == want[same] {
+		same++
+	}
+	from := max(0, same-2)
+	c.t.Fatalf("%s has seen, of %d, after %d, %q\nexpected, of %d, %q", c.name, len(got), from, got[from:min(len(got), same+10)], len(want), want[from:min(len(want), same+10)])
 }
 
 // emit lets the application send some events, one each 20 ms.

@@ -17,9 +17,9 @@ import (
 
 const (
 	// beatInterval is how often a node tells that it is alive, and lifetime for how long
-	// one such word holds: three may be lost or late.
+	// one such word holds: two may be lost or late.
 	beatInterval = 400 * time.Millisecond
-	lifetime     = 4 * beatInterval
+	lifetime     = 3 * beatInterval
 
 	// checkInterval is how often a node looks which others are alive.
 	checkInterval = 200 * time.Millisecond

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -26,7 +25,7 @@ const (
 	claimTime = 30 * time.Second
 
 	// turnTime is how long the next follower in order waits for the one before to take over.
-	turnTime = 300 * time.Millisecond
+	turnTime = 500 * time.Millisecond
 
 	// maxWaiting is how many messages wait to be looked at. What is dropped is found missing.
 	maxWaiting = 256
@@ -73,7 +72,7 @@ func (n *Node) Run(ctx context.Context, m *stream.Member) {
 		if !s.becomeShared(ctx) {
 			return
 		}
-		s.owner = rank{term: 1, tie: rand.Uint64(), node: n.name}
+		s.owner = newRank(1, n.name)
 		s.own(ctx)
 		return
 	}

@@ -34,8 +34,15 @@ const (
 // rank decides between owners: the higher one has the stream.
 type rank struct {
 	term uint64
-	tie  uint64 // random
+	age  uint64 // more for who has begun before
 	node string
+}
+
+// newRank is that of a node that begins to own. Of the same term the one that has begun
+// before has the stream, so that few clients have to come over: clocks that differ only
+// make it another one.
+func newRank(term uint64, node string) rank {
+	return rank{term: term, age: math.MaxUint64 - uint64(time.Now().UnixNano()), node: node} //nolint:gosec // after 1970
 }
 
 // less reports whether an owner of the other rank has the stream.
@@ -43,8 +50,8 @@ func (r rank) less(o rank) bool {
 	switch {
 	case r.term != o.term:
 		return r.term < o.term
-	case r.tie != o.tie:
-		return r.tie < o.tie
+	case r.age != o.age:
+		return r.age < o.age
 	}
 	return r.node < o.node
 }
@@ -83,7 +90,7 @@ func (m *message) encode(dst []byte, now time.Time) []byte {
 	w.byte(byte(m.kind))
 	w.text(m.node)
 	w.number(m.rank.term)
-	w.number(m.rank.tie)
+	w.number(m.rank.age)
 	w.text(m.rank.node)
 	w.number(m.sequence)
 	w.number(m.after)
@@ -107,7 +114,7 @@ func decode(text []byte, now time.Time) (*message, error) {
 		return nil, errMalformed
 	}
 	m := &message{kind: kind(r.byte()), node: r.text(maxName)}
-	m.rank = rank{term: r.number(), tie: r.number(), node: r.text(maxName)}
+	m.rank = rank{term: r.number(), age: r.number(), node: r.text(maxName)}
 	m.sequence, m.after = r.number(), r.number()
 	f := r.flags(3)
 	m.all, m.follows = f[0], f[1]

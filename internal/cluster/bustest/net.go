@@ -3,7 +3,6 @@
 package bustest
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -134,7 +133,7 @@ type inbox struct {
 	subject string
 	receive func(message []byte)
 	answer  func(request []byte) []byte
-	queue   letters
+	queue   []letter
 	last    map[string]time.Time // when the newest letter of each sender comes
 	stopped bool
 	poked   chan struct{}
@@ -146,24 +145,6 @@ type letter struct {
 	order uint64
 	from  *netBus
 	take  func()
-}
-
-type letters []letter
-
-func (l letters) Len() int { return len(l) }
-func (l letters) Less(i, j int) bool {
-	if l[i].at.Equal(l[j].at) {
-		return l[i].order < l[j].order
-	}
-	return l[i].at.Before(l[j].at)
-}
-func (l letters) Swap(i, j int) { l[i], l[j] = l[j], l[i] }
-func (l *letters) Push(x any)   { *l = append(*l, x.(letter)) } //nolint:forcetypeassert // of this file only
-func (l *letters) Pop() any {
-	n := len(*l) - 1
-	last := (*l)[n]
-	*l = (*l)[:n]
-	return last
 }
 
 func (b *netBus) poke() {
@@ -203,7 +184,7 @@ func (n *Net) send(from *netBus, to *inbox, take func()) bool {
 	}
 	to.last[from.name] = at
 	n.order++
-	heap.Push(&to.queue, letter{at, n.order, from, take})
+	to.queue = append(to.queue, letter{at, n.order, from, take})
 	to.poke()
 	return true
 }
@@ -226,19 +207,7 @@ func (i *inbox) run() {
 			n.mu.Unlock()
 			return
 		}
-		wait := time.Hour
-		var take func()
-		if len(i.queue) > 0 && !i.bus.frozen {
-			next := i.queue[0]
-			wait = time.Until(next.at)
-			switch {
-			case next.from.frozen:
-				wait = time.Hour // its letters are in its process yet
-			case wait <= 0:
-				heap.Pop(&i.queue)
-				take = next.take
-			}
-		}
+		take, wait := i.next(time.Now())
 		n.mu.Unlock()
 		if take != nil {
 			take()
@@ -251,6 +220,38 @@ func (i *inbox) run() {
 		}
 		timer.Stop()
 	}
+}
+
+// next takes out the next letter that has come; nil: there is none, and when to look again.
+func (i *inbox) next(now time.Time) (take func(), wait time.Duration) {
+	wait = time.Hour
+	if i.bus.frozen {
+		return nil, wait
+	}
+	i.queue = slices.DeleteFunc(i.queue, func(l letter) bool { return l.from.frozen && l.from.dead })
+	first := -1
+	for j, l := range i.queue {
+		if !l.from.frozen && (first < 0 || l.before(i.queue[first])) { // else it is in its sender's process yet
+			first = j
+		}
+	}
+	if first < 0 {
+		return nil, wait
+	}
+	next := i.queue[first]
+	if wait = next.at.Sub(now); wait > 0 {
+		return nil, wait
+	}
+	i.queue = slices.Delete(i.queue, first, first+1)
+	return next.take, 0
+}
+
+// before reports whether a letter comes before another one.
+func (l letter) before(o letter) bool {
+	if l.at.Equal(o.at) {
+		return l.order < o.order
+	}
+	return l.at.Before(o.at)
 }
 
 // listen begins to take what comes to a subject: as a message, or as a request.
