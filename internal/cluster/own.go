@@ -6,25 +6,37 @@ import (
 )
 
 // becomeShared waits until the stream may be given to others, and gives it up if another
-// node gives it by then. It returns whether this node is to own it.
+// node gives it by then. It returns whether this node is to own it. Until then its clients
+// come over only if they lose nothing by that.
 func (s *share) becomeShared(ctx context.Context) bool {
-	for {
+	look := time.NewTicker(renewTime)
+	defer look.Stop()
+	for shared := false; !shared; {
 		changed := s.member.Changed()
-		if s.member.IsShared() {
-			break
+		shared = s.member.IsShared()
+		if !shared {
+			select {
+			case <-ctx.Done():
+				return false
+			case <-changed:
+				continue
+			case <-s.inbox: // nothing here depends on it yet
+				continue
+			case <-look.C:
+			}
 		}
-		select {
-		case <-changed:
-		case <-s.inbox: // nothing here depends on it yet
-		case <-ctx.Done():
+		if (shared || s.member.ResumesAnywhere()) && s.isOwned(ctx) {
+			s.member.Lose()
 			return false
 		}
 	}
-	if _, err := s.ask(ctx, ownerOf(s.name), &message{after: s.member.Position()}); err == nil && ctx.Err() == nil {
-		s.member.Lose()
-		return false
-	}
 	return ctx.Err() == nil
+}
+
+// isOwned reports whether another node gives the stream to others.
+func (s *share) isOwned(ctx context.Context) bool {
+	_, err := s.ask(ctx, ownerOf(s.name), &message{after: s.member.Position()})
+	return err == nil && ctx.Err() == nil
 }
 
 // own gives the stream to others until it is over, or another node has it.

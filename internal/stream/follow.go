@@ -112,6 +112,14 @@ func (m *Member) SetFollowed(followed bool) {
 	m.followers = followed
 }
 
+// ResumesAnywhere reports whether the clients go on in another node's stream where they
+// are: by ids of the upstream, or since they were given nothing.
+func (m *Member) ResumesAnywhere() bool {
+	m.stream.mu.Lock()
+	defer m.stream.mu.Unlock()
+	return m.stream.head != nil && (m.stream.said.showsIDs || m.stream.buffer.Events == 0)
+}
+
 // Changed returns what is closed when there is something new in the stream.
 func (m *Member) Changed() <-chan struct{} {
 	m.stream.mu.Lock()
