@@ -188,8 +188,8 @@ func TestOpenedAtTheSameMoment(t *testing.T) {
 		all := []*client{ct.nodes[0].join("a"), ct.nodes[1].join("b")}
 		ct.emit(250) // 5 s
 		ct.expectConnections(1)
-		if ct.app.opened != 2 {
-			t.Errorf("%d connections were opened, expected 2", ct.app.opened)
+		if ct.app.opened < 2 {
+			t.Error("only one of them has opened it")
 		}
 		for _, c := range all {
 			if err := c.checkOrder(); err != nil {

@@ -43,7 +43,7 @@ func TestModelOfOwnership(t *testing.T) {
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			for i := range *modelRuns {
-				seed := *modelSeed + uint64(i) //nolint:gosec // not negative
+				seed := *modelSeed + uint64(i)
 				if *modelSeed == 0 {
 					seed = rand.Uint64()
 				}

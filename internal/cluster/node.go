@@ -94,17 +94,31 @@ func (n *Node) Name(parts []stream.Part, o *stream.Options) string {
 	}
 	add(fmt.Sprint(version, o.IDs, o.Join, o.Vouched, o.EmptyBlocks, o.GapEvent, o.Reconnect))
 	for _, part := range parts {
+		if part.Name == "place" {
+			part.Value = placeOf(part.Value)
+		}
 		add(part.Name)
 		add(part.Value)
 	}
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
+// placeOf is what of a handler's place is to be equal on nodes: its name, if it has one, or
+// else all listen addresses. That two servers with other addresses, which may be meant for
+// other clients, are one place only the operator knows.
+func placeOf(place string) string {
+	listen, name := stream.PlaceOf(place)
+	if name != "" {
+		return "name " + name
+	}
+	return "listen " + listen
+}
+
 // beat tells that the node is alive, and looks who else is.
 func (n *Node) beat() {
 	timer := time.NewTicker(checkInterval)
 	defer timer.Stop()
-	sequence, last, told := uint64(time.Now().UnixNano()), time.Now(), time.Time{} //nolint:gosec // after 1970
+	sequence, last, told := uint64(time.Now().UnixNano()), time.Now(), time.Time{}
 	for {
 		now := time.Now()
 		if now.Sub(told) >= beatInterval {
@@ -206,7 +220,7 @@ func (n *Node) alive(names []string) (alive []string) {
 // missing is found missing.
 func (n *Node) publish(subject string, m *message) {
 	m.node = n.name
-	if err := n.bus.Publish(subject, m.encode(nil, time.Now())); err != nil {
+	if err := n.bus.Publish(subject, m.encode(time.Now())); err != nil {
 		if c := n.logger.Check(zap.DebugLevel, "a message to other nodes was not sent"); c != nil {
 			c.Write(zap.Error(err))
 		}

@@ -135,7 +135,7 @@ func (s *share) reply(text []byte) []byte {
 			s.mu.Unlock()
 		}
 	}
-	return out.encode(nil, time.Now())
+	return out.encode(time.Now())
 }
 
 // joins takes note of a follower, which has all up to a position. The lock is held.
@@ -171,7 +171,7 @@ func (s *share) ask(ctx context.Context, subject string, request *message) (*mes
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	request.kind, request.node = kindAsk, s.node.name
-	text, err := s.node.bus.Ask(ctx, subject, request.encode(nil, time.Now()))
+	text, err := s.node.bus.Ask(ctx, subject, request.encode(time.Now()))
 	if err != nil {
 		return nil, err
 	}

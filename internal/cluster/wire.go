@@ -42,7 +42,7 @@ type rank struct {
 // before has the stream, so that few clients have to come over: clocks that differ only
 // make it another one.
 func newRank(term uint64, node string) rank {
-	return rank{term: term, age: math.MaxUint64 - uint64(time.Now().UnixNano()), node: node} //nolint:gosec // after 1970
+	return rank{term: term, age: math.MaxUint64 - uint64(time.Now().UnixNano()), node: node}
 }
 
 // less reports whether an owner of the other rank has the stream.
@@ -83,9 +83,9 @@ const (
 
 var errMalformed = errors.New("malformed message")
 
-// encode appends a message. now is what times are told as ages of.
-func (m *message) encode(dst []byte, now time.Time) []byte {
-	w := writer{dst, now}
+// encode returns the bytes of a message. now is what times are told as ages of.
+func (m *message) encode(now time.Time) []byte {
+	w := writer{nil, now}
 	w.byte(version)
 	w.byte(byte(m.kind))
 	w.text(m.node)
@@ -284,7 +284,7 @@ func (r *reader) duration() time.Duration {
 		r.fail()
 		return 0
 	}
-	return time.Duration(n) //nolint:gosec // it fits
+	return time.Duration(n)
 }
 
 func (r *reader) time() time.Time {
@@ -376,5 +376,5 @@ func (r *reader) small() int {
 		r.fail()
 		return 0
 	}
-	return int(n) //nolint:gosec // it fits
+	return int(n)
 }

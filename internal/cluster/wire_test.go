@@ -50,7 +50,7 @@ func testMessages(now time.Time) []*message {
 func TestMessagesComeAsTheyWereSent(t *testing.T) {
 	now := time.Now()
 	for _, m := range testMessages(now) {
-		got, err := decode(m.encode(nil, now), now)
+		got, err := decode(m.encode(now), now)
 		if err != nil {
 			t.Fatalf("%d: %v", m.kind, err)
 		}
@@ -64,7 +64,7 @@ func TestMessagesComeAsTheyWereSent(t *testing.T) {
 func TestDecoderIsStrict(t *testing.T) {
 	now := time.Now()
 	for _, m := range testMessages(now) {
-		text := m.encode(nil, now)
+		text := m.encode(now)
 		for n := range text {
 			if _, err := decode(text[:n], now); err == nil {
 				t.Fatalf("%d: the first %d of %d bytes are taken for a message", m.kind, n, len(text))
@@ -83,14 +83,14 @@ func TestDecoderIsStrict(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	now := time.Now()
 	for _, m := range testMessages(now) {
-		f.Add(m.encode(nil, now))
+		f.Add(m.encode(now))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := decode(text, now)
 		if err != nil {
 			return
 		}
-		again, err := decode(m.encode(nil, now), now)
+		again, err := decode(m.encode(now), now)
 		if err != nil || !reflect.DeepEqual(again, m) {
 			t.Fatalf("%+v becomes %+v: %v", m, again, err)
 		}
@@ -120,7 +120,7 @@ func TestMalformedMessageEndsNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	beat := (&message{kind: kindBeat, node: "other", sequence: 1}).encode(nil, time.Now())
+	beat := (&message{kind: kindBeat, node: "other", sequence: 1}).encode(time.Now())
 	bus.receive(beat[:len(beat)-1])
 	bus.receive(nil)
 	if lines := logged.FilterMessage("dropped a message of another node").Len(); lines == 0 {

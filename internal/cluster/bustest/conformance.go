@@ -98,6 +98,7 @@ func ask(bus cluster.Bus, subject, request string) (string, error) {
 }
 
 func testNames(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	seen := make(map[string]bool)
 	for _, bus := range nodes {
 		if name := bus.Node(); name == "" || seen[name] {
@@ -109,6 +110,7 @@ func testNames(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testNobody(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	stop, err := nodes[0].Answer("other", func([]byte) []byte { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +128,7 @@ func testNobody(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testAsk(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	for i, bus := range nodes[:2] {
 		stop, err := bus.Answer("who", func(request []byte) []byte {
 			return []byte(string(request) + " " + strconv.Itoa(i))
@@ -144,6 +147,7 @@ func testAsk(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testAskContext(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	hold := make(chan struct{})
 	defer close(hold)
 	stop, err := nodes[0].Answer("slow", func([]byte) []byte { <-hold; return nil })
@@ -160,6 +164,7 @@ func testAskContext(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testPublish(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	boxes := make([]*box, len(nodes))
 	for i, bus := range nodes {
 		b, stop := subscribe(t, bus, "news")
@@ -192,6 +197,7 @@ func testPublish(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testLargest(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	b, stop := subscribe(t, nodes[1], "large")
 	defer stop()
 	joined(t, nodes[0], "large", b)
@@ -213,6 +219,7 @@ func testLargest(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testStop(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	b, stop := subscribe(t, nodes[1], "stop")
 	joined(t, nodes[0], "stop", b)
 	stop()
@@ -233,6 +240,7 @@ func testStop(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testWatch(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	for _, bus := range nodes {
 		connected := make(chan bool, 64)
 		stop := bus.Watch(func(now bool) { connected <- now })
@@ -252,6 +260,7 @@ func testWatch(t *testing.T, nodes []cluster.Bus) {
 }
 
 func testOwn(t *testing.T, nodes []cluster.Bus) {
+	t.Helper()
 	b, stop := subscribe(t, nodes[0], "own")
 	defer stop()
 	message := []byte("mine")

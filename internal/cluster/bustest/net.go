@@ -37,7 +37,7 @@ type Faults struct {
 
 // NewNet makes a net without nodes. The seed decides all that is random.
 func NewNet(seed uint64) *Net {
-	return &Net{rand: rand.New(rand.NewPCG(seed, 0)), max: 1 << 16}
+	return &Net{rand: rand.New(rand.NewPCG(seed, 0)), max: 1 << 16} //nolint:gosec // a test is to be repeated
 }
 
 // SetMaxMessage sets how large a message may be. It is called before there are nodes.
@@ -170,10 +170,10 @@ func (n *Net) reaches(a, b *netBus) bool {
 	return a == b || (!a.dead && !b.dead && (n.apart == nil || !n.apart(a.name, b.name)))
 }
 
-// send puts a letter on its way to an inbox; false: it is lost.
-func (n *Net) send(from *netBus, to *inbox, take func()) bool {
+// send puts a letter on its way to an inbox, unless it is lost.
+func (n *Net) send(from *netBus, to *inbox, take func()) {
 	if !n.reaches(from, to.bus) || (from != to.bus && n.rand.Float64() < n.faults.Loss) {
-		return false
+		return
 	}
 	at := time.Now()
 	if from != to.bus {
@@ -186,7 +186,6 @@ func (n *Net) send(from *netBus, to *inbox, take func()) bool {
 	n.order++
 	to.queue = append(to.queue, letter{at, n.order, from, take})
 	to.poke()
-	return true
 }
 
 func (n *Net) delay() time.Duration {

@@ -20,6 +20,7 @@ func TestNetIsABus(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			Test(t, func(t *testing.T) []cluster.Bus {
+				t.Helper()
 				net := NewNet(1)
 				t.Cleanup(net.Close)
 				return []cluster.Bus{seal(net.Add("a")), seal(net.Add("b")), seal(net.Add("c"))}
