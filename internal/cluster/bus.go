@@ -1,6 +1,3 @@
-// Package cluster lets several gateways share one upstream connection for each stream:
-// who of them has it, who follows, and what is said between them. It knows no HTTP and
-// no NATS: messages go over a Bus.
 package cluster
 
 import (

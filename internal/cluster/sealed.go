@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/logs"
 )
 
 // macSize is how many bytes of a keyed hash go with each message.
@@ -23,6 +25,7 @@ type sealedBus struct {
 	Bus
 	secret []byte
 	logger *zap.Logger
+	wrong  logs.Throttle // the line on what others send
 }
 
 // What a keyed hash is for: none of one kind is good for another.
@@ -59,7 +62,9 @@ func (b *sealedBus) open(purpose, subject string, sealed []byte) (message []byte
 	if n >= 0 && hmac.Equal(sealed[n:], b.hash(purpose, subject, sealed[:n])[:macSize]) {
 		return sealed[:n:n], true
 	}
-	b.logger.Warn("dropped a message between nodes: it was not made with the cluster's secret", zap.Int("bytes", len(sealed)))
+	b.wrong.Log(func(suppressed int) {
+		b.logger.Warn("dropped a message between nodes: it was not made with the cluster's secret", zap.Int("bytes", len(sealed)), zap.Int("suppressed", suppressed))
+	})
 	return nil, false
 }
 
