@@ -222,7 +222,7 @@ func (n *Node) publish(subject string, m *message) {
 	m.node = n.name
 	if err := n.bus.Publish(subject, m.encode(time.Now())); err != nil {
 		if c := n.logger.Check(zap.DebugLevel, "a message to other nodes was not sent"); c != nil {
-			c.Write(zap.Error(err))
+			c.Write(zap.NamedError("reason", err))
 		}
 	}
 }
@@ -232,7 +232,7 @@ func (n *Node) read(text []byte) *message {
 	m, err := decode(text, time.Now())
 	if err != nil {
 		n.wrong.Log(func(suppressed int) {
-			n.logger.Warn("dropped a message of another node", zap.Error(err), zap.Int("bytes", len(text)), zap.Int("suppressed", suppressed))
+			n.logger.Warn("dropped a message of another node", zap.NamedError("reason", err), zap.Int("bytes", len(text)), zap.Int("suppressed", suppressed))
 		})
 		return nil
 	}

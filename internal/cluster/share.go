@@ -114,7 +114,7 @@ func (s *share) answer(subject string) {
 
 func (s *share) started(stop func(), err error) {
 	if err != nil {
-		s.member.Log().Warn("this node shares a stream with no others", zap.Error(err))
+		s.member.Log().Warn("this node shares a stream with no others", zap.NamedError("reason", err))
 		return
 	}
 	s.stops = append(s.stops, stop)
