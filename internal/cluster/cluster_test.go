@@ -87,6 +87,48 @@ func TestFollowerTakesOver(t *testing.T) {
 	})
 }
 
+// The clients of those nodes that the owner did not die with do not notice: their responses
+// go on.
+func TestTakeOverEndsNoResponse(t *testing.T) {
+	for _, ids := range []bool{true, false} {
+		inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = ids }, func(ct *clusterTest) {
+			all := ct.joinAll()
+			ct.emit(10)
+			ct.owner().kill()
+			ct.emit(250)
+			for _, c := range all[1:] {
+				c.cut()
+				if c.comes != 1 {
+					t.Errorf("ids %v: %s came %d times", ids, c.name, c.comes)
+				}
+				c.moveTo(c.at)
+			}
+		})
+	}
+}
+
+// What the owner has sent to one follower only is fetched from that before another one takes
+// over.
+func TestFollowersGiveEachOtherWhatTheyHave(t *testing.T) {
+	inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = false }, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		first, second := ct.nodes[1].name, ct.nodes[2].name // in the order in which they take over
+		ct.net.Partition(func(a, b string) bool { return a == "node1" && b == first || b == "node1" && a == first })
+		ct.emit(1) // the second one has it
+		ct.nodes[0].kill()
+		ct.net.Partition(nil)
+		time.Sleep(3 * time.Second)
+		ct.emit(1)
+		for _, c := range all[1:] {
+			c.expect(live("1", "2", "3", "4", "5", "6", "gap", "7")...)
+		}
+		if got := ct.owner().name; got != first {
+			t.Errorf("%s has taken over, and %s was to; the other one is %s", got, first, second)
+		}
+	})
+}
+
 // Clients of a dead owner that open the stream on another node before anybody has taken over
 // are not in the way: there is one connection in the end, and nobody misses anything.
 func TestClientsComeBeforeAnybodyTakesOver(t *testing.T) {

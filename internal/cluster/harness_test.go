@@ -256,6 +256,7 @@ type client struct {
 	done   chan struct{}
 	mu     sync.Mutex
 	lastID string
+	comes  int      // how often it came
 	events []string // with "gap" where it was told of one, and "live" where it began without an ID
 }
 
@@ -313,6 +314,7 @@ func (c *client) run(ctx context.Context, g *gateway) {
 		Parts: []stream.Part{{Name: "path", Value: "/events"}}, Instance: g.instance, LastEventID: c.lastID, Options: g.test.options,
 		Source: func(bool) stream.Source { return g.source }, Logger: zap.NewNop(),
 	}
+	c.comes++
 	sub, err := g.hub.Join(req)
 	if err != nil {
 		return
