@@ -2,17 +2,12 @@ package natsbus
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"os"
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster"
 )
@@ -67,7 +62,7 @@ func (b *bus) Node() string { return b.node }
 // MaxMessage implements cluster.Bus.
 func (b *bus) MaxMessage() int {
 	if s := b.current(); s != nil {
-		return s.maxMessage()
+		return s.sealed.MaxMessage()
 	}
 	return defaultMaxMessage
 }
@@ -84,7 +79,7 @@ func (b *bus) Ask(ctx context.Context, subject string, request []byte) ([]byte, 
 	if s == nil {
 		return nil, cluster.ErrNobody
 	}
-	return s.ask(ctx, subject, request)
+	return s.sealed.Ask(ctx, subject, request)
 }
 
 // Publish implements cluster.Bus.
@@ -93,25 +88,17 @@ func (b *bus) Publish(subject string, message []byte) error {
 	if s == nil {
 		return errAlone
 	}
-	return s.publish(subject, message)
+	return s.sealed.Publish(subject, message)
 }
 
 // Answer implements cluster.Bus.
 func (b *bus) Answer(subject string, answer func([]byte) []byte) (stop func(), err error) {
-	return b.add(&topic{subject: subject, answers: true, receive: func(m *nats.Msg) {
-		reply := answer(m.Data)
-		if m.Reply == "" {
-			return
-		}
-		if s := b.current(); s != nil {
-			s.reply(m.Reply, reply)
-		}
-	}})
+	return b.add(&topic{subject: subject, answer: answer})
 }
 
 // Subscribe implements cluster.Bus.
 func (b *bus) Subscribe(subject string, receive func([]byte)) (stop func(), err error) {
-	return b.add(&topic{subject: subject, receive: func(m *nats.Msg) { receive(m.Data) }})
+	return b.add(&topic{subject: subject, receive: receive})
 }
 
 // add subscribes to a topic on the present session, and those to come.
@@ -286,47 +273,36 @@ func (w *watcher) run() {
 // topic is a subject that this node receives messages of, or answers on.
 type topic struct {
 	subject string
-	answers bool
-	receive func(*nats.Msg)
+	receive func(message []byte) // or
+	answer  func(request []byte) (reply []byte)
 
-	sub *nats.Subscription // guarded by the bus's mu
+	stop func() // on the present session; guarded by the bus's mu
 
-	// receiving keeps what is left of an earlier session apart from what the next one brings.
+	// receiving keeps what an earlier session still brings apart from what the next one does.
 	receiving sync.Mutex
 }
 
 // join subscribes on a session.
 func (t *topic) join(s *session) (err error) {
-	var sub *nats.Subscription
-	handle := func(m *nats.Msg) {
-		t.receiving.Lock()
-		defer t.receiving.Unlock()
-		if m.Sub.IsValid() { // else it was stopped with messages waiting
-			t.receive(m)
-		}
-	}
-	if t.answers {
-		sub, err = s.conn.QueueSubscribe(s.wire(t.subject), "answer", handle)
-	} else {
-		sub, err = s.conn.Subscribe(s.wire(t.subject), handle)
-	}
-	if err != nil {
+	if t.answer != nil {
+		t.stop, err = s.sealed.Answer(t.subject, func(request []byte) []byte {
+			t.receiving.Lock()
+			defer t.receiving.Unlock()
+			return t.answer(request)
+		})
 		return err
 	}
-	t.sub = sub
-	return nil
+	t.stop, err = s.sealed.Subscribe(t.subject, func(message []byte) {
+		t.receiving.Lock()
+		defer t.receiving.Unlock()
+		t.receive(message)
+	})
+	return err
 }
 
 func (t *topic) leave() {
-	if t.sub != nil {
-		_ = t.sub.Unsubscribe() // which fails only if the connection is gone, and the subscription with it
-		t.sub = nil
+	if t.stop != nil {
+		t.stop()
+		t.stop = nil
 	}
-}
-
-// wireSubject is what stands on the wire for a subject.
-func wireSubject(prefix string, secret []byte, subject string) string {
-	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte(subject))
-	return prefix + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:18])
 }

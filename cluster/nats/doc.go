@@ -6,6 +6,8 @@
 // after the other: a reload with the same configuration keeps the link, one with another
 // puts the bus on a new one.
 //
-// Of a subject nothing is seen on the wire but a keyed hash: nodes with another secret do
-// not meet, and who can see subjects does not learn which streams there are.
+// Of a subject nothing is seen on the wire but a hash that is keyed with the secret, and each
+// message has another (cluster.Sealed): nodes with another secret do not meet, and who has
+// an account of the servers, but not the secret, can neither tell streams apart nor put
+// anything into them.
 package natsbus

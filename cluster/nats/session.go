@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -32,10 +33,25 @@ const (
 // again, or reaches one more node.
 type reporter func(s *session, connected bool)
 
-// session is one connection, and the embedded server that it is to, if any.
+// While a node waits for a reply, it looks whether somebody is still there who answers: NATS
+// tells of nobody only when a request is sent. One that is under way to a node that goes, or
+// stops answering, is lost, and no one tells.
+const (
+	probeInterval = 250 * time.Millisecond
+	probeHeader   = "Sse-Probe"
+)
+
+// goneHeader is in the reply of a node that does not answer any more, to a request that was
+// under way to it.
+const goneHeader = "Sse-Gone"
+
+// session is one connection, and the embedded server that it is to, if any. It carries
+// what sealed makes of subjects and messages.
 type session struct {
+	sealed   cluster.Bus
 	settings *settings
 	logger   *zap.Logger
+	node     string
 	report   reporter
 
 	conn   *nats.Conn
@@ -52,7 +68,8 @@ type session struct {
 // newSession starts the embedded server, if there is to be one, and connects. Servers
 // beside this process may be away: it goes on trying to reach them.
 func newSession(settings *settings, logger *zap.Logger, node string, report reporter) (*session, error) {
-	s := &session{settings: settings, logger: logger, report: report}
+	s := &session{settings: settings, logger: logger, node: node, report: report}
+	s.sealed = cluster.Sealed(s, settings.key, logger)
 	s.lost, s.lose = context.WithCancel(context.Background())
 	options, err := settings.connection(node)
 	if err != nil {
@@ -149,25 +166,72 @@ func (s *session) connected() bool {
 	return s.others > 0
 }
 
-// maxMessage is what the server takes.
-func (s *session) maxMessage() int {
+// Node implements cluster.Bus.
+func (s *session) Node() string { return s.node }
+
+// Watch implements cluster.Bus: it is the reporter who is told.
+func (s *session) Watch(func(bool)) (stop func()) { return func() {} }
+
+// MaxMessage implements cluster.Bus.
+func (s *session) MaxMessage() int {
 	if most := s.conn.MaxPayload(); most > 0 {
 		return int(most)
 	}
 	return defaultMaxMessage
 }
 
-// wire is what stands on the wire for a subject.
-func (s *session) wire(subject string) string {
-	return wireSubject(s.settings.prefix, s.settings.subjectKey, subject)
+// What stands on the wire for a subject, of messages and of requests: those who listen to
+// messages would count as those who answer.
+func (s *session) messages(subject string) string { return s.settings.prefix + ".say." + subject }
+func (s *session) requests(subject string) string { return s.settings.prefix + ".ask." + subject }
+
+// Publish implements cluster.Bus.
+func (s *session) Publish(subject string, message []byte) error {
+	return s.conn.Publish(s.messages(subject), message)
 }
 
-func (s *session) publish(subject string, message []byte) error {
-	return s.conn.Publish(s.wire(subject), message)
+// Subscribe implements cluster.Bus.
+func (s *session) Subscribe(subject string, receive func(message []byte)) (stop func(), err error) {
+	sub, err := s.conn.Subscribe(s.messages(subject), func(m *nats.Msg) {
+		if m.Sub.IsValid() { // else it was stopped with messages waiting
+			receive(m.Data)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("subscribing: %w", err)
+	}
+	return func() {
+		_ = sub.Unsubscribe() // which fails only if the connection is gone, and the subscription with it
+	}, nil
 }
 
-// ask sends a request and waits for the reply.
-func (s *session) ask(ctx context.Context, subject string, request []byte) ([]byte, error) {
+// Answer implements cluster.Bus. Of the requests that come after stop the askers are told
+// that there is nobody: they would wait.
+func (s *session) Answer(subject string, answer func(request []byte) []byte) (stop func(), err error) {
+	var stopped atomic.Bool
+	sub, err := s.conn.QueueSubscribe(s.requests(subject), "answer", func(m *nats.Msg) {
+		reply := &nats.Msg{}
+		switch {
+		case stopped.Load():
+			reply.Header = nats.Header{goneHeader: {"1"}}
+		case m.Header.Get(probeHeader) == "":
+			reply.Data = answer(m.Data)
+		}
+		if err := m.RespondMsg(reply); err != nil && !errors.Is(err, nats.ErrMsgNoReply) {
+			s.logger.Warn("reply to another node lost", zap.Int("bytes", len(reply.Data)), reason(err))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("answering: %w", err)
+	}
+	return func() {
+		stopped.Store(true)
+		_ = sub.Drain() // which fails as Unsubscribe does
+	}, nil
+}
+
+// Ask implements cluster.Bus.
+func (s *session) Ask(ctx context.Context, subject string, request []byte) ([]byte, error) {
 	if !s.conn.IsConnected() {
 		return nil, cluster.ErrNobody
 	}
@@ -177,24 +241,43 @@ func (s *session) ask(ctx context.Context, subject string, request []byte) ([]by
 	waits, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(lost, cancel)()
+	var nobody atomic.Bool
+	defer s.probe(waits, subject, func() {
+		nobody.Store(true)
+		cancel()
+	})()
 
-	m, err := s.conn.RequestWithContext(waits, s.wire(subject), request)
+	m, err := s.conn.RequestWithContext(waits, s.requests(subject), request)
 	switch {
+	case err == nil && m.Header.Get(goneHeader) != "":
+		return nil, cluster.ErrNobody
 	case err == nil:
 		return m.Data, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrConnectionClosed), lost.Err() != nil:
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrConnectionClosed), nobody.Load(), lost.Err() != nil:
 		return nil, cluster.ErrNobody
 	}
 	return nil, fmt.Errorf("asking the cluster: %w", err)
 }
 
-// reply answers a request.
-func (s *session) reply(to string, reply []byte) {
-	if err := s.conn.Publish(to, reply); err != nil {
-		s.logger.Warn("reply to another node lost", zap.Int("bytes", len(reply)), reason(err))
-	}
+// probe looks now and then whether somebody answers on a subject, and calls back once if
+// nobody does.
+func (s *session) probe(ctx context.Context, subject string, nobody func()) (stop func() bool) {
+	message := &nats.Msg{Subject: s.requests(subject), Header: nats.Header{probeHeader: {"1"}}}
+	var timer *time.Timer
+	armed := make(chan struct{}) // timer is set
+	timer = time.AfterFunc(probeInterval, func() {
+		<-armed
+		switch m, err := s.conn.RequestMsgWithContext(ctx, message); {
+		case errors.Is(err, nats.ErrNoResponders), err == nil && m.Header.Get(goneHeader) != "":
+			nobody()
+		case err == nil:
+			timer.Reset(probeInterval)
+		}
+	})
+	close(armed)
+	return timer.Stop
 }
 
 // close ends the connection and the embedded server, and waits until they are gone.
@@ -206,6 +289,9 @@ func (s *session) close() {
 		s.server.close()
 	}
 }
+
+// Interface guard.
+var _ cluster.Bus = (*session)(nil)
 
 // reason is the field of the log for an error.
 func reason(err error) zap.Field { return zap.NamedError("reason", err) }

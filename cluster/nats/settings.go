@@ -28,7 +28,7 @@ type settings struct {
 	tls         *TLS
 	prefix      string
 
-	subjectKey    []byte
+	key           []byte // of subjects and messages
 	routePassword string
 	caSeed        []byte // of the key that signs the nodes' certificates
 }
@@ -54,7 +54,7 @@ func (s *settings) derive(secret string) error {
 		}
 		return k
 	}
-	s.subjectKey = key("subjects")
+	s.key = key("messages")
 	s.routePassword = hex.EncodeToString(key("routes"))
 	s.caSeed = key("certificates")
 	s.servers = strings.Join(s.urls, ",")
@@ -63,7 +63,7 @@ func (s *settings) derive(secret string) error {
 
 // identity is equal for settings that are. It shows nothing of the secret.
 func (s *settings) identity() string {
-	text := fmt.Sprintf("%q %q %+v %q %x", s.urls, s.credentials, s.tls, s.prefix, s.subjectKey)
+	text := fmt.Sprintf("%q %q %+v %q %x", s.urls, s.credentials, s.tls, s.prefix, s.key)
 	if e := s.embedded; e != nil {
 		text += fmt.Sprintf(" %q %q %q %+v %t", e.listen, e.routes, e.advertise, e.tls, e.insecure)
 	}
