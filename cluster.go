@@ -4,13 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // busNamespace is where modules are that carry messages between nodes. It is below the
@@ -63,6 +66,29 @@ func (c *Cluster) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("bus: %T carries no messages between nodes", module)
 	}
 	c.carrier = carrier
+	return joinCluster(carrier.Bus(), ctx.Logger())
+}
+
+// theNode is this process among the nodes, once a configuration has had a cluster. It
+// stays, as its bus does.
+var theNode struct {
+	sync.Mutex
+	*cluster.Node
+}
+
+// joinCluster lets streams that open from now on be shared with other nodes.
+func joinCluster(bus cluster.Bus, logger *zap.Logger) error {
+	theNode.Lock()
+	defer theNode.Unlock()
+	if theNode.Node != nil {
+		return nil
+	}
+	node, err := cluster.New(bus, logger)
+	if err != nil {
+		return err
+	}
+	theNode.Node = node
+	stream.Process.SetCluster(node)
 	return nil
 }
 
@@ -72,19 +98,6 @@ func (c *Cluster) Start() error { return c.carrier.Start() }
 // Stop implements caddy.App. The bus stays until all that uses it has stopped: it goes
 // when its module is cleaned up.
 func (c *Cluster) Stop() error { return nil }
-
-// busOf returns the bus of the configuration that is being loaded, or nil if it has no
-// cluster.
-func busOf(ctx caddy.Context) (cluster.Bus, error) {
-	app, err := ctx.AppIfConfigured("sse_cluster")
-	switch {
-	case errors.Is(err, caddy.ErrNotConfigured):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	return app.(*Cluster).carrier.Bus(), nil
-}
 
 // parseCluster reads the global option sse_cluster.
 func parseCluster(d *caddyfile.Dispenser, existing any) (any, error) {
