@@ -17,10 +17,16 @@ import (
 
 const testSecret = "0123456789abcdef0123456789abcdef"
 
+// atEnd is called when all tests have run.
+var atEnd []func()
+
 // TestMain fails if what the tests have started goes on.
 func TestMain(m *testing.M) {
 	before := goroutines()
 	code := m.Run()
+	for _, end := range atEnd {
+		end()
+	}
 	deadline := time.Now().Add(10 * time.Second)
 	for code == 0 && len(goroutines()) > len(before) {
 		if time.Now().After(deadline) {
