@@ -123,11 +123,13 @@ func (e *embedded) close() {
 	e.WaitForShutdown()
 }
 
-// serverLog gives the server's lines to Caddy's log. They are many, and say little to
-// whom NATS is a detail: most are debug lines here.
+// serverLog gives the server's lines to Caddy's log, as debug lines: they come once a second
+// for each node that is away, and which nodes are there is told by the session. What keeps
+// other nodes out is told, at most once a second.
 type serverLog struct {
 	logger *zap.Logger
 	fatal  atomic.Pointer[string]
+	last   atomic.Int64 // when the last warning was written
 }
 
 func (l *serverLog) line(log func(string, ...zap.Field), format string, v []any) {
@@ -135,10 +137,20 @@ func (l *serverLog) line(log func(string, ...zap.Field), format string, v []any)
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.line(l.logger.Debug, format, v) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.line(l.logger.Warn, format, v) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.line(l.logger.Warn, format, v) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.line(l.logger.Debug, format, v) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.line(l.logger.Debug, format, v) }
 func (l *serverLog) Tracef(string, ...any)           {}
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	now := time.Now().UnixNano()
+	last := l.last.Load()
+	away := strings.HasPrefix(format, "Error trying to connect to route") // the other node may be away
+	if away || now-last < int64(time.Second) || !l.last.CompareAndSwap(last, now) {
+		l.line(l.logger.Debug, format, v)
+		return
+	}
+	l.line(l.logger.Warn, format, v)
+}
 
 // Fatalf is called where the server's own program would exit.
 func (l *serverLog) Fatalf(format string, v ...any) {
