@@ -162,7 +162,7 @@ func startGateway(t *testing.T, a *app, listen string, routes []string) *gateway
 	}
 }
 http:// {
-	bind unix/%s
+	bind unix/http.sock
 	sse {
 		share public
 		join live
@@ -170,11 +170,12 @@ http:// {
 	}
 	reverse_proxy %s
 }
-`, filepath.Join(dir, "log"), listen, strings.Join(routes, " "), g.socket, a.server.Listener.Addr())
+`, filepath.Join(dir, "log"), listen, strings.Join(routes, " "), a.server.Listener.Addr())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.command = exec.Command(binary, "run", "--adapter", "caddyfile", "--config", config)
+	g.command.Dir = dir // the sockets have the same name: what differs between nodes would keep them apart
 	g.command.Env = append(os.Environ(), "SSE_CLUSTER_SECRET="+testSecret, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	if err := g.command.Start(); err != nil {
 		t.Fatal(err)

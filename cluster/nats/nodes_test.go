@@ -2,6 +2,7 @@ package natsbus
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster"
@@ -150,4 +152,16 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// noting is a logger that tells of each warning.
+func noting(warned chan<- struct{}) *zap.Logger {
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zap.WarnLevel),
+		zap.Hooks(func(zapcore.Entry) error {
+			select {
+			case warned <- struct{}{}:
+			default:
+			}
+			return nil
+		}))
 }
