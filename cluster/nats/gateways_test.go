@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // These tests run whole gateways: processes, as an operator has them, with clients and an
@@ -220,13 +221,15 @@ func (g *gateway) kill() {
 	_ = g.command.Wait()
 }
 
-// client reads one event stream.
+// client reads an event stream as EventSource does: when its response ends it comes back,
+// with the last ID.
 type client struct {
+	of     *gateway
 	cancel context.CancelFunc
 	ended  chan struct{}
 
 	mu     sync.Mutex
-	resume string // what the response says of resuming
+	resume []string // what each response says of resuming
 	id     string
 	data   []string
 }
@@ -235,42 +238,78 @@ type client struct {
 func (g *gateway) connect(t *testing.T, lastID string) *client {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	c := &client{cancel: cancel, ended: make(chan struct{}), id: lastID}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway/events", http.NoBody)
+	c := &client{of: g, cancel: cancel, ended: make(chan struct{}), id: lastID}
+	response, err := c.request(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Accept", "text/event-stream")
-	if lastID != "" {
-		r.Header.Set("Last-Event-ID", lastID)
-	}
-	response, err := g.client.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if response.StatusCode != http.StatusOK {
-		t.Fatalf("status %s", response.Status)
-	}
-	c.resume = response.Header.Get("SSE-Resume")
-	go c.read(response)
+	go c.run(ctx, response)
 	t.Cleanup(c.leave)
 	return c
 }
 
-func (c *client) read(response *http.Response) {
-	defer close(c.ended)
-	defer response.Body.Close()
-	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() {
-		c.mu.Lock()
-		if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
-			c.id = id
-		}
-		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
-			c.data = append(c.data, data)
-		}
-		c.mu.Unlock()
+func (c *client) request(ctx context.Context) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway/events", http.NoBody)
+	if err != nil {
+		return nil, err
 	}
+	r.Header.Set("Accept", "text/event-stream")
+	if id := c.lastID(); id != "" {
+		r.Header.Set("Last-Event-ID", id)
+	}
+	response, err := c.of.client.Do(r)
+	if err == nil && response.StatusCode != http.StatusOK {
+		response.Body.Close()
+		return nil, fmt.Errorf("status %s", response.Status)
+	}
+	return response, err
+}
+
+func (c *client) run(ctx context.Context, response *http.Response) {
+	defer close(c.ended)
+	for {
+		if response != nil {
+			c.read(response)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond): // as EventSource waits, less patiently
+		case <-ctx.Done():
+			return
+		}
+		response, _ = c.request(ctx) // a gateway that is gone refuses
+	}
+}
+
+func (c *client) read(response *http.Response) {
+	defer response.Body.Close()
+	c.mu.Lock()
+	c.resume = append(c.resume, response.Header.Get("SSE-Resume"))
+	c.mu.Unlock()
+	lines := bufio.NewScanner(response.Body)
+	id, data := c.lastID(), ""
+	for lines.Scan() {
+		if text, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+			id = text
+		}
+		if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			data = text
+		}
+		if lines.Text() == "" { // the block is whole
+			c.mu.Lock()
+			c.id = id
+			if data != "" {
+				c.data = append(c.data, data)
+			}
+			c.mu.Unlock()
+			data = ""
+		}
+	}
+}
+
+func (c *client) resumed() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.resume)
 }
 
 func (c *client) leave() {
@@ -293,7 +332,38 @@ func (c *client) events() []string {
 // awaitEvent waits until a client has an event.
 func (c *client) awaitEvent(t *testing.T, number int) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("a client of the gateway at %s had %v, and was told %q", c.of.route, c.events(), c.resumed())
+		}
+	}()
 	await(t, fmt.Sprintf("event %d", number), func() bool { return slices.Contains(c.events(), strconv.Itoa(number)) })
+}
+
+// settle sends events until all clients have one, so that each has an ID to come back with,
+// and the gateways have agreed on who has the connection.
+func (a *app) settle(t *testing.T, clients ...*client) {
+	t.Helper()
+	await(t, "all clients", func() bool {
+		last := strconv.Itoa(a.send(1))
+		time.Sleep(50 * time.Millisecond) // the next event is not due
+		for _, c := range clients {
+			if !slices.Contains(c.events(), last) {
+				return false
+			}
+		}
+		return a.connections.Load() == 1
+	})
+	for _, c := range clients {
+		c.forget()
+	}
+}
+
+// forget forgets which events a client had.
+func (c *client) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.data = nil
 }
 
 // expect fails unless the client had each event of a range once, in order.
@@ -334,26 +404,26 @@ func TestGatewaysShareOneConnection(t *testing.T) {
 				clients = append(clients, g.connect(t, ""))
 			}
 		}
-		a.awaitConnections(t, 1)
-		a.send(1)
+		a.settle(t, clients...)
+		first := a.send(1)
+		last := 0
 		for range 100 {
-			a.send(1)
+			last = a.send(1)
 		}
 		for _, c := range clients {
-			c.expect(t, 1, 101)
+			c.expect(t, first, last)
 		}
 		for i, c := range clients[:3] {
 			c.leave()
 			last := a.send(10)
 			moved := gateways[(i+1)%3].connect(t, c.lastID())
 			moved.expect(t, last-9, last)
-			if moved.resume == "gap" {
-				t.Errorf("a client that moved is told a gap")
+			if told := moved.resumed(); slices.Contains(told, "gap") {
+				t.Errorf("a client that moved is told %q", told)
 			}
 			a.send(1)
 			moved.expect(t, last-9, last+1)
-			// The next one to move is to have had all.
-			clients[i+1].awaitEvent(t, last+1)
+			clients[i+1].awaitEvent(t, last+1) // which moves next
 		}
 		if n := a.connections.Load(); n != 1 {
 			t.Errorf("%d upstream connections", n)
@@ -361,83 +431,71 @@ func TestGatewaysShareOneConnection(t *testing.T) {
 	})
 }
 
-// When the gateway that has the connection is killed, another one takes over. With ids of
-// the application nobody misses an event.
-func TestOwnerIsKilled(t *testing.T) {
-	a := startApp(t, true)
+// loseOwner starts three gateways with a client each, of which the first has the upstream
+// connection, lets something happen to that, and expects that the clients of the others
+// have all events, once and in order, and one connection serves them.
+func loseOwner(t *testing.T, lose func(t *testing.T, owner *gateway)) (a *app, clients []*client, first int) {
+	t.Helper()
+	a = startApp(t, true)
 	gateways := startGateways(t, a, 3)
-	first := gateways[0].connect(t, "")
-	a.awaitConnections(t, 1)
-	rest := []*client{gateways[1].connect(t, ""), gateways[2].connect(t, "")}
-	last := a.send(10)
-	for _, c := range append(rest, first) {
-		c.awaitEvent(t, last)
-	}
-	gateways[0].kill()
-	last = a.send(10)
-	for _, c := range rest {
-		c.expect(t, 1, last)
-	}
-	a.awaitConnections(t, 1)
-	last = a.send(10)
-	for _, c := range rest {
-		c.expect(t, 1, last)
-	}
-	moved := gateways[1].connect(t, first.lastID())
-	moved.awaitEvent(t, last)
-}
-
-// A gateway that was frozen, and goes on, brings nothing twice.
-func TestOwnerIsFrozen(t *testing.T) {
-	a := startApp(t, true)
-	gateways := startGateways(t, a, 3)
-	clients := []*client{gateways[0].connect(t, "")}
+	clients = append(clients, gateways[0].connect(t, ""))
 	a.awaitConnections(t, 1)
 	clients = append(clients, gateways[1].connect(t, ""), gateways[2].connect(t, ""))
-	last := a.send(10)
+	a.settle(t, clients...)
+	first = a.send(1)
+	last := a.send(9)
 	for _, c := range clients {
 		c.awaitEvent(t, last)
 	}
-	gateways[0].signal(t, syscall.SIGSTOP)
-	last = a.send(10)
-	for _, c := range clients[1:] {
-		c.expect(t, 1, last)
+	lose(t, gateways[0])
+	for range 3 {
+		last = a.send(10)
+		for _, c := range clients[1:] {
+			c.expect(t, first, last)
+		}
 	}
-	last = a.send(10)
-	for _, c := range clients[1:] {
-		c.expect(t, 1, last)
-	}
-	gateways[0].signal(t, syscall.SIGCONT)
-	last = a.send(10)
-	for _, c := range clients {
-		c.expect(t, 1, last)
-	}
+	return a, clients, first
+}
+
+// When the gateway that has the connection is killed, another one takes over. With ids of
+// the application nobody misses an event: neither the other gateways' clients nor those
+// who come from the one that is gone.
+func TestOwnerIsKilled(t *testing.T) {
+	a, clients, first := loseOwner(t, func(_ *testing.T, owner *gateway) { owner.kill() })
 	a.awaitConnections(t, 1)
-	last = a.send(10)
-	for _, c := range clients {
-		c.expect(t, 1, last)
+	last := a.send(10)
+	moved := clients[1].of.connect(t, clients[0].lastID())
+	moved.expect(t, first+10, last)
+}
+
+// A gateway that was frozen, and goes on, brings nothing twice, nor do its clients miss
+// anything.
+func TestOwnerIsFrozen(t *testing.T) {
+	var frozen *gateway
+	a, clients, first := loseOwner(t, func(t *testing.T, owner *gateway) {
+		frozen = owner
+		frozen.signal(t, syscall.SIGSTOP)
+	})
+	frozen.signal(t, syscall.SIGCONT)
+	for range 3 {
+		last := a.send(10)
+		for _, c := range clients {
+			c.expect(t, first, last)
+		}
+		a.awaitConnections(t, 1)
 	}
 }
 
 // A gateway that stops in order leaves nobody without events.
 func TestOwnerIsStopped(t *testing.T) {
-	a := startApp(t, true)
-	gateways := startGateways(t, a, 2)
-	first := gateways[0].connect(t, "")
+	a, clients, first := loseOwner(t, func(t *testing.T, owner *gateway) {
+		owner.signal(t, syscall.SIGTERM)
+		if err := owner.command.Wait(); err != nil {
+			t.Errorf("the gateway ended with %v", err)
+		}
+	})
 	a.awaitConnections(t, 1)
-	second := gateways[1].connect(t, "")
 	last := a.send(10)
-	first.awaitEvent(t, last)
-	second.awaitEvent(t, last)
-	gateways[0].signal(t, syscall.SIGTERM)
-	last = a.send(10)
-	second.expect(t, 1, last)
-	if err := gateways[0].command.Wait(); err != nil {
-		t.Errorf("the gateway ended with %v", err)
-	}
-	last = a.send(10)
-	second.expect(t, 1, last)
-	moved := gateways[1].connect(t, first.lastID())
-	moved.awaitEvent(t, last)
-	a.awaitConnections(t, 1)
+	moved := clients[1].of.connect(t, clients[0].lastID())
+	moved.expect(t, first+10, last)
 }

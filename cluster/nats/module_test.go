@@ -58,7 +58,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 	for options, want := range map[string]string{
 		"sse_cluster":                           "sse_cluster: expected what carries messages between the nodes, such as nats, at Caddyfile:4",
 		"sse_cluster rabbit {\n}":               "cluster/nats), at Caddyfile:4",
-		"sse_cluster nats {\n\t}":               "secret: expected one, the same on all nodes: secret {env.SSE_CLUSTER_SECRET}, at Caddyfile:5",
+		"sse_cluster nats {\n\t}":               "secret: expected one, the same on all nodes: secret {env.SSE_CLUSTER_SECRET}, at Caddyfile:",
 		"sse_cluster nats x {\n\t}":             `expected a block of options, not the argument "x"`,
 		"sse_cluster nats {" + secret + "\n\t}": "expected embedded, or servers",
 		"sse_cluster nats {\n\t\tembedded {\n\t\t\tlisten :6222\n\t\t}\n\t}":                                                                  "secret: expected one",
