@@ -83,10 +83,18 @@ others() {
 	tell "$failed" "the other packages" "$began" "$work/others.log"
 }
 
+# nested runs the tests of a module below, which are few: its Caddy is the one of the folder cmd/caddy there.
+nested() {
+	local began=$SECONDS failed=0
+	(cd "$1" && go test -race -count=1 -timeout=10m -run "$pattern" ./...) >"$work/nested.log" 2>&1 || failed=1
+	tell "$failed" "$1" "$began" "$work/nested.log"
+}
+
 # queue is what the workers do, in this order: what takes long comes first.
 queue() {
 	local names
 	printf 'others\n'
+	if [[ -f cluster/nats/go.mod ]]; then printf 'nested cluster/nats\n'; fi
 	for names in "$work"/names.integration.* "$work"/names.root.*; do
 		names=${names#"$work/names."}
 		printf 'group %s %s\n' "$(sed s/root/./ <<<"${names%.*}")" "${names##*.}"
@@ -102,7 +110,7 @@ fi
 deal . 12
 
 export work pattern
-export -f tests tell count group others heading
+export -f tests tell count group others nested heading
 set -m # a process group of their own, to end all of them
 queue | xargs -P "$workers" -I '{}' bash -euo pipefail -c '{}' & # which works until the queue is empty, whatever fails
 beside=$!
