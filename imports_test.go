@@ -174,3 +174,63 @@ func brokenWalls(t *testing.T, code string, may wall) string {
 	}
 	return strings.Join(checkWall(file, may), " ")
 }
+
+// systemClock is what makes of a moment one that goes by the system's clock, which may be set while streams last.
+var systemClock = []string{"Unix", "UnixNano", "UnixMicro", "UnixMilli", "UTC", "Local", "In", "AddDate", "Truncate", "Round", "Parse", "ParseTime", "ParseInLocation", "MarshalText", "MarshalBinary"}
+
+// byTheSystemsClock are the files that name one of these, and what for.
+var byTheSystemsClock = map[string]string{
+	"served.go":                     "the field Date",
+	"refusals.go":                   "a duration",
+	"head.go":                       "Retry-After with a date; what comes of it is bounded where it is used",
+	"internal/delivery/progress.go": "a moment that is over, for a deadline",
+	"internal/h2/client.go":         "a moment that is over, for a deadline",
+	"internal/stream/settings.go":   "a duration",
+}
+
+// Nothing that lasts is measured by the system's clock, which may be set forward and back at any time. What Go compares by
+// its monotonic clock are moments of time.Now that were not changed.
+func TestNothingIsMeasuredByTheSystemsClock(t *testing.T) {
+	found := make(map[string][]string)
+	eachFile(t, func(name string, file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if sel, ok := call.Fun.(*ast.SelectorExpr); ok && slices.Contains(systemClock, sel.Sel.Name) && !isIdent(sel.X, "url") {
+					found[name] = append(found[name], sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	})
+	for name, calls := range found {
+		if byTheSystemsClock[name] == "" {
+			t.Errorf("%s calls %v: is that by the system's clock?", name, calls)
+		}
+	}
+	for name := range byTheSystemsClock {
+		if found[name] == nil {
+			t.Errorf("%s is listed, and calls nothing of that", name)
+		}
+	}
+}
+
+// eachFile calls a function with each file of the module that is the gateway's, tests not counted.
+func eachFile(t *testing.T, see func(name string, file *ast.File)) {
+	t.Helper()
+	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+		dir := path.Dir(name)
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") ||
+			dir != "." && dir != "eventstream" && !strings.HasPrefix(dir, "internal/") || dir == "internal/doctor" {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		see(name, file)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

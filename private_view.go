@@ -23,7 +23,7 @@ type privateView struct {
 	received atomic.Int64 // bytes
 	given    atomic.Int64 // bytes to the client
 	waiting  atomic.Int64 // how many blocks are being written; part of one counts as one
-	since    atomic.Int64 // since when, in Unix nanoseconds; 0: nothing is
+	since    stream.Since
 
 	passing stream.Passing // what tails are shown
 
@@ -53,24 +53,24 @@ func (v *privateView) sending(c privateCount, bytes int, first time.Duration) {
 	v.received.Add(int64(bytes))
 	v.first.Store(int64(first))
 	v.waiting.Store(int64(max(1, c.blocks)))
-	v.since.Store(time.Now().UnixNano())
+	v.since.Begin(time.Now())
 }
 
 func (v *privateView) sent(bytes int) {
 	v.given.Store(int64(bytes))
-	v.since.Store(0)
+	v.since.Stop()
 }
 
 // lag is how far the client is behind: there is no buffer, so it is what is
 // being written.
 func (v *privateView) lag(now time.Time) stream.LagInfo {
-	since := v.since.Load()
-	if since == 0 {
+	since, writing := v.since.For(now)
+	if !writing {
 		return stream.LagInfo{}
 	}
 	return stream.LagInfo{
 		Blocks:  number.As[uint64](v.waiting.Load()),
-		Seconds: max(0, now.Sub(time.Unix(0, since)).Seconds()),
+		Seconds: max(0, since.Seconds()),
 	}
 }
 

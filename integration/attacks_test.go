@@ -43,6 +43,7 @@ type attack struct {
 	client  func(ctx context.Context, a *attacked, i int) // one of them
 	rate    time.Duration                                 // between two clients; 0: all at once
 	lasts   time.Duration                                 // until they are called back, at full size
+	amount  int64                                         // bytes that the application sends at least before that, at full size
 	atMost  func(clients int) int                         // bounds the upstream connections; nil: not
 }
 
@@ -50,6 +51,7 @@ type attack struct {
 type attacked struct {
 	*gateway
 	open, peak, asked atomic.Int64 // requests at the application
+	sent              atomic.Int64 // bytes that it wrote
 	odd               atomic.Value // a request that it should not have been asked
 }
 
@@ -61,6 +63,28 @@ func (a *attacked) count() (done func()) {
 		a.peak.CompareAndSwap(p, n)
 	}
 	return func() { a.open.Add(-1) }
+}
+
+// countingWriter counts what an application sends.
+type countingWriter struct {
+	http.ResponseWriter
+	sent *atomic.Int64
+}
+
+func (w countingWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.sent.Add(int64(n))
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (w countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// awaitSent waits until the application has sent so many bytes, for at most five minutes: run looks whether it has.
+func (a *attacked) awaitSent(bytes int64) {
+	for began := time.Now(); a.sent.Load() < bytes && time.Since(began) < 5*time.Minute; {
+		time.Sleep(10 * time.Millisecond) // polls; nothing depends on how long
+	}
 }
 
 // begin answers with the head of an event stream.
@@ -122,6 +146,9 @@ func slowly(ctx context.Context, do func() error) {
 		time.Sleep(time.Second) // is the client's pace
 	}
 }
+
+// bombs is how many an application sends, at full size: 1 GiB of text.
+const bombs = 64
 
 // bomb is 16 MiB of a field without an end in a content coding.
 func bomb(coding string) string {
@@ -200,35 +227,35 @@ var attacks = []attack{
 		}
 	}},
 	{name: "smuggles", size: 1600, client: smuggle},
-	{name: "application: no line end", size: 100, lasts: 10 * time.Second, app: endless("", strings.Repeat("a", 64<<10)), client: reading("/e")},
-	{name: "application: empty lines", size: 100, lasts: 10 * time.Second, app: endless("", strings.Repeat("\n", 64<<10)), client: reading("/e")},
-	{name: "application: events of a byte", size: 100, lasts: 10 * time.Second, app: endless("", strings.Repeat("data:x\n\n", 1000)), client: reading("/e")},
-	{name: "application: IDs of 64 KB", size: 100, lasts: 10 * time.Second, app: endless("", "id:"+strings.Repeat("x", 64<<10)+"\ndata:x\n\n"), client: reading("/e")},
-	{name: "application: a head only", size: 1000, lasts: 10 * time.Second, client: reading("/e"), atMost: func(int) int { return 20 }},
-	{name: "application: a byte a second", size: 1000, lasts: 10 * time.Second, app: func(w http.ResponseWriter, r *http.Request) {
+	{name: "application: no line end", size: 100, lasts: 10 * time.Second, amount: 1 << 30, app: endless("", strings.Repeat("a", 64<<10)), client: reading("/e")},
+	{name: "application: empty lines", size: 100, lasts: 10 * time.Second, amount: 10_000_000, app: endless("", strings.Repeat("\n", 64<<10)), client: reading("/e")},
+	{name: "application: events of a byte", size: 100, lasts: 30 * time.Second, amount: 30 * 100_000 * int64(len("data:x\n\n")), app: endless("", strings.Repeat("data:x\n\n", 1000)), client: reading("/e")},
+	{name: "application: IDs of 64 KB", size: 100, lasts: 30 * time.Second, app: endless("", "id:"+strings.Repeat("x", 64<<10)+"\ndata:x\n\n"), client: reading("/e")},
+	{name: "application: a head only", size: 1000, lasts: 30 * time.Second, client: reading("/e"), atMost: func(int) int { return 20 }},
+	{name: "application: a byte a second", size: 1000, lasts: 30 * time.Second, app: func(w http.ResponseWriter, r *http.Request) {
 		begin(w)
 		slowly(r.Context(), func() error {
 			_, err := io.WriteString(w, "d")
 			return errors.Join(err, http.NewResponseController(w).Flush())
 		})
 	}, client: reading("/e"), atMost: func(int) int { return 20 }},
-	{name: "application: a gzip bomb", size: 100, lasts: 10 * time.Second, app: endless("gzip", bomb("gzip")), client: reading("/e")},
-	{name: "application: a zstd bomb", size: 100, lasts: 10 * time.Second, app: endless("zstd", bomb("zstd")), client: reading("/e")},
-	{name: "application: 1xx for ever", size: 100, lasts: 10 * time.Second, app: raw(func(ctx context.Context, conn net.Conn) {
+	{name: "application: a gzip bomb", size: 100, lasts: 10 * time.Second, amount: bombs * int64(len(bomb("gzip"))), app: endless("gzip", bomb("gzip")), client: reading("/e")},
+	{name: "application: a zstd bomb", size: 100, lasts: 10 * time.Second, amount: bombs * int64(len(bomb("zstd"))), app: endless("zstd", bomb("zstd")), client: reading("/e")},
+	{name: "application: 1xx for ever", size: 100, lasts: 30 * time.Second, app: raw(func(ctx context.Context, conn net.Conn) {
 		for ctx.Err() == nil {
 			if _, err := io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"); err != nil {
 				return
 			}
 		}
 	}), client: reading("/e")},
-	{name: "application: redirects in a circle", size: 100, lasts: 10 * time.Second, app: func(w http.ResponseWriter, r *http.Request) {
+	{name: "application: redirects in a circle", size: 100, lasts: 30 * time.Second, app: func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/e", http.StatusFound)
 	}, client: reading("/e")},
-	{name: "application: an end after each event", size: 100, lasts: 10 * time.Second, app: func(w http.ResponseWriter, _ *http.Request) {
+	{name: "application: an end after each event", size: 100, lasts: 30 * time.Second, app: func(w http.ResponseWriter, _ *http.Request) {
 		begin(w)
 		_, _ = io.WriteString(w, "data: 1\n\n")
 	}, client: reading("/e"), atMost: func(clients int) int { return 2 * clients }},
-	{name: "application: breaks after each event", size: 100, lasts: 10 * time.Second, app: func(w http.ResponseWriter, _ *http.Request) {
+	{name: "application: breaks after each event", size: 100, lasts: 30 * time.Second, app: func(w http.ResponseWriter, _ *http.Request) {
 		begin(w)
 		_, _ = io.WriteString(w, "data: 1\n\n")
 		_ = http.NewResponseController(w).Flush()
@@ -320,7 +347,7 @@ func (c *good) p99() time.Duration {
 }
 
 // TestAttacks does to a gateway what strangers and hostile applications can: it stays within its bounds, others notice
-// nothing, and nothing is left. A hundredth of each by default; at full size, with what each has taken:
+// nothing, and nothing is left. A hundredth of each by default; at full size, with what each has taken, and how long until nothing was left of it:
 //
 //	go test -run '^TestAttacks$' -v -timeout 1h -parallel 1 . -attacks 100
 func TestAttacks(t *testing.T) {
@@ -345,7 +372,7 @@ func (k attack) handler(a *attacked, c *good) http.HandlerFunc {
 		}
 		defer a.count()()
 		if k.app != nil {
-			k.app(w, r)
+			k.app(countingWriter{w, &a.sent}, r)
 			return
 		}
 		begin(w)
@@ -375,11 +402,16 @@ func (k attack) run(t *testing.T) {
 	awaitThat(t, "the client has events", func() bool { return c.seen.Load() > 2 })
 	base := a.usage()
 
+	began := time.Now()
 	most := k.strike(t, a, base)
-	seen := c.seen.Load()
+	took, seen := time.Since(began), c.seen.Load()
 	awaitThat(t, "the client has events afterwards", func() bool { return c.seen.Load() > seen })
-	t.Logf("| %s | %d | %d MiB | %d | %d | %d of %d | %v |", k.name, k.clients(), most.memory>>20, most.goroutines, most.files,
-		a.peak.Load(), a.asked.Load(), c.p99().Round(time.Millisecond))
+	over := time.Now()
+	back := "-"
+	defer func() {
+		t.Logf("| %s | %d | %.1f MB in %.0f s | %d MiB | %d | %d | %d of %d | %d | %v | %s |", k.name, k.clients(), float64(a.sent.Load())/1e6, took.Seconds(),
+			most.memory>>20, most.goroutines, most.files, a.peak.Load(), a.asked.Load(), c.missing.Load(), c.p99().Round(time.Millisecond), back)
+	}()
 	if *attackPlain {
 		return
 	}
@@ -388,6 +420,9 @@ func (k attack) run(t *testing.T) {
 	}
 	if grown := most.memory - base.memory; grown > attackMemory(k.clients()) {
 		t.Errorf("the gateway grew by %d MiB", grown>>20)
+	}
+	if sent, least := a.sent.Load(), k.amount*int64(*attackSize)/100; sent < least {
+		t.Errorf("the application has sent %d bytes only, expected %d", sent, least)
 	}
 	if odd := a.odd.Load(); odd != nil {
 		t.Error(odd)
@@ -398,6 +433,7 @@ func (k attack) run(t *testing.T) {
 		}
 	}
 	a.awaitUsage(t, base)
+	back = fmt.Sprintf("%.1f s", time.Since(over).Seconds())
 }
 
 // clients is how many there are.
@@ -419,6 +455,7 @@ func (k attack) strike(t *testing.T, a *attacked, most usage) usage {
 		}
 		if k.lasts > 0 {
 			time.Sleep(max(500*time.Millisecond, k.lasts*time.Duration(*attackSize)/100))
+			a.awaitSent(k.amount * int64(*attackSize) / 100)
 			callBack()
 		}
 		clients.Wait()

@@ -85,3 +85,44 @@ func TestFilesRunShort(t *testing.T) {
 		}
 	}
 }
+
+// When the disk for the logs is full the gateway lives, its clients have all, and standard error says so. With another place
+// for them it writes them again.
+func TestDiskForLogsIsFull(t *testing.T) {
+	u := startPhoenix(t, 20*time.Millisecond, "-ids=all")
+	between := startForwarder(t, u.address)
+	directives := route("/events", "gap_event lost", "reverse_proxy "+between.listener.Addr().String())
+	logs := func(file string) string {
+		var globals strings.Builder
+		for _, log := range []string{"default", "access {\ninclude http.log.access"} {
+			name, include, _ := strings.Cut(log, " {")
+			fmt.Fprintf(&globals, "log %s {%s\nlevel DEBUG\noutput file %s {\nroll_disabled\n}\n}\n", name, include, file)
+		}
+		return globals.String()
+	}
+	g := gatewaySetup{globals: logs("/dev/full"), directives: directives}.start(t)
+	readers := startReaders(t, 20, false, g.url("/events"), "", "-count")
+	for range 3 { // each is told in the log
+		assertCount(t, readers, u.due()+1) // by the ID of which it can be asked to go on
+		n := between.connections()
+		between.cut()
+		between.awaitConnections(t, n+1)
+	}
+	f := follow(t, "client that comes later", g.url("/events"), "")
+	f.await(1)
+	f.close() // which is an entry in the access log
+	assertCount(t, readers, u.due())
+	g.awaitLog("no space left on device", 2)
+
+	dir := t.TempDir()
+	g.setup.globals = logs(filepath.Join(dir, "log"))
+	g.reload(directives)
+	f = follow(t, "client of the new configuration", g.url("/events"), "")
+	f.await(1)
+	f.close()
+	awaitThat(t, "the logs are written", func() bool {
+		text, err := os.ReadFile(filepath.Join(dir, "log"))
+		return err == nil && strings.Contains(string(text), "http.log.access") && strings.Contains(string(text), `"admin.api"`)
+	})
+	assertCount(t, readers, u.due())
+}

@@ -239,6 +239,7 @@ func (g *gateway) accepting() (servers int) {
 			g.t.Fatalf("the goroutines: status %d, %v", status, err)
 		}
 	}
+	_, text, _ = strings.Cut(text, "\n")                // the first line says how many goroutines there are
 	for stack := range strings.SplitSeq(text, "\n\n") { // each with the number of goroutines that have it
 		if strings.Contains(stack, "\tnet/http.(*Server).Serve+") {
 			number, _, _ := strings.Cut(strings.TrimSpace(stack), " ")

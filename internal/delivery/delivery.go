@@ -56,7 +56,7 @@ func (d *Delivery) Run() stream.EndReason {
 		case err != nil:
 			return ClientEnd(d.Request, err)
 		}
-		d.Subscriber.Writing.Store(0)
+		d.Subscriber.Writing.Stop()
 		timer.Reset(wait)
 		select {
 		case <-wake:
@@ -148,7 +148,7 @@ func (d *Delivery) takeOver() bool {
 	if d.Settings.Record != nil {
 		c.log = d.Settings.Record(d.Writer, d.Request, d.to.sent)
 	}
-	d.Subscriber.Writing.Store(0)
+	d.Subscriber.Writing.Stop()
 	c.counted.Inc()
 	d.Notice.takenBy(c)
 	d.Subscriber.DeliveredBy(ByConnection)

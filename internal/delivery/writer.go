@@ -303,7 +303,7 @@ func (w *writer) block(c *connection, rest []byte) {
 	if a, known := c.socket.acks(); known && c.takenAt == 0 {
 		c.taken, c.takenAt = a.taken, w.tick
 	}
-	c.sub.Writing.Store(w.now.UnixNano())
+	c.sub.Writing.Begin(w.now)
 	c.socket.await(c, rest)
 	w.schedule(c)
 }
@@ -322,7 +322,7 @@ func (w *writer) resume(c *connection) bool {
 		return false
 	}
 	c.rest, c.blocked = nil, false
-	c.sub.Writing.Store(0)
+	c.sub.Writing.Stop()
 	c.last = w.tick
 	w.count(c, c.partly)
 	c.partly = writtenBatch{}

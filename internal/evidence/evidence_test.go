@@ -385,7 +385,7 @@ func TestMergingLooksAtFewBlocks(t *testing.T) {
 	}
 }
 
-// Header fields that are of one response do not tell heads apart.
+// Header fields that are of one response do not tell heads apart, nor their hashes.
 func TestDifferingField(t *testing.T) {
 	head := func(fields ...string) http.Header {
 		h := http.Header{"Content-Type": {"text/event-stream"}}
@@ -407,6 +407,9 @@ func TestDifferingField(t *testing.T) {
 		insignificant := func(name string) bool { return name == "X-Request-Id" }
 		if got := DifferingField(c.a, c.b, insignificant); got != c.want {
 			t.Errorf("%s: %q, expected %q", fmt.Sprint(c.a, c.b), got, c.want)
+		}
+		if alike := HashHead(c.a, insignificant) == HashHead(c.b, insignificant); alike != (c.want == "") {
+			t.Errorf("%s: hashes are alike: %v", fmt.Sprint(c.a, c.b), alike)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"hash/maphash"
 	"net/http"
 	"slices"
 )
@@ -36,13 +37,36 @@ func fieldSet(names ...string) map[string]struct{} {
 func DifferingField(a, b http.Header, insignificant func(name string) bool) string {
 	for _, pair := range [][2]http.Header{{a, b}, {b, a}} {
 		for name, values := range pair[0] {
-			if _, known := responseFields[name]; known || (insignificant != nil && insignificant(name)) {
-				continue
-			}
-			if !slices.Equal(values, pair[1][name]) {
+			if isSignificant(name, insignificant) && !slices.Equal(values, pair[1][name]) {
 				return name
 			}
 		}
 	}
 	return ""
+}
+
+// isSignificant reports whether a field says something of what is told.
+func isSignificant(name string, insignificant func(name string) bool) bool {
+	_, known := responseFields[name]
+	return !known && (insignificant == nil || !insignificant(name))
+}
+
+var headSeed = maphash.MakeSeed()
+
+// HashHead returns what is the same for two heads that DifferingField finds no
+// difference in.
+func HashHead(head http.Header, insignificant func(name string) bool) (sum uint64) {
+	for name, values := range head {
+		if !isSignificant(name, insignificant) {
+			continue
+		}
+		var field maphash.Hash
+		field.SetSeed(headSeed)
+		for _, text := range append([]string{name}, values...) {
+			_, _ = field.WriteString(text)
+			_ = field.WriteByte('\n') // no field has one
+		}
+		sum += field.Sum64() // in no certain order
+	}
+	return sum
 }

@@ -544,17 +544,8 @@ func (w *earnedWorld) finishSome(which int, end upstreams.Ending) {
 }
 
 // turn is when a new version of the application is started, which gives each
-// connection a session, where there are clients to notice.
+// connection a session.
 func (w *earnedWorld) turn() {
-	served := make(map[int]bool)
-	for _, c := range w.tabs {
-		if !c.gone && c.answered {
-			served[c.key] = true
-		}
-	}
-	if len(served) < w.sc.keys {
-		return
-	}
 	w.logf("the application gives each connection a session from now on")
 	w.app.kind = sessionForEach
 	for w.opens() > 0 {

@@ -40,8 +40,10 @@ type facts struct {
 
 type sharedFact struct {
 	until    time.Time
-	snapshot bool // greetings differ over time, not by connection
-	greets   bool // connections are greeted
+	head     uint64        // of the stream that has shown it; see evidence.HashHead
+	greeting time.Duration // how long after its head a connection was given to be greeted
+	greets   bool          // connections were greeted
+	doubted  bool          // a later stream has begun otherwise
 }
 
 type ownFact struct {
@@ -81,6 +83,23 @@ func (f *facts) sharedBy(key Key) (fact sharedFact, ok bool) {
 		return sharedFact{}, false
 	}
 	return fact, true
+}
+
+// doubt takes note that a stream of a key has begun otherwise than was remembered: no
+// later one is taken to be shared before two of its connections have shown it.
+func (f *facts) doubt(key Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fact, ok := f.shared[key]; ok {
+		fact.doubted = true
+		f.shared[key] = fact
+	}
+}
+
+// believes reports whether a key is known to be shared, and there is no doubt.
+func (f *facts) believes(key Key) bool {
+	fact, ok := f.sharedBy(key)
+	return ok && !fact.doubted
 }
 
 // forget takes note that it is not known any more whether a key is shared.

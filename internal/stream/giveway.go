@@ -15,10 +15,11 @@ import (
 
 // IsShort reports whether no stream is to be begun, as memory is short. It lets streams
 // that linger give way. No lock is held, or the hub's.
-func (h *Hub) IsShort(log *zap.Logger) bool {
+func (h *Hub) IsShort(log *zap.Logger) bool { return h.isShort(log, time.Now()) }
+
+func (h *Hub) isShort(log *zap.Logger, now time.Time) bool {
 	r := &h.resources
-	now, looked := time.Now().UnixNano(), r.looked.Load()
-	if now-looked < int64(pressureInterval) || !r.looked.CompareAndSwap(looked, now) {
+	if !r.looked.again(now, pressureInterval) {
 		return r.percent.Load() >= noneBeginsAt
 	}
 	h.heedFiles(log)

@@ -66,7 +66,9 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 				st.parent.tellMissed(sub)
 			}
 		}
-	} else if !opening {
+	} else if opening {
+		s.recall(c)
+	} else {
 		s.unprove()
 	}
 	for sp := range s.splices {

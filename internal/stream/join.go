@@ -42,9 +42,6 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 	s.setLogger(req.Logger)
 	s.buffer.Limits = req.Options.Buffer
 	s.track.Buffer = &s.buffer
-	if fact, ok := s.facts.sharedBy(req.Key); ok && s.compares() {
-		s.sharing.proven, s.sharing.snapshot, s.track.Greets = true, fact.snapshot, fact.greets
-	}
 	if head != nil {
 		s.stay.began(s.born)
 		close(s.ready)

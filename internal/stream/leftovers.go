@@ -51,7 +51,7 @@ func (h *Hub) WritesAt(position uint64) bool {
 	for _, s := range h.Every() {
 		s.mu.Lock()
 		for sub := range s.subs {
-			if sub.cursor == position && sub.Writing.Load() != 0 {
+			if sub.cursor == position && sub.Writing.GoesOn() {
 				s.mu.Unlock()
 				return true
 			}

@@ -634,7 +634,14 @@ func TestDecodersCountInMemory(t *testing.T) {
 		if got := used(); got < 3<<20 || got > 4<<20 {
 			t.Errorf("%d bytes are counted with a coding", got)
 		}
-		left.expectGone(true) // it gave way
+		left.expectGone(true)                                // it gave way
+		for _, size := range []int64{1 << 20, 3 << 20 / 2} { // in place of what it needed before
+			before, had := used(), intakeOf(up.conn).coding.Load()
+			up.run(func() { up.conn.Coding(size) })
+			if got := used() - before; got != size-had {
+				t.Errorf("a coding that needed %d bytes, and needs %d, counts %d more", had, size, got)
+			}
+		}
 		up.breakOff()
 		if got := used(); got > 1<<10 {
 			t.Errorf("%d bytes are counted when it has ended", got)

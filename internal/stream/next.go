@@ -23,7 +23,7 @@ func (sub *Subscriber) Next(dst []*replay.Block, now time.Time) (out []*replay.B
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
 	out, leaveAt, end = sub.advance(dst, now)
-	sub.Writing.Store(now.UnixNano()) // until the caller waits
+	sub.Writing.Begin(now) // until the caller waits
 	sub.count(out)
 	sub.hold(out)
 	switch {

@@ -53,7 +53,7 @@ type resources struct {
 	open   func() int64                // how many are, about
 	memory func() (used, limit uint64) // of which cannot be freed, and GOMEMLIMIT
 
-	looked  atomic.Int64 // when it was, in Unix nanoseconds
+	looked  Since        // at what is used, the last time
 	percent atomic.Int64 // of the limit that is in use, as of then
 	tidying atomic.Bool
 	ended   atomic.Int64 // streams since memory was given back

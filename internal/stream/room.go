@@ -116,8 +116,8 @@ func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 		if !reads || sub.late {
 			continue
 		}
-		since := sub.Writing.Load()
-		if at < position && since != 0 && !s.kind.waits && now.UnixNano()-since > int64(s.options.BurstPatience) {
+		since, writing := sub.Writing.For(now)
+		if at < position && writing && !s.kind.waits && since > s.options.BurstPatience {
 			sub.late = true // it is stuck, or takes its time
 			continue
 		}
@@ -125,7 +125,7 @@ func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 		if at < position {
 			sub.awaits = wait
 			wait.left++
-			wait.writes = wait.writes || since != 0
+			wait.writes = wait.writes || writing
 		}
 	}
 	if wait.left == 0 && (!s.waitsToSucceed() || position == 0) {
@@ -161,7 +161,7 @@ func (s *Stream) leaveBehind(wait *room) {
 	for sub := range s.subs {
 		if sub.awaits == wait {
 			sub.awaits = nil
-			sub.late = !wait.writes || sub.Writing.Load() != 0
+			sub.late = !wait.writes || sub.Writing.GoesOn()
 		}
 	}
 }

@@ -32,7 +32,7 @@ func (r *reader) follow(pace func(blocks []*replay.Block)) *follower {
 			if pace != nil && len(blocks) > 0 {
 				pace(blocks)
 			}
-			r.sub.Writing.Store(0)
+			r.sub.Writing.Stop()
 			if end != "" {
 				r.end = end
 				return

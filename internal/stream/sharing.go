@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/evidence"
 )
 
 // Sharing is earned.
@@ -47,6 +49,12 @@ func (s *Stream) prove() {
 		return
 	}
 	s.noteShared()
+	s.settleProof()
+}
+
+// settleProof lets all who wait have what the stream's connection brings. The lock
+// is held.
+func (s *Stream) settleProof() {
 	if s.sharing.proven {
 		return
 	}
@@ -66,7 +74,65 @@ func (s *Stream) noteShared() {
 	if s.head == nil || s.closed.Load() {
 		return
 	}
-	s.facts.noteShared(s.Key, sharedFact{snapshot: s.sharing.snapshot, greets: s.track.Greets})
+	s.facts.noteShared(s.Key, sharedFact{head: s.headHash(), greeting: s.greetingTime(), greets: s.track.Greets})
+}
+
+// headHash is what the heads of two connections have in common that are told the
+// same. The lock is held.
+func (s *Stream) headHash() uint64 {
+	return evidence.HashHead(s.head.Header, s.options.Insignificant)
+}
+
+// recall looks, as the first connection of a stream has its head, whether connections
+// of the key were told the same before. That was another stream: since then the
+// application may be another one, which greets each connection with something of its
+// own. So it is believed only if the connection is greeted with nothing in its time.
+// Else the stream is one of which nothing is known. The lock is held.
+func (s *Stream) recall(c *intake) {
+	if !s.compares() || !s.kind.guarded {
+		return
+	}
+	fact, ok := s.facts.sharedBy(s.Key)
+	if !ok || fact.doubted {
+		return
+	}
+	if fact.head != s.headHash() {
+		s.facts.doubt(s.Key)
+		return
+	}
+	s.track.Greets = fact.greets
+	wait := max(s.greetingTime(), fact.greeting)
+	due := time.Now().Add(wait)
+	time.AfterFunc(wait, func() {
+		now := time.Now()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.recalled(c, due, now)
+	})
+}
+
+// recalled believes what was remembered, if the connection was greeted with nothing
+// until due. Who looks late may not have read what there is. The lock is held.
+func (s *Stream) recalled(c *intake, due, now time.Time) {
+	switch {
+	case s.sharing.proven:
+	case s.hasBeenTold():
+		s.facts.doubt(s.Key)
+	case s.conn != c, !s.isLive(), s.closed.Load(), now.Sub(due) > evidence.MaxSettle:
+	case s.facts.believes(s.Key): // no other stream has cast doubt since
+		s.settleProof() // it is no evidence that would be remembered for longer
+		s.trySplices(now)
+	}
+}
+
+// hasBeenTold reports whether a connection of the stream, or beside it, has brought
+// anything that says something.
+func (s *Stream) hasBeenTold() bool {
+	told := s.track.Said > 0
+	for sp := range s.splices {
+		told = told || sp.track.Said > 0
+	}
+	return told
 }
 
 // unprove takes note that the stream has a new connection, which may greet it

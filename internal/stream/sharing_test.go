@@ -445,3 +445,230 @@ func TestWhoIsTakenFromASpliceIsToldWhatItMisses(t *testing.T) {
 		}
 	})
 }
+
+// forgotten lets all clients leave a stream, so that it ends, and what is known of its
+// key is all that is left of it.
+func (st *streamTest) forgotten(readers ...*reader) {
+	st.t.Helper()
+	for _, r := range readers {
+		r.leave()
+	}
+	st.hub.EndAll()
+	st.hub.running.Wait()
+	st.expectStreams(0)
+}
+
+// TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication: connections of a key were told
+// the same. While nobody is served the application becomes one that gives each connection
+// a session. Nobody is given that of another, however many clients come at once.
+func TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication(t *testing.T) {
+	session := func(c *fakeConn, name string) {
+		c.events, c.headAt = true, time.Now()
+		c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {name}}}, nil) })
+	}
+	greeting := func(c *fakeConn, name string) {
+		c.open()
+		time.Sleep(splicePause - 1)
+		c.event("session " + name)
+	}
+	for name, begin := range map[string]func(c *fakeConn, name string){"greeting": greeting, "head": session} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				a, b, _ := st.proven()
+				st.forgotten(a, b)
+				first := st.join("")
+				others := []*reader{st.join(""), st.join("")}
+				begin(st.source.accept(), "1")
+				others = append(others, st.join(""))
+				time.Sleep(10 * time.Second)
+				for i, r := range others {
+					if head, err := r.sub.Head(); r.hasHead() && err == nil && head.Header.Get("X-Session") != "" {
+						st.t.Errorf("client %d is given the head of another's connection", i+1)
+					}
+					if text := r.read(); strings.Contains(text, "session") {
+						st.t.Errorf("client %d is given %q", i+1, text)
+					}
+				}
+				if name == "greeting" {
+					first.expect(newcomer, given("1", "session 1"))
+				}
+			})
+		})
+	}
+}
+
+// TestRefusedSpliceEndsAStreamThatIsNotBelievedAgain: the splice of a newcomer is refused,
+// nobody else is served, and so the stream is closed and its clients ask again: what they
+// are given then is another stream's, of an application that may be another one.
+func TestRefusedSpliceEndsAStreamThatIsNotBelievedAgain(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, b, up := st.proven()
+		a.leave()
+		b.leave()
+		c := st.join("")
+		st.source.accept().answer(http.StatusTooManyRequests, 0)
+		up.expectGone(true)
+		if !c.sub.WaitForHead(st.t.Context()) || c.sub.TurnedAway() != EndAskAgain {
+			st.t.Fatalf("turned away: %q", c.sub.TurnedAway())
+		}
+		c.leave()
+		c, d, e := st.join(""), st.join(""), st.join("")
+		up = st.source.acceptOpen()
+		up.event("session 1")
+		c.expect(newcomer, given("1", "session 1"))
+		for _, r := range []*reader{d, e} {
+			if text := r.read(); r.hasHead() || text != "" {
+				st.t.Errorf("is given a head, and %q", text)
+			}
+		}
+		time.Sleep(proofDelay)
+		d.read()
+		sp := st.source.acceptOpen()
+		sp.event("session 2")
+		d.expect(plain("session 2"))
+		e.expect()
+	})
+}
+
+// recalled begins a stream whose key is known to be shared, and lets the time pass in
+// which its connection may be greeted.
+func (st *streamTest) recalled() (a *reader, up *fakeConn) {
+	st.t.Helper()
+	a, b, _ := st.proven()
+	st.forgotten(a, b)
+	a, up = st.start()
+	time.Sleep(splicePause)
+	synctest.Wait()
+	return a, up
+}
+
+// TestQuietBroadcastIsKnownAgain: what was learnt of a key outlives its stream. A later
+// stream whose connection is greeted with nothing is shared from then on, without another
+// connection.
+func TestQuietBroadcastIsKnownAgain(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, up := st.recalled()
+		clients := []*reader{a, st.join(""), st.join("")}
+		for _, r := range clients {
+			if !r.hasHead() {
+				st.t.Error("has no head though the stream is known to be shared")
+			}
+		}
+		up.event("1")
+		for _, r := range clients {
+			r.expect(newcomer, given("1", "1"))
+		}
+		st.source.expectNone()
+	})
+}
+
+// TestWhoWaitsIsServedWhenAKeyIsKnownAgain: of those who come before that is known one has
+// a connection of its own, which is closed then, and the others wait no longer.
+func TestWhoWaitsIsServedWhenAKeyIsKnownAgain(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, b, _ := st.proven()
+		st.forgotten(a, b)
+		a, up := st.start()
+		b, sp := st.second()
+		sp.open()
+		c := st.join("")
+		if c.hasHead() {
+			st.t.Error("has a head before it is known that the stream is shared")
+		}
+		time.Sleep(splicePause - proofDelay)
+		if !c.hasHead() {
+			st.t.Error("has no head though the stream is known to be shared")
+		}
+		c.read()
+		time.Sleep(proofDelay) // until the second connection had its time to be greeted
+		sp.expectGone(true)
+		up.event("1")
+		a.expect(newcomer, given("1", "1"))
+		b.expect(newcomer, given("1", "1"))
+		c.expect(given("1", "1"))
+	})
+}
+
+// TestSlowGreetingsAreRemembered: where connections of a key are greeted late, the
+// connection of a later stream is given as long before its silence shows anything. The
+// second client's, which has waited for nothing else, is closed then.
+func TestSlowGreetingsAreRemembered(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		const greeting = 4 * time.Second
+		a, b, _ := st.proven()
+		st.forgotten(a, b)
+		fact, _ := st.hub.facts.sharedBy(st.key)
+		fact.greeting = greeting
+		st.hub.facts.noteShared(st.key, fact)
+		a, _ = st.start()
+		began := time.Now()
+		_, sp := st.second()
+		sp.open()
+		time.Sleep(time.Until(began.Add(greeting)) - 1)
+		if a.sub.Origin.isShared() {
+			st.t.Error("shared before the connection had its time to be greeted")
+		}
+		sp.expectGone(false)
+		time.Sleep(1)
+		sp.expectGone(true)
+	})
+}
+
+// TestSilenceIsNotRememberedForLonger: that a connection was greeted with nothing is no
+// evidence of its own. What is known of a key expires where there is no other.
+func TestSilenceIsNotRememberedForLonger(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		a, _ := st.recalled()
+		time.Sleep(factTime)
+		a.leave()
+		st.forgotten()
+		if _, ok := st.hub.facts.sharedBy(st.key); ok {
+			st.t.Error("it is still taken to be shared")
+		}
+	})
+}
+
+// TestDoubtLasts: a stream of a key has begun otherwise than was remembered, however short
+// it was. Then the silence of a later one's connection shows nothing: it may be greeted
+// late.
+func TestDoubtLasts(t *testing.T) {
+	for _, lasts := range []time.Duration{0, splicePause, time.Minute} {
+		t.Run(lasts.String(), func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				a, b, _ := st.proven()
+				st.forgotten(a, b)
+				a, up := st.start()
+				up.event("session 1")
+				time.Sleep(lasts)
+				st.forgotten(a)
+				time.Sleep(splicePause / 2)
+				_, up = st.start()
+				time.Sleep(2 * splicePause)
+				b = st.join("")
+				up.event("session 2")
+				b.expect()
+			})
+		})
+	}
+}
+
+// TestWhoLooksLateDoesNotKnowThatNothingCame: the gateway was so busy that it looks late
+// whether a connection was greeted. It may not have read the greeting either.
+func TestWhoLooksLateDoesNotKnowThatNothingCame(t *testing.T) {
+	for name, late := range map[string]time.Duration{"in time": maxSettle, "late": maxSettle + 1} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				a, b, _ := st.proven()
+				st.forgotten(a, b)
+				a, up := st.start()
+				s, due := a.sub.Origin, time.Now().Add(splicePause)
+				s.mu.Lock()
+				s.recalled(intakeOf(up.conn), due, due.Add(late))
+				s.mu.Unlock()
+				if s.isShared() != (name == "in time") {
+					st.t.Errorf("shared: %v", s.isShared())
+				}
+			})
+		})
+	}
+}

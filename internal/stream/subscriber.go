@@ -3,7 +3,6 @@ package stream
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -70,11 +69,11 @@ type Subscriber struct {
 	pass       Pass      // nil: it has none
 
 	// What the last call of Next gave, and what is not written of it, as far as is known.
-	Taken       int          // how many blocks of the stream the last call of next gave
-	TakenAt     time.Time    // when the first of them that is no replay was complete; zero: none is
-	unwritten   int          // how many blocks
-	unwrittenAt time.Time    // when the first of them came
-	Writing     atomic.Int64 // since when it is being written to, in Unix nanoseconds; 0: it is not
+	Taken       int       // how many blocks of the stream the last call of next gave
+	TakenAt     time.Time // when the first of them that is no replay was complete; zero: none is
+	unwritten   int       // how many blocks
+	unwrittenAt time.Time // when the first of them came
+	Writing     Since     // it is being written to
 
 	// Whether a stream waits for it; see room.go.
 	awaits *room // that a stream waits for with it; nil: none does
