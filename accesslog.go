@@ -49,7 +49,7 @@ func (f accessFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 // accessFieldsOf are those of a subscriber whose response ended.
 func accessFieldsOf(sub *stream.Subscriber, end stream.EndReason) accessFields {
-	return accessFields{stream: sub.Key().String(), resume: sub.Outcome, events: sub.Sent, firstEvent: sub.FirstEvent, end: end, private: sub.WhyPrivate().Reason}
+	return accessFields{stream: sub.Key().String(), resume: sub.Outcome(), events: sub.Sent, firstEvent: sub.FirstEvent, end: end, private: sub.WhyPrivate().Reason}
 }
 
 // startOf is when a request came.

@@ -698,8 +698,12 @@ func FuzzOptions(f *testing.F) {
 	f.Add("{\n}")
 	f.Add("heartbeat \"\nbuffer {")
 	f.Fuzz(func(t *testing.T, options string) {
+		tokens, err := caddyfile.Tokenize([]byte("sse {\n"+options+"\n}"), "Caddyfile") // what makes a dispenser for tests ends the process
+		if err != nil {
+			return
+		}
 		h := new(Handler)
-		if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser("sse {\n" + options + "\n}")); err != nil {
+		if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
 			return
 		}
 		if h.Validate() != nil {

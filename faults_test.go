@@ -163,7 +163,7 @@ func TestWritesFailAtEveryPoint(t *testing.T) {
 }
 
 // start starts a gateway whose clients are written to in this way, and returns who asks it on one connection.
-func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func() *http.Client) {
+func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func(stays *staying) *http.Client) {
 	t.Helper()
 	globals := testGlobals
 	t.Cleanup(func() { testGlobals = globals })
@@ -174,7 +174,7 @@ func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func()
 		scheme, certificate = "https://gateway.test", "tls "+pair.cert+" "+pair.key
 	}
 	g = startGateway(t, scheme+" {\nbind {socket}\n"+certificate+"\nsse {\njoin live\nlinger 0s\ndelivery "+way.delivery+"\n}\nreverse_proxy "+u.address+"\n}\n")
-	connects := func(dials int64) *http.Client {
+	connects := func(dials int64, stays *staying) *http.Client {
 		transport := unixClient(g.socket).Transport.(*http.Transport)
 		dial, left := transport.DialContext, new(atomic.Int64)
 		left.Store(dials)
@@ -182,7 +182,11 @@ func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func()
 			if left.Add(-1) < 0 {
 				return nil, errors.New("it does not connect again")
 			}
-			return dial(ctx, network, address)
+			conn, err := dial(ctx, network, address)
+			if err != nil || stays == nil {
+				return conn, err
+			}
+			return stays.keep(conn), nil
 		}
 		if way.tls {
 			transport.ForceAttemptHTTP2 = true
@@ -191,20 +195,22 @@ func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func()
 		}
 		return &http.Client{Transport: transport}
 	}
-	g.client = connects(math.MaxInt64)
-	return g, func() *http.Client { return connects(1) }
+	g.client = connects(math.MaxInt64, nil)
+	return g, func(stays *staying) *http.Client { return connects(1, stays) }
 }
 
 // strike lets a fault happen to a client beside another one. It returns whether it did: the client may have been given
 // all before.
-func (way faultyWay) strike(t *testing.T, g *gateway, client func() *http.Client, u *upstream, f *fault, target string) bool {
+func (way faultyWay) strike(t *testing.T, g *gateway, client func(stays *staying) *http.Client, u *upstream, f *fault, target string) bool {
 	t.Helper()
 	other := g.subscribe(target)
 	up := u.accept()
 	for up.request.URL.Path != target { // a client whose head failed came when the others had left
 		up = u.accept()
 	}
-	victim := newVictim(t, g, client(), f, target)
+	stays := new(staying)
+	victim := newVictim(t, g, client(stays), f, target)
+	victim.stays = stays
 	defer victim.leave()
 	for n := 1; n <= 3; n++ {
 		if f.shut != nil && n == f.write {
@@ -234,10 +240,48 @@ func (way faultyWay) strike(t *testing.T, g *gateway, client func() *http.Client
 	return f.happen.Load()
 }
 
+// staying is a client's connection that it does not close when it can read no more, so that the gateway learns by its
+// writes alone that they fail.
+type staying struct {
+	mu   sync.Mutex
+	conn net.Conn
+	over bool // it may be closed
+}
+
+func (s *staying) keep(conn net.Conn) net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = conn
+	return stayingConn{conn, s}
+}
+
+func (s *staying) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over = true; s.conn != nil {
+		_ = s.conn.Close()
+	}
+}
+
+type stayingConn struct {
+	net.Conn
+	stays *staying
+}
+
+func (c stayingConn) Close() error {
+	c.stays.mu.Lock()
+	defer c.stays.mu.Unlock()
+	if !c.stays.over {
+		return nil
+	}
+	return c.Conn.Close()
+}
+
 // victim is a client to which something happens.
 type victim struct {
 	t      *testing.T
 	fault  *fault
+	stays  *staying
 	socket *net.UnixConn // the gateway's end, to shut down
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -330,6 +374,7 @@ func (v *victim) comeBack(g *gateway, target string, newest int) {
 
 // leave lets the client go.
 func (v *victim) leave() {
+	v.stays.hangUp()
 	v.cancel()
 	<-v.done
 }

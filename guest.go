@@ -6,12 +6,12 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/access"
-	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -29,7 +29,7 @@ func (h *Handler) welcome(g *guest, r *http.Request, holder stream.Holder) *gues
 	g.Subject = g
 	g.handler.Store(h)
 	if holder != (stream.Holder{}) {
-		g.host = strings.ToLower(r.Host)
+		g.host = unique.Make(strings.ToLower(r.Host))
 	}
 	if r.Method == http.MethodGet { // else it could be repeated, where it does not lead to sse any more
 		g.request, g.tooLong = h.keep(r)
@@ -49,13 +49,13 @@ func (g *guest) beRevocable(holder stream.Holder, came access.Clock) {
 	}
 	if access.Process.Key(&g.Guest, access.Key(holder), came) {
 		g.Dismiss(0)
-		stream.Process.EndHeld(holder, g.handler.Load().scopeOf(g.host).holds, 0)
+		stream.Process.EndHeld(holder, g.handler.Load().scopeOf(g.askedHost()).holds, 0)
 	}
 }
 
 // welcomeSubscriber is welcome for a subscriber of a stream of the hub.
 func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, req *stream.Request, r *http.Request) *guest {
-	g := h.welcome(&guest{sub: sub, key: req.Key, detached: sub.Origin.IsDetached(), notice: delivery.NewNotice()}, r, req.Holder)
+	g := h.welcome(&guest{sub: sub}, r, req.Holder)
 	g.place = placeOf(r)
 	g.place.hold()
 	sub.LetIn(g)
@@ -134,7 +134,7 @@ func (g *guest) ask() (verdict access.Verdict, status int, err error) {
 	if g.tooLong {
 		return access.Refused, http.StatusRequestHeaderFieldsTooLarge, nil
 	}
-	if g.request == nil {
+	if g.request.isZero() {
 		return access.Unasked, 0, nil
 	}
 	h := g.handler.Load()
@@ -184,15 +184,7 @@ func (g *guest) mayBeAt(place string) func(string) bool {
 // where it leads to the guest's stream.
 func (h *Handler) takeRecheck(r *http.Request, next caddyhttp.Handler, q *recheck) {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	g := q.guest
-	switch {
-	case g.private != nil:
-	case g.detached && h.detached != nil:
-		if stream.Process.Key(h.detachedParts(r)) != g.key {
-			return
-		}
-	case g.detached:
-	case !h.mayJoin(r) || stream.Process.Key(h.policy.Parts(r, h.instance.Place)) != g.key:
+	if !h.leadsTo(q.guest, r) {
 		return // it would be given another stream
 	}
 	q.handler, q.holder = h, h.holderOf(r)
@@ -201,10 +193,21 @@ func (h *Handler) takeRecheck(r *http.Request, next caddyhttp.Handler, q *rechec
 	}
 }
 
+// leadsTo reports whether a request is for the guest's stream.
+func (h *Handler) leadsTo(g *guest, r *http.Request) bool {
+	switch {
+	case g.private != nil:
+		return true
+	case !g.sub.Origin.IsDetached():
+		return h.mayJoin(r) && stream.Process.Key(h.policy.Parts(r, h.instance.Place)) == g.sub.Key()
+	}
+	return h.detached == nil || stream.Process.Key(h.detachedParts(r)) == g.sub.Key()
+}
+
 // Renew implements stream.Pass.
 func (g *guest) Renew(server any, q *stream.Renewal) bool {
 	s, ok := server.(*caddyhttp.Server)
-	if !ok || g.request == nil {
+	if !ok || g.request.isZero() {
 		return false
 	}
 	h := g.handler.Load()

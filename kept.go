@@ -3,13 +3,11 @@ package caddysse
 import (
 	"context"
 	"crypto/tls"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
 	"unique"
 
@@ -19,14 +17,53 @@ import (
 )
 
 // keptRequest is a client's request as it came, to be run again. There is one for each
-// client that is there: what browsers send alike is kept once.
+// client that is there: what browsers send alike is kept once. Of the zero value nothing
+// was kept.
 type keptRequest struct {
-	method, proto, host unique.Handle[string]
-	uri, remote         string
-	major, minor        int8
-	local               net.Addr // nil: not known
-	tls                 *tls.ConnectionState
-	fields              []unique.Handle[string] // "Name: value"
+	line   unique.Handle[requestLine]
+	remote string
+	tls    *tls.ConnectionState
+	fields []unique.Handle[field]
+}
+
+// requestLine is what all clients of a stream that come by one way have in common.
+type requestLine struct {
+	method, uri, proto, host string
+	major, minor             int8
+	local                    localAddr
+}
+
+// field is a header field.
+type field struct{ name, value string }
+
+// localAddr is the address that a request came to.
+type localAddr struct {
+	network string         // "": it is not known
+	port    netip.AddrPort // of TCP and UDP
+	name    string         // else
+}
+
+func localAddrOf(addr net.Addr) localAddr {
+	switch a := addr.(type) {
+	case nil:
+		return localAddr{}
+	case *net.TCPAddr:
+		return localAddr{network: a.Network(), port: a.AddrPort()}
+	case *net.UDPAddr:
+		return localAddr{network: a.Network(), port: a.AddrPort()}
+	}
+	return localAddr{network: addr.Network(), name: addr.String()}
+}
+
+// addr is the address as net/http has it.
+func (a localAddr) addr() net.Addr {
+	switch a.network {
+	case "tcp":
+		return net.TCPAddrFromAddrPort(a.port)
+	case "udp":
+		return net.UDPAddrFromAddrPort(a.port)
+	}
+	return &net.UnixAddr{Net: a.network, Name: a.name}
 }
 
 // maxKept bounds what is kept of a request, in bytes: servers before Caddy take no more
@@ -35,10 +72,10 @@ const maxKept = 16 << 10
 
 // keep keeps a request as it came; tooLong tells that there is too much of it. What
 // handlers before sse have made of its header fields stays: Caddy keeps no others.
-func (h *Handler) keep(r *http.Request) (kept *keptRequest, tooLong bool) {
+func (h *Handler) keep(r *http.Request) (kept keptRequest, tooLong bool) {
 	orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok || orig.URL == nil {
-		return nil, false
+		return keptRequest{}, false
 	}
 	// All of the query but the last event ID: handlers before sse may ask for what is
 	// not in the key.
@@ -50,59 +87,66 @@ func (h *Handler) keep(r *http.Request) (kept *keptRequest, tooLong bool) {
 		}
 	}
 	if size > maxKept {
-		return nil, true
+		return keptRequest{}, true
 	}
-	k := &keptRequest{
-		method: unique.Make(orig.Method), proto: unique.Make(r.Proto), host: unique.Make(r.Host),
-		uri: strings.Clone(uri), remote: strings.Clone(orig.RemoteAddr),
-		major: number.As[int8](r.ProtoMajor), minor: number.As[int8](r.ProtoMinor), // one digit each
-		tls: r.TLS,
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	kept = keptRequest{
+		line: unique.Make(requestLine{
+			method: orig.Method, uri: uri, proto: r.Proto, host: r.Host,
+			major: number.As[int8](r.ProtoMajor), minor: number.As[int8](r.ProtoMinor), // one digit each
+			local: localAddrOf(local),
+		}),
+		remote: orig.RemoteAddr, // which net/http has made for the connection
+		tls:    r.TLS,
+		fields: make([]unique.Handle[field], 0, len(r.Header)),
 	}
-	k.local, _ = r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	k.fields = make([]unique.Handle[string], 0, len(r.Header))
-	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+	for name, values := range r.Header {
 		if name == "Last-Event-Id" {
 			continue
 		}
-		for _, value := range r.Header[name] {
-			k.fields = append(k.fields, unique.Make(name+": "+value))
+		for _, value := range values {
+			kept.fields = append(kept.fields, unique.Make(field{name, value}))
 		}
 	}
-	return k, false
+	return kept, false
 }
+
+// isZero reports whether nothing was kept.
+func (k *keptRequest) isZero() bool { return k.line == (unique.Handle[requestLine]{}) }
 
 // context is the context of the request, with nothing of the configuration that it
 // came through.
 func (k *keptRequest) context() context.Context {
 	ctx := context.Background()
-	if k.local != nil {
-		ctx = context.WithValue(ctx, http.LocalAddrContextKey, k.local)
+	if local := k.line.Value().local; local != (localAddr{}) {
+		ctx = context.WithValue(ctx, http.LocalAddrContextKey, local.addr())
 	}
 	return ctx
 }
 
 // build makes the request anew.
 func (k *keptRequest) build(ctx context.Context) *http.Request {
-	u, err := url.ParseRequestURI(k.uri)
+	line := k.line.Value()
+	u, err := url.ParseRequestURI(line.uri)
 	if err != nil {
 		u = &url.URL{Path: "/"} // never: it was made of a URL
 	}
 	header := make(http.Header, len(k.fields))
-	for _, field := range k.fields {
-		name, value, _ := strings.Cut(field.Value(), ": ")
-		header[name] = append(header[name], value)
+	for _, kept := range k.fields {
+		f := kept.Value()
+		header[f.name] = append(header[f.name], f.value)
 	}
 	return (&http.Request{
-		Method:     k.method.Value(),
+		Method:     line.method,
 		URL:        u,
-		RequestURI: k.uri,
+		RequestURI: line.uri,
 		RemoteAddr: k.remote,
-		Proto:      k.proto.Value(),
-		ProtoMajor: int(k.major),
-		ProtoMinor: int(k.minor),
+		Proto:      line.proto,
+		ProtoMajor: int(line.major),
+		ProtoMinor: int(line.minor),
 		Header:     header,
 		Body:       http.NoBody,
-		Host:       k.host.Value(),
+		Host:       line.host,
 		TLS:        k.tls,
 	}).WithContext(ctx)
 }

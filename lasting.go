@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"unique"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -61,18 +62,23 @@ type guest struct {
 	access.Guest
 
 	handler atomic.Pointer[Handler] // whose configuration has let it in last
-	request *keptRequest            // nil: it is not run again
+	request keptRequest             // zero: it is not run again
 	tooLong bool                    // because there is too much of it
-	host    string                  // with revoke_by
+	host    unique.Handle[string]   // zero: without revoke_by
 
-	// Of a stream of the hub: the subscriber, what its request has in common with
-	// others, and how whoever serves it is woken.
-	sub      *stream.Subscriber
-	key      stream.Key
-	detached bool
-	notice   *delivery.Notice
+	// Of a stream of the hub: the subscriber, and how whoever serves it is woken.
+	sub    *stream.Subscriber
+	notice delivery.Notice
 
 	place *clientPlace // that its response takes
 
 	private *passThrough // of a private stream
+}
+
+// askedHost is the host that the guest's request was for; "": it is not known.
+func (g *guest) askedHost() string {
+	if g.host == (unique.Handle[string]{}) {
+		return ""
+	}
+	return g.host.Value()
 }

@@ -64,9 +64,7 @@ func assertNothingLeft(t *testing.T, u *upstream) {
 
 // TestOwnGoroutines holds the check to a goroutine that is there.
 func TestOwnGoroutines(t *testing.T) {
-	if stacks := ownGoroutines(); len(stacks) > 0 {
-		t.Fatalf("before: %s", stacks)
-	}
+	eventually(t, "nothing is left of the tests before", func() bool { return len(ownGoroutines()) == 0 })
 	u := startUpstream(t, nil)
 	g := startGateway(t, proxied("linger 0s", u))
 	c := g.subscribe("/")

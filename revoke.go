@@ -43,7 +43,7 @@ func (h *Handler) scopeOf(host string) scope {
 func (s scope) includes(g *access.Guest) bool {
 	who := g.Subject.(*guest)
 	h := who.handler.Load()
-	return h.scope == s.handler || s.holds(h.instance.Place, who.host)
+	return h.scope == s.handler || s.holds(h.instance.Place, who.askedHost())
 }
 
 func (s scope) holds(place, host string) bool { return place == s.place && host == s.host }

@@ -52,7 +52,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	}
 	d = &served{h: h, next: next, req: req}
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
-	d.Notice = h.welcomeSubscriber(sub, req, r).notice
+	d.Notice = &h.welcomeSubscriber(sub, req, r).notice
 	d.begin(head, wait == nil)
 	return d, false, nil
 }
@@ -176,11 +176,12 @@ func (d *served) begin(head *upstreams.Head, late bool) {
 	if d.By.Closes() {
 		w.Header().Set("Connection", "close") // RFC 9112, 9.6: there will be no other request on it
 	}
-	writeHead(w, head, sub.Outcome)
+	resume := sub.Outcome()
+	writeHead(w, head, resume)
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.sse.stream", s.Key.String())
-	repl.Set("http.sse.resume", sub.Outcome)
-	outcome, _, _ := strings.Cut(sub.Outcome, ";")
+	repl.Set("http.sse.resume", resume)
+	outcome, _, _ := strings.Cut(resume, ";")
 	theMetrics.resumes.WithLabelValues(outcome).Inc()
 	d.h.instance.Answers.Add(1)
 	sub.TellGap()

@@ -169,7 +169,8 @@ func TestLivePage(t *testing.T) {
 	d.until("document.getElementById('within-what').textContent === 'sse /cookies* /cookies'")
 	d.shoot("2-within")
 	d.do("click", "selector", "#within .back")
-	d.until("document.getElementById('within').hidden && document.querySelectorAll('#rows tr').length === 3")
+	d.until("document.getElementById('within').hidden && document.querySelectorAll('#rows tr').length === 3" +
+		" && [...document.querySelectorAll('#rows .path')].some((a) => a.textContent === '/events')") // there were three within, too
 
 	// Its own page, by keyboard.
 	d.do("eval", "js", "[...document.querySelectorAll('#rows .path')].find((a) => a.textContent === '/events').focus()")

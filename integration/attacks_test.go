@@ -462,7 +462,7 @@ func (k attack) strike(t *testing.T, a *attacked, most usage) usage {
 	})
 	for {
 		now := a.usage()
-		most = usage{max(most.memory, now.memory), max(most.goroutines, now.goroutines), max(most.files, now.files)}
+		most = usage{memory: max(most.memory, now.memory), goroutines: max(most.goroutines, now.goroutines), files: max(most.files, now.files)}
 		select {
 		case <-over:
 			all.Wait()

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -121,7 +122,7 @@ func TestDiskForLogsIsFull(t *testing.T) {
 	f.await(1)
 	f.close()
 	awaitThat(t, "the logs are written", func() bool {
-		text, err := os.ReadFile(filepath.Join(dir, "log"))
+		text, err := fs.ReadFile(os.DirFS(dir), "log")
 		return err == nil && strings.Contains(string(text), "http.log.access") && strings.Contains(string(text), `"admin.api"`)
 	})
 	assertCount(t, readers, u.due())

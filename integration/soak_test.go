@@ -102,7 +102,9 @@ func TestSoak(t *testing.T) {
 		case 3:
 			g.reload(unlogged + directives(time.Second+time.Duration(round)*time.Millisecond))
 		}
-		usages = append(usages, g.usage())
+		u := g.usage()
+		u.at = time.Since(began)
+		usages = append(usages, u)
 	}
 	s.calm.Store(true)
 	last := int64(time.Since(began)/soakInterval) + 2
@@ -193,6 +195,8 @@ func (s *soak) visit(ctx context.Context, transport *http.Transport, newest *ato
 	s.responses.Add(1)
 	if resp.StatusCode != http.StatusOK {
 		s.refused.Add(1)
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		fmt.Fprintf(os.Stderr, "%v a client is refused: %s, SSE-Resume %q, %q\n", time.Now().Format(time.TimeOnly), resp.Status, resp.Header.Get("SSE-Resume"), text)
 		return
 	}
 	for m, err := range eventstream.NewReader(resp.Body).Messages() {
@@ -293,6 +297,7 @@ func (s *soak) awaitAll(t *testing.T, number int64) {
 
 // usage is what a gateway needs.
 type usage struct {
+	at                time.Duration // since the test began, where that is told
 	memory            int64
 	goroutines, files int
 }
@@ -369,7 +374,7 @@ func plotUsages(t *testing.T, file string, usages []usage) {
 	} {
 		points := make(plotter.XYs, len(usages))
 		for k, u := range usages {
-			points[k] = plotter.XY{X: float64(k) * soakUnit.Minutes(), Y: line.value(u)}
+			points[k] = plotter.XY{X: u.at.Minutes(), Y: line.value(u)}
 		}
 		l, err := plotter.NewLine(points)
 		if err != nil {

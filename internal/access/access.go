@@ -59,20 +59,31 @@ type Guest struct {
 	Subject Subject // fixed
 
 	// Guarded by Set.mu.
-	owner  any
+	of     *guests       // those of its owner; nil: it was not added, or was removed
 	every  time.Duration // 0: it is asked about after Stale only
-	key    Key           // zero: it cannot be revoked
-	due    time.Time
-	index  int // in the heap, plus 1; 0: it is not in it
+	key    *Key          // nil: it cannot be revoked
+	turn   *turn         // to be asked about; nil: it has none
 	asking bool
 	stale  bool // its owner is over
-	in     bool
+}
+
+// guests are those of an owner.
+type guests struct {
+	owner any
+	set   map[*Guest]struct{}
+}
+
+// turn is when a guest is to be asked about.
+type turn struct {
+	guest *Guest
+	due   time.Time
+	index int // in the heap
 }
 
 // Set is the guests that there are.
 type Set struct {
 	mu      sync.Mutex
-	owners  map[any]map[*Guest]struct{}
+	owners  map[any]*guests
 	keys    map[Key]map[*Guest]struct{}
 	due     dueHeap
 	timer   *time.Timer
@@ -89,7 +100,6 @@ var Process Set
 func (s *Set) Add(g *Guest, owner any, every time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g.in = true
 	s.join(g, owner)
 	g.every = every
 	s.schedule(g, first(every))
@@ -110,14 +120,13 @@ func next(every time.Duration) time.Duration {
 func (s *Set) Remove(g *Guest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !g.in {
+	if g.of == nil {
 		return
 	}
-	g.in = false
 	s.leave(g)
-	remove(s.keys, g.key, g)
-	if g.index > 0 {
-		heap.Remove(&s.due, g.index-1)
+	s.unkey(g)
+	if g.turn != nil {
+		heap.Remove(&s.due, g.turn.index)
 	}
 }
 
@@ -126,7 +135,7 @@ func (s *Set) Remove(g *Guest) {
 func (s *Set) Move(g *Guest, owner any, every time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !g.in || g.owner == owner {
+	if g.of == nil || g.of.owner == owner {
 		return
 	}
 	s.leave(g)
@@ -138,7 +147,11 @@ func (s *Set) Move(g *Guest, owner any, every time.Duration) {
 func (s *Set) Stale(owner any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for g := range s.owners[owner] {
+	of := s.owners[owner]
+	if of == nil {
+		return
+	}
+	for g := range of.set {
 		g.stale = true
 		s.schedule(g, time.Duration(rand.Float64()*float64(spread)))
 	}
@@ -148,7 +161,7 @@ func (s *Set) Stale(owner any) {
 func (s *Set) StaleOne(g *Guest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g.in {
+	if g.of != nil {
 		g.stale = true
 		s.schedule(g, time.Duration(rand.Float64()*float64(spread)))
 	}
@@ -158,8 +171,8 @@ func (s *Set) StaleOne(g *Guest) {
 func (s *Set) Len() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, guests := range s.owners {
-		n += len(guests)
+	for _, of := range s.owners {
+		n += len(of.set)
 	}
 	return n
 }
@@ -168,8 +181,8 @@ func (s *Set) Len() (n int) {
 func (s *Set) Each(look func(*Guest)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, guests := range s.owners {
-		for g := range guests {
+	for _, of := range s.owners {
+		for g := range of.set {
 			look(g)
 		}
 	}
@@ -178,27 +191,22 @@ func (s *Set) Each(look func(*Guest)) {
 // join and leave are for the owner's guests. The lock is held, as in all that
 // follows.
 func (s *Set) join(g *Guest, owner any) {
-	g.owner = owner
 	if s.owners == nil {
-		s.owners = make(map[any]map[*Guest]struct{})
+		s.owners = make(map[any]*guests)
 	}
-	insert(s.owners, owner, g)
+	if s.owners[owner] == nil {
+		s.owners[owner] = &guests{owner, make(map[*Guest]struct{}, 1)}
+	}
+	g.of = s.owners[owner]
+	g.of.set[g] = struct{}{}
 }
 
-func (s *Set) leave(g *Guest) { remove(s.owners, g.owner, g) }
-
-// insert and remove keep a map of sets without empty ones.
-func insert[K comparable](sets map[K]map[*Guest]struct{}, key K, g *Guest) {
-	if sets[key] == nil {
-		sets[key] = make(map[*Guest]struct{}, 1)
-	}
-	sets[key][g] = struct{}{}
-}
-
-func remove[K comparable](sets map[K]map[*Guest]struct{}, key K, g *Guest) {
-	delete(sets[key], g)
-	if len(sets[key]) == 0 {
-		delete(sets, key)
+func (s *Set) leave(g *Guest) {
+	of := g.of
+	g.of = nil
+	delete(of.set, g)
+	if len(of.set) == 0 {
+		delete(s.owners, of.owner)
 	}
 }
 
@@ -207,13 +215,15 @@ func (s *Set) schedule(g *Guest, in time.Duration) {
 	if g.every == 0 && !g.stale {
 		return
 	}
-	g.due = time.Now().Add(in)
+	due := time.Now().Add(in)
 	switch {
 	case g.asking: // whoever asks schedules it
-	case g.index > 0:
-		heap.Fix(&s.due, g.index-1)
+	case g.turn != nil:
+		g.turn.due = due
+		heap.Fix(&s.due, g.turn.index)
 	default:
-		heap.Push(&s.due, g)
+		g.turn = &turn{guest: g, due: due}
+		heap.Push(&s.due, g.turn)
 	}
 	s.wake()
 }
@@ -248,7 +258,7 @@ func (s *Set) pop() *Guest {
 	if len(s.due) == 0 || s.due[0].due.After(time.Now()) {
 		return nil
 	}
-	g := heap.Pop(&s.due).(*Guest)
+	g := heap.Pop(&s.due).(*turn).guest
 	g.asking = true
 	return g
 }
@@ -273,7 +283,7 @@ func (s *Set) work(g *Guest) {
 
 // after schedules the next time that a guest is asked about.
 func (s *Set) after(g *Guest, verdict Verdict) {
-	if !g.in || verdict == Refused || verdict == Unasked {
+	if g.of == nil || verdict == Refused || verdict == Unasked {
 		return
 	}
 	in := next(g.every)
@@ -283,29 +293,30 @@ func (s *Set) after(g *Guest, verdict Verdict) {
 	s.schedule(g, in)
 }
 
-// dueHeap is guests by when they are due.
-type dueHeap []*Guest
+// dueHeap is the turns by when they are due.
+type dueHeap []*turn
 
 func (h *dueHeap) Len() int           { return len(*h) }
 func (h *dueHeap) Less(i, j int) bool { return (*h)[i].due.Before((*h)[j].due) }
 func (h *dueHeap) Swap(i, j int) {
 	all := *h
 	all[i], all[j] = all[j], all[i]
-	all[i].index, all[j].index = i+1, j+1
+	all[i].index, all[j].index = i, j
 }
 
 // Push implements heap.Interface.
-func (h *dueHeap) Push(g any) {
-	g.(*Guest).index = len(*h) + 1
-	*h = append(*h, g.(*Guest))
+func (h *dueHeap) Push(x any) {
+	t := x.(*turn)
+	t.index = len(*h)
+	*h = append(*h, t)
 }
 
 // Pop implements heap.Interface.
 func (h *dueHeap) Pop() any {
 	last := len(*h) - 1
-	g := (*h)[last]
+	t := (*h)[last]
 	(*h)[last] = nil
 	*h = (*h)[:last]
-	g.index = 0
-	return g
+	t.guest.turn = nil
+	return t
 }

@@ -77,18 +77,35 @@ func (s *Set) Now() Clock {
 func (s *Set) Key(g *Guest, key Key, since Clock) (revoked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !g.in {
+	if g.of == nil {
 		return false
 	}
-	remove(s.keys, g.key, g)
-	if g.key = key; key == (Key{}) {
+	s.unkey(g)
+	if key == (Key{}) {
 		return false
 	}
 	if s.keys == nil {
 		s.keys = make(map[Key]map[*Guest]struct{})
 	}
-	insert(s.keys, key, g)
+	if s.keys[key] == nil {
+		s.keys[key] = make(map[*Guest]struct{}, 1)
+	}
+	s.keys[key][g] = struct{}{}
+	g.key = &key
 	return s.revokedSince(g, since)
+}
+
+// unkey takes a guest's key from it. The lock is held.
+func (s *Set) unkey(g *Guest) {
+	if g.key == nil {
+		return
+	}
+	key := *g.key
+	g.key = nil
+	delete(s.keys[key], g)
+	if len(s.keys[key]) == 0 {
+		delete(s.keys, key)
+	}
 }
 
 // revokedSince reports whether a guest's key was revoked after a moment. The lock
@@ -98,7 +115,7 @@ func (s *Set) revokedSince(g *Guest, since Clock) bool {
 		return true
 	}
 	for at := since; at < s.said.now; at++ {
-		if r := &s.said.newest[at%maxRevocations]; r.key == g.key && r.fits(g) {
+		if r := &s.said.newest[at%maxRevocations]; r.key == *g.key && r.fits(g) {
 			return true
 		}
 	}

@@ -23,9 +23,7 @@ type connection struct {
 
 	// For the writer only.
 	sub     *stream.Subscriber
-	rest    []byte           // did not fit into the socket
-	partly  writtenBatch     // what that is the end of
-	blocked bool             // something waits for room in the socket
+	held    *held            // waits for room in the socket; nil: nothing does
 	lookAt  moment           // to look whether the client takes what is sent; 0: it has taken all
 	taken   int64            // what it had at the last look
 	takenAt moment           // of the newest progress; 0: there was no look
@@ -40,6 +38,15 @@ type connection struct {
 	closed  bool
 	bare    bool // what is sent needs no transfer coding, and socket.finish ends it
 }
+
+// held is what did not fit into a socket.
+type held struct {
+	rest   []byte
+	partly writtenBatch // what that is the end of
+}
+
+// blocked reports whether something waits for room in the socket.
+func (c *connection) blocked() bool { return c.held != nil }
 
 // Slot and Waker implement stream.Waiter.
 func (c *connection) Slot() *stream.Slot  { return &c.entry }
@@ -78,7 +85,7 @@ func (c *connection) leaves(now moment) bool { return c.leaveAt != 0 && now >= c
 // nextDue is when something is to be done; 0: never.
 func (c *connection) nextDue() (at moment) {
 	at = c.lookAt
-	if c.blocked {
+	if c.blocked() {
 		return at
 	}
 	if c.settings.Heartbeat > 0 {

@@ -33,7 +33,7 @@ type Delivery struct {
 func (d *Delivery) Run() stream.EndReason {
 	d.to = NewResponse(d.Writer, d.Request, d.Settings, false)
 	d.to.EndBy(d.Subscriber.Leaves)
-	d.Subscriber.DeliveredBy(ByHandler)
+	d.Subscriber.DeliveredBy(stream.ByHandler)
 	defer d.to.Close()
 	timer := time.NewTimer(noTimeout)
 	defer timer.Stop()
@@ -94,8 +94,8 @@ func (d *Delivery) send(waits bool) error {
 // count tells the metrics what was sent.
 func (d *Delivery) count() {
 	Counts.Blocks.Add(d.Subscriber.Taken)
-	if !d.Subscriber.TakenAt.IsZero() {
-		Counts.Lag.Observe(d.to.last.Sub(d.Subscriber.TakenAt).Seconds())
+	if !d.Subscriber.TakenAt().IsZero() {
+		Counts.Lag.Observe(d.to.last.Sub(d.Subscriber.TakenAt()).Seconds())
 	}
 }
 
@@ -151,7 +151,7 @@ func (d *Delivery) takeOver() bool {
 	d.Subscriber.Writing.Stop()
 	c.counted.Inc()
 	d.Notice.takenBy(c)
-	d.Subscriber.DeliveredBy(ByConnection)
+	d.Subscriber.DeliveredBy(stream.ByConnection)
 	theWriters().take(c, d.By.home())
 	return true
 }

@@ -193,11 +193,11 @@ func (w *writer) serve(c *connection) {
 	if signals&signalReadable != 0 {
 		c.socket.readable(c)
 	}
-	if c.blocked && signals&signalLeave != 0 {
+	if c.blocked() && signals&signalLeave != 0 {
 		w.close(c, stream.EndRevoked) // what it has not taken is not for it any more
 		return
 	}
-	if c.blocked {
+	if c.blocked() {
 		if signals&signalWritable == 0 || !w.resume(c) {
 			return
 		}
@@ -227,10 +227,10 @@ func (w *writer) serve(c *connection) {
 // or the connection is gone.
 func (w *writer) write(c *connection, blocks []*replay.Block, end stream.EndReason) bool {
 	chunk, size := w.chunk(c, blocks)
-	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.moment(c.sub.TakenAt)}
+	batch := writtenBatch{blocks: c.sub.Taken, bytes: size, at: w.moment(c.sub.TakenAt())}
 	if !w.send(c, chunk) {
 		if !c.closed {
-			c.end, c.partly = end, batch
+			c.end, c.held.partly = end, batch
 			c.sub.HoldBatch(blocks)
 		}
 		return false
@@ -297,8 +297,7 @@ func (w *writer) send(c *connection, p []byte) bool {
 
 // block parks a connection until its socket takes more.
 func (w *writer) block(c *connection, rest []byte) {
-	c.rest = rest
-	c.blocked = true
+	c.held = &held{rest: rest}
 	c.lookAt = sooner(c.lookAt, c.lookIn(w.tick, looksPerTimeout))
 	if a, known := c.socket.acks(); known && c.takenAt == 0 {
 		c.taken, c.takenAt = a.taken, w.tick
@@ -311,21 +310,21 @@ func (w *writer) block(c *connection, rest []byte) {
 // resume goes on with a connection whose socket takes more. It returns false if
 // it is blocked again or gone.
 func (w *writer) resume(c *connection) bool {
-	n, err := c.socket.resume(c.rest)
+	h := c.held
+	n, err := c.socket.resume(h.rest)
 	if err != nil {
 		w.close(c, writeEnd(err))
 		return false
 	}
-	if n < len(c.rest) {
-		c.rest = c.rest[n:]
-		c.socket.await(c, c.rest)
+	if n < len(h.rest) {
+		h.rest = h.rest[n:]
+		c.socket.await(c, h.rest)
 		return false
 	}
-	c.rest, c.blocked = nil, false
+	c.held = nil
 	c.sub.Writing.Stop()
 	c.last = w.tick
-	w.count(c, c.partly)
-	c.partly = writtenBatch{}
+	w.count(c, h.partly)
 	c.sub.HeldBatch()
 	if c.end != "" {
 		w.end(c, c.end)
@@ -357,8 +356,8 @@ func (w *writer) close(c *connection, reason stream.EndReason) {
 	if c.end != "" {
 		reason = c.end // what had been decided
 	}
-	if part := c.partly.bytes - len(c.rest); part > 0 { // about: with what the transfer coding adds
-		w.count(c, writtenBatch{bytes: part})
+	if h := c.held; h != nil && h.partly.bytes > len(h.rest) { // about: with what the transfer coding adds
+		w.count(c, writtenBatch{bytes: h.partly.bytes - len(h.rest)})
 	}
 	c.socket.close()
 	if c.index >= 0 {
@@ -367,7 +366,7 @@ func (w *writer) close(c *connection, reason stream.EndReason) {
 	c.sub.LeaveBell(c)
 	c.sub.Leave()
 	w.over(c, reason)
-	c.rest, c.sub = nil, nil
+	c.held, c.sub = nil, nil
 }
 
 // takes reports whether the client takes what it is sent: whether it has, since
@@ -379,7 +378,7 @@ func (w *writer) takes(c *connection) bool {
 		c.takenAt += max(0, w.tick-c.lookAt)
 	}
 	switch {
-	case !known, a.waiting == 0 && !c.blocked:
+	case !known, a.waiting == 0 && !c.blocked():
 		c.lookAt, c.takenAt = 0, 0
 		return true
 	case c.takenAt == 0, a.taken != c.taken:
@@ -388,7 +387,7 @@ func (w *writer) takes(c *connection) bool {
 		return false
 	}
 	c.lookAt = c.lookIn(w.tick, looksPerTimeout)
-	if !c.blocked {
+	if !c.blocked() {
 		return true
 	}
 	leaves := c.sub.Leaves()

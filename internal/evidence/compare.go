@@ -229,6 +229,7 @@ func (p Pair) compareBrought(now time.Time, again *time.Time) (apart bool) {
 			case unsure && !b.greeting:
 			case unsure: // it may have come to the stream too, and be evicted
 				p.Unknown = true
+			case !b.greeting && p.Beside.WasHeld():
 			case !b.greeting:
 				return true
 			case len(p.Own) >= maxPending:
@@ -255,7 +256,7 @@ func (p Pair) compareMissed(now time.Time, again *time.Time, probe bool) (apart 
 				Earliest(again, due.Add(time.Millisecond))
 				break
 			}
-			held := p.Beside.Full || p.Beside.HeldAt.After(b.at) || b.isLate(now)
+			held := p.Beside.WasHeld() || b.isLate(now)
 			if !held && !probe && p.Beside.Buffer.Reaches(b.at.Add(-TwinWindow)) {
 				return true
 			}

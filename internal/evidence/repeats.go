@@ -49,7 +49,7 @@ func (r *Repeats) Has(f *replay.Buffer, b eventstream.Block, lines []byte, begun
 	switch r.state {
 	case repeatAwaited:
 		if len(b.ID) == 0 {
-			return false
+			return !b.HasID && !b.CommentOnly() && r.Brought.Next(lines) // a successor that is behind
 		}
 		i := slices.IndexFunc(f.Blocks, func(k *replay.Block) bool { return k.Same(b, lines) })
 		if i >= 0 && f.Blocks[i].Position <= r.Start {

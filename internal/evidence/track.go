@@ -76,6 +76,12 @@ func (t *Track) HeldUp(now time.Time) {
 	}
 }
 
+// WasHeld reports whether the track's connection has ever been read later than it could
+// be, because its clients held it up. What it brings since was told at a time that
+// nobody knows, and the pauses in it may be the gateway's: that it differs from what
+// another one brings at the same time says nothing.
+func (t *Track) WasHeld() bool { return t.Full || !t.HeldAt.IsZero() }
+
 // Note takes note of a block that says something and is about to be kept. ownGreeting
 // tells that the first one counts for how long a greeting takes.
 func (t *Track) Note(b *replay.Block, ownGreeting bool) {

@@ -140,17 +140,25 @@ func (c *Conn) Flush() {
 	if !c.wmu.TryLock() {
 		return
 	}
-	c.mu.Lock()
-	p := c.take()
-	c.mu.Unlock()
+	p := c.takeOrUnlock()
 	switch {
-	case len(p) == 0:
-		c.wmu.Unlock()
+	case p == nil:
 	case c.hasRoom(len(p)):
 		c.finishWriting(p)
 	default:
 		go c.finishWriting(p)
 	}
+}
+
+// takeOrUnlock takes the queue to be written. If there is nothing to be taken it unlocks
+// wmu: under mu, so that who adds to the queue later finds it unlocked.
+func (c *Conn) takeOrUnlock() (p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p = c.take(); p == nil {
+		c.wmu.Unlock()
+	}
+	return p
 }
 
 // hasRoom reports whether the transport surely takes n bytes without waiting. It

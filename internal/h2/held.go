@@ -60,6 +60,7 @@ func (q *held) complete() { q.frames[len(q.frames)-1].complete = true }
 func (c *Conn) release() {
 	q := &c.held
 	if q.empty() {
+		c.wake() // streams may have waited for the same room
 		return
 	}
 	for !q.empty() {

@@ -42,11 +42,12 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	s.stopLinger()
 	s.attended(now)
 	s.arrivals++
-	sub := &Subscriber{
-		param: req.IDParam, client: req.Client, mu: s.mu, Origin: s, home: s, stream: s, arrival: s.arrivals, joined: now,
+	sub := &Subscriber{client: req.Client, Origin: s, home: s, stream: s, arrival: s.arrivals, cameAt: now.Sub(s.born)}
+	if req.IDParam != "" {
+		sub.resumption().param = req.IDParam
 	}
 	if age := s.options.RandomAge(); age > 0 {
-		sub.leaveAt, sub.leaveFor = now.Add(age), EndMaxAge
+		sub.leaveBy(now.Add(age), EndMaxAge)
 	}
 	if s.arrivals == 1 {
 		sub.own = true
@@ -60,7 +61,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	}
 	s.resume(sub, req.LastEventID)
 	if s.hasEnded() && s.kind.answer {
-		sub.finish, sub.finishAt, sub.tail = s.over.why, s.buffer.Newest, s.over.tail
+		sub.finishAt(s.buffer.Newest, s.over.why).tail = s.over.tail
 	} else if s.hasEnded() {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
@@ -76,7 +77,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 func (s *Stream) keptHead() *upstreams.Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.head
+	return s.headForAll()
 }
 
 // reopen opens the stream again for a request. The lock is held.

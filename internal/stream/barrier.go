@@ -1,5 +1,7 @@
 package stream
 
+import "github.com/caddy-sse/caddy-sse/internal/upstreams"
+
 // Who may be given what a stream's connection brings; see sharing.go.
 
 // compares reports whether connections of the stream are compared: nobody
@@ -37,6 +39,14 @@ func (sub *Subscriber) limit() uint64 {
 		return sub.stream.sharing.barrier
 	}
 	return sub.stream.buffer.Newest
+}
+
+// headForAll is the head to give to clients that the stream serves. The lock is held.
+func (s *Stream) headForAll() *upstreams.Head {
+	if s.sharing.shown != nil {
+		return s.sharing.shown
+	}
+	return s.head
 }
 
 // trusted is locate for an ID that may be taken for this stream's: not for one

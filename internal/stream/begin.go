@@ -13,22 +13,21 @@ import (
 func (s *Stream) resume(sub *Subscriber, id string) {
 	f := &s.buffer
 	sub.live = f.Newest
-	if replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
-		sub.id = id
+	if id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
+		sub.resumption().id = id
 	}
 	position, own, known := s.trusted(sub, id)
 	sub.own = sub.own || own
 	gap := ""
 	switch {
 	case id == "":
-		sub.Outcome = ResumeLive
 		s.join(sub)
 	case known && s.skippedAfter(id, position):
 		sub.cursor = position
-		sub.Outcome = ResumeGap
+		sub.resumption().outcome = ResumeGap
 		gap = GapUpstream
 	case known && id == s.openID && f.Newest == 0:
-		sub.Outcome = ResumeSpliced
+		sub.resumption().outcome = ResumeSpliced
 		sub.cursor = position
 	case known:
 		sub.cursor = position
@@ -36,13 +35,13 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 			s.askForProof() // what comes next is there
 		}
 		n, _ := f.EventsAfter(position)
-		sub.Outcome = ResumeReplayed + "; events=" + strconv.FormatUint(n, 10)
-	case sub.id != "" && s.mayKnow():
-		sub.Outcome = ResumeSpliced
+		sub.resumption().outcome = ResumeReplayed + "; events=" + strconv.FormatUint(n, 10)
+	case sub.id() != "" && s.mayKnow():
+		sub.resumption().outcome = ResumeSpliced
 		sub.waiting = true
 	default:
-		sub.id = ""
-		sub.Outcome = ResumeGap
+		sub.resumption().id = ""
+		sub.resumption().outcome = ResumeGap
 		gap = s.gapReason(id)
 		if _, position, _ := replay.ParseID(id); f.Lost > 0 || sub.barred() || position == nowhere {
 			s.join(sub)
@@ -50,16 +49,16 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 	}
 	s.recount(sub)
 	if known && id == s.openID && position == 0 {
-		sub.answer = s.late.opening
+		sub.awaitsAnswer(s.late.opening)
 	}
 	if gap != "" {
 		missed := s.missed(id)
-		sub.gap = &Gap{gap, id, missed}
-		sub.pending = s.gapEvent(gap, id, missed)
+		sub.resumption().gap = &Gap{gap, id, missed}
+		sub.tell(s.gapEvent(gap, id, missed))
 	}
 	s.beginWith(sub, id, known, gap != "")
 	if sub.waiting {
-		s.admit(sub, sub.joined)
+		s.admit(sub, sub.joined())
 	}
 }
 
@@ -80,7 +79,7 @@ func (s *Stream) beginWith(sub *Subscriber, id string, known, gap bool) {
 	if !s.settled && !known && !gap && s.options.primeAfter > 0 {
 		sub.unprimed, sub.untimed, sub.hadRetry = true, true, s.said.hasRetry
 	} else {
-		sub.pending = s.appendPrelude(sub.pending, prime)
+		sub.tell(s.appendPrelude(nil, prime))
 	}
 }
 
@@ -100,6 +99,6 @@ func (s *Stream) join(sub *Subscriber) {
 			sub.cursor = 0
 			break
 		}
-		sub.greeted = s.greeting.blocks // if it is not over, the rest comes as all does
+		sub.isGreeted(s.greeting.blocks) // if it is not over, the rest comes as all does
 	}
 }

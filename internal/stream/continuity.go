@@ -46,7 +46,7 @@ func (s *Stream) tellLeft(sp *Stream, now time.Time) {
 	}
 	gap := s.gapSoFar(sp, now)
 	for sub := range sp.subs {
-		sub.pending = append(sub.pending, gap...)
+		sub.tell(gap)
 	}
 }
 

@@ -135,11 +135,11 @@ func testCrash(t *testing.T, interval time.Duration) {
 	}
 	outcomes := make(map[string]int)
 	for i, c := range clients {
-		outcome, _, _ := strings.Cut(c.sub.Outcome, ";")
+		outcome, _, _ := strings.Cut(c.sub.Outcome(), ";")
 		outcomes[outcome]++
 		got, lastID := c.events()
 		if want := counting(from[i]+1, j.newest()); !slices.Equal(got, want) {
-			t.Fatalf("client %d (%s) came with %d and got %q", i, c.sub.Outcome, from[i], got)
+			t.Fatalf("client %d (%s) came with %d and got %q", i, c.sub.Outcome(), from[i], got)
 		}
 		if lastID != strconv.Itoa(j.newest()) {
 			t.Fatalf("client %d has last event ID %q", i, lastID)
@@ -185,8 +185,8 @@ func TestCrashWithoutIDs(t *testing.T) {
 			t.Errorf("%d upstream connections at the end, expected 1", open)
 		}
 		for i, c := range clients {
-			if c.sub.Outcome != ResumeGap {
-				t.Fatalf("client %d: outcome %q", i, c.sub.Outcome)
+			if c.sub.Outcome() != ResumeGap {
+				t.Fatalf("client %d: outcome %q", i, c.sub.Outcome())
 			}
 			got, lastID := c.events()
 			if len(got) == 0 || got[0] != fmt.Sprintf(`{"reason":"epoch","last_event_id":%q,"missed":null}`, lastIDs[i%crashIDs]) {

@@ -469,7 +469,7 @@ func (c *tab) visitShared(ctx context.Context, req *Request, opener *bool) (why 
 	case EndNoSecond:
 		return c.status("503"), false
 	}
-	c.begin(head.Header, id, sub.Outcome)
+	c.begin(head.Header, id, sub.Outcome())
 	if id != "" && id == sub.Origin.openID {
 		w.mu.Lock()
 		c.opened = sub.Origin

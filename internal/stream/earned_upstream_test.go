@@ -231,13 +231,13 @@ func (c *appConn) run(ctx context.Context, lastID string, f fate, head time.Dura
 		c.to.refused(f.status)
 		return end
 	}
+	header := http.Header{"Content-Type": {"text/event-stream"}}
 	w.mu.Lock()
 	c.accept(lastID)
-	w.mu.Unlock()
-	header := http.Header{"Content-Type": {"text/event-stream"}}
-	if w.sc.app.kind == sessionInHead {
+	if w.app.kind == sessionInHead {
 		header.Set("X-Session", c.name())
 	}
+	w.mu.Unlock()
 	c.to.opened(header)
 	return c.pump(ctx)
 }
@@ -548,6 +548,9 @@ func (w *earnedWorld) finishSome(which int, end upstreams.Ending) {
 func (w *earnedWorld) turn() {
 	w.logf("the application gives each connection a session from now on")
 	w.app.kind = sessionForEach
+	if w.sc.number%2 > 0 {
+		w.app.kind = sessionInHead
+	}
 	for w.opens() > 0 {
 		w.finishSome(0, upstreams.Ending{Events: true, Status: http.StatusOK, Err: errReset})
 	}

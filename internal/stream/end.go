@@ -91,11 +91,11 @@ func (s *Stream) endLocked() {
 	s.leaveSplices()
 	for sub := range s.subs {
 		switch {
-		case !sub.waiting || sub.finish != "":
+		case !sub.waiting || sub.finish() != "":
 		case sub.released:
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 		default:
-			sub.finish = EndAskAgain // it was sent nothing
+			sub.finishFor(EndAskAgain) // it was sent nothing
 		}
 	}
 	if len(s.subs) == 0 {
@@ -206,7 +206,7 @@ func (s *Stream) dropTrialOf(sp *Stream) {
 
 // Leave removes a subscriber. The last one leaving starts the linger time.
 func (sub *Subscriber) Leave() {
-	sub.mu.Lock()
+	sub.Origin.mu.Lock()
 	s := sub.home
 	if sub.stream != s {
 		sub.stream.release(sub)
@@ -265,7 +265,7 @@ func (s *Stream) retire() *upstreams.Head {
 	if len(s.subs) == 0 {
 		s.hub.untrack(s)
 	}
-	return s.head
+	return s.headForAll()
 }
 
 // finish lets the subscribers go when they were given everything. The stream
@@ -289,7 +289,7 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 		s.over.tail = tail
 		for sub := range s.subs {
 			if sub.stream == s {
-				sub.tail = tail
+				sub.finishFor(sub.finish()).tail = tail
 			}
 		}
 	}
@@ -333,8 +333,8 @@ func (s *Stream) endResponses(reason EndReason) {
 	case endGaveUp, EndRefused, EndOversized:
 		now := time.Now()
 		for sub := range s.subs {
-			if sub.finish == reason && !s.kind.beside {
-				sub.finishFrom = now.Add(randomUpTo(s.options.Drain))
+			if sub.finish() == reason && !s.kind.beside {
+				sub.ending.from = now.Add(randomUpTo(s.options.Drain))
 			}
 		}
 	}
@@ -346,11 +346,11 @@ func (s *Stream) finishLocked(reason EndReason) {
 	s.over.why = reason
 	back := s.comesBack()
 	for sub := range s.subs {
-		if sub.finish == "" && sub.stream == s {
-			sub.finish, sub.finishAt = reason, s.buffer.Newest
-			sub.pending = s.appendPrime(sub.pending, back)
+		if sub.finish() == "" && sub.stream == s {
+			sub.finishAt(s.buffer.Newest, reason)
+			sub.tell(s.appendPrime(nil, back))
 			if sub.waiting && !sub.released {
-				sub.finish = EndAskAgain // it was sent nothing
+				sub.finishFor(EndAskAgain) // it was sent nothing
 			}
 		}
 	}
@@ -424,9 +424,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 		if s.kind.answer {
 			at = now.Add(window) // it may come to its end
 		}
-		if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
-			sub.leaveAt, sub.leaveFor = at, reason
-		}
+		sub.leaveBy(at, reason)
 	}
 	s.draining = true
 	forget := len(s.subs) == 0
@@ -462,7 +460,7 @@ func (s *Stream) onlyFirst(others EndReason) {
 	}
 	for sub := range s.subs {
 		if sub != s.only {
-			sub.finish, sub.finishAt = others, s.buffer.Newest
+			sub.finishAt(s.buffer.Newest, others)
 		}
 	}
 	s.wakeLocked()

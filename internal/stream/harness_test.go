@@ -139,6 +139,13 @@ func (c *fakeConn) open() {
 	})
 }
 
+// openAs answers with a head that names a session.
+func (c *fakeConn) openAs(session string) {
+	c.t.Helper()
+	c.events, c.headAt = true, time.Now()
+	c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {session}}}, nil) })
+}
+
 // send sends bytes of the body.
 func (c *fakeConn) send(text string) (err error) {
 	c.t.Helper()
@@ -420,8 +427,8 @@ func (r *reader) expectEnd(end EndReason, blocks ...string) {
 // expectOutcome checks what the client is told of resuming.
 func (r *reader) expectOutcome(outcome string) {
 	r.t.Helper()
-	if r.sub.Outcome != outcome {
-		r.t.Fatalf("outcome %q, expected %q", r.sub.Outcome, outcome)
+	if r.sub.Outcome() != outcome {
+		r.t.Fatalf("outcome %q, expected %q", r.sub.Outcome(), outcome)
 	}
 }
 

@@ -142,7 +142,7 @@ func (sub *Subscriber) prime(id string) {
 		sub.unprimed = true
 		return
 	}
-	sub.pending = s.appendPrime(sub.pending, id)
+	sub.tell(s.appendPrime(nil, id))
 }
 
 // givePrelude gives what a client that came before the first event was not
@@ -164,10 +164,10 @@ func (sub *Subscriber) givePrelude(now time.Time) bool {
 	}
 	seen := s.said.hasRetry && !sub.hadRetry
 	if !sub.untimed || seen {
-		sub.pending = s.appendPrime(sub.pending, prime)
+		sub.tell(s.appendPrime(nil, prime))
 		return true
 	}
 	sub.untimed = false
-	sub.pending = s.appendPrelude(sub.pending, prime)
+	sub.tell(s.appendPrelude(nil, prime))
 	return true
 }

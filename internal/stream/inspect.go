@@ -16,10 +16,10 @@ import (
 // only what the log has: an ID of the gateway cannot be made of it.
 
 // DeliveredBy notes how the subscriber's client is written to.
-func (sub *Subscriber) DeliveredBy(delivery string) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	sub.delivery = delivery
+func (sub *Subscriber) DeliveredBy(way Way) {
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	sub.delivery = way
 }
 
 // ID names the stream to operators, as nothing else in the process.
@@ -110,7 +110,7 @@ func (s *Stream) lag(now time.Time) (most LagInfo) {
 // lag is how far the subscriber is behind what it reads. The lock is held.
 func (sub *Subscriber) lag(now time.Time) (l LagInfo) {
 	f := &sub.stream.buffer
-	if !sub.waiting && sub.cursor < f.Newest && (sub.finish == "" || sub.cursor < sub.finishAt) {
+	if !sub.waiting && sub.cursor < f.Newest && (sub.finish() == "" || sub.cursor < sub.ending.at) {
 		l.Blocks = f.Newest - sub.cursor
 		if rest := f.After(sub.cursor); len(rest) > 0 {
 			l.Seconds = max(0, now.Sub(rest[0].At).Seconds())
@@ -118,7 +118,7 @@ func (sub *Subscriber) lag(now time.Time) (l LagInfo) {
 	}
 	if sub.unwritten > 0 {
 		l.Blocks += uint64(sub.unwritten)
-		l.Seconds = max(0, now.Sub(sub.unwrittenAt).Seconds())
+		l.Seconds = max(0, now.Sub(sub.oldest.At).Seconds())
 	}
 	return l
 }
@@ -131,7 +131,7 @@ func (s *Stream) SampleSubscribers(now time.Time) []SubscriberSample {
 	all := make([]SubscriberSample, 0, len(s.subs))
 	for sub := range s.subs {
 		all = append(all, SubscriberSample{
-			sub.client, sub.delivery, sub.joined, sub.Outcome, sub.waiting || sub.stream != s, sub.lag(now), sub.Sent, sub.bytes,
+			sub.client, sub.delivery.String(), sub.joined(), sub.outcome(), sub.waiting || sub.stream != s, sub.lag(now), sub.Sent, sub.bytes,
 		})
 	}
 	return all

@@ -53,7 +53,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	}
 	s.reopening = false
 	c.resumed = c.asked && s.gave()
-	s.head = h
+	s.takeHead(h)
 	s.phase = phaseLive
 	s.greeting.last = now
 	s.track.Opened(now)

@@ -57,14 +57,14 @@ func (s *Stream) lingers() bool {
 }
 
 // lingerTime is how long the stream stays when its last subscriber leaves now; 0: it
-// ends. Lingering is earned, by an event, by a second client, or by the time that its
+// ends. Lingering is earned, by an event or an ID, by a second client, or by the time that its
 // client was there: else who asks and leaves, again and again, would have the
 // gateway keep many connections for the work of one. A moment earns nothing: an
-// EventSource that is cut then would come back too late for it, and has no event to go
+// EventSource that is cut then would come back too late for it, and has nothing to go
 // on after.
 func (s *Stream) lingerTime() time.Duration {
 	if !s.kind.answer {
-		if s.arrivals > 1 || s.buffer.Events > 0 {
+		if s.arrivals > 1 || s.track.Said > 0 {
 			return s.options.Linger
 		}
 		if stayed := s.stay.lasted(time.Now()); stayed >= lingerMoment {

@@ -37,7 +37,7 @@ func (s *Stream) expect(id string, of *Stream) *firstAnswer {
 // awaited reports whether a client is to be told what an answer shows.
 func (s *Stream) awaited(a *firstAnswer) bool {
 	for sub := range s.subs {
-		if sub.answer == a {
+		if sub.isToldOf(a) {
 			return true
 		}
 	}
@@ -80,9 +80,9 @@ func (s *Stream) tellLate(a *firstAnswer, missed int64) {
 	a.judged, a.gap = true, true
 	s.logSkipped(a.id, strconv.FormatUint(a.first, 10), missed)
 	for sub := range s.subs {
-		if sub.answer == a {
-			sub.answer = nil
-			sub.pending = append(sub.pending, s.gapEvent(GapUpstream, a.id, missed)...)
+		if sub.isToldOf(a) {
+			sub.awaitsAnswer(nil)
+			sub.tell(s.gapEvent(GapUpstream, a.id, missed))
 			sub.stream.wakeLocked()
 		}
 	}

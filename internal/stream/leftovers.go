@@ -72,8 +72,12 @@ func (h *Hub) LeaveNow() (planned []PlannedEnd) {
 	for _, s := range h.Every() {
 		s.mu.Lock()
 		for sub := range s.subs {
-			planned = append(planned, PlannedEnd{sub.leaveAt, sub.leaveFor})
-			sub.leaveAt = time.Now()
+			end := leaving{}
+			if sub.leaving != nil {
+				end = *sub.leaving
+			}
+			planned = append(planned, PlannedEnd{end.at, end.why})
+			sub.leaving = &leaving{time.Now(), end.why}
 		}
 		s.wakeLocked()
 		s.mu.Unlock()

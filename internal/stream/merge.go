@@ -69,7 +69,7 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 	}
 	if due := st.due(); !due.IsZero() {
 		if !now.Before(due) {
-			s.spliceTimedOut(sp, now)
+			s.spliceTimedOut(sp)
 			return
 		}
 		evidence.Earliest(&again, due)
@@ -78,11 +78,11 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 }
 
 // spliceTimedOut gives a splice up that could not be merged in its time.
-func (s *Stream) spliceTimedOut(sp *Stream, now time.Time) {
+func (s *Stream) spliceTimedOut(sp *Stream) {
 	switch {
 	case sp.splice.probe:
 		s.probeFailed(sp)
-	case sp.track.Full, now.Sub(sp.track.HeldAt) < evidence.TwinWindow:
+	case sp.track.WasHeld():
 		s.privatize(sp) // its clients have held it up: that says nothing of the upstream
 	default:
 		s.giveUpSplice(sp, "splice_timeout")
@@ -142,6 +142,16 @@ func (s *Stream) giveUpSplice(sp *Stream, why string) {
 // notice that it is closed, before it is asked for another one.
 const closeTime = 500 * time.Millisecond
 
+// breakTime is how long the client of a splice that could not reach the application
+// waits for the answer: the stream's own connection may break as well. Then the
+// application is being restarted, and the client waits for it with the others.
+const breakTime = 500 * time.Millisecond
+
+// isUnreached reports whether nobody was there to answer.
+func isUnreached(end upstreams.Ending) bool {
+	return end.Status == http.StatusBadGateway || end.Status == http.StatusGatewayTimeout || (end.Status == 0 && end.Err != nil)
+}
+
 // spliceFailed takes note that the connection of a splice ended before it had a
 // head: its place is free, and its clients are given the upstream's own answer.
 // They may join at the newest event if the application seems to hold one
@@ -150,7 +160,7 @@ const closeTime = 500 * time.Millisecond
 func (s *Stream) spliceFailed(end upstreams.Ending) {
 	if s.splice == nil { // left to its client meanwhile
 		for _, sub := range s.readers() {
-			sub.finish = EndPerClient
+			sub.finishFor(EndPerClient)
 		}
 		s.endLocked()
 		return
@@ -176,13 +186,17 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 			parent.tellRefused(sub)
 			parent.joinAt(sub, parent.buffer.Newest)
 		case sub.released: // has a head, from when the stream was broken
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 		case alone:
-			sub.finish = EndAskAgain
+			sub.finishFor(EndAskAgain)
 		case hung && !parent.shares():
-			sub.finish = EndNoSecond
+			sub.finishFor(EndNoSecond)
+		case isUnreached(end) && !parent.isLive():
+			parent.waitAgain(sub)
+		case isUnreached(end):
+			sub.finishFor(EndPerClient).from = now.Add(breakTime)
 		default:
-			sub.finish = EndPerClient
+			sub.finishFor(EndPerClient)
 		}
 	}
 	if c := s.Log().Check(zap.DebugLevel, "splice refused"); c != nil {
@@ -194,8 +208,8 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 		parent.closed.Store(true)
 		parent.endLocked()
 		for sub := range parent.subs {
-			if sub.finish == EndAskAgain {
-				sub.finishFrom = now.Add(closeTime)
+			if sub.finish() == EndAskAgain {
+				sub.ending.from = now.Add(closeTime)
 			}
 		}
 	}
@@ -206,14 +220,14 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 // tellRefused tells a client that joins at the newest event, because its splice was
 // refused, what it does not get: the greeting, or what came after its ID.
 func (s *Stream) tellRefused(sub *Subscriber) {
-	if sub.id == "" || s.isCurrent(sub.id) {
-		sub.Outcome += "; greeting=none"
+	if sub.id() == "" || s.isCurrent(sub.id()) {
+		sub.resumption().outcome += "; greeting=none"
 		return
 	}
-	gap := Gap{GapUpstream, sub.id, s.missed(sub.id)}
+	gap := Gap{GapUpstream, sub.id(), s.missed(sub.id())}
 	s.logGap(gap)
-	sub.Outcome = ResumeGap
-	sub.pending = append(gap.Event(s.options.GapEvent), sub.pending...)
+	sub.resumption().outcome = ResumeGap
+	sub.tellFirst(gap.Event(s.options.GapEvent))
 }
 
 // probeFailed takes note that a probe has ended, which has shown nothing.

@@ -1015,7 +1015,7 @@ func (w *modelWorld) join(c *modelClient, id string) {
 	if sub.stream != sub.Origin {
 		w.spliced(c)
 	}
-	w.logf("client %d comes with %q (have %d): %s of %p, waiting %v, next %d of %d, have %d", c.number, replay.Clip(id), had, sub.Outcome, sub.Origin,
+	w.logf("client %d comes with %q (have %d): %s of %p, waiting %v, next %d of %d, have %d", c.number, replay.Clip(id), had, sub.outcome(), sub.Origin,
 		sub.waiting, c.next, len(rec.entries), c.have)
 }
 
@@ -1100,8 +1100,8 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	own := shape && o.IDs != IDsUpstream
 	may := func(outcomes ...string) {
 		w.t.Helper()
-		if got, _, _ := strings.Cut(sub.Outcome, ";"); !slices.Contains(outcomes, got) {
-			w.t.Errorf("client %d with %q: outcome %q, expected one of %q", c.number, replay.Clip(id), sub.Outcome, outcomes)
+		if got, _, _ := strings.Cut(sub.outcome(), ";"); !slices.Contains(outcomes, got) {
+			w.t.Errorf("client %d with %q: outcome %q, expected one of %q", c.number, replay.Clip(id), sub.outcome(), outcomes)
 		}
 	}
 	switch {
@@ -1132,14 +1132,14 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 	}
 
 	newest := len(rec.entries)
-	switch outcome, _, _ := strings.Cut(sub.Outcome, ";"); outcome {
+	switch outcome, _, _ := strings.Cut(sub.outcome(), ";"); outcome {
 	case ResumeReplayed:
 		w.counts.Replayed++
 		if at := int(sub.cursor); w.style == mixedIDs && at > next && rec.entries[at-1].upstreamID == id && rec.connections > 1 {
 			next = at // the upstream gave the ID anew after a reconnect: the newest match wins
 		}
-		if want := fmt.Sprintf("replayed; events=%d", rec.eventsFrom(next, newest)); sub.Outcome != want {
-			w.t.Errorf("client %d with %q: outcome %q, expected %q", c.number, id, sub.Outcome, want)
+		if want := fmt.Sprintf("replayed; events=%d", rec.eventsFrom(next, newest)); sub.outcome() != want {
+			w.t.Errorf("client %d with %q: outcome %q, expected %q", c.number, id, sub.outcome(), want)
 		}
 		c.next = next
 		c.have, c.seam, c.atMost = had, true, w.style == mixedIDs
@@ -1169,7 +1169,7 @@ func (w *modelWorld) expectOutcome(c *modelClient, id string, had int) {
 		w.counts.Live++
 		w.begin(c)
 	}
-	if o.GapEvent != "" && sub.Outcome == ResumeGap {
+	if o.GapEvent != "" && sub.outcome() == ResumeGap {
 		c.gaps = 1
 	}
 }
@@ -1230,13 +1230,13 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		return
 	}
 	if !c.headed {
-		sub.mu.Lock()
+		sub.Origin.mu.Lock()
 		waiting := sub.waiting
-		sub.mu.Unlock()
+		sub.Origin.mu.Unlock()
 		held, _ := sub.held(time.Now())
-		sub.mu.Lock()
+		sub.Origin.mu.Lock()
 		w.moved(c, waiting)
-		sub.mu.Unlock()
+		sub.Origin.mu.Unlock()
 		if held != nil {
 			return
 		}
@@ -1245,20 +1245,20 @@ func (w *modelWorld) read(c *modelClient, n int) {
 			return
 		}
 		c.headed, c.begins = true, -1
-		if sub.waiting && sub.id == "" {
+		if sub.waiting && sub.id() == "" {
 			c.begins = len(w.records[sub.Origin].entries)
-			sub.mu.Lock()
+			sub.Origin.mu.Lock()
 			c.outage = sub.Origin.phase != phaseLive
-			sub.mu.Unlock()
+			sub.Origin.mu.Unlock()
 		}
 	}
 	for range n {
-		sub.mu.Lock()
+		sub.Origin.mu.Lock()
 		waiting, from := sub.waiting, sub.stream
 		lost, lostHome := from.buffer.Lost, sub.Origin.buffer.Lost
-		sub.mu.Unlock()
+		sub.Origin.mu.Unlock()
 		chunks, wake, _, end := sub.Next(nil, time.Now())
-		sub.mu.Lock()
+		sub.Origin.mu.Lock()
 		w.moved(c, waiting)
 		if sub.stream == sub.Origin {
 			lost = lostHome
@@ -1266,7 +1266,7 @@ func (w *modelWorld) read(c *modelClient, n int) {
 		c.lost = int(lost)
 		onSplice := sub.stream.kind.beside
 		c.ending = end != ""
-		sub.mu.Unlock()
+		sub.Origin.mu.Unlock()
 		for _, chunk := range chunks {
 			if err := c.dec.Write(chunk.Wire, func(b eventstream.Block) error { return w.take(c, b) }); err != nil {
 				w.t.Errorf("client %d: %v", c.number, err)
@@ -1296,10 +1296,10 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	rec := w.records[sub.Origin]
 	switch {
 	case waiting && !sub.waiting && sub.stream == sub.Origin:
-		w.logf("client %d waits no more, id %q", c.number, sub.id)
-		if next, ok := rec.locate(sub.Origin, w.options.IDs, sub.id); ok {
+		w.logf("client %d waits no more, id %q", c.number, sub.id())
+		if next, ok := rec.locate(sub.Origin, w.options.IDs, sub.id()); ok {
 			c.next = next
-			if w.ambiguous(sub.id) { // by now
+			if w.ambiguous(sub.id()) { // by now
 				c.have, c.seam = -1, false
 			}
 		} else {
@@ -1319,6 +1319,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	case from == sub.stream || !from.kind.beside:
 	case from.splice.merged:
 		w.merged(c, from)
+	case sub.waiting:
+		w.logf("client %d waits again: its splice could not reach the upstream", c.number)
+		c.seq, c.next, c.live, c.first, c.idSet = rec, 0, len(rec.entries), true, false
 	default:
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.Origin]
@@ -1327,7 +1330,7 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 			w.t.Errorf("client %d begins at %d, its splice was refused at %d", c.number, c.next, at)
 		}
 		c.have, c.seam, c.first, c.idSet = -1, false, false, false
-		if sub.Outcome == ResumeGap && w.options.GapEvent != "" {
+		if sub.outcome() == ResumeGap && w.options.GapEvent != "" {
 			c.gaps = 1
 		}
 	}
@@ -1343,7 +1346,7 @@ func (c *modelClient) expectGap() {
 // expectMissed takes note that a client's splice has its head: a client that had one
 // before is told what it may have missed until then.
 func (w *modelWorld) expectMissed(c *modelClient) {
-	if !c.headed || c.begins < 0 || c.sub.id != "" {
+	if !c.headed || c.begins < 0 || c.sub.id() != "" {
 		return
 	}
 	if c.outage || c.begins < int(c.sub.Origin.buffer.Lost) || slices.ContainsFunc(w.records[c.sub.Origin].entries[c.begins:], w.says) {
@@ -1363,24 +1366,24 @@ func (w *modelWorld) spliced(c *modelClient) {
 	if !sub.stream.track.HeadAt.IsZero() {
 		w.expectMissed(c)
 	}
-	if w.ambiguous(sub.id) { // by now
+	if w.ambiguous(sub.id()) { // by now
 		c.have, c.seam = -1, false
 	}
 	c.asked = -1
-	if serial, ok := w.knows(sub.id); ok && !w.ambiguous(sub.id) {
+	if serial, ok := w.knows(sub.id()); ok && !w.ambiguous(sub.id()) {
 		c.asked = serial
 	}
-	if sub.id != sub.stream.openID { // it shares one that has brought its ID
-		if next, ok := sp.locate(sub.stream, w.options.IDs, sub.id); ok {
+	if sub.id() != sub.stream.openID { // it shares one that has brought its ID
+		if next, ok := sp.locate(sub.stream, w.options.IDs, sub.id()); ok {
 			c.next = next
 			if before := sp.newestBefore(next); w.style == mixedIDs && before > c.have {
 				c.have = before // the ID is that of a later block too
 			}
-		} else if sub.id != "" {
-			w.t.Errorf("client %d with %q: came to a splice with %q, which has not brought that", c.number, sub.id, sub.stream.openID)
+		} else if sub.id() != "" {
+			w.t.Errorf("client %d with %q: came to a splice with %q, which has not brought that", c.number, sub.id(), sub.stream.openID)
 		}
 	}
-	if sub.id == "" {
+	if sub.id() == "" {
 		c.next, c.live = len(sp.entries), len(sp.entries)
 		if slices.ContainsFunc(sp.entries, func(e entry) bool { // retry alone is no beginning
 			return e.serial > 0 && (w.truths[e.serial].dispatches || w.truths[e.serial].hasID)
@@ -1422,7 +1425,7 @@ func (w *modelWorld) checkSkip(c *modelClient, sp *Stream, to int) {
 	}
 	// Else nobody can know that the ID is not older than all there is, or that
 	// what came to both was not new.
-	_, had := rec.locate(c.sub.Origin, w.options.IDs, c.sub.id)
+	_, had := rec.locate(c.sub.Origin, w.options.IDs, c.sub.id())
 	had = had && sp.born.Sub(rec.connected) > 2*twinWindow && !slices.ContainsFunc(rec.entries, func(e entry) bool {
 		return e.serial == first && first > 0 && !e.at.After(sp.track.HeadAt)
 	})

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"cmp"
-	"slices"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
@@ -20,11 +19,12 @@ const MaxWrite = 64 << 10
 // closed when there may be some, or why the response is over. leaveAt is when
 // to ask again at the latest; zero: never.
 func (sub *Subscriber) Next(dst []*replay.Block, now time.Time) (out []*replay.Block, wake <-chan struct{}, leaveAt time.Time, end EndReason) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	sent := sub.Sent
 	out, leaveAt, end = sub.advance(dst, now)
 	sub.Writing.Begin(now) // until the caller waits
-	sub.count(out)
+	sub.count(out, sub.Sent-sent)
 	sub.hold(out)
 	switch {
 	case end != "", len(out) > 0:
@@ -40,10 +40,11 @@ func (sub *Subscriber) Next(dst []*replay.Block, now time.Time) (out []*replay.B
 // connection has been given everything and will be looked at when there is
 // something new.
 func (sub *Subscriber) NextOf(c Waiter, dst []*replay.Block, now time.Time) (out []*replay.Block, waits bool, leaveAt time.Time, end EndReason) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	sent := sub.Sent
 	out, leaveAt, end = sub.advance(dst, now)
-	sub.count(out)
+	sub.count(out, sub.Sent-sent)
 	s := sub.stream
 	if end == "" && (len(out) == 0 || sub.upToDate()) {
 		waits = true
@@ -54,14 +55,14 @@ func (sub *Subscriber) NextOf(c Waiter, dst []*replay.Block, now time.Time) (out
 
 // advance is next, less the waiting. The lock is held.
 func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*replay.Block, leaveAt time.Time, end EndReason) {
-	sub.Taken, sub.TakenAt = 0, time.Time{}
+	sub.Taken, sub.takenAt = 0, 0
 	if sub.waiting {
 		sub.home.admit(sub, now)
 	}
-	leaves := !sub.leaveAt.IsZero() && !now.Before(sub.leaveAt)
-	revoked := leaves && sub.leaveFor == EndRevoked // nothing is for it any more
-	if sub.finish == EndPerClient && !revoked {
-		return dst, time.Time{}, sub.finish
+	leaves := sub.leaving != nil && !now.Before(sub.leaving.at)
+	revoked := leaves && sub.leaving.why == EndRevoked // nothing is for it any more
+	if sub.finish() == EndPerClient && !revoked {
+		return dst, time.Time{}, sub.finish()
 	}
 	if leaves {
 		if !revoked {
@@ -70,7 +71,7 @@ func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 		if retry := sub.stream.options.LastRetry(); retry != nil {
 			dst = append(dst, &replay.Block{Wire: retry})
 		}
-		return dst, time.Time{}, sub.leaveFor
+		return dst, time.Time{}, sub.leaving.why
 	}
 	dst, end = sub.read(dst)
 	if sub.givePrelude(now) && len(dst) == 0 && end == "" {
@@ -84,13 +85,13 @@ func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 	switch {
 	case end != "", len(dst) > 0:
 		return dst, sub.lookAt(), end
-	case sub.finish != "" && !now.Before(sub.finishFrom):
+	case sub.finish() != "" && !now.Before(sub.finishFrom()):
 		dst = sub.tellBeforeEnd(dst, now)
-		if len(sub.tail) > 0 {
-			dst = append(dst, &replay.Block{Wire: sub.tail})
-			sub.tail = nil
+		if tail := sub.ending.tail; len(tail) > 0 {
+			dst = append(dst, &replay.Block{Wire: tail})
+			sub.ending.tail = nil
 		}
-		return dst, time.Time{}, sub.finish
+		return dst, time.Time{}, sub.finish()
 	}
 	if sub.waiting {
 		return dst, sub.lookAgain(), ""
@@ -101,21 +102,9 @@ func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*repla
 // read appends what is after the cursor.
 func (sub *Subscriber) read(dst []*replay.Block) ([]*replay.Block, EndReason) {
 	s := sub.stream
+	dst, greeted := sub.readLead(dst)
 	size := 0
-	if len(sub.pending) > 0 && len(sub.greeted) == 0 {
-		dst = append(dst, &replay.Block{Wire: sub.pending})
-		sub.pending = nil
-	}
-	for len(sub.greeted) > 0 && (size == 0 || size+len(sub.greeted[0].Wire) <= MaxWrite) {
-		sub.Taken++
-		if sub.greeted[0].Dispatches {
-			sub.sends()
-		}
-		dst = append(dst, sub.greeted[0])
-		size += len(sub.greeted[0].Wire)
-		sub.greeted = sub.greeted[1:]
-	}
-	if size > 0 || sub.waiting {
+	if greeted || sub.waiting {
 		return dst, ""
 	}
 	if sub.cursor < s.buffer.Lost {
@@ -129,7 +118,7 @@ func (sub *Subscriber) read(dst []*replay.Block) ([]*replay.Block, EndReason) {
 		if b.Position > limit || (size > 0 && size+len(b.Wire) > MaxWrite) {
 			break
 		}
-		if sub.finish != "" && b.Position > sub.finishAt {
+		if sub.finishesBefore(b.Position) {
 			break // the stream went on with somebody else
 		}
 		sub.cursor, sub.events = b.Position, b.Events
@@ -139,13 +128,39 @@ func (sub *Subscriber) read(dst []*replay.Block) ([]*replay.Block, EndReason) {
 		if b.Dispatches {
 			sub.sends()
 		}
-		if sub.Taken++; sub.TakenAt.IsZero() && !b.At.Before(sub.joined) {
-			sub.TakenAt = b.At
+		if sub.Taken++; sub.takenAt == 0 && !b.At.Before(sub.joined()) {
+			sub.takenAt = max(1, b.At.Sub(sub.Origin.born))
 		}
 		dst = append(dst, b)
 		size += len(b.Wire)
 	}
 	return dst, ""
+}
+
+// readLead appends what goes out before the blocks, about MaxWrite bytes at most;
+// greeted tells that it was blocks.
+func (sub *Subscriber) readLead(dst []*replay.Block) (_ []*replay.Block, greeted bool) {
+	l := sub.lead
+	if l == nil {
+		return dst, false
+	}
+	if len(l.greeted) == 0 {
+		sub.lead = nil
+		return append(dst, &replay.Block{Wire: l.bytes}), false
+	}
+	n := 0
+	for size := 0; n < len(l.greeted) && (n == 0 || size+len(l.greeted[n].Wire) <= MaxWrite); n++ {
+		if l.greeted[n].Dispatches {
+			sub.sends()
+		}
+		size += len(l.greeted[n].Wire)
+	}
+	dst = append(dst, l.greeted[:n]...)
+	sub.Taken += n
+	if l.greeted = l.greeted[n:]; len(l.greeted) == 0 && len(l.bytes) == 0 {
+		sub.lead = nil
+	}
+	return dst, true
 }
 
 // merge moves a subscriber that has read a merged splice to its end on to the
@@ -158,7 +173,7 @@ func (sub *Subscriber) merge() bool {
 	to := sp.splice.to
 	sub.stream = s
 	sub.cursor, sub.live, sub.events = to, to, sp.splice.events
-	sub.pending = slices.Clone(sp.splice.gap)
+	sub.tell(sp.splice.gap)
 	switch {
 	case !s.said.showsIDs && s.options.IDs != IDsUpstream:
 		sub.prime(string(replay.AppendID(nil, s.epoch, to)))
@@ -166,7 +181,7 @@ func (sub *Subscriber) merge() bool {
 		sub.prime(s.newestID())
 	}
 	if s.hasEnded() || s.isGone() {
-		sub.finish, sub.finishAt, sub.tail = cmp.Or(s.over.why, EndBroken), s.buffer.Newest, s.over.tail // while it was on its way
+		sub.finishAt(s.buffer.Newest, cmp.Or(s.over.why, EndBroken)).tail = s.over.tail // while it was on its way
 	}
 	sp.release(sub)
 	return true
@@ -187,54 +202,54 @@ func (sub *Subscriber) tellBeforeEnd(dst []*replay.Block, now time.Time) []*repl
 // sends counts an event that the client is sent.
 func (sub *Subscriber) sends() {
 	if sub.Sent++; sub.Sent == 1 {
-		sub.FirstEvent = max(1, time.Since(sub.joined))
+		sub.FirstEvent = max(1, time.Since(sub.joined()))
 	}
 }
 
-// count counts blocks that are given to the subscriber. The lock is held.
-func (sub *Subscriber) count(blocks []*replay.Block) {
+// count counts blocks that are given to the subscriber, and the events in them. The
+// lock is held.
+func (sub *Subscriber) count(blocks []*replay.Block, events uint64) {
 	bytes := uint64(0)
 	for _, b := range blocks {
 		bytes += uint64(len(b.Wire))
 	}
 	sub.bytes += bytes
-	sub.home.figures.gave(sub.Sent-sub.counted, bytes)
-	sub.counted = sub.Sent
+	sub.home.figures.gave(events, bytes)
 }
 
 // upToDate reports whether the subscriber can be given nothing until its stream
 // has something new. The lock is held.
 func (sub *Subscriber) upToDate() bool {
-	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.Newest && sub.finish == "" && len(sub.pending) == 0
+	return sub.stream == sub.home && sub.cursor == sub.stream.buffer.Newest && sub.finish() == "" && sub.lead == nil
 }
 
 // LeaveBell lets a connection wait for nothing any more.
 func (sub *Subscriber) LeaveBell(c Waiter) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	c.Slot().remove(c)
 }
 
 // hold takes note of what is given to the client and is not written yet, as far
 // as is known: until the next call. The lock is held.
 func (sub *Subscriber) hold(blocks []*replay.Block) {
-	sub.unwritten = sub.Taken
+	sub.unwritten, sub.oldest = sub.Taken, nil
 	if sub.Taken > 0 {
-		sub.unwrittenAt = blocks[len(blocks)-sub.Taken].At // others go before those of the stream
+		sub.oldest = blocks[len(blocks)-sub.Taken] // others go before those of the stream
 	}
 }
 
 // HoldBatch is hold for a connection that does not take what the last call gave;
 // HeldBatch tells that it has.
 func (sub *Subscriber) HoldBatch(blocks []*replay.Block) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	sub.hold(blocks)
 }
 
 // HeldBatch tells that what HoldBatch told of is written.
 func (sub *Subscriber) HeldBatch() {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	sub.unwritten = 0
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	sub.unwritten, sub.oldest = 0, nil
 }

@@ -32,6 +32,7 @@ func TestLingering(t *testing.T) {
 		{"was there for a little longer", func(*streamTest, *fakeConn) { time.Sleep(lingerMoment) }, lingerMoment},
 		{"only comments came", func(_ *streamTest, up *fakeConn) { time.Sleep(time.Second); _ = up.send(": hello\n\n") }, time.Second},
 		{"an event came", func(_ *streamTest, up *fakeConn) { up.event("1") }, DefaultLinger},
+		{"an id came without an event", func(_ *streamTest, up *fakeConn) { _ = up.send("id: 1\n\n") }, DefaultLinger},
 		{"another client came", func(st *streamTest, _ *fakeConn) { st.join("").leave() }, DefaultLinger},
 		{"was there for a while", func(*streamTest, *fakeConn) { time.Sleep(10 * time.Second) }, 10 * time.Second},
 		{"was there for long", func(*streamTest, *fakeConn) { time.Sleep(time.Hour) }, DefaultLinger},

@@ -4,19 +4,17 @@ import "time"
 
 // LetIn gives a subscriber that is about to be served its pass.
 func (sub *Subscriber) LetIn(pass Pass) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	sub.pass = pass
 }
 
 // EndAt ends the response at a moment, unless it ends before. Who serves it has to be
 // woken by the caller: to ring for one would wake all.
 func (sub *Subscriber) EndAt(at time.Time, reason EndReason) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	if sub.leaveAt.IsZero() || at.Before(sub.leaveAt) {
-		sub.leaveAt, sub.leaveFor = at, reason
-	}
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	sub.leaveBy(at, reason)
 }
 
 // maxOtherPasses bounds how many subscribers' requests are run again for a stream

@@ -39,6 +39,9 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 		c.seen.NoteLines(lines, time.Now())
 	}
 	if !c.first && !s.succeeds() {
+		if c.isBehind(b, lines) {
+			return nil, nil
+		}
 		if c.repeats.Has(&s.buffer, b, lines, c.blocks > 0) {
 			c.dropped++
 			return nil, nil
@@ -101,6 +104,9 @@ func (c *intake) append(b *replay.Block) {
 		if sp := s.successor; sp != nil && sp.openID != "" {
 			s.brought.Note(b)
 		}
+		if sp := s.successor; sp != nil && sp.isLive() && !sp.conn.resumed {
+			sp.conn.beside.bringsOld(b.Hash)
+		}
 	}
 	s.figures.took(int64(b.Lines) + 1)
 	s.apply(b, b.HasID && c.options.IDs != IDsGateway)
@@ -149,11 +155,27 @@ func (s *Stream) trySplices(now time.Time) {
 // brings, too, is not given twice: where no ID tells it from what that one has not
 // brought, it is given only if the old one is lost.
 func (c *intake) hold(b eventstream.Block, lines []byte) {
-	if !c.resumed && c.stream.splice.parent.isLive() {
-		return
-	}
 	b.Lines, b.ID, b.Type = nil, slices.Clone(b.ID), slices.Clone(b.Type) // only its fields are looked at
-	c.held = append(c.held, heldBlock{block: b, lines: slices.Clone(lines), at: time.Now()})
+	h := heldBlock{
+		block: b, lines: lines, hash: replay.HashBlock(lines, b.HasID, string(b.ID)), at: time.Now(),
+		isBeside: c.stream.splice.parent.isLive(),
+	}
+	switch {
+	case c.resumed:
+		h.lines = slices.Clone(lines)
+		c.held = append(c.held, h)
+	case !b.CommentOnly():
+		c.beside.bringsNew(h, c.stream.buffer.Limits.Size)
+	}
+}
+
+// isBehind reports whether a block of a connection that has taken over is one that the
+// connection before has brought: this one was behind it.
+func (c *intake) isBehind(b eventstream.Block, lines []byte) bool {
+	if len(c.beside.old) == 0 || b.CommentOnly() {
+		return false
+	}
+	return c.beside.repeats(replay.HashBlock(lines, b.HasID, string(b.ID)), b.Dispatches())
 }
 
 // isNewStream reports whether the connection is the first of a stream that is no

@@ -194,10 +194,16 @@ func (s *Stream) becomesBroken(q aftermath, end upstreams.Ending) {
 	s.phase = phaseBroken
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.said.lastID == ""
+	now := time.Now()
+	for sub := range s.subs {
+		if sub.finish() == EndPerClient && now.Before(sub.finishFrom()) {
+			s.waitAgain(sub) // its splice has met the same
+		}
+	}
 	s.dropHurry()
 	s.seats.ring()
 	s.wakeLocked()
-	s.attempts.lost(time.Now())
+	s.attempts.lost(now)
 	log := s.Log().With(zap.Int("status", end.Status), zap.NamedError("reason", end.Err))
 	if q.outcome == waitsForIt {
 		log.Warn("upstream lost after a reload: waiting for the handlers of the new configuration")

@@ -266,16 +266,16 @@ func TestGiveUp(t *testing.T) {
 		var last time.Time
 		most := 0
 		for _, c := range append(clients, a) {
-			at := c.sub.finishFrom
-			if c.sub.finish != endGaveUp || at.IsZero() {
-				t.Fatalf("a client leaves for %q at %v", c.sub.finish, at)
+			at := c.sub.finishFrom()
+			if c.sub.finish() != endGaveUp || at.IsZero() {
+				t.Fatalf("a client leaves for %q at %v", c.sub.finish(), at)
 			}
 			if at.After(last) {
 				last = at
 			}
 			near := 0
 			for _, o := range clients {
-				if o.sub.finishFrom.Sub(at).Abs() < st.options.Drain/20 {
+				if o.sub.finishFrom().Sub(at).Abs() < st.options.Drain/20 {
 					near++
 				}
 			}
@@ -458,8 +458,8 @@ func TestReconnectRenumbered(t *testing.T) {
 		b := st.join("1")
 		b.expectOutcome("replayed; events=1")
 		b.expect(primed("1"), "id: 2\ndata: new 2\n\n")
-		if c := st.join("3"); strings.HasPrefix(c.sub.Outcome, ResumeReplayed) {
-			t.Errorf("an ID of before: %s", c.sub.Outcome)
+		if c := st.join("3"); strings.HasPrefix(c.sub.Outcome(), ResumeReplayed) {
+			t.Errorf("an ID of before: %s", c.sub.Outcome())
 		}
 	})
 }

@@ -59,8 +59,8 @@ func (c *intake) Reopens() bool {
 // reopening returns what is closed when there may be an answer to who has come
 // back, and nil when there is nothing to wait for.
 func (sub *Subscriber) reopening() <-chan struct{} {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	if s := sub.Origin; s.reopening && !s.isGone() && !s.draining {
 		return s.bell.wait()
 	}

@@ -149,7 +149,7 @@ func (s *Stream) positionOf(sub *Subscriber) (position uint64, reads bool) {
 	case sp.splice != nil && sp.splice.merged && sub.home == s:
 		position, reads = sp.splice.to, true // where it is going to go on
 	}
-	if sub.finish != "" && position >= sub.finishAt {
+	if sub.finish() != "" && position >= sub.ending.at {
 		reads = false // it needs no more
 	}
 	return position, reads

@@ -26,6 +26,13 @@ func (sub *Subscriber) release() {
 	sub.outage = !s.isLive()
 }
 
+// waitAgain takes a subscriber, which was given nothing, back from a splice.
+func (s *Stream) waitAgain(sub *Subscriber) {
+	delete(sub.stream.subs, sub)
+	sub.stream, sub.waiting, sub.ending = s, true, nil
+	sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
+}
+
 // saidAfter reports whether a stream has had something after a position that may
 // have been for somebody else, too.
 func (s *Stream) saidAfter(position uint64) bool {
@@ -36,12 +43,12 @@ func (s *Stream) saidAfter(position uint64) bool {
 // that it may have missed something meanwhile. What came while the upstream was away
 // may come to the stream later, but not to the splice.
 func (s *Stream) tellMissed(sub *Subscriber) {
-	if !sub.released || sub.id != "" || (!sub.outage && !s.saidAfter(sub.start)) {
+	if !sub.released || sub.id() != "" || (!sub.outage && !s.saidAfter(sub.start)) {
 		return
 	}
 	gap := Gap{GapUpstream, "", -1}
 	s.logGap(gap)
-	sub.pending = append(sub.pending, gap.Event(s.options.GapEvent)...)
+	sub.tell(gap.Event(s.options.GapEvent))
 }
 
 // joinAt lets a waiting subscriber read the stream after position.
@@ -62,14 +69,14 @@ func (s *Stream) greetsOthers() bool { return s.track.Greets && s.conn != nil &&
 // goesOnFromHead reports whether a waiting subscriber that has its head goes on where
 // the stream was then.
 func (s *Stream) goesOnFromHead(sub *Subscriber) bool {
-	return s.shares() && sub.released && sub.id == "" && !s.greetsOthers()
+	return s.shares() && sub.released && sub.id() == "" && !s.greetsOthers()
 }
 
 // goOnFromHead lets one of them read, and tells it what is not kept any more.
 func (s *Stream) goOnFromHead(sub *Subscriber) {
 	s.joinAt(sub, sub.start)
 	if sub.cursor < s.buffer.Lost {
-		sub.pending = append(sub.pending, sub.skip(GapEvicted)...)
+		sub.tell(sub.skip(GapEvicted))
 	}
 }
 
@@ -77,7 +84,7 @@ func (s *Stream) goOnFromHead(sub *Subscriber) {
 // an outage, may be more than the buffer holds.
 func (s *Stream) joinReleased() {
 	for sub := range s.subs {
-		if sub.waiting && sub.finish == "" && s.goesOnFromHead(sub) {
+		if sub.waiting && sub.finish() == "" && s.goesOnFromHead(sub) {
 			s.goOnFromHead(sub)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // Sharing is earned.
@@ -59,6 +60,7 @@ func (s *Stream) settleProof() {
 		return
 	}
 	s.sharing.proven, s.sharing.asked = true, false
+	s.sharing.once, s.sharing.renewed, s.sharing.shown = true, false, nil
 	s.endTrial()
 	for sp := range s.splices {
 		if sp.splice.probe {
@@ -75,6 +77,22 @@ func (s *Stream) noteShared() {
 		return
 	}
 	s.facts.noteShared(s.Key, sharedFact{head: s.headHash(), greeting: s.greetingTime(), greets: s.track.Greets})
+}
+
+// takeHead takes note of the head of the stream's newest connection. It may name a session,
+// say, that is this connection's own, if it says something else than the one before did.
+// Then nothing but another connection proves that it is for all, and clients are given
+// the head that was. The lock is held.
+func (s *Stream) takeHead(h *upstreams.Head) {
+	old := s.head
+	s.head = h
+	if old == nil || !s.compares() {
+		return
+	}
+	s.sharing.renewed = differingField(old, h, s.options.Insignificant) != ""
+	if s.sharing.renewed && s.sharing.once && s.sharing.shown == nil {
+		s.sharing.shown = old
+	}
 }
 
 // headHash is what the heads of two connections have in common that are told the
@@ -121,7 +139,9 @@ func (s *Stream) recalled(c *intake, due, now time.Time) {
 	case s.conn != c, !s.isLive(), s.closed.Load(), now.Sub(due) > evidence.MaxSettle:
 	case s.facts.believes(s.Key): // no other stream has cast doubt since
 		s.settleProof() // it is no evidence that would be remembered for longer
-		s.trySplices(now)
+		for sp := range s.splices {
+			sp.splice.timer.Reset(0) // to be looked at
+		}
 	}
 }
 
@@ -154,7 +174,7 @@ func (s *Stream) unprove() {
 	var sole *Subscriber
 	for sub := range s.subs {
 		sub.own = false
-		if sub.stream == s && !sub.waiting && sub.finish == "" && (sole == nil || sub.arrival < sole.arrival) {
+		if sub.stream == s && !sub.waiting && sub.finish() == "" && (sole == nil || sub.arrival < sole.arrival) {
 			sole = sub
 		}
 	}
@@ -176,14 +196,12 @@ func (s *Stream) unshareSplice(sp *Stream) {
 		switch {
 		case sub == first:
 		case sp.track.Said == 0 && sub.Sent == 0:
-			delete(sp.subs, sub)
-			sub.stream, sub.waiting = s, true
-			sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
+			s.waitAgain(sub)
 			if !sp.track.HeadAt.IsZero() {
 				sub.release() // it has its head: what comes until it has a connection, it misses
 			}
 		default:
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 		}
 	}
 	sp.wakeLocked()
@@ -213,11 +231,11 @@ func (s *Stream) perConnection(why ownReason) {
 	}
 	for sub := range s.subs {
 		switch {
-		case sub == s.only, sub.finish != "":
+		case sub == s.only, sub.finish() != "":
 		case sub.events > 0 && sub.Sent > 0:
-			sub.finish, sub.finishAt = EndBroken, sub.cursor // it comes back
+			sub.finishAt(sub.cursor, EndBroken) // it comes back
 		default:
-			sub.finish, sub.finishAt = EndPerClient, sub.cursor
+			sub.finishAt(sub.cursor, EndPerClient)
 		}
 	}
 	if s.only == nil {
@@ -248,9 +266,9 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 	first := slices.MinFunc(sp.readers(), func(a, b *Subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
 	for sub := range sp.subs {
 		if sub != first {
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+			sub.finishAt(sub.cursor, EndBroken)
 			if sub.Sent == 0 {
-				sub.finish = EndPerClient
+				sub.finishFor(EndPerClient)
 			}
 		}
 	}
@@ -261,8 +279,8 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 func (s *Stream) endBarred() {
 	s.closed.Store(true)
 	for sub := range s.subs {
-		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish == "" {
-			sub.finish, sub.finishAt = EndBroken, sub.cursor
+		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish() == "" {
+			sub.finishAt(sub.cursor, EndBroken)
 		}
 	}
 	s.wakeLocked()

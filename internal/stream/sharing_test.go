@@ -8,8 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // unproven is auto for an application that nobody vouches for.
@@ -341,14 +339,10 @@ func TestSpliceClientsComeBackWhileTheUpstreamRestarts(t *testing.T) {
 func TestHeadOfAnotherIsNotKept(t *testing.T) {
 	inBubble(t, unproven(), func(st *streamTest) {
 		a := st.join("")
-		openWith := func(c *fakeConn, session string) {
-			c.events, c.headAt = true, time.Now()
-			c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {session}}}, nil) })
-		}
 		up := st.source.accept()
-		openWith(up, "a")
+		up.openAs("a")
 		b, sp := st.second()
-		openWith(sp, "b")
+		sp.openAs("b")
 		up.event("1")
 		sp.event("1")
 		a.read()
@@ -373,9 +367,9 @@ func TestEventBeforeABreakIsNoEvidence(t *testing.T) {
 				up.event("1")
 				if busy {
 					sub := b.sub
-					sub.mu.Lock()
+					sub.Origin.mu.Lock()
 					sub.home.trySplice(sub.stream, time.Now().Add(2*twinWindow))
-					sub.mu.Unlock()
+					sub.Origin.mu.Unlock()
 				} else {
 					sp.breakOff()
 					st.source.acceptOpen()
@@ -462,16 +456,12 @@ func (st *streamTest) forgotten(readers ...*reader) {
 // the same. While nobody is served the application becomes one that gives each connection
 // a session. Nobody is given that of another, however many clients come at once.
 func TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication(t *testing.T) {
-	session := func(c *fakeConn, name string) {
-		c.events, c.headAt = true, time.Now()
-		c.run(func() { c.conn.Opened(&upstreams.Head{Header: http.Header{"X-Session": {name}}}, nil) })
-	}
 	greeting := func(c *fakeConn, name string) {
 		c.open()
 		time.Sleep(splicePause - 1)
 		c.event("session " + name)
 	}
-	for name, begin := range map[string]func(c *fakeConn, name string){"greeting": greeting, "head": session} {
+	for name, begin := range map[string]func(c *fakeConn, name string){"greeting": greeting, "head": (*fakeConn).openAs} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, unproven(), func(st *streamTest) {
 				a, b, _ := st.proven()
@@ -492,6 +482,50 @@ func TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication(t *testing.T) {
 				if name == "greeting" {
 					first.expect(newcomer, given("1", "session 1"))
 				}
+			})
+		})
+	}
+}
+
+// TestHeadAfterABreakIsNoOneElses: an application that is restarted, or reached by a new
+// configuration, may name a session in the head from then on. That it is quiet, or goes on
+// after the last event ID, does not show that the head is for all: nobody is given it, and
+// newcomers have connections of their own, until another connection was seen to have it.
+func TestHeadAfterABreakIsNoOneElses(t *testing.T) {
+	for name, again := range map[string]func(st *streamTest, up *fakeConn) *fakeConn{
+		"break": func(st *streamTest, up *fakeConn) *fakeConn {
+			up.breakOff()
+			return st.source.accept()
+		},
+		"two breaks": func(st *streamTest, up *fakeConn) *fakeConn {
+			up.breakOff()
+			st.source.acceptOpen().breakOff()
+			return st.source.accept()
+		},
+		"reload": func(st *streamTest, up *fakeConn) *fakeConn {
+			st.reload()
+			return st.source.accept()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(), func(st *streamTest) {
+				a, b, up := st.proven()
+				up = again(st, up)
+				up.openAs("1")
+				time.Sleep(10 * time.Second)
+				up.numbered("11") // it goes on after 10
+				b.leave()
+				c, d := st.join("10"), st.join("")
+				for _, r := range []*reader{c, d} {
+					head, err := r.sub.Head()
+					if err != nil || head.Header.Get("X-Session") != "" {
+						st.t.Errorf("has the head %v, %v", head, err)
+					}
+					if text := r.read(); strings.Contains(text, "11") {
+						st.t.Errorf("is given %q", text)
+					}
+				}
+				a.read()
 			})
 		})
 	}
@@ -609,7 +643,7 @@ func TestSlowGreetingsAreRemembered(t *testing.T) {
 			st.t.Error("shared before the connection had its time to be greeted")
 		}
 		sp.expectGone(false)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		sp.expectGone(true)
 	})
 }
@@ -667,6 +701,44 @@ func TestWhoLooksLateDoesNotKnowThatNothingCame(t *testing.T) {
 				s.mu.Unlock()
 				if s.isShared() != (name == "in time") {
 					st.t.Errorf("shared: %v", s.isShared())
+				}
+			})
+		})
+	}
+}
+
+// TestWhatASlowClientHeldUpShowsNothing: the connection of a client that reads slowly what
+// an old ID brings it is read late. So what it brings later than it could was told at a
+// time that nobody knows, and a pause in it may be one in which the gateway had no time to
+// read. Neither makes the path one that tells each connection its own, nor does it that
+// the splice cannot be merged in its time.
+func TestWhatASlowClientHeldUpShowsNothing(t *testing.T) {
+	for name, later := range map[string]func(up, sp *fakeConn){
+		"history after a pause":    func(_, sp *fakeConn) { sp.numbered("7") },
+		"an event that is not yet": func(up, _ *fakeConn) { up.numbered("11") },
+		"not merged":               func(_, _ *fakeConn) { time.Sleep(defaultSpliceTimeout) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, unproven(func(o *Options) { o.Buffer.Events = 3 }), func(st *streamTest) {
+				a, _, up := st.proven()
+				time.Sleep(time.Minute)
+				slow := st.join("1")
+				sp := st.source.acceptOpen()
+				go sp.numbered("2", "3", "4", "5", "6") // more than its buffer holds
+				for range 10 {
+					synctest.Wait()
+					time.Sleep(100 * time.Millisecond)
+					slow.read()
+				}
+				time.Sleep(2 * splicePause)
+				later(up, sp)
+				time.Sleep(2 * twinWindow)
+				synctest.Wait()
+				s := a.sub.Origin
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if s.closed.Load() || s.only != nil || s.learned != (learned{}) {
+					st.t.Errorf("the stream is closed: %v, per connection: %v; learnt %+v", s.closed.Load(), s.only != nil, s.learned)
 				}
 			})
 		})

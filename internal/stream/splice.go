@@ -39,7 +39,7 @@ func (s *Stream) spliceFor(sub *Subscriber, now time.Time) (found *Stream) {
 		}
 	}
 	if found == nil && !now.Before(s.nextSplice(sub, now)) {
-		return s.openSplice(sub.id, sub.param)
+		return s.openSplice(sub.id(), sub.param())
 	}
 	return found
 }
@@ -64,15 +64,15 @@ func (s *Stream) nextSplice(sub *Subscriber, now time.Time) time.Time {
 	switch never := now.Add(time.Hour); {
 	case s.source.Retired(): // the handlers of the new configuration are being looked for
 		return never
-	case sub.released && sub.id == "" && !s.shares() && s.sharing.barrier > 0:
+	case sub.released && sub.id() == "" && !s.shares() && s.sharing.barrier > 0:
 		return never // it goes on from where it was released, when that is known to be shared
-	case all >= limit, !s.shares() && answering > 0 && sub.id == "":
+	case all >= limit, !s.shares() && answering > 0 && sub.id() == "":
 		return never // until one of them has ended
-	case sub.id != "" && limit > 1 && all-withoutID >= limit-1:
+	case sub.id() != "" && limit > 1 && all-withoutID >= limit-1:
 		return never // the last place is for who has none
 	case !s.shares() && s.sharing.barrier == 0:
 		return s.track.HeadAt.Add(proofDelay)
-	case sub.id == "":
+	case sub.id() == "":
 		return s.openings.Add(-(spliceBurst - 1) * spliceInterval)
 	}
 	return now
@@ -91,13 +91,13 @@ func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 	if s.splice.probe || s.isGone() || !parent.shares() || s.isHung(now) || s.isRenewed() {
 		return false
 	}
-	if sub.id == "" {
+	if sub.id() == "" {
 		return s.openID == "" && s.track.NewestAt.IsZero() && parent.learned.unmerged == 0
 	}
-	if s.openID == sub.id { // a block of the splice that has it, too, is not where the client is
+	if s.openID == sub.id() { // a block of the splice that has it, too, is not where the client is
 		return s.buffer.Lost == 0
 	}
-	_, ok := s.buffer.Find(sub.id)
+	_, ok := s.buffer.Find(sub.id())
 	return ok
 }
 
@@ -131,24 +131,24 @@ func (s *Stream) move(sub *Subscriber, sp *Stream) {
 	}
 	sub.stream = sp
 	sub.cursor, sub.events, sub.live = 0, 0, 0
-	switch position, ok := sp.buffer.Find(sub.id); {
-	case sub.id == "":
+	switch position, ok := sp.buffer.Find(sub.id()); {
+	case sub.id() == "":
 		sub.cursor, sub.events = sp.buffer.Newest, sp.buffer.Events
-	case ok && sub.id != sp.openID:
+	case ok && sub.id() != sp.openID:
 		sub.cursor = position
 		if n, ok := sp.buffer.EventsAfter(position); ok {
 			sub.events = sp.buffer.Events - n
 		}
 	}
 	sp.subs[sub] = struct{}{}
-	sub.answer = sp.splice.answer
-	if sub.Outcome == ResumeLive && !s.settled {
+	sub.awaitsAnswer(sp.splice.answer)
+	if sub.outcome() == ResumeLive && !s.settled {
 		return // it has no ID, and the first event may have to be the first of all
 	}
 	if s.options.EmptyBlocks && (s.options.IDs == IDsGateway || (s.options.IDs == IDsAuto && !s.said.showsIDs)) {
 		// What comes has no ids of the gateway: who is cut meanwhile has to
 		// come back as one without an ID. (Without empty_blocks it may come with
 		// the one that it had: it is told again.)
-		sub.pending = append(sub.pending, "id\n\n"...)
+		sub.tell([]byte("id\n\n"))
 	}
 }

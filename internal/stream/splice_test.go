@@ -1288,6 +1288,12 @@ func TestSpliceRefused(t *testing.T) {
 				st.t.Error("a head can be sent before the splice has one")
 			}
 			st.source.accept().answer(status, 0)
+			if status == http.StatusBadGateway {
+				if b.hasHead() || c.hasHead() {
+					st.t.Error("the answer is not waited for: the stream may break as well")
+				}
+				time.Sleep(breakTime)
+			}
 			for _, r := range []*reader{b, c} {
 				r.expectEnd(EndPerClient)
 				r.leave()
@@ -1298,6 +1304,41 @@ func TestSpliceRefused(t *testing.T) {
 			a.expect(given("2", "2"))
 			st.spliced("hello")
 		})
+	}
+}
+
+// An application that is restarted is not there for who comes at that moment, either:
+// he waits for it with the others, whichever of the two connections is first to tell.
+func TestSpliceMeetsARestart(t *testing.T) {
+	for _, end := range []upstreams.Ending{{Status: http.StatusBadGateway}, {Status: http.StatusGatewayTimeout}, {Err: errReset}} {
+		for _, streamFirst := range []bool{true, false} {
+			inBubble(t, auto(), func(st *streamTest) {
+				a, up := st.begun()
+				b := st.join("")
+				sp := st.source.accept()
+				if streamFirst {
+					up.breakOff()
+				}
+				sp.end <- end
+				synctest.Wait()
+				if !streamFirst {
+					time.Sleep(breakTime - 1)
+					up.breakOff()
+				}
+				if !b.hasHead() {
+					st.t.Error("has no head to wait with")
+				}
+				b.expect("id\n\n")
+				again := st.source.acceptOpen()
+				again.event("2")
+				a.expect(given("2", "2"))
+				b.expect(primed("sse1.E.1"), given("2", "2"))
+				if b.end != "" {
+					st.t.Errorf("end %q", b.end)
+				}
+				st.source.expectNone()
+			})
+		}
 	}
 }
 

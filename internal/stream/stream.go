@@ -299,6 +299,7 @@ type intake struct {
 	first    bool             // of the stream
 	blocks   int              // how many it has had that are not comment-only
 	repeats  evidence.Repeats // of blocks that the stream has: those are dropped
+	beside   beside           // of a successor that was not asked to go on
 	dropped  int              // how many were
 	answer   evidence.Answer  // of its first ids
 	held     []heldBlock
@@ -309,9 +310,26 @@ type intake struct {
 // heldBlock is a block that a successor has brought, and its lines for the
 // subscribers.
 type heldBlock struct {
-	block eventstream.Block
-	lines []byte
-	at    time.Time
+	block    eventstream.Block
+	lines    []byte
+	hash     uint64
+	at       time.Time
+	isBeside bool // its stream had its own connection then
+}
+
+// beside is what a stream's connection and its successor, which was not asked to go on,
+// have brought since that was opened, each what the other one has not. Both are told the
+// same, but one may be behind the other by seconds: it is slower, or the machine is busy
+// and has not read it. So no times are compared. What one of them alone is told, before
+// something that both are, does not count.
+//
+// The zero value has nothing.
+type beside struct {
+	old   []uint64    // hashes of what the stream's connection has brought
+	ahead []heldBlock // what the successor has
+	size  int64       // bytes of their lines
+	met   bool        // both have brought a block
+	apart bool        // the stream's connection has brought one after one of these that it has not
 }
 
 // spliceState is what a splice has more than other streams. The lock of the
@@ -348,7 +366,10 @@ type proof struct {
 	// While it is not proven: what came up to barrier was, once; what came after
 	// that is given to those subscribers only that have it as their own.
 	barrier uint64
-	asked   bool // a probe is to prove it again
+	asked   bool            // a probe is to prove it again
+	once    bool            // it was proven, with this connection or one before
+	renewed bool            // the newest connection's head says something else than that of the one before
+	shown   *upstreams.Head // the newest head that was proven to be for all; nil: the stream's own
 
 	trial  *trial
 	trials int

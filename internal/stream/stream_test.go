@@ -350,8 +350,8 @@ func TestStreamsByKey(t *testing.T) {
 		b.expect(newcomer, given("1", "2"))
 		st.expectStreams(2)
 		// An ID is looked up in the own stream only.
-		if c := st.join(a.id(1)); !strings.HasPrefix(c.sub.Outcome, "gap") {
-			t.Errorf("an ID of another stream: %s", c.sub.Outcome)
+		if c := st.join(a.id(1)); !strings.HasPrefix(c.sub.Outcome(), "gap") {
+			t.Errorf("an ID of another stream: %s", c.sub.Outcome())
 		}
 	})
 }

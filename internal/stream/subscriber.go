@@ -2,7 +2,7 @@ package stream
 
 import (
 	"errors"
-	"sync"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,68 +24,67 @@ const (
 )
 
 // Subscriber is one client's response attached to a stream: a cursor into the
-// replay buffer, of the stream itself or of a splice of it.
+// replay buffer, of the stream itself or of a splice of it. There may be very many:
+// what few have, or for a moment only, is behind a pointer.
 type Subscriber struct {
 	// Fixed after attach.
-	mu      *sync.Mutex // of origin, home and stream
-	Origin  *Stream     // the stream that it joined
-	arrival uint64      // order of coming
-	joined  time.Time
-	Outcome string // of resuming, for the header SSE-Resume
-	id      string // the last event ID it came with, if that can be looked up
-	param   string // the query parameter that brought it
-	gap     *Gap   // with its head; nil: there is none
-	client  Client
+	Origin   *Stream       // the stream that it joined
+	arrival  uint64        // order of coming
+	cameAt   time.Duration // since Origin was born
+	client   Client
+	delivery Way // how its client is written to
 
-	// Where it reads. Guarded by mu, as all that follows.
+	// Where it reads. Guarded by the lock of Origin, which home and stream have
+	// too, as all that follows.
+	own    bool    // its stream's connection is its own, as far as is known; see sharing.go
 	home   *Stream // counts it among its subscribers
 	stream *Stream // whose buffer it reads
 	cursor uint64  // position of the last block given
 	events uint64  // the stream's count of events there
 	live   uint64  // comments up to this position are not given
-	own    bool    // its stream's connection is its own, as far as is known; see sharing.go
 
 	// What it waits for.
-	waiting  bool         // for a place in a splice, or for a verdict
-	released bool         // was sent its head while it waits
-	outage   bool         // the upstream was away then
-	start    uint64       // the stream's position then
-	answer   *firstAnswer // that it may yet be told of
+	start    uint64 // the stream's position when it was released
+	released bool   // was sent its head while it waits
+	outage   bool   // the upstream was away then
+	waiting  bool   // for a place in a splice, or for a verdict
 
-	// What goes out before the blocks.
-	pending  []byte // goes out before anything else
-	greeted  []*replay.Block
-	unprimed bool // it was not given the prelude; see preludeAt
-	untimed  bool // nor a reconnection time
-	hadRetry bool // the upstream had sent one before it came
-
-	// How its response ends.
-	finish     EndReason // ends the response when everything was given
-	finishAt   uint64    // up to this position
-	finishFrom time.Time // it does not finish before
-	tail       []byte    // what the upstream sent after its last blank line
-	leaveAt    time.Time // ends the response then; zero: never
-	leaveFor   EndReason // why
-	pass       Pass      // nil: it has none
+	// What goes out before the blocks, and how the response ends.
+	unprimed bool        // it was not given the prelude; see preludeAt
+	untimed  bool        // nor a reconnection time
+	hadRetry bool        // the upstream had sent one before it came
+	late     bool        // is not waited for before it was given everything; see room.go
+	awaits   *room       // that a stream waits for with it; nil: none does
+	resuming *resumption // nil: it came without an ID, and its outcome is live
+	lead     *lead       // nil: nothing goes out first
+	ending   *ending     // nil: the response does not end yet
+	leaving  *leaving    // nil: nor at a moment that is known
+	pass     Pass        // nil: it has none
 
 	// What the last call of Next gave, and what is not written of it, as far as is known.
-	Taken       int       // how many blocks of the stream the last call of next gave
-	TakenAt     time.Time // when the first of them that is no replay was complete; zero: none is
-	unwritten   int       // how many blocks
-	unwrittenAt time.Time // when the first of them came
-	Writing     Since     // it is being written to
-
-	// Whether a stream waits for it; see room.go.
-	awaits *room // that a stream waits for with it; nil: none does
-	late   bool  // is not waited for before it was given everything
+	Taken     int           // how many blocks of the stream the last call of next gave
+	takenAt   time.Duration // when the first of them that is no replay was complete, since Origin was born; 0: none is
+	unwritten int           // how many blocks
+	oldest    *replay.Block // the first of them
+	Writing   Since         // it is being written to
 
 	// What it was given, for operators.
 	Sent       uint64        // how many events it was given
 	FirstEvent time.Duration // from when it came to the first of them
 	bytes      uint64        // how many bytes
-	counted    uint64        // of the events, those in the stream's tally
-	delivery   string        // how its client is written to
 }
+
+// Way is how a client is written to.
+type Way uint8
+
+// Ways; zero: it is not known yet.
+const (
+	ByHandler    Way = iota + 1 // in the goroutine of its request
+	ByConnection                // by a writer
+)
+
+// String is the way as in the option delivery.
+func (w Way) String() string { return [...]string{"", "handler", "connection"}[w] }
 
 // Key is that of the stream that the subscriber came to.
 func (sub *Subscriber) Key() Key {
@@ -95,22 +94,34 @@ func (sub *Subscriber) Key() Key {
 	return sub.Origin.Key
 }
 
+// joined is when the subscriber came.
+func (sub *Subscriber) joined() time.Time { return sub.Origin.born.Add(sub.cameAt) }
+
+// TakenAt is when the first of the blocks that the last call of Next gave, and that is
+// no replay, was complete; zero: none is.
+func (sub *Subscriber) TakenAt() time.Time {
+	if sub.takenAt == 0 {
+		return time.Time{}
+	}
+	return sub.Origin.born.Add(sub.takenAt)
+}
+
 // Leaves is when the response is to end; zero: it is not known.
 func (sub *Subscriber) Leaves() time.Time {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	return sub.leaveAt
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	return sub.leaveAt()
 }
 
 // Settled reports whether nothing but the stream's blocks is to come to the
 // subscriber, so that its connection may be taken over; if not, when it is to be
 // looked at again, zero: when there is something new.
 func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	s := sub.stream
 	switch {
-	case sub.waiting, sub.finish != "", s.kind.answer:
+	case sub.waiting, sub.finish() != "", s.kind.answer:
 		return false, time.Time{}
 	case s.kind.beside:
 		return !s.track.HeadAt.IsZero(), time.Time{} // which tells whether it may be shared
@@ -119,6 +130,170 @@ func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
 	}
 	at = s.track.HeadAt.Add(settleTime)
 	return !now.Before(at), at
+}
+
+// What few subscribers have, or for a moment only, follows. The stream's lock guards it.
+
+// resumption is how a subscriber goes on where it was.
+type resumption struct {
+	id      string       // the last event ID it came with, if that can be looked up
+	param   string       // the query parameter that brought it
+	outcome string       // for the header SSE-Resume
+	gap     *Gap         // with its head; nil: there is none
+	answer  *firstAnswer // that it may yet be told of; nil: there is none
+}
+
+// resumption is that of the subscriber, which has one from now on.
+func (sub *Subscriber) resumption() *resumption {
+	if sub.resuming == nil {
+		sub.resuming = &resumption{outcome: ResumeLive}
+	}
+	return sub.resuming
+}
+
+// Outcome is that of resuming, for the header SSE-Resume.
+func (sub *Subscriber) Outcome() string {
+	if sub.Origin == nil {
+		return ""
+	}
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	return sub.outcome()
+}
+
+func (sub *Subscriber) outcome() string {
+	if sub.resuming == nil {
+		return ResumeLive
+	}
+	return sub.resuming.outcome
+}
+
+// id is the last event ID that the subscriber came with, if that can be looked up.
+func (sub *Subscriber) id() string {
+	if sub.resuming == nil {
+		return ""
+	}
+	return sub.resuming.id
+}
+
+// param is the query parameter that brought an ID; "": none did.
+func (sub *Subscriber) param() string {
+	if sub.resuming == nil {
+		return ""
+	}
+	return sub.resuming.param
+}
+
+// awaitsAnswer tells that the subscriber is to be told what an answer shows; nil: it
+// is not any more.
+func (sub *Subscriber) awaitsAnswer(a *firstAnswer) {
+	if a != nil || sub.resuming != nil {
+		sub.resumption().answer = a
+	}
+}
+
+// isToldOf reports whether it is.
+func (sub *Subscriber) isToldOf(a *firstAnswer) bool {
+	return sub.resuming != nil && sub.resuming.answer == a
+}
+
+// lead is what goes out before a stream's blocks.
+type lead struct {
+	greeted []*replay.Block
+	bytes   []byte // after those
+}
+
+// isGreeted has blocks go out first.
+func (sub *Subscriber) isGreeted(blocks []*replay.Block) {
+	if len(blocks) > 0 {
+		sub.lead = &lead{greeted: blocks}
+	}
+}
+
+// tellFirst has bytes go out before those that do already.
+func (sub *Subscriber) tellFirst(p []byte) {
+	if sub.lead == nil {
+		sub.tell(p)
+		return
+	}
+	sub.lead.bytes = append(slices.Clip(p), sub.lead.bytes...)
+}
+
+// tell has bytes go out before the blocks, after what does already.
+func (sub *Subscriber) tell(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if sub.lead == nil {
+		sub.lead = new(lead)
+	}
+	sub.lead.bytes = append(slices.Clip(sub.lead.bytes), p...)
+}
+
+// ending is how a response ends when everything was given.
+type ending struct {
+	why  EndReason
+	at   uint64    // up to this position
+	from time.Time // not before
+	tail []byte    // what the upstream sent after its last blank line
+}
+
+// finish is why the response ends when everything was given; "": it does not.
+func (sub *Subscriber) finish() EndReason {
+	if sub.ending == nil {
+		return ""
+	}
+	return sub.ending.why
+}
+
+// finishFor has it end for a reason.
+func (sub *Subscriber) finishFor(why EndReason) *ending {
+	if sub.ending == nil {
+		sub.ending = new(ending)
+	}
+	sub.ending.why = why
+	return sub.ending
+}
+
+// finishAt has it end for a reason at a position.
+func (sub *Subscriber) finishAt(position uint64, why EndReason) *ending {
+	e := sub.finishFor(why)
+	e.at = position
+	return e
+}
+
+// finishFrom is before when it does not end; zero: it may.
+func (sub *Subscriber) finishFrom() time.Time {
+	if sub.ending == nil {
+		return time.Time{}
+	}
+	return sub.ending.from
+}
+
+// finishesBefore reports whether it ends before a position is given.
+func (sub *Subscriber) finishesBefore(position uint64) bool {
+	return sub.finish() != "" && position > sub.ending.at
+}
+
+// leaving is how a response ends at a moment.
+type leaving struct {
+	at  time.Time
+	why EndReason
+}
+
+// leaveAt is when it ends; zero: that is not known.
+func (sub *Subscriber) leaveAt() time.Time {
+	if sub.leaving == nil {
+		return time.Time{}
+	}
+	return sub.leaving.at
+}
+
+// leaveBy has it end at a moment, unless it ends before.
+func (sub *Subscriber) leaveBy(at time.Time, why EndReason) {
+	if sub.leaving == nil || at.Before(sub.leaving.at) {
+		sub.leaving = &leaving{at, why}
+	}
 }
 
 // Request is what a request brings to join a stream.

@@ -601,9 +601,9 @@ func TestRevokedSubscribersAreGivenNothing(t *testing.T) {
 		c.expectEnd(EndRevoked)
 
 		d := st.join("")
-		d.sub.mu.Lock()
-		d.sub.finish = EndPerClient
-		d.sub.mu.Unlock()
+		d.sub.Origin.mu.Lock()
+		d.sub.finishFor(EndPerClient)
+		d.sub.Origin.mu.Unlock()
 		d.sub.EndAt(time.Now(), EndRevoked)
 		d.expectEnd(EndRevoked)
 	})

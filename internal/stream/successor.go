@@ -72,11 +72,12 @@ func (s *Stream) trySuccessor(now time.Time) {
 		s.takeOverAt(sp, to)
 		return
 	}
-	if !resumed && s.pair(sp).Quiet(now, &again) {
+	quiet := !resumed && s.pair(sp).Quiet(now, &again)
+	if quiet && !sp.conn.beside.isAhead(&s.track) {
 		s.takeOverAt(sp, s.buffer.Newest)
 		return
 	}
-	if sp.track.Full || !now.Before(due) {
+	if quiet || sp.track.Full || !now.Before(due) {
 		s.takeOver(sp)
 		return
 	}
@@ -103,11 +104,11 @@ func (s *Stream) replaced() bool {
 func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 	same := s.track.GreetsAsBefore(&sp.conn.seen)
 	c := s.succeed(sp)
-	if !same {
+	if !same || s.sharing.renewed {
 		s.unprove()
 	}
 	c.repeats.Reached(to)
-	c.held = nil
+	c.held, c.beside = nil, beside{}
 }
 
 // takeOver lets the stream go on with its successor as with a connection that
@@ -116,18 +117,19 @@ func (s *Stream) takeOverAt(sp *Stream, to uint64) {
 func (s *Stream) takeOver(sp *Stream) {
 	same := s.track.GreetsAsBefore(&sp.conn.seen)
 	c := s.succeed(sp)
-	if !same {
+	if !same || s.sharing.renewed {
 		s.unprove()
 	}
-	held := c.held
-	c.held, c.blocks = nil, 0
+	held, old := c.held, beside{old: c.beside.old}
 	if !c.resumed {
+		held = c.beside.rest()
 		c.tellGap()
 		s.keepState(sp)
 	}
+	c.held, c.beside, c.blocks = nil, beside{}, 0
 	seen := uint64(0)
 	for _, h := range held {
-		if c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
+		if c.resumed && c.repeats.IsAwaited() && (c.broughtNext(h) || s.broughtToo(h, &seen, c.repeats.Start)) {
 			c.dropped++
 			continue
 		}
@@ -135,6 +137,7 @@ func (s *Stream) takeOver(sp *Stream) {
 			return
 		}
 	}
+	c.beside = old // which has nothing of what was held, but may have what comes
 }
 
 // keepState takes over what the blocks of a successor have set that are not given.
@@ -183,7 +186,7 @@ func (s *Stream) succeed(sp *Stream) *intake {
 	s.setConn(c)
 	c.stream, c.first, c.repeats.Start = s, false, s.buffer.Newest
 	s.phase = phaseLive
-	s.head = sp.head
+	s.takeHead(sp.head)
 	s.track.GoOn(&sp.track)
 	for beside := range s.splices {
 		s.pair(beside).StreamSucceeded()

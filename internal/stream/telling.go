@@ -58,14 +58,12 @@ func (s *Stream) missed(id string) int64 {
 // TellGap counts and logs the gap that the subscriber is told of with its head,
 // if there is one.
 func (sub *Subscriber) TellGap() {
-	gap := sub.gap
-	if gap == nil {
-		return
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	if r := sub.resuming; r != nil && r.gap != nil {
+		sub.Origin.logGap(*r.gap)
+		r.gap = nil
 	}
-	sub.gap = nil
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	sub.Origin.logGap(*gap)
 }
 
 // skip moves a subscriber that is behind the oldest kept block there, and returns

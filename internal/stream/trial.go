@@ -216,7 +216,8 @@ func (s *Stream) proveAgain(c *intake, continues bool) {
 	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
 		return
 	}
-	if continues || (c.blocks == 0 && time.Since(s.track.HeadAt) >= s.greetingTime()) {
+	quiet := c.blocks == 0 && time.Since(s.track.HeadAt) >= s.greetingTime()
+	if (continues || quiet) && !s.sharing.renewed {
 		s.prove() // it was greeted with nothing, or asked to go on and has
 		return
 	}

@@ -13,7 +13,7 @@ import (
 
 // admit finds what a waiting subscriber is to read. The lock is held.
 func (s *Stream) admit(sub *Subscriber, now time.Time) {
-	position, own, known := s.trusted(sub, sub.id)
+	position, own, known := s.trusted(sub, sub.id())
 	switch {
 	case s.isGone():
 		return // its end is set, or is about to be
@@ -22,17 +22,17 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 		sub.cursor = position
 		s.recount(sub)
 		return
-	case sub.finish != "":
+	case sub.finish() != "":
 		return // the stream has ended, though it may have gone on since
 	case s.learned.perConnection():
-		sub.finish = EndPerClient
+		sub.finishFor(EndPerClient)
 		return
 	case !s.isLive():
 		return
 	case s.goesOnFromHead(sub):
 		s.goOnFromHead(sub)
 		return
-	case s.shares() && sub.id == "" && s.fresh:
+	case s.shares() && sub.id() == "" && s.fresh:
 		s.joinAt(sub, s.buffer.Newest)
 		return
 	}
@@ -41,7 +41,7 @@ func (s *Stream) admit(sub *Subscriber, now time.Time) {
 	case sp != nil: // even if it has waited enough: it waits no more
 		s.move(sub, sp)
 	case s.waitedEnough(sub, now):
-		sub.finish = EndPerClient
+		sub.finishFor(EndPerClient)
 	case s.isSilent(sub, now) && !sub.released:
 		sub.release()
 	}
@@ -66,7 +66,7 @@ func (s *Stream) nextFall() time.Time {
 // event beside a splice that was greeted with nothing: there is nothing yet that
 // could be somebody's own, and nothing is missed by who waits.
 func (s *Stream) isSilent(sub *Subscriber, now time.Time) bool {
-	if s.shares() || sub.id != "" {
+	if s.shares() || sub.id() != "" {
 		return false
 	}
 	for sp := range s.splices {
@@ -83,9 +83,9 @@ func (s *Stream) isSilent(sub *Subscriber, now time.Time) bool {
 // after its head, may miss something: who has waited with a head, until it has a
 // connection, and who was not given what came.
 func (sub *Subscriber) HasMissed() bool {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	return sub.id == "" && sub.home.settled && (sub.released || sub.stream.saidAfter(sub.cursor))
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	return sub.id() == "" && sub.home.settled && (sub.released || sub.stream.saidAfter(sub.cursor))
 }
 
 // WaitForHead waits until the head of a client may be sent. One that needs a
@@ -113,16 +113,16 @@ func (sub *Subscriber) WaitForHead(ctx context.Context) bool {
 // held returns what is closed when the head of a client may be one that can be
 // sent, and when to look again at the latest; nil when it can be.
 func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Time) {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	s := sub.home
 	if sub.waiting {
 		s.admit(sub, now)
 	}
-	if sub.finish == EndAskAgain && now.Before(sub.finishFrom) {
-		return s.bell.wait(), sub.finishFrom
+	if (sub.finish() == EndAskAgain || sub.finish() == EndPerClient) && now.Before(sub.finishFrom()) {
+		return s.bell.wait(), sub.finishFrom()
 	}
-	if sub.finish != "" || s.isGone() {
+	if sub.finish() != "" || s.isGone() {
 		return nil, time.Time{}
 	}
 	if sub.waiting {
@@ -152,8 +152,8 @@ func (sub *Subscriber) Head() (*upstreams.Head, error) {
 	if err != nil {
 		return nil, err
 	}
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	if sp := sub.stream; sp.kind.beside && !sp.track.HeadAt.IsZero() {
 		return sp.head, nil
 	}
@@ -163,13 +163,13 @@ func (sub *Subscriber) Head() (*upstreams.Head, error) {
 // TurnedAway tells how the subscriber's request is to be answered that cannot be
 // given a stream, before it was sent a head; "" if it can.
 func (sub *Subscriber) TurnedAway() EndReason {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	switch {
-	case sub.finish == EndPerClient, sub.finish == EndAskAgain, sub.finish == EndNoSecond:
-		return sub.finish
-	case sub.finish == EndRefused && sub.stream.kind.beside:
-		return sub.finish
+	case sub.finish() == EndPerClient, sub.finish() == EndAskAgain, sub.finish() == EndNoSecond:
+		return sub.finish()
+	case sub.finish() == EndRefused && sub.stream.kind.beside:
+		return sub.finish()
 	}
 	return ""
 }
@@ -209,8 +209,8 @@ func (sub *Subscriber) lookAgain() time.Time {
 // upstream could be reached. After an outage there is another chance, but one only.
 func (sub *Subscriber) waitEnd() time.Time {
 	timeout := sub.home.options.SpliceTimeout
-	end := evidence.Later(sub.joined, sub.home.track.HeadAt).Add(timeout)
-	evidence.Earliest(&end, sub.joined.Add(2*timeout))
+	end := evidence.Later(sub.joined(), sub.home.track.HeadAt).Add(timeout)
+	evidence.Earliest(&end, sub.joined().Add(2*timeout))
 	return end
 }
 
@@ -219,22 +219,22 @@ func (sub *Subscriber) WhyPrivate() Private {
 	if sub.Origin == nil {
 		return Private{}
 	}
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	return sub.home.why
 }
 
 // WhyAlone tells a subscriber that is turned away, so that it gets an upstream connection of its own, for what.
 func (sub *Subscriber) WhyAlone() Private {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
 	for _, s := range []*Stream{sub.stream, sub.home} {
 		if s.why.Reason != "" {
 			return s.why
 		}
 	}
 	switch {
-	case sub.finish == EndRefused:
+	case sub.finish() == EndRefused:
 		return Private{Reason: PrivateNoStream}
 	case sub.home.learned.perConnection():
 		return Private{Reason: PrivatePerConnection}
@@ -245,7 +245,7 @@ func (sub *Subscriber) WhyAlone() Private {
 // lookAt is when something is due without anything new in the stream; zero:
 // never.
 func (sub *Subscriber) lookAt() (at time.Time) {
-	for _, due := range []time.Time{sub.leaveAt, sub.preludeAt(), sub.finishFrom} {
+	for _, due := range []time.Time{sub.leaveAt(), sub.preludeAt(), sub.finishFrom()} {
 		if !due.IsZero() && (at.IsZero() || due.Before(at)) {
 			at = due
 		}
@@ -264,5 +264,5 @@ func (s *Stream) verdict() (*upstreams.Head, error) {
 	case s.refused:
 		return nil, s.why.asError()
 	}
-	return s.head, nil
+	return s.headForAll(), nil
 }
