@@ -326,7 +326,7 @@ func (c *client) run(ctx context.Context, g *gateway) {
 	if head, err := sub.Head(); err != nil || head.Header.Get("Content-Type") == "" {
 		return
 	}
-	switch outcome, _, _ := strings.Cut(sub.Outcome, ";"); outcome {
+	switch outcome, _, _ := strings.Cut(sub.Outcome(), ";"); outcome {
 	case stream.ResumeGap:
 		c.add(anew)
 	case stream.ResumeLive:

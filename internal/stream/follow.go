@@ -287,7 +287,7 @@ func (s *Stream) beginWithExcerpt(e *Excerpt) {
 
 // beginAnew lets a subscriber that was given nothing begin in what the stream has become.
 func (s *Stream) beginAnew(sub *Subscriber, lastEventID string) {
-	sub.id, sub.Outcome, sub.gap, sub.pending, sub.answer = "", "", nil, nil, nil
+	sub.resuming, sub.lead = nil, nil
 	sub.own, sub.waiting, sub.unprimed, sub.untimed, sub.hadRetry = false, false, false, false, false
 	sub.cursor, sub.events, sub.live = 0, 0, 0
 	s.resume(sub, lastEventID)
