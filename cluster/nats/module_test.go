@@ -141,7 +141,7 @@ func load(t *testing.T, listen, prefix string) error {
 // A reload with the same configuration keeps the connection; one with another replaces it,
 // also at the same address; one that fails keeps the old one; and the end closes it.
 func TestReload(t *testing.T) {
-	address := freeAddress(t)
+	address := ownAddress(t)
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Error(err)

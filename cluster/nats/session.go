@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// A connection on which nothing is answered is closed when a third ping would be due.
-	// Nodes that follow another are to notice within two seconds that it is gone.
-	pingInterval = 500 * time.Millisecond
-	maxPings     = 2
+	// A connection on which nothing is answered is closed when a fourth ping would be due.
+	// That a node is gone is noticed before, by its beats (cluster.Node). Pings wait behind
+	// messages, and a large one may take a while.
+	pingInterval = 2 * time.Second
+	maxPings     = 3
 
 	// reconnectWait is the time between two attempts to reach a server.
 	reconnectWait = 500 * time.Millisecond

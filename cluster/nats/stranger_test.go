@@ -41,7 +41,7 @@ func talk(t *testing.T, n *node) {
 // readAll reads until the other side closes.
 func readAll(t *testing.T, c net.Conn) string {
 	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	text, err := io.ReadAll(c)
@@ -56,13 +56,14 @@ func readAll(t *testing.T, c net.Conn) string {
 func TestStrangerAtTheRoutePort(t *testing.T) {
 	const protocol = "CONNECT {\"verbose\":false,\"user\":\"node\",\"pass\":\"guess\",\"name\":\"stranger\"}\r\n" +
 		"INFO {\"server_id\":\"STRANGER\",\"server_name\":\"stranger\",\"cluster\":\"sse\",\"proto\":1,\"headers\":true}\r\n" +
-		"RS+ $G sse.>\r\nSUB > 1\r\nPING\r\n"
+		"RS+ $G sse.>\r\nSUB > 1\r\nRMSG $G sse.stranger 2\r\nhi\r\nPING\r\n"
 	ways(t, func(t *testing.T, change func(*settings)) {
 		nodes := startNodes(t, 2, change)
 		if _, err := nodes[1].Subscribe("topic", func([]byte) {}); err != nil {
 			t.Fatal(err)
 		}
 		talk(t, nodes[0])
+		said := hearStrangers(t, nodes...)
 		c, err := net.Dial("tcp", nodes[0].address())
 		if err != nil {
 			t.Fatal(err)
@@ -74,6 +75,7 @@ func TestStrangerAtTheRoutePort(t *testing.T) {
 		if text := readAll(t, c); strings.Contains(text, "confidential") || strings.Contains(text, "PONG") {
 			t.Errorf("the stranger was told %q", text)
 		}
+		said()
 		if n := nodes[0].link.session.server.NumRemotes(); n != 1 {
 			t.Errorf("%d nodes are there", n)
 		}
@@ -100,6 +102,59 @@ func TestStrangerAtTheRoutePort(t *testing.T) {
 	})
 }
 
+// hearStrangers lets nodes listen to all that is said. What it returns fails the test if one
+// has heard a stranger.
+func hearStrangers(t *testing.T, nodes ...*node) (said func()) {
+	t.Helper()
+	heard := make([]recorder, len(nodes))
+	for i, n := range nodes {
+		conn := n.current().conn
+		if _, err := conn.Subscribe("sse.>", func(m *nats.Msg) { heard[i].add([]byte(m.Subject)) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		t.Helper()
+		for i, n := range nodes {
+			await(t, "what is said later", func() bool { return n.current().conn.Publish("sse.later", nil) == nil && heard[i].has("sse.later") })
+			if heard[i].has("sse.stranger") {
+				t.Errorf("node %d has heard the stranger", i)
+			}
+		}
+	}
+}
+
+// The listener for clients, which only this process uses, lets in nobody without the
+// password: a stranger hears nothing, and is not heard.
+func TestStrangerAtTheClientPort(t *testing.T) {
+	nodes := startNodes(t, 2)
+	talk(t, nodes[0])
+	said := hearStrangers(t, nodes...)
+	for _, credentials := range []string{
+		`{}`, `{"user":"gateway","pass":""}`, `{"user":"gateway","pass":"guess"}`,
+		`{"user":"node","pass":"` + nodes[0].link.settings.routePassword + `"}`, // which is for routes
+	} {
+		c, err := net.Dial("tcp", nodes[0].link.session.server.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "CONNECT "+credentials+"\r\nSUB > 1\r\nPUB sse.stranger 2\r\nhi\r\nPING\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if text := readAll(t, c); strings.Contains(text, "MSG") || strings.Contains(text, "PONG") || strings.Contains(text, "confidential") {
+			t.Errorf("with %s the stranger was told %q", credentials, text)
+		}
+	}
+	said()
+	if host, _, _ := splitAddress(nodes[0].link.session.server.Addr().String()); host != "127.0.0.1" {
+		t.Errorf("the listener is at %s", host)
+	}
+}
+
 // A node with another secret is not let in either, also where routes are in clear.
 func TestNodeWithAnotherSecret(t *testing.T) {
 	ways(t, func(t *testing.T, change func(*settings)) {
@@ -120,7 +175,7 @@ func TestNodeWithAnotherSecret(t *testing.T) {
 		for range 2 { // it has tried, and tried again
 			select {
 			case <-refused:
-			case <-time.After(20 * time.Second):
+			case <-time.After(patience):
 				t.Fatal("it was not refused")
 			}
 		}
@@ -177,7 +232,7 @@ func TestAccountWithoutTheSecret(t *testing.T) {
 
 // A connection to servers beside the gateways is found again, with all subscriptions.
 func TestServersBesideTheGateways(t *testing.T) {
-	address := freeAddress(t)
+	address := ownAddress(t)
 	s := &settings{prefix: "sse", urls: []string{"nats://" + address}}
 	if err := s.derive(testSecret); err != nil {
 		t.Fatal(err)
@@ -206,7 +261,7 @@ func TestServersBesideTheGateways(t *testing.T) {
 // startServer starts a NATS server as it runs beside gateways.
 func startServer(t *testing.T) (url string) {
 	t.Helper()
-	address := freeAddress(t)
+	address := ownAddress(t)
 	startServerAt(t, address)
 	return "nats://" + address
 }
@@ -222,7 +277,7 @@ func startServerAt(t *testing.T, address string) (stop func()) {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(patience) {
 		t.Fatal("the server does not listen")
 	}
 	stop = func() {

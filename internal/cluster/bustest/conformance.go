@@ -91,7 +91,12 @@ func joined(t *testing.T, from cluster.Bus, subject string, to *box) {
 }
 
 func ask(bus cluster.Bus, subject, request string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	return askFor(time.Second, bus, subject, request)
+}
+
+// askFor waits for a reply for so long.
+func askFor(most time.Duration, bus cluster.Bus, subject, request string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
 	reply, err := bus.Ask(ctx, subject, []byte(request))
 	return string(reply), err
@@ -213,7 +218,7 @@ func testLargest(t *testing.T, nodes []cluster.Bus) {
 	}
 	defer stopAnswer()
 	until(t, "the reply comes", func() bool {
-		reply, err := ask(nodes[1], "echo", string(large))
+		reply, err := askFor(patience, nodes[1], "echo", string(large)) // asked anew it would take longer yet
 		return err == nil && reply == string(large)
 	})
 }
