@@ -17,6 +17,7 @@ import (
 // A cluster of embedded servers is what every Bus is.
 func TestConformance(t *testing.T) {
 	bustest.Test(t, func(t *testing.T) []cluster.Bus {
+		t.Helper()
 		var buses []cluster.Bus
 		for _, n := range startNodes(t, 3) {
 			buses = append(buses, n)
@@ -80,6 +81,7 @@ func ways(t *testing.T, test func(t *testing.T, change func(*settings))) {
 
 func TestNodesAskAndAnswer(t *testing.T) {
 	ways(t, func(t *testing.T, change func(*settings)) {
+		t.Helper()
 		nodes := startNodes(t, 3, change)
 		stop, err := nodes[0].Answer("a subject with spaces\x00>", func(request []byte) []byte {
 			return append([]byte("reply to "), request...)
@@ -148,6 +150,7 @@ func TestAskEndsWithItsContext(t *testing.T) {
 // those of the node itself.
 func TestMessagesComeInOrder(t *testing.T) {
 	ways(t, func(t *testing.T, change func(*settings)) {
+		t.Helper()
 		nodes := startNodes(t, 3, change)
 		const count = 2000
 		var got [3]recorder

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"io/fs"
 	"os"
 	"reflect"
 	"regexp"
@@ -16,14 +17,14 @@ import (
 // page names each option.
 func TestDocs(t *testing.T) {
 	read := func(name string) string {
-		text, err := os.ReadFile(name)
+		text, err := fs.ReadFile(os.DirFS("../.."), name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return string(text)
 	}
-	page := read("../../docs/cluster.md")
-	texts := []string{read("../../examples/cluster/node.Caddyfile")}
+	page := read("docs/cluster.md")
+	texts := []string{read("examples/cluster/node.Caddyfile")}
 	for _, match := range regexp.MustCompile("(?ms)^```caddy\n(.*?)^```").FindAllStringSubmatch(page, -1) {
 		texts = append(texts, match[1])
 	}

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -75,7 +76,7 @@ func (f *forwarder) copy(to, from net.Conn) {
 			}
 		}
 		if err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				from.Close()
 			}
 			return

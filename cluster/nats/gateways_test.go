@@ -31,6 +31,7 @@ func limit(t *testing.T, what string, began time.Time, most time.Duration) {
 func TestGatewaysShareOneConnection(t *testing.T) {
 	t.Parallel()
 	bothIDs(t, func(t *testing.T, a *app) {
+		t.Helper()
 		gateways := startGateways(t, a, 3)
 		var clients []*client
 		for range size(500, 20) {
@@ -109,6 +110,7 @@ func (a *app) expectAll(t *testing.T, clients []*client, stop func(), mayGap boo
 func TestOwnerIsKilled(t *testing.T) {
 	t.Parallel()
 	bothIDs(t, func(t *testing.T, a *app) {
+		t.Helper()
 		gateways, clients, stop := startBusy(t, a)
 		for range size(10, 2) {
 			owner := gateways[a.owner(t, gateways)]
@@ -134,6 +136,7 @@ func TestOwnerIsKilled(t *testing.T) {
 func TestOwnerIsFrozen(t *testing.T) {
 	t.Parallel()
 	bothIDs(t, func(t *testing.T, a *app) {
+		t.Helper()
 		gateways, clients, stop := startBusy(t, a)
 		i := a.owner(t, gateways)
 		frozen := gateways[i]
@@ -187,6 +190,7 @@ func TestRollingRestartAndReload(t *testing.T) {
 func TestPartitionHeals(t *testing.T) {
 	t.Parallel()
 	bothIDs(t, func(t *testing.T, a *app) {
+		t.Helper()
 		gateways := newGateways(t, a, 3)
 		var between []*forwarder
 		var routes []string

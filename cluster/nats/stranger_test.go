@@ -58,6 +58,7 @@ func TestStrangerAtTheRoutePort(t *testing.T) {
 		"INFO {\"server_id\":\"STRANGER\",\"server_name\":\"stranger\",\"cluster\":\"sse\",\"proto\":1,\"headers\":true}\r\n" +
 		"RS+ $G sse.>\r\nSUB > 1\r\nRMSG $G sse.stranger 2\r\nhi\r\nPING\r\n"
 	ways(t, func(t *testing.T, change func(*settings)) {
+		t.Helper()
 		nodes := startNodes(t, 2, change)
 		if _, err := nodes[1].Subscribe("topic", func([]byte) {}); err != nil {
 			t.Fatal(err)
@@ -158,6 +159,7 @@ func TestStrangerAtTheClientPort(t *testing.T) {
 // A node with another secret is not let in either, also where routes are in clear.
 func TestNodeWithAnotherSecret(t *testing.T) {
 	ways(t, func(t *testing.T, change func(*settings)) {
+		t.Helper()
 		nodes := startNodes(t, 2, change)
 		if _, err := nodes[0].Answer("topic", func([]byte) []byte { return []byte("confidential") }); err != nil {
 			t.Fatal(err)
