@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
@@ -392,4 +393,52 @@ func TestLossyNetwork(t *testing.T) {
 			}
 		})
 	}
+}
+
+// expectRole checks what a node tells operators of its one stream, and of all.
+func (g *gateway) expectRole(want stream.NodesInfo) {
+	g.test.t.Helper()
+	synctest.Wait()
+	for _, s := range g.hub.Every() {
+		info, ok := s.Inspect()
+		if !ok {
+			continue
+		}
+		if got := *info.Nodes; got.Role != want.Role || got.Owner != want.Owner || got.Term != want.Term || !slices.Equal(got.Followers, want.Followers) {
+			g.test.t.Errorf("%s tells %+v of the stream, expected %+v", g.name, got, want)
+		}
+		if seen, _ := s.Sample(time.Now()); seen.Role != want.Role {
+			g.test.t.Errorf("%s tells %q of the stream", g.name, seen.Role)
+		}
+	}
+	f := g.node.Figures()
+	got := map[stream.NodeRole]int64{stream.NodeAsks: f.Asks, stream.NodeAlone: f.Alone, stream.NodeOwns: f.Owns, stream.NodeFollows: f.Follows}
+	for role, n := range got {
+		if (n == 1) != (role == want.Role) || n > 1 {
+			g.test.t.Errorf("%s tells that it %s %d streams", g.name, role, n)
+		}
+	}
+}
+
+// Operators are told which node has a stream, who follows, and what a node has done.
+func TestOperatorsAreToldWhoHasAStream(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		ct.joinAll()
+		ct.emit(300) // so that all are told of each other
+		followers := []string{"node2", "node3"}
+		for i, role := range []stream.NodeRole{stream.NodeOwns, stream.NodeFollows, stream.NodeFollows} {
+			ct.nodes[i].expectRole(stream.NodesInfo{Role: role, Owner: "node1", Followers: followers, Term: 1})
+		}
+		f := ct.nodes[0].node.Figures()
+		if f.Node != "node1" || !slices.Equal(f.Peers, followers) || f.BytesSent == 0 || f.BytesReceived == 0 || f.MessagesSent < 300 || f.MessagesReceived == 0 {
+			t.Errorf("node1 tells %+v", f)
+		}
+		ct.nodes[0].kill()
+		ct.emit(500)
+		ct.nodes[1].expectRole(stream.NodesInfo{Role: stream.NodeOwns, Owner: "node2", Followers: []string{"node3"}, Term: 2})
+		ct.nodes[2].expectRole(stream.NodesInfo{Role: stream.NodeFollows, Owner: "node2", Followers: []string{"node3"}, Term: 2})
+		if f := ct.nodes[1].node.Figures(); f.TakeOvers != 1 || !slices.Equal(f.Peers, []string{"node3"}) {
+			t.Errorf("node2 tells %+v", f)
+		}
+	})
 }

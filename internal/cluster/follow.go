@@ -30,6 +30,9 @@ func (s *share) findOwner(ctx context.Context) (follows bool) {
 
 // follows takes note of whom this node follows.
 func (s *share) follows(m *message) {
+	if s.owner == m.rank && (len(m.followers) == 0 || slices.Equal(s.known, m.followers)) {
+		return
+	}
 	s.owner = m.rank
 	if len(m.followers) > 0 {
 		s.known = m.followers
@@ -37,6 +40,7 @@ func (s *share) follows(m *message) {
 	s.mu.Lock()
 	s.rank = m.rank
 	s.mu.Unlock()
+	s.is(stream.NodeFollows)
 }
 
 // follow takes what the owner publishes, until that is lost, which it returns, or the
@@ -166,6 +170,7 @@ func (s *share) takeOver(ctx context.Context) (owns bool) {
 		return false
 	}
 	s.owner = newRank(lost.term+1, s.node.name)
+	s.node.takeOvers.Add(1)
 	s.member.Log().Warn("the node that had the stream is gone: this one takes over", zap.String("node", lost.node), zap.Uint64("term", s.owner.term))
 	s.member.Connect()
 	return true

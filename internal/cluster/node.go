@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ type Node struct {
 	name   string
 	logger *zap.Logger
 	wrong  logs.Throttle // the line on malformed messages
+	figures
 
 	stop     chan struct{}
 	stopped  sync.WaitGroup
@@ -216,11 +218,18 @@ func (n *Node) alive(names []string) (alive []string) {
 	return slices.Compact(alive)
 }
 
+// others returns those that are alive, in order.
+func (n *Node) others() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Sorted(maps.Keys(n.peers))
+}
+
 // publish sends a message to all who listen. Nobody is told that it failed: whatever is
 // missing is found missing.
 func (n *Node) publish(subject string, m *message) {
 	m.node = n.name
-	if err := n.bus.Publish(subject, m.encode(time.Now())); err != nil {
+	if err := n.bus.Publish(subject, n.sent(m.encode(time.Now()))); err != nil {
 		if c := n.logger.Check(zap.DebugLevel, "a message to other nodes was not sent"); c != nil {
 			c.Write(zap.NamedError("reason", err))
 		}
@@ -229,8 +238,10 @@ func (n *Node) publish(subject string, m *message) {
 
 // read decodes a message; nil: it is malformed, which is logged and ends nothing else.
 func (n *Node) read(text []byte) *message {
+	n.received(text)
 	m, err := decode(text, time.Now())
 	if err != nil {
+		n.malformed.Add(1)
 		n.wrong.Log(func(suppressed int) {
 			n.logger.Warn("dropped a message of another node", zap.NamedError("reason", err), zap.Int("bytes", len(text)), zap.Int("suppressed", suppressed))
 		})

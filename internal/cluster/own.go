@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"time"
+
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // becomeShared waits until the stream may be given to others, and gives it up if another
@@ -26,11 +28,17 @@ func (s *share) becomeShared(ctx context.Context) bool {
 			}
 		}
 		if (shared || s.member.ResumesAnywhere()) && s.isOwned(ctx) {
-			s.member.Lose()
+			s.giveWay()
 			return false
 		}
 	}
 	return ctx.Err() == nil
+}
+
+// giveWay ends the stream here, since another node gives it to others.
+func (s *share) giveWay() {
+	s.node.gaveWay.Add(1)
+	s.member.Lose()
 }
 
 // isOwned reports whether another node gives the stream to others.
@@ -45,6 +53,7 @@ func (s *share) own(ctx context.Context) {
 	s.rank, s.owns = s.owner, true
 	s.published = s.member.Position()
 	s.mu.Unlock()
+	s.is(stream.NodeOwns)
 	s.answer(ownerOf(s.name))
 	s.answer(memberOf(s.name, s.node.name))
 	defer s.leave()
@@ -71,6 +80,7 @@ func (s *share) own(ctx context.Context) {
 			s.claim()
 		case <-renew.C:
 			s.forget()
+			s.tell()
 			if time.Since(claimed) >= claimTime {
 				claimed = time.Now()
 				s.claim()
@@ -78,13 +88,14 @@ func (s *share) own(ctx context.Context) {
 		case m := <-s.inbox:
 			if s.owner.less(m.rank) && m.kind != kindLeft && m.kind != kindClosed && m.kind != kindEnded {
 				s.lostTo = m.rank
-				s.member.Lose()
+				s.giveWay()
 				return
 			}
 			if m.kind == kindClaim && m.rank != s.owner {
 				s.claim() // so that it knows
 			}
 		case <-joined:
+			s.tell()
 		case <-changed:
 			changed = s.member.Changed() // before it is looked
 			if !s.publish() {

@@ -50,6 +50,7 @@ type share struct {
 	owner  rank     // of the stream, as far as this node knows
 	known  []string // who followed, as the owner told
 	lostTo rank     // the owner that this one has given way to
+	role   stream.NodeRole
 
 	mu        sync.Mutex
 	rank      rank                 // what replies tell
@@ -66,9 +67,11 @@ func (n *Node) Run(ctx context.Context, m *stream.Member) {
 		followers: make(map[string]time.Time), joined: make(chan struct{}),
 	}
 	defer s.close()
+	s.is(stream.NodeAsks)
 	s.listen(claimsOf(s.name))
 	if !s.findOwner(ctx) {
 		s.member.Connect()
+		s.is(stream.NodeAlone)
 		if !s.becomeShared(ctx) {
 			return
 		}
@@ -84,7 +87,41 @@ func (n *Node) Run(ctx context.Context, m *stream.Member) {
 	}
 }
 
+// is takes note of what this node is in the stream, for operators.
+func (s *share) is(role stream.NodeRole) {
+	s.count(-1)
+	s.role = role
+	s.count(1)
+	s.tell()
+}
+
+// count counts the stream by what this node is in it.
+func (s *share) count(by int64) {
+	switch s.role {
+	case stream.NodeAsks:
+		s.node.waiting.Add(by)
+	case stream.NodeAlone:
+		s.node.alone.Add(by)
+	case stream.NodeOwns:
+		s.node.owned.Add(by)
+	case stream.NodeFollows:
+		s.node.followed.Add(by)
+	}
+}
+
+// tell tells operators of the nodes that have the stream.
+func (s *share) tell() {
+	info := stream.NodesInfo{Role: s.role, Owner: s.owner.node, Term: s.owner.term, Followers: s.known}
+	if s.role == stream.NodeOwns {
+		s.mu.Lock()
+		info.Followers = s.followersLocked()
+		s.mu.Unlock()
+	}
+	s.member.Tell(info)
+}
+
 func (s *share) close() {
+	s.count(-1)
 	for _, stop := range s.stops {
 		stop()
 	}
@@ -135,7 +172,7 @@ func (s *share) reply(text []byte) []byte {
 			s.mu.Unlock()
 		}
 	}
-	return out.encode(time.Now())
+	return s.node.sent(out.encode(time.Now()))
 }
 
 // joins takes note of a follower, which has all up to a position. The lock is held.
@@ -171,7 +208,7 @@ func (s *share) ask(ctx context.Context, subject string, request *message) (*mes
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	request.kind, request.node = kindAsk, s.node.name
-	text, err := s.node.bus.Ask(ctx, subject, request.encode(time.Now()))
+	text, err := s.node.bus.Ask(ctx, subject, s.node.sent(request.encode(time.Now())))
 	if err != nil {
 		return nil, err
 	}

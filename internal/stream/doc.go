@@ -51,7 +51,7 @@
 //	successor.go with receive.go, intake.go,
 //	reconnect.go                                 what its upstream connections bring, and what
 //	                                             follows their ends
-//	follow.go                                    other nodes have it, too
+//	follow.go, nodes.go                          other nodes have it, too
 //	attach.go, reopen.go                         a request comes to it
 //	observed.go, tail.go                         what operators see of it
 //	lingering.go, resources.go, files_unix.go,

@@ -288,7 +288,7 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 		tail = slices.Clone(tail)
 		s.over.tail = tail
 		for sub := range s.subs {
-			if sub.stream == s {
+			if sub.stream == s && sub.finish() == "" && !sub.barred() {
 				sub.finishFor(sub.finish()).tail = tail
 			}
 		}

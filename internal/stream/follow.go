@@ -76,6 +76,7 @@ func (m *Member) Connect() {
 // Lose ends the stream on this node, because another one has it, too, and what they
 // have does not join. Its clients come back.
 func (m *Member) Lose() {
+	m.stream.facts.forget(m.stream.Key)
 	m.Log().Info("another node has the stream: its clients here are disconnected, and follow when they come back")
 	m.stream.leave(EndBroken)
 }
@@ -83,11 +84,15 @@ func (m *Member) Lose() {
 // End ends the stream as its owner has.
 func (m *Member) End(reason EndReason, tail []byte) { m.stream.finish(reason, tail) }
 
-// Ended returns how the stream has ended, if it has and is kept for those who come back.
+// Ended returns how the stream has ended, if it has and is kept for those who come back;
+// and its tail, if that is for all.
 func (m *Member) Ended() (reason EndReason, tail []byte, ok bool) {
 	m.stream.mu.Lock()
 	defer m.stream.mu.Unlock()
-	return m.stream.over.why, m.stream.over.tail, m.stream.hasEnded()
+	if m.stream.shares() {
+		tail = m.stream.over.tail
+	}
+	return m.stream.over.why, tail, m.stream.hasEnded()
 }
 
 // ForOthers is the position up to which blocks may be given to other nodes.
@@ -185,7 +190,7 @@ func (m *Member) Excerpt(after uint64, all bool, size int) *Excerpt {
 		after = f.Lost
 	}
 	e := &Excerpt{
-		Epoch: s.epoch, Past: s.past, Head: s.head.WithoutCookies(), Live: s.isLive(), Fresh: s.fresh,
+		Epoch: s.epoch, Past: s.past, Head: s.headForAll().WithoutCookies(), Live: s.isLive(), Fresh: s.fresh,
 		Connection: s.connectionNumber(), Began: s.track.HeadAt, Headed: s.track.HeadAt,
 		After: after, Events: s.eventsAt(after), Forgotten: f.Forgotten, Whole: true,
 	}
@@ -209,7 +214,7 @@ func (m *Member) Excerpt(after uint64, all bool, size int) *Excerpt {
 		_, begins := f.BeginsRun(b.Position)
 		e.Blocks = append(e.Blocks, CopiedBlock{b, begins && b.HasID})
 	}
-	if e.End() == f.Newest {
+	if e.End() == f.Newest && s.shares() { // a connection that is not proven may have said something
 		e.Said = &Said{Retry: s.said.retry, HasRetry: s.said.hasRetry, LastID: s.said.lastID, GaveID: s.said.gaveID, ShowsIDs: s.said.showsIDs, Known: f.LastID}
 	}
 	return e
@@ -248,9 +253,11 @@ func (m *Member) Follow(e *Excerpt) (ok bool) {
 	return ok
 }
 
-// joins reports whether an excerpt goes on where the stream is, or before.
+// joins reports whether an excerpt goes on where the stream is, or before. What is one
+// client's here is not part of what another node has.
 func (s *Stream) joins(e *Excerpt) bool {
-	if s.head == nil || s.buffer.Newest == 0 && e.Epoch != s.epoch || e.After > s.buffer.Newest {
+	switch newest := s.buffer.Newest; {
+	case s.head == nil, newest == 0 && e.Epoch != s.epoch, e.After > newest, s.forOthers() < newest:
 		return false
 	}
 	if e.Epoch == s.epoch {
@@ -270,9 +277,6 @@ func (s *Stream) beginWithExcerpt(e *Excerpt) {
 	s.charge()
 	s.buffer.SetLastID(e.OldestID, e.After)
 	s.head = &upstreams.Head{Header: http.Header{}}
-	if e.Head != nil {
-		s.head = e.Head
-	}
 	s.attempts.connections = 1 // it has one elsewhere: those to come here are not its first
 	s.goOn(e)
 	s.stay.began(now)
@@ -304,12 +308,15 @@ func (s *Stream) goOn(e *Excerpt) {
 	if e.Forgotten > s.buffer.Forgotten {
 		s.buffer.ForgetIDs(e.Forgotten)
 	}
-	s.sharing.proven, s.sharing.barrier = true, 0
+	s.isForAll(e.Head)
 	switch {
 	case e.Live && (other || !s.isLive() || m.connection != e.Connection):
 		s.isConnectedElsewhere(e)
 	case !e.Live && s.phase != phaseBroken:
 		s.phase = phaseBroken
+		if s.compares() {
+			s.doubt()
+		}
 		s.seats.ring()
 		s.wakeLocked()
 	}
@@ -330,17 +337,33 @@ func (s *Stream) goOn(e *Excerpt) {
 	}
 }
 
-// isConnectedElsewhere takes note that the stream has an upstream connection on another node.
+// isForAll takes note that all that the stream has is for all, and a head, if it is given:
+// that of the stream's next connection here is compared with it.
+func (s *Stream) isForAll(h *upstreams.Head) {
+	s.head = s.headForAll()
+	if h != nil {
+		s.head = h
+	}
+	s.settleProof()
+	s.sharing.barrier, s.sharing.once, s.sharing.renewed, s.sharing.shown = 0, true, false, nil
+}
+
+// isConnectedElsewhere takes note that the stream has an upstream connection on another
+// node. It may be that of another application: what was learnt of the one before says
+// nothing of it.
 func (s *Stream) isConnectedElsewhere(e *Excerpt) {
 	s.member.connection = e.Connection
+	if s.compares() {
+		s.facts.forget(s.Key)
+		for sp := range s.splices {
+			s.unshareSplice(sp)
+		}
+	}
 	s.phase = phaseLive
 	s.conn = nil
 	s.track.Conn = &evidence.Connection{Began: e.Began}
 	s.track.Opened(e.Headed)
 	s.learned = learned{}
-	if e.Head != nil {
-		s.head = e.Head
-	}
 	for sp := range s.splices {
 		sp.splice.since = time.Now()
 		sp.splice.StreamOpened()

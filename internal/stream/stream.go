@@ -93,12 +93,13 @@ type Member struct {
 	cluster Cluster
 
 	// Guarded by the stream's lock.
-	end        context.CancelFunc     // of Run; nil: it does not run
-	opens      string                 // the last event ID that its first connection is to be opened with
-	following  bool                   // its blocks come from another node
-	foreign    bool                   // so did the newest of its epoch
-	followers  bool                   // other nodes follow
-	connection uint64                 // the number of its upstream connection there
+	end        context.CancelFunc // of Run; nil: it does not run
+	opens      string             // the last event ID that its first connection is to be opened with
+	following  bool               // its blocks come from another node
+	foreign    bool               // so did the newest of its epoch
+	followers  bool               // other nodes follow
+	connection uint64             // the number of its upstream connection there
+	nodes      NodesInfo
 	asked      map[*Subscriber]string // last event IDs of those who wait for the first head; nil: there was one
 }
 
