@@ -3,7 +3,9 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
@@ -32,13 +35,17 @@ type app struct {
 	conns    map[*appConn]struct{}
 	opened   int
 	slowness time.Duration // before each head
+	log      func(format string, args ...any)
+	style    style // what it tells each connection alone; see earned_test.go
 }
 
 type appConn struct {
 	number int
 	mu     sync.Mutex
 	queue  []string
+	ids    int // counted for it alone
 	ended  bool
+	broken bool
 	more   chan struct{}
 }
 
@@ -76,7 +83,13 @@ func (a *app) emit() {
 	defer a.mu.Unlock()
 	a.count++
 	for c := range a.conns {
-		c.put(a.text(a.count, c))
+		if c.hasBroken() {
+			continue
+		}
+		if a.style.forAll() {
+			c.put(a.text(a.count, c))
+		}
+		c.put(a.own(a.count, c))
 	}
 }
 
@@ -98,6 +111,12 @@ func (c *appConn) hasEnded() bool {
 	return c.ended
 }
 
+func (c *appConn) hasBroken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken
+}
+
 // connections is how many there are.
 func (a *app) connections() int {
 	a.mu.Lock()
@@ -105,18 +124,32 @@ func (a *app) connections() int {
 	return len(a.conns)
 }
 
-func (a *app) connect(lastEventID string) *appConn {
+// connect accepts a connection. Its head may name a session.
+func (a *app) connect(lastEventID string) (c *appConn, session string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.opened++
-	c := &appConn{number: a.opened, more: make(chan struct{}, 1)}
-	if after, err := strconv.Atoi(lastEventID); err == nil && a.ids {
+	if a.log != nil {
+		a.log("connection %d, with %q", a.opened, lastEventID)
+	}
+	c = &appConn{number: a.opened, more: make(chan struct{}, 1)}
+	a.greet(c)
+	if a.style == sessionInHead {
+		session = strconv.Itoa(c.number)
+	}
+	if after, err := strconv.Atoi(lastEventID); err == nil && a.ids && a.style.forAll() {
 		for n := after + 1; n <= a.count; n++ {
 			c.put(a.text(n, c))
 		}
 	}
 	a.conns[c] = struct{}{}
-	return c
+	return c, session
+}
+
+func (a *app) disconnect(c *appConn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.conns, c)
 }
 
 // source is the application as one node reaches it.
@@ -137,18 +170,21 @@ func (s *source) Open(ctx context.Context, lastEventID string, conn *upstreams.C
 	case <-ctx.Done():
 		return upstreams.Ending{Err: ctx.Err()}
 	}
-	c := a.connect(lastEventID)
-	defer func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.conns, c)
-	}()
-	conn.Opened(&upstreams.Head{Header: http.Header{"Content-Type": {"text/event-stream"}}}, nil)
+	c, session := a.connect(lastEventID)
+	defer a.disconnect(c)
+	header := http.Header{"Content-Type": {"text/event-stream"}}
+	if session != "" {
+		header.Set("X-Session", session)
+	}
+	conn.Opened(&upstreams.Head{Header: header}, nil)
 	for {
 		for _, text := range c.take() {
 			if _, err := conn.Write([]byte(text)); err != nil {
 				return upstreams.Ending{Events: true, Err: err}
 			}
+		}
+		if c.hasBroken() {
+			return upstreams.Ending{Events: true, Status: http.StatusOK, Err: io.ErrUnexpectedEOF}
 		}
 		if c.hasEnded() {
 			return upstreams.Ending{Events: true, Clean: true, Status: http.StatusOK}
@@ -185,6 +221,9 @@ type clusterTest struct {
 	options *stream.Options
 	nodes   []*gateway
 	named   int
+
+	privately bool // who is not given a shared stream has a connection of its own
+	tells     bool // all that happens
 }
 
 // inCluster runs a test in fake time, with so many nodes. When it ends everybody leaves.
@@ -212,13 +251,39 @@ func inCluster(t *testing.T, seed uint64, nodes int, set func(ct *clusterTest), 
 	})
 }
 
+func (ct *clusterTest) logf(format string, args ...any) {
+	if ct.tells {
+		ct.t.Logf("%s %s", time.Now().Format("04:05.000"), fmt.Sprintf(format, args...))
+	}
+}
+
+// logger is where a node logs.
+func (ct *clusterTest) logger(node string) *zap.Logger {
+	if !ct.tells {
+		return zap.NewNop()
+	}
+	encoder := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{MessageKey: "message"})
+	return zap.New(zapcore.NewCore(encoder, zapcore.AddSync(testLog{ct, node}), zap.DebugLevel))
+}
+
+// testLog takes lines of a node's log.
+type testLog struct {
+	test *clusterTest
+	node string
+}
+
+func (l testLog) Write(line []byte) (int, error) {
+	l.test.logf("%s: %s", l.node, bytes.TrimSpace(line))
+	return len(line), nil
+}
+
 // add starts another node.
 func (ct *clusterTest) add() *gateway {
 	ct.t.Helper()
 	ct.named++
 	g := &gateway{test: ct, name: "node" + strconv.Itoa(ct.named), hub: stream.NewHub(), source: &source{app: ct.app}}
 	bus := cluster.Sealed(ct.net.Add(g.name), []byte("secret"), zap.NewNop())
-	node, err := cluster.New(bus, zap.NewNop())
+	node, err := cluster.New(bus, ct.logger(g.name))
 	if err != nil {
 		ct.t.Fatal(err)
 	}
@@ -297,6 +362,7 @@ func (c *client) cut() {
 }
 
 func (c *client) add(event string) {
+	c.at.test.logf("%s: %s", c.name, event)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.events = append(c.events, event)
@@ -312,20 +378,39 @@ func (c *client) seen() []string {
 func (c *client) run(ctx context.Context, g *gateway) {
 	req := &stream.Request{
 		Parts: []stream.Part{{Name: "path", Value: "/events"}}, Instance: g.instance, LastEventID: c.lastID, Options: g.test.options,
-		Source: func(bool) stream.Source { return g.source }, Logger: zap.NewNop(),
+		Source: func(bool) stream.Source { return g.source }, Logger: g.test.logger(g.name),
 	}
 	c.comes++
+	g.test.logf("%s comes to %s with %q", c.name, g.name, c.lastID)
+	if c.share(ctx, g, req) == stream.EndPerClient && g.test.privately && ctx.Err() == nil {
+		c.alone(ctx, g)
+	}
+}
+
+// share is a response of a stream that is shared. It returns why that has ended, or cannot be.
+func (c *client) share(ctx context.Context, g *gateway, req *stream.Request) stream.EndReason {
 	sub, err := g.hub.Join(req)
+	if errors.Is(err, stream.ErrUnshareable) {
+		return stream.EndPerClient
+	}
 	if err != nil {
-		return
+		return ""
 	}
 	defer sub.Leave()
-	if again, left := sub.Origin.AwaitOpening(ctx, req, true); again || left || !sub.WaitForHead(ctx) || sub.TurnedAway() != "" {
-		return
+	if again, left := sub.Origin.AwaitOpening(ctx, req, true); again || left || !sub.WaitForHead(ctx) {
+		return ""
 	}
-	if head, err := sub.Head(); err != nil || head.Header.Get("Content-Type") == "" {
-		return
+	if why := sub.TurnedAway(); why != "" {
+		return why
 	}
+	head, err := sub.Head()
+	if err != nil {
+		return stream.EndPerClient
+	}
+	if head.Header.Get("Content-Type") == "" {
+		return ""
+	}
+	c.hasHead(head.Header.Get("X-Session"))
 	switch outcome, _, _ := strings.Cut(sub.Outcome(), ";"); outcome {
 	case stream.ResumeGap:
 		c.add(anew)
@@ -338,7 +423,7 @@ func (c *client) run(ctx context.Context, g *gateway) {
 			c.take(b.Wire)
 		}
 		if end != "" {
-			return
+			return end
 		}
 		if wake == nil {
 			continue
@@ -351,7 +436,7 @@ func (c *client) run(ctx context.Context, g *gateway) {
 		case <-wake:
 		case <-timer:
 		case <-ctx.Done():
-			return
+			return ""
 		}
 	}
 }
@@ -373,7 +458,7 @@ func (c *client) take(wire []byte) {
 		}
 		switch {
 		case data == "":
-		case kind != "":
+		case kind != "" && kind != "session":
 			c.add(kind)
 		default:
 			c.add(data)

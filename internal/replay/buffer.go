@@ -152,19 +152,37 @@ func (f *Buffer) EvictTo(memory int64, now time.Time) {
 		f.dropComments()
 	}
 	for len(f.Blocks) > 1 && (f.crowded(memory) || now.Sub(f.Blocks[0].At) > f.Limits.Age) {
-		old := f.Blocks[0]
-		f.Blocks[0] = nil
-		f.Blocks = f.Blocks[1:]
-		f.Size -= int64(len(old.Wire))
-		f.ids -= old.idSize()
-		f.index.remove(old)
-		if old.CommentOnly {
-			f.comments--
-			f.commentSize -= int64(len(old.Wire))
-		} else {
-			f.Lost = old.Position
-		}
+		f.evictFirst()
 	}
+	f.dropRuns()
+}
+
+// DropTo evicts all blocks up to a position, which was given to somebody.
+func (f *Buffer) DropTo(position uint64) {
+	for len(f.Blocks) > 0 && f.Blocks[0].Position <= position {
+		f.evictFirst()
+	}
+	f.Lost = max(f.Lost, position)
+	f.dropRuns()
+}
+
+func (f *Buffer) evictFirst() {
+	old := f.Blocks[0]
+	f.Blocks[0] = nil
+	f.Blocks = f.Blocks[1:]
+	f.Size -= int64(len(old.Wire))
+	f.ids -= old.idSize()
+	f.index.remove(old)
+	if old.CommentOnly {
+		f.comments--
+		f.commentSize -= int64(len(old.Wire))
+	} else {
+		f.Lost = old.Position
+	}
+}
+
+// dropRuns drops those that begin with what is not kept any more.
+func (f *Buffer) dropRuns() {
 	for len(f.runs) > 0 && f.runs[0].start < f.Lost {
 		f.dropRun()
 	}

@@ -76,7 +76,11 @@ func (m *Member) Connect() {
 // Lose ends the stream on this node, because another one has it, too, and what they
 // have does not join. Its clients come back.
 func (m *Member) Lose() {
-	m.stream.facts.forget(m.stream.Key)
+	m.locked(func(s *Stream) { // whether the application is another one by now is not seen here any more
+		if s.compares() {
+			s.doubt()
+		}
+	})
 	m.Log().Info("another node has the stream: its clients here are disconnected, and follow when they come back")
 	m.stream.leave(EndBroken)
 }
@@ -190,7 +194,7 @@ func (m *Member) Excerpt(after uint64, all bool, size int) *Excerpt {
 		after = f.Lost
 	}
 	e := &Excerpt{
-		Epoch: s.epoch, Past: s.past, Head: s.headForAll().WithoutCookies(), Live: s.isLive(), Fresh: s.fresh,
+		Epoch: s.epoch, Past: s.past, Head: s.headForAll().WithoutCookies(), Live: s.isLive() && s.shares(), Fresh: s.fresh,
 		Connection: s.connectionNumber(), Began: s.track.HeadAt, Headed: s.track.HeadAt,
 		After: after, Events: s.eventsAt(after), Forgotten: f.Forgotten, Whole: true,
 	}

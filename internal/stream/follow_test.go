@@ -382,35 +382,114 @@ func TestFollowerForgetsWhatWasLearntBefore(t *testing.T) {
 	}
 }
 
-// A splice that several clients of a follower share may be greeted by another application
-// than the owner's connection was: when that is lost, it is left to the first of them.
-func TestSharedSpliceOfAFollowerIsLeftToItsFirstClient(t *testing.T) {
-	for name, happens := range map[string]func(e *Excerpt){
-		"lost":    func(e *Excerpt) { e.Live = false },
-		"another": func(e *Excerpt) { e.Connection++ },
+// A break of the owner's connection, after which the application may be another one, is
+// known on another node too late to take what several clients of a splice were given back:
+// there each has its own.
+func TestFollowersClientsShareNoSplice(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		c := st.owner()
+		st.proven()
+		owner := <-c.members
+		node, _, _ := st.follower(unproven(), owner.all())
+		time.Sleep(5 * time.Second)
+		all := []*reader{node.join(""), node.join(""), node.join("")}
+		for range all {
+			sp := node.source.acceptOpen()
+			sp.event("secret")
+		}
+		for _, r := range all {
+			if text := r.read(); strings.Count(text, "secret") != 1 {
+				t.Errorf("a client was given %q", text)
+			}
+		}
+	})
+}
+
+// When the stream is another node's from now on, nobody sees here any more that the
+// application has become another one: a splice without a head is its first client's.
+func TestSharedSpliceIsLeftToItsFirstClientWhenTheStreamIsLost(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		c := st.owner()
+		st.proven()
+		m := <-c.members
+		time.Sleep(5 * time.Second)
+		all := []*reader{st.join(""), st.join(""), st.join("")}
+		sp := st.source.accept()
+		m.Lose()
+		sp.open()
+		sp.event("secret")
+		given := 0
+		for _, r := range all {
+			if strings.Contains(r.read(), "secret") {
+				given++
+			}
+		}
+		if given != 1 {
+			t.Errorf("%d clients were given what one connection brings", given)
+		}
+	})
+}
+
+// While the owner's connection is not proven, it is none to other nodes: their newcomers
+// wait, as for one that is away.
+func TestUnprovenConnectionIsNoneToOthers(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		c := st.owner()
+		_, _, up := st.proven()
+		owner := <-c.members
+		if !owner.all().Live {
+			t.Error("it has none while it is proven")
+		}
+		node, _, m := st.follower(unproven(), owner.all())
+		up.breakOff()
+		up = st.source.accept()
+		up.openAs("1")
+		if e := owner.all(); e.Live || !m.Follow(e) {
+			t.Errorf("another node is given %+v", e)
+		}
+		node.join("")
+		time.Sleep(time.Second)
+		node.source.expectNone()
+	})
+}
+
+// What a connection has brought that was not proven is told to one client. When that
+// connection is over, and the next one is proven, it is for nobody else: the application may
+// have become one that tells all the same.
+func TestWhatWasNotProvenBeforeIsForNobodyElse(t *testing.T) {
+	for name, again := range map[string]func(st *streamTest, up *fakeConn) *fakeConn{
+		"break":  func(st *streamTest, up *fakeConn) *fakeConn { up.breakOff(); return st.source.acceptOpen() },
+		"reload": func(st *streamTest, _ *fakeConn) *fakeConn { st.reload(); return st.source.acceptOpen() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, unproven(), func(st *streamTest) {
 				c := st.owner()
-				st.proven()
-				owner := <-c.members
-				node, _, m := st.follower(unproven(), owner.all())
-				time.Sleep(5 * time.Second)
-				all := []*reader{node.join(""), node.join(""), node.join("")}
-				sp := node.source.accept()
-				e := owner.all()
-				happens(e)
-				m.Follow(e)
+				a, up := st.start()
+				m := <-c.members
+				up.event("secret")
+				up = again(st, up)
+				time.Sleep(10 * time.Second)
+				b, sp := st.second()
 				sp.open()
-				sp.event("secret")
-				given := 0
-				for _, r := range all {
-					if strings.Contains(r.read(), "secret") {
-						given++
+				for range 3 {
+					time.Sleep(2 * splicePause)
+					for _, conn := range []*fakeConn{up, sp} {
+						if conn.ctx.Err() == nil {
+							conn.event("for all")
+						}
 					}
 				}
-				if given != 1 {
-					t.Errorf("%d clients were given what one connection brings", given)
+				sp.expectGone(true)
+				a.read()
+				d := st.join("sse1.00000000000000000000000000000000.1") // of another life: it is given what is kept
+				if text := b.read(); !strings.Contains(text, "for all") {
+					t.Errorf("the second client was given %q", text)
+				}
+				if text := d.read() + b.read(); strings.Contains(text, "secret") {
+					t.Errorf("another client was given %q", text)
+				}
+				if e := m.all(); e == nil || strings.Contains(e.text(), "secret") {
+					t.Errorf("another node is given %+v", e)
 				}
 			})
 		})

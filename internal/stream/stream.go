@@ -367,6 +367,7 @@ type proof struct {
 	// While it is not proven: what came up to barrier was, once; what came after
 	// that is given to those subscribers only that have it as their own.
 	barrier uint64
+	before  uint64          // up to here are blocks of connections that are over, and were not proven
 	asked   bool            // a probe is to prove it again
 	once    bool            // it was proven, with this connection or one before
 	renewed bool            // the newest connection's head says something else than that of the one before
