@@ -53,9 +53,12 @@ func TestGatewaysShareOneConnection(t *testing.T) {
 			last := a.send(10)
 			moved := connect(t, "/events", c.id, gateways[(i+1)%3])
 			moved.expect(t, last-9, last)
-			a.send(1)
-			moved.expect(t, last-9, last+1)
-			clients[i+1].awaitEvent(t, last+1) // which moves next
+			last = a.send(1)
+			moved.expect(t, last-10, last)
+			clients[i+1].awaitEvent(t, last) // which moves next
+			for _, c := range clients[len(clients)-3:] {
+				c.awaitEvent(t, last) // each gateway has it
+			}
 		}
 		if n := a.connections(); n != 1 {
 			t.Errorf("%d upstream connections", n)
@@ -123,6 +126,10 @@ func TestOwnerIsKilled(t *testing.T) {
 			for _, g := range gateways {
 				g.awaitOthers(t, 2)
 			}
+			for _, c := range clients {
+				c.goHome() // or else all of them are at one gateway soon
+			}
+			a.awaitAll(t, clients)
 		}
 		a.awaitConnections(t, 1)
 		if gaps := a.expectAll(t, clients, stop, !a.ids); !a.ids && gaps == 0 {
@@ -346,7 +353,7 @@ func TestDifferentGatewaysDoNotShare(t *testing.T) {
 	for _, g := range gateways {
 		c := connect(t, "/events", "", g)
 		clients = append(clients, c)
-		a.sendUntil(t, func(int) bool { return len(c.events()) > 0 })
+		a.sendUntil(t, 100*time.Millisecond, func(int) bool { return len(c.events()) > 0 })
 	}
 	last := a.send(1)
 	for i, c := range clients {

@@ -392,11 +392,13 @@ func (g *gateway) stop(t *testing.T) {
 // with the last ID.
 type client struct {
 	path   string
+	home   *gateway
 	cancel context.CancelFunc
 	ended  chan struct{}
 
 	mu   sync.Mutex
-	of   []*gateway // it comes to the first one, and to the next when that is not there
+	away context.CancelFunc // ends the response
+	of   []*gateway         // it comes to the first one, and to the next when that is not there
 	id   string
 	seen []event
 	gap  bool // one was told since the last event
@@ -414,7 +416,7 @@ type event struct {
 func connect(t *testing.T, path, lastID string, of ...*gateway) *client {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	c := &client{path: path, of: of, cancel: cancel, ended: make(chan struct{}), id: lastID}
+	c := &client{path: path, home: of[0], of: of, cancel: cancel, ended: make(chan struct{}), id: lastID}
 	go c.run(ctx)
 	t.Cleanup(c.leave)
 	return c
@@ -447,6 +449,7 @@ func (c *client) once(ctx context.Context) error {
 	r.Header.Set("Accept", "text/event-stream")
 	c.mu.Lock()
 	to := c.of[0]
+	c.away = cancel
 	if c.id != "" {
 		r.Header.Set("Last-Event-ID", c.id)
 	}
@@ -508,6 +511,21 @@ func (c *client) take(id, data, kind string) {
 func (c *client) leave() {
 	c.cancel()
 	<-c.ended
+}
+
+// goHome lets the client come back to the first gateway that it was at, if it is at another.
+func (c *client) goHome() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[0] == c.home {
+		return
+	}
+	for c.of[0] != c.home {
+		c.of = append(c.of[1:len(c.of):len(c.of)], c.of[0])
+	}
+	if c.away != nil {
+		c.away()
+	}
 }
 
 // at is the gateway that the client is at, or goes to.
@@ -609,7 +627,7 @@ func (c *client) expectWhole(t *testing.T, mayGap bool) (gaps int) {
 // and each of some streams has one connection.
 func (a *app) settle(t *testing.T, streams int, clients ...*client) {
 	t.Helper()
-	a.sendUntil(t, func(last int) bool {
+	a.sendUntil(t, 100*time.Millisecond+time.Duration(len(clients))*time.Millisecond/5, func(last int) bool {
 		return a.connections() == streams && !slices.ContainsFunc(clients, func(c *client) bool { return !c.has(last) })
 	})
 	for _, c := range clients {
@@ -617,13 +635,13 @@ func (a *app) settle(t *testing.T, streams int, clients ...*client) {
 	}
 }
 
-// sendUntil sends an event now and then, until something is so.
-func (a *app) sendUntil(t *testing.T, so func(last int) bool) {
+// sendUntil sends an event at an interval, until something is so.
+func (a *app) sendUntil(t *testing.T, interval time.Duration, so func(last int) bool) {
 	t.Helper()
 	var last int
 	var sent time.Time
 	await(t, "what is so after an event", func() bool {
-		if time.Since(sent) > 100*time.Millisecond {
+		if time.Since(sent) > interval {
 			last, sent = a.send(1), time.Now()
 		}
 		return so(last)
