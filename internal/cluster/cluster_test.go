@@ -8,6 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -439,6 +442,41 @@ func TestOperatorsAreToldWhoHasAStream(t *testing.T) {
 		ct.nodes[2].expectRole(stream.NodesInfo{Role: stream.NodeFollows, Owner: "node2", Followers: []string{"node3"}, Term: 2})
 		if f := ct.nodes[1].node.Figures(); f.TakeOvers != 1 || !slices.Equal(f.Peers, []string{"node3"}) {
 			t.Errorf("node2 tells %+v", f)
+		}
+	})
+}
+
+// What an owner of a term before says of the stream is of the past: that it has left it, that
+// it is over, or not shared any more.
+func TestOwnerOfATermBeforeIsNotHeard(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		ct.nodes[0].kill()
+		ct.emit(200)
+		owner := ct.owner()
+		ghost := cluster.Sealed(ct.net.Add("ghost"), []byte("secret"), zap.NewNop())
+		name := owner.node.Name([]stream.Part{{Name: "path", Value: "/events"}}, ct.options)
+		for _, kind := range []struct {
+			say  func(term uint64) error
+			what string
+		}{
+			{func(term uint64) error { return cluster.Say(ghost, name, cluster.KindLeft, term, 0) }, "left"},
+			{func(term uint64) error { return cluster.Say(ghost, name, cluster.KindEnded, term, 0) }, "ended"},
+			{func(term uint64) error { return cluster.Say(ghost, name, cluster.KindClosed, term, 0) }, "closed"},
+		} {
+			if err := kind.say(1); err != nil {
+				t.Fatal(err)
+			}
+			ct.emit(100)
+			for _, c := range all[1:] {
+				if c.comes != 1 {
+					t.Errorf("%s has come %d times, after an owner before has said that it has %s the stream", c.name, c.comes, kind.what)
+				}
+			}
+			if got := ct.owner(); got != owner {
+				t.Errorf("%s is the owner, after one before has said that it has %s the stream", got.name, kind.what)
+			}
 		}
 	})
 }

@@ -94,7 +94,9 @@ func (n *Node) Name(parts []stream.Part, o *stream.Options) string {
 		h.Write(size[:])
 		h.Write([]byte(text))
 	}
-	add(fmt.Sprint(version, o.IDs, o.Join, o.Vouched, o.EmptyBlocks, o.GapEvent, o.Reconnect))
+	add(fmt.Sprint(version, o.IDs, o.Join, o.Vouched, o.EmptyBlocks, o.Reconnect))
+	add(o.GapEvent)
+	add(o.Keys)
 	for _, part := range parts {
 		if part.Name == "place" {
 			part.Value = placeOf(part.Value)
