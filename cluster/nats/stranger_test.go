@@ -54,8 +54,8 @@ func readAll(t *testing.T, c net.Conn) string {
 // A stranger who connects to the route port, and knows the protocol but not the secret, is
 // not let in: neither in clear nor with a certificate of his own.
 func TestStrangerAtTheRoutePort(t *testing.T) {
-	const protocol = "CONNECT {\"verbose\":false,\"user\":\"node\",\"pass\":\"guess\",\"name\":\"stranger\"}\r\n" +
-		"INFO {\"server_id\":\"STRANGER\",\"server_name\":\"stranger\",\"cluster\":\"sse\",\"proto\":1,\"headers\":true}\r\n" +
+	const protocol = "CONNECT {\"verbose\":false,\"user\":\"node\",\"pass\":\"guess\",\"name\":\"stranger\",\"cluster\":\"sse\",\"headers\":true}\r\n" +
+		"INFO {\"server_id\":\"STRANGER\",\"server_name\":\"stranger\",\"cluster\":\"sse\",\"proto\":1,\"headers\":true,\"route_pool_size\":1}\r\n" +
 		"RS+ $G sse.>\r\nSUB > 1\r\nRMSG $G sse.stranger 2\r\nhi\r\nPING\r\n"
 	ways(t, func(t *testing.T, change func(*settings)) {
 		t.Helper()
