@@ -28,20 +28,23 @@ type wall struct {
 // walls are those of each package, but for the root, which is above them all, and
 // alone may know Prometheus.
 var walls = map[string]wall{
-	"eventstream":           {},
-	"internal/logs":         {zap: true},
-	"internal/hints":        {zap: true},
-	"internal/number":       {},
-	"internal/replay":       {imports: []string{"eventstream", "internal/number"}},
-	"internal/meter":        {},
-	"internal/access":       {imports: []string{"internal/meter"}},
-	"internal/evidence":     {imports: []string{"eventstream", "internal/number", "internal/replay"}},
-	"internal/stream":       {imports: []string{"eventstream", "internal/evidence", "internal/logs", "internal/meter", "internal/number", "internal/replay", "internal/upstreams"}, zap: true},
-	"internal/upstreams":    {imports: []string{"eventstream", "internal/meter"}, zap: true},
-	"internal/key":          {imports: []string{"internal/stream"}, caddy: true, http: true},
-	"internal/h2":           {imports: []string{"internal/number"}, http: true},
-	"internal/deliverytest": {}, // of tests
-	"internal/doctor":       {imports: []string{"eventstream"}, http: true},
+	"eventstream":        {},
+	"internal/logs":      {zap: true},
+	"internal/hints":     {zap: true},
+	"internal/number":    {},
+	"internal/replay":    {imports: []string{"eventstream", "internal/number"}},
+	"internal/meter":     {},
+	"internal/access":    {imports: []string{"internal/meter"}},
+	"internal/evidence":  {imports: []string{"eventstream", "internal/number", "internal/replay"}},
+	"internal/stream":    {imports: []string{"eventstream", "internal/evidence", "internal/logs", "internal/meter", "internal/number", "internal/replay", "internal/upstreams"}, zap: true},
+	"internal/upstreams": {imports: []string{"eventstream", "internal/meter"}, zap: true},
+	"internal/cluster":   {imports: []string{"internal/logs", "internal/number", "internal/replay", "internal/stream", "internal/upstreams"}, zap: true},
+
+	"internal/cluster/bustest": {imports: []string{"internal/cluster"}}, // of tests
+	"internal/key":             {imports: []string{"internal/stream"}, caddy: true, http: true},
+	"internal/h2":              {imports: []string{"internal/number"}, http: true},
+	"internal/deliverytest":    {}, // of tests
+	"internal/doctor":          {imports: []string{"eventstream"}, http: true},
 	"internal/delivery": {
 		imports: []string{"internal/h2", "internal/meter", "internal/number", "internal/replay", "internal/stream"},
 		caddy:   true, http: true,

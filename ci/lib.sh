@@ -35,7 +35,7 @@ quiet() {
 # modules lists the folders of the Go modules that are checked and tested. tools/ has no code of its own.
 modules() {
 	local dir
-	for dir in . integration; do
+	for dir in . integration cluster/nats; do
 		if [[ -f $dir/go.mod ]]; then printf '%s\n' "$dir"; fi
 	done
 }

@@ -8,6 +8,10 @@ step gofmt quiet gofmt -l "${files[@]}"
 
 root=$PWD
 golangci() { go tool -modfile="$root/tools/go.mod" golangci-lint run --config "$root/.golangci.yml" ./...; }
+# Users of cluster/nats are given what its go.mod says.
+step "go mod tidy: cluster/nats" go -C cluster/nats mod tidy -diff
+step "go mod verify: cluster/nats" go -C cluster/nats mod verify
+
 for dir in $(modules); do
 	cd "$root/$dir"
 	step "go vet: $dir" go vet ./...

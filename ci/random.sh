@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 step "sharing is earned" go test -count=1 -timeout=2h -run '^TestSharingIsEarned$' ./internal/stream -earned.seed 0 -earned.runs 1000000
 step "the stream's model" go test -count=1 -timeout=2h -run '^TestModel$' ./internal/stream -model.seed 0 -model.steps 1000000
+step "ownership between nodes" go test -count=1 -timeout=2h -run '^TestModelOfOwnership$' ./internal/cluster -cluster.seed 0 -cluster.runs 500
 step "HTTP/2 frames" go test -count=1 -timeout=2h -run '^TestClientIsSentWhatItAllows$' ./internal/h2 -h2.seed 0 -h2.steps 1000000
 for delivery in connection handler http2; do
 	CADDY_SSE_DELIVERY=$delivery step "differences, $delivery" \

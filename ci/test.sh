@@ -109,9 +109,13 @@ compute() {
 	fi
 }
 
+# nested runs the tests of a module below, which are few: its Caddy is the one of the folder cmd/caddy there.
+nested() { tests "$1" go -C "$1" test -race -count=1 -timeout=10m -run "$pattern" ./...; }
+
 # queue is what the workers do, in this order: what takes long comes first, and what can begin before tests are dealt.
 queue() {
 	printf '%s\n' compute others
+	if [[ -f cluster/nats/go.mod ]]; then printf 'nested cluster/nats\n'; fi
 	if [[ -f integration/go.mod ]]; then
 		deal integration 2 >&2 # which builds the programs; not more: many of these tests have a thousand clients
 		touch "$CADDY_SSE_PROGRAMS/built"
@@ -136,7 +140,7 @@ if [[ -f integration/go.mod ]]; then
 fi
 
 export work pattern computing
-export -f tests tell binary asking count group others compute heading
+export -f tests tell binary asking count group others nested compute heading
 set -m # a process group of their own, to end all of them
 queue | xargs -P "$workers" -I '{}' bash -euo pipefail -c '{}' & # which works until the queue is empty, whatever fails
 beside=$!

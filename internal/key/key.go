@@ -2,6 +2,7 @@ package key
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -51,6 +52,12 @@ type Config struct {
 	IgnoreHeaders []string
 	IgnoreQuery   []string
 	IDParameters  []string // query parameters that may bring the last event ID
+}
+
+// String is all of it, for nodes to compare.
+func (c Config) String() string {
+	return fmt.Sprintf("%q %t %q %q %t %q %q %q %q", c.Template, c.Public, c.Cookies, c.Headers, c.StripCookies,
+		c.Add, c.IgnoreHeaders, c.IgnoreQuery, c.IDParameters)
 }
 
 // New makes the policy of a configuration.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -199,4 +200,30 @@ func FuzzKeyOfRequests(f *testing.F) {
 			t.Errorf("different keys, but sent upstream is\n%s", sent1)
 		}
 	})
+}
+
+// Nodes compare all that the operator says about keys.
+func TestConfigsThatDifferReadDifferently(t *testing.T) {
+	seen := map[string]string{Config{}.String(): "none"}
+	for i := range reflect.TypeFor[Config]().NumField() {
+		var c Config
+		name := reflect.TypeFor[Config]().Field(i).Name
+		switch f := reflect.ValueOf(&c).Elem().Field(i); f.Kind() {
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.String:
+			f.SetString("a")
+		case reflect.Slice:
+			f.Set(reflect.ValueOf([]string{"a"}))
+		default:
+			t.Fatalf("what is %s?", name)
+		}
+		if other, ok := seen[c.String()]; ok {
+			t.Errorf("%s reads as %s", name, other)
+		}
+		seen[c.String()] = name
+	}
+	if (Config{Add: []string{"a", "b"}}).String() == (Config{Add: []string{"a b"}}).String() {
+		t.Error("two templates read as one")
+	}
 }

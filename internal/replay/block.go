@@ -77,6 +77,19 @@ func NewBlock(b eventstream.Block, lines, id []byte, at time.Time) *Block {
 	return k
 }
 
+// Restore makes what is not sent of a block that comes from another node: its wire
+// bytes and their upstream lines, its flags and ID are given.
+func (k *Block) Restore() {
+	k.Hash = HashBlock(k.Wire[:k.Lines], k.HasID, k.ID)
+	if len(k.Wire) == k.Lines {
+		return // see OpenComment
+	}
+	wire := k.Wire
+	chunk := AppendChunk(make([]byte, 0, maxChunkSize+len(wire)+len("\r\n")), wire)
+	head := len(chunk) - len("\r\n") - len(wire)
+	k.Wire, k.Chunk = chunk[head:head+len(wire):head+len(wire)], chunk
+}
+
 // OpenComment takes the blank line away from a block that is one comment: it
 // becomes part of the next block, where it says nothing either.
 func (k *Block) OpenComment() {

@@ -44,6 +44,8 @@ type Buffer struct {
 	runs   []idRun           // ascending starts, none before lost
 	byID   map[string]uint64 // the start of the newest run with that ID
 	LastID string            // what a client at the newest block has, if the upstream gave it
+
+	Forgotten uint64 // blocks up to here are not found by the upstream's ids
 }
 
 type idRun struct {
@@ -71,6 +73,33 @@ func (f *Buffer) Append(b *Block) {
 	f.Evict(b.At)
 }
 
+// Place appends a block with the position and the count of events that it has in
+// another buffer, which this one is a copy of.
+func (f *Buffer) Place(b *Block) {
+	f.Newest, f.Events = b.Position-1, b.Events
+	if b.Dispatches {
+		f.Events--
+	}
+	f.Append(b)
+}
+
+// BeginsRun reports whether a client at position is found by the ID that it has there.
+func (f *Buffer) BeginsRun(position uint64) (id string, ok bool) {
+	i := sort.Search(len(f.runs), func(i int) bool { return f.runs[i].start >= position })
+	if i == len(f.runs) || f.runs[i].start != position {
+		return "", false
+	}
+	return f.runs[i].id, true
+}
+
+// HasLastID notes that clients have an ID by which they are not found.
+func (f *Buffer) HasLastID(id string) {
+	if len(id) > MaxID {
+		id = ""
+	}
+	f.LastID = id
+}
+
 // SetLastID notes that clients at position have the last event ID id from here
 // on. An empty id is one that cannot be resumed from; so is one that no request
 // can bring.
@@ -95,6 +124,7 @@ func (f *Buffer) SetLastID(id string, position uint64) {
 // ForgetIDs makes the blocks up to position unreachable by upstream ids: the
 // upstream has begun to give the same ids anew.
 func (f *Buffer) ForgetIDs(position uint64) {
+	f.Forgotten = max(f.Forgotten, position)
 	for len(f.runs) > 0 && f.runs[0].start <= position {
 		f.dropRun()
 	}
@@ -122,19 +152,37 @@ func (f *Buffer) EvictTo(memory int64, now time.Time) {
 		f.dropComments()
 	}
 	for len(f.Blocks) > 1 && (f.crowded(memory) || now.Sub(f.Blocks[0].At) > f.Limits.Age) {
-		old := f.Blocks[0]
-		f.Blocks[0] = nil
-		f.Blocks = f.Blocks[1:]
-		f.Size -= int64(len(old.Wire))
-		f.ids -= old.idSize()
-		f.index.remove(old)
-		if old.CommentOnly {
-			f.comments--
-			f.commentSize -= int64(len(old.Wire))
-		} else {
-			f.Lost = old.Position
-		}
+		f.evictFirst()
 	}
+	f.dropRuns()
+}
+
+// DropTo evicts all blocks up to a position, which was given to somebody.
+func (f *Buffer) DropTo(position uint64) {
+	for len(f.Blocks) > 0 && f.Blocks[0].Position <= position {
+		f.evictFirst()
+	}
+	f.Lost = max(f.Lost, position)
+	f.dropRuns()
+}
+
+func (f *Buffer) evictFirst() {
+	old := f.Blocks[0]
+	f.Blocks[0] = nil
+	f.Blocks = f.Blocks[1:]
+	f.Size -= int64(len(old.Wire))
+	f.ids -= old.idSize()
+	f.index.remove(old)
+	if old.CommentOnly {
+		f.comments--
+		f.commentSize -= int64(len(old.Wire))
+	} else {
+		f.Lost = old.Position
+	}
+}
+
+// dropRuns drops those that begin with what is not kept any more.
+func (f *Buffer) dropRuns() {
 	for len(f.runs) > 0 && f.runs[0].start < f.Lost {
 		f.dropRun()
 	}

@@ -56,6 +56,9 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	if req.Holder != s.holder {
 		s.mixed.Store(true)
 	}
+	if s.member != nil && s.member.asked != nil {
+		s.member.asked[sub] = req.LastEventID
+	}
 	s.resume(sub, req.LastEventID)
 	if s.hasEnded() && s.kind.answer {
 		sub.finishAt(s.buffer.Newest, s.over.why).tail = s.over.tail
@@ -102,7 +105,7 @@ func (s *Stream) ownedBy(inst *Instance, options *Options, src Source, logger *z
 }
 
 func (s *Stream) isStale() bool {
-	return s.source.Retired() || (s.conn != nil && !s.conn.ended && s.conn.source.Retired())
+	return s.source.Retired() || (!s.follows() && s.conn != nil && !s.conn.ended && s.conn.source.Retired())
 }
 
 // becomesStale reports whether a stream has to be moved, and nobody is at it.

@@ -37,7 +37,7 @@ func (s *Stream) brings(b *replay.Block) {
 // returns why each is told its own, "" if nothing shows that. The lock is held.
 func (s *Stream) compareSplice(sp *Stream, now time.Time, again *time.Time) ownReason {
 	st := sp.splice
-	if s.conn != nil && st.Field == "" {
+	if (s.conn != nil || s.follows()) && st.Field == "" {
 		st.Field = differingField(s.head, sp.head, s.options.Insignificant)
 	}
 	if s.pair(sp).Compare(now, again, st.probe) {

@@ -10,7 +10,7 @@ import (
 // OpenDetached makes a stream for one request. It is not known to the hub until
 // keepDetached.
 func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
-	req.prepare()
+	req.prepare(nil)
 	defer func() { req.digest = nil }()
 	s := newStream(h, req, nil)
 	s.kind = detachedKind

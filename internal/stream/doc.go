@@ -11,7 +11,7 @@
 //     is vouched for, or was seen, that the upstream tells both the same.
 //  4. Blocking. A subscriber is a position in a replay buffer and has no queue: none slows another one, and none but the
 //     clients of a splice, of a detached stream, and for a moment of a burst (room.go) slows the upstream. The goroutine
-//     that reads an upstream connection is the only one that appends to a stream.
+//     that reads an upstream connection, or Cluster.Run in its place, is the only one that appends to a stream.
 //  5. Register and read are one step. Who is told to wait is woken by all that comes after what it was given.
 //  6. The head. Request.Source is called, and a stream's head given, at most once for each connection; Opened and
 //     Refused are the two ways in which a connection answers. A key is marked unshareable before those who wait for
@@ -23,12 +23,13 @@
 //
 // Goroutines, and what ends them:
 //
+//	Cluster.Run          one for a stream that nodes may share      the stream's end
 //	upstreams.Run        one for a stream's connections             its context, when nobody needs the stream any more
 //	upstreams.Conn.run   the handlers behind sse                    their return; left to themselves after ReturnTime
 //	Hub.reclaim          makes room in memory                       there is room, or nothing more to be had
 //	Hub.renew            one for each stream after a reload         the stream has moved, or is drained
 //
-// Hub.running counts those of the first, third and fourth kind. Timers (linger, splices, successors) take the locks like
+// Hub.running counts those of all kinds but upstreams.Conn.run. Timers (linger, splices, successors) take the locks like
 // everybody else, and look first whether they are still meant.
 //
 // The files, from what is below to what is above: each names only what those before it
@@ -36,7 +37,7 @@
 //
 //	lines.go, backoff.go, attempts.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
-//	responses.go, gap.go, facts.go, figures.go, said.go,
+//	responses.go, gap.go, excerpt.go, facts.go, figures.go, said.go,
 //	stay.go, settings.go, kind.go, since.go       values, and words: they know no stream
 //	stream.go with subscriber.go                 all that a stream is made of
 //	kept.go, holds.go, ids.go, barrier.go,
@@ -50,6 +51,7 @@
 //	successor.go with receive.go, intake.go,
 //	reconnect.go                                 what its upstream connections bring, and what
 //	                                             follows their ends
+//	follow.go, nodes.go                          other nodes have it, too
 //	attach.go, reopen.go                         a request comes to it
 //	observed.go, tail.go                         what operators see of it
 //	lingering.go, resources.go, files_unix.go,

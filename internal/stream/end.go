@@ -21,6 +21,14 @@ func (s *Stream) isPrivateFor(why Private) {
 	Counts.Private.With(string(why.Reason)).Inc()
 }
 
+// stop tells the cluster that the stream is over, or has ended. The stream's lock is held.
+func (m *Member) stop() {
+	if m != nil && m.end != nil {
+		m.end()
+		m.end = nil
+	}
+}
+
 // lingerLocked ends the stream after the linger time, unless somebody comes.
 func (s *Stream) lingerLocked() {
 	s.stay.restart(time.Now(), s.options.Linger)
@@ -29,7 +37,11 @@ func (s *Stream) lingerLocked() {
 		s.hub.locked(func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if s.stay.isMeant(timer) && len(s.subs) == 0 {
+			switch {
+			case !s.stay.isMeant(timer) || len(s.subs) > 0:
+			case s.isFollowed():
+				s.lingerLocked() // others have clients
+			default:
 				s.expireLocked()
 			}
 		})
@@ -70,6 +82,7 @@ func (s *Stream) expire() (ended bool) {
 // endLocked ends the stream for good and frees what it holds.
 func (s *Stream) endLocked() {
 	s.phase = phaseGone
+	s.member.stop()
 	s.stopLinger()
 	if s.cancel != nil {
 		s.cancel()
@@ -219,7 +232,7 @@ func (sub *Subscriber) Leave() {
 		case s.isGone():
 			s.freeBuffer()
 			forget = true
-		case s.only != nil, s.draining, s.head == nil, s.lingerTime() <= 0:
+		case s.only != nil, s.draining, s.head == nil, s.lingerTime() <= 0 && !s.isFollowed():
 			s.endLocked()
 			forget = true
 		default:
@@ -288,12 +301,13 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 		tail = slices.Clone(tail)
 		s.over.tail = tail
 		for sub := range s.subs {
-			if sub.stream == s {
+			if sub.stream == s && sub.finish() == "" && !sub.barred() {
 				sub.finishFor(sub.finish()).tail = tail
 			}
 		}
 	}
 	s.phase = phaseEnded
+	s.member.stop()
 	s.reopening = false
 	s.dropSuccessor()
 	if s.kind.answer {
@@ -387,6 +401,7 @@ func (s *Stream) refuse(failed bool, why Private) {
 	}
 	s.refused, s.why = true, orElse(why, Private{Reason: PrivateNoStream})
 	s.phase = phaseGone
+	s.member.stop()
 	reopened := s.head != nil
 	s.reopening = false
 	s.leaveSplices()

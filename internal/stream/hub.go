@@ -31,6 +31,7 @@ type Hub struct {
 	Serves func(server any) bool
 
 	running sync.WaitGroup // the goroutines that own upstream connections
+	cluster atomic.Pointer[Cluster]
 
 	Memory    bufferMemory // of all replay buffers
 	facts     facts        // what applications have shown
@@ -75,6 +76,10 @@ func NewHub() *Hub {
 	_, _ = rand.Read(h.secret[:]) // never fails: crypto/rand
 	return h
 }
+
+// SetCluster lets the hub's streams be shared with other nodes, from the next one that
+// is opened on.
+func (h *Hub) SetCluster(c Cluster) { h.cluster.Store(&c) }
 
 // Register makes a handler known. The server tells its configuration from
 // others.

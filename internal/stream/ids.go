@@ -23,10 +23,24 @@ func (s *Stream) ownID(id string) bool {
 	return ok && s.options.IDs != IDsUpstream
 }
 
+// standsFor reports whether an ID of the gateway is one of the stream's, of this epoch
+// or an earlier one, as far as its position can be told from that of others.
+func (i *identity) standsFor(epoch string, position uint64) bool {
+	if epoch == i.epoch {
+		return true
+	}
+	for _, p := range i.past {
+		if p.Epoch == epoch {
+			return position <= p.Until
+		}
+	}
+	return false
+}
+
 // ofThisLife reports whether an ID is one of the gateway's that the stream gave.
 func (s *Stream) ofThisLife(id string) bool {
-	epoch, _, ok := replay.ParseID(id)
-	return ok && epoch == s.epoch && s.options.IDs != IDsUpstream
+	epoch, position, ok := replay.ParseID(id)
+	return ok && s.standsFor(epoch, position) && s.options.IDs != IDsUpstream
 }
 
 // locate returns the position up to which a client with the last event ID id
@@ -38,7 +52,7 @@ func (s *Stream) locate(id string) (position uint64, ok bool) {
 	}
 	if s.options.IDs != IDsUpstream {
 		if epoch, position, ok := replay.ParseID(id); ok {
-			return position, epoch == s.epoch && position <= s.buffer.Newest && position >= s.buffer.Lost
+			return position, s.standsFor(epoch, position) && position <= s.buffer.Newest && position >= s.buffer.Lost
 		}
 	}
 	if id == s.openID && !s.said.gaveID && s.buffer.Newest > 0 {

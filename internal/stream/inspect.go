@@ -66,6 +66,7 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 	info.EventsReceived, info.BytesReceived = f.Events, s.figures.received
 	info.EventsSent, info.BytesSent = s.figures.given.events, s.figures.given.bytes
 	info.Upstream = s.inspectUpstream()
+	info.Nodes = s.nodesInfo()
 	info.Buffer = BufferInfo{
 		Blocks: len(f.Blocks), Bytes: f.Size, Newest: f.Newest, Lost: f.Lost,
 		MaxBlocks: f.Limits.Events, MaxBytes: f.Limits.Size, MaxAge: f.Limits.Age.Seconds(),
@@ -156,8 +157,13 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 	if state == StateOpen || state == StateOpening {
 		connections++
 	}
+	role := NodeRole("")
+	if s.member != nil {
+		role = s.member.nodes.Role
+	}
 	return Sample{
 		Of:          s,
+		Role:        role,
 		Number:      s.number,
 		Kind:        s.kind.label,
 		Key:         s.Key,

@@ -59,9 +59,12 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 }
 
 // prepare makes the digest. No lock is held.
-func (req *Request) prepare() {
+func (req *Request) prepare(cluster *Cluster) {
 	m := &digest{path: pathOf(req.Parts), parts: hashParts(req.Parts)}
 	m.host, m.shown = shownOf(req.Parts)
+	if cluster != nil {
+		m.name = (*cluster).Name(req.Parts, req.Options)
+	}
 	if req.Prepare != nil {
 		req.Prepare()
 	}
@@ -79,7 +82,7 @@ func (h *Hub) Join(req *Request) (sub *Subscriber, err error) {
 	defer func() { req.digest = nil }() // the request may last as long as its response
 	sub, err = h.join(req, why, own)
 	if errors.Is(err, errUnprepared) {
-		req.prepare()
+		req.prepare(h.cluster.Load())
 		sub, err = h.join(req, why, own)
 	}
 	return sub, err
@@ -136,6 +139,9 @@ func (h *Hub) join(req *Request, why Private, own bool) (sub *Subscriber, err er
 	}
 	s := newStream(h, req, head)
 	s.adoptable = req.Instance.aloneLocked()
+	if req.digest.name != "" {
+		s.member = newMember(s, req.digest.name, *h.cluster.Load())
+	}
 	h.streams[req.Key] = append(h.streams[req.Key], s)
 	h.track(s)
 	h.count[place]++
@@ -172,7 +178,7 @@ func (h *Hub) lookupLocked(req *Request) (found *Stream) {
 		if s.closed.Load() || !h.entitledLocked(s, req.Instance) {
 			continue
 		}
-		if s.epoch == epoch {
+		if s.epoch == epoch || slices.ContainsFunc(s.past, func(p Past) bool { return p.Epoch == epoch }) {
 			return s
 		}
 		if p := s.preference(req.LastEventID); p > best {

@@ -139,7 +139,7 @@ func (h *Hub) Fill(n int, of func(i int) (*Request, uint64)) (remove func()) {
 	all := make([]*Stream, n)
 	for i := range all {
 		req, events := of(i)
-		req.prepare()
+		req.prepare(nil)
 		s := newStream(h, req, nil)
 		s.buffer.Events = events
 		h.track(s)

@@ -69,6 +69,7 @@ type Info struct {
 	Upstream       UpstreamInfo `json:"upstream"`
 	Buffer         BufferInfo   `json:"buffer"`
 	LastIDs        LastIDs      `json:"last_ids"`
+	Nodes          *NodesInfo   `json:"-"` // nil: other nodes have nothing to do with it
 }
 
 // LagInfo is how far a subscriber is behind the newest block; of a stream, how
@@ -143,6 +144,7 @@ type Sample struct {
 	State       string
 	Lost        bool // an upstream connection that was open
 	Lag         LagInfo
+	Role        NodeRole // of this node; "": others have nothing to do with the stream
 
 	// Of the last second; see internal/admin.
 	ReceivedRate float64

@@ -116,7 +116,11 @@ func (c *intake) append(b *replay.Block) {
 // apply puts a block into the stream's buffer and wakes its subscribers. setsID tells
 // that they have its ID then. The stream's lock is held.
 func (s *Stream) apply(b *replay.Block, setsID bool) {
-	s.buffer.Append(b)
+	if b.Position > 0 {
+		s.buffer.Place(b) // where another node has it
+	} else {
+		s.buffer.Append(b)
+	}
 	s.charge()
 	if setsID {
 		s.buffer.SetLastID(b.ID, b.Position)

@@ -25,8 +25,29 @@ func (s *Stream) receiver() upstreams.Receiver {
 	return s
 }
 
-// startLocked opens the stream's upstream connection.
+// startLocked opens the stream's upstream connection, or lets the cluster do so.
 func (s *Stream) startLocked(lastEventID string) {
+	if s.member != nil {
+		s.member.start(lastEventID)
+		return
+	}
+	s.connectLocked(lastEventID)
+}
+
+// start lets the cluster find out where the stream comes from. The stream's lock is held.
+func (m *Member) start(lastEventID string) {
+	m.stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	m.end, m.opens = cancel, lastEventID
+	m.stream.cancel = func() {} // there is nothing yet that could be
+	m.stream.hub.spawn(func() {
+		defer cancel()
+		m.cluster.Run(ctx, m)
+	})
+}
+
+// connectLocked opens the stream's upstream connection.
+func (s *Stream) connectLocked(lastEventID string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	src := s.source // not that of who comes before the goroutine runs

@@ -13,7 +13,8 @@ import (
 type Options struct {
 	Buffer         replay.Limits
 	Linger         time.Duration
-	Vouched        bool // the operator says that the upstream tells all connections of a key the same
+	Keys           string // all that the operator says about keys: nodes where that is another do not have the same streams
+	Vouched        bool   // the operator says that the upstream tells all connections of a key the same
 	Join           joinMode
 	JoinReplay     int // with JoinReplay: how many events; negative: all
 	IDs            IDsMode

@@ -61,6 +61,7 @@ func (s *Stream) settleProof() {
 	}
 	s.sharing.proven, s.sharing.asked = true, false
 	s.sharing.once, s.sharing.renewed, s.sharing.shown = true, false, nil
+	s.dropUnproven()
 	s.endTrial()
 	for sp := range s.splices {
 		if sp.splice.probe {
@@ -89,10 +90,34 @@ func (s *Stream) takeHead(h *upstreams.Head) {
 	if old == nil || !s.compares() {
 		return
 	}
+	s.leaveUnproven()
 	s.sharing.renewed = differingField(old, h, s.options.Insignificant) != ""
 	if s.sharing.renewed && s.sharing.once && s.sharing.shown == nil {
 		s.sharing.shown = old
 	}
+}
+
+// leaveUnproven takes note, as the stream has another connection, of what those before
+// have brought that nobody has proven: it is told to one client each, and what proves the
+// new one says nothing of it. The lock is held.
+func (s *Stream) leaveUnproven() {
+	if s.sharing.proven {
+		return
+	}
+	for _, b := range s.buffer.After(max(s.sharing.barrier, s.sharing.before)) {
+		if !b.Told {
+			s.sharing.before = b.Position
+		}
+	}
+}
+
+// dropUnproven keeps that from who may have the stream from now on. The lock is held.
+func (s *Stream) dropUnproven() {
+	if s.sharing.before > s.sharing.barrier {
+		s.buffer.DropTo(s.sharing.before)
+		s.charge()
+	}
+	s.sharing.before = 0
 }
 
 // headHash is what the heads of two connections have in common that are told the

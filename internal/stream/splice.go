@@ -88,8 +88,11 @@ func (s *Stream) isHung(now time.Time) bool {
 // what the subscriber asks for, and all of it is there.
 func (s *Stream) takes(sub *Subscriber, now time.Time) bool {
 	parent := s.splice.parent
-	if s.splice.probe || s.isGone() || !parent.shares() || s.isHung(now) || s.isRenewed() {
+	switch {
+	case s.splice.probe, s.isGone(), !parent.shares(), s.isHung(now), s.isRenewed():
 		return false
+	case parent.follows() && parent.compares():
+		return false // a break of the connection elsewhere, after which it may be another application, is known here too late
 	}
 	if sub.id() == "" {
 		return s.openID == "" && s.track.NewestAt.IsZero() && parent.learned.unmerged == 0

@@ -71,6 +71,39 @@ type keeper interface {
 	endYoung()
 }
 
+// Cluster is the other nodes, as a hub sees them.
+type Cluster interface {
+	// Name names the stream of a request to other nodes: the same on all that would make
+	// the same stream of it, and on no others. It is called with no lock held.
+	Name(parts []Part, options *Options) string
+
+	// Run is called in a goroutine of its own, with no lock held, in place of opening the
+	// upstream connection of a shared stream: when the stream is opened, and again when it
+	// is opened again after its end; the call before may not have returned by then. ctx is
+	// done when the stream has ended or is gone. Run sees to it that the stream gets a head,
+	// from another node (Member.Follow) or from its upstream (Member.Connect).
+	Run(ctx context.Context, m *Member)
+}
+
+// Member is a stream that nodes may share, as the cluster sees it; see follow.go. Its
+// methods take locks of the stream and of the hub.
+type Member struct {
+	Name string // see Cluster.Name
+
+	stream  *Stream
+	cluster Cluster
+
+	// Guarded by the stream's lock.
+	end        context.CancelFunc // of Run; nil: it does not run
+	opens      string             // the last event ID that its first connection is to be opened with
+	following  bool               // its blocks come from another node
+	foreign    bool               // so did the newest of its epoch
+	followers  bool               // other nodes follow
+	connection uint64             // the number of its upstream connection there
+	nodes      NodesInfo
+	asked      map[*Subscriber]string // last event IDs of those who wait for the first head; nil: there was one
+}
+
 // Stream is one shared sequence of blocks: the upstream connection that it
 // comes from, the replay buffer, and the subscribers that read it.
 //
@@ -90,7 +123,8 @@ type Stream struct {
 	life
 	contents
 	audience
-	stay stay
+	stay   stay
+	member *Member // nil: there are no other nodes, or they have nothing to do with it
 	link
 	company
 	figures figures
@@ -105,10 +139,11 @@ type identity struct {
 	born                 time.Time // when it began
 	Key                  Key
 	place                string
-	path                 string     // what its key has in common with others of the same path
-	parts                []partHash // what its key is made of
-	shownHost, shownPath string     // of the request that opened it, as received, for operators
-	epoch                string
+	path                 string        // what its key has in common with others of the same path
+	parts                []partHash    // what its key is made of
+	shownHost, shownPath string        // of the request that opened it, as received, for operators
+	epoch                string        // changes with the locks of the hub and the stream held
+	past                 []Past        // earlier epochs, likewise
 	openID               string        // the client's last event ID that it was opened with
 	IDParam              string        // the query parameter that brought it, if not the header field
 	holder               Holder        // of the request that opened it
@@ -340,6 +375,7 @@ type proof struct {
 	// While it is not proven: what came up to barrier was, once; what came after
 	// that is given to those subscribers only that have it as their own.
 	barrier uint64
+	before  uint64          // up to here are blocks of connections that are over, and were not proven
 	asked   bool            // a probe is to prove it again
 	once    bool            // it was proven, with this connection or one before
 	renewed bool            // the newest connection's head says something else than that of the one before
@@ -462,6 +498,12 @@ func (s *Stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
 
 // comparing is the state of a splice that is compared with its stream; nil: it is none.
 func (s *Stream) comparing() *spliceState { return cmp.Or(s.splice, s.left) }
+
+// isFollowed reports whether other nodes follow the stream.
+func (s *Stream) isFollowed() bool { return s.member != nil && s.member.followers }
+
+// follows reports whether the stream comes from another node.
+func (s *Stream) follows() bool { return s.member != nil && s.member.following }
 
 // root is the stream that a splice is one of.
 func (s *Stream) root() *Stream {

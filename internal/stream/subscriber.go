@@ -329,6 +329,7 @@ type Request struct {
 // configuration to one. Its work grows with the request, so none of it is done under a
 // lock, and none for those who only join.
 type digest struct {
+	name        string // to other nodes
 	path        string
 	parts       []partHash
 	host, shown string

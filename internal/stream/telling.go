@@ -33,7 +33,7 @@ func (s *Stream) logSkipped(after, next string, missed int64) {
 func (s *Stream) gapReason(id string) string {
 	epoch, position, ok := replay.ParseID(id)
 	switch {
-	case ok && epoch != s.epoch:
+	case ok && !s.standsFor(epoch, position):
 		return GapEpoch
 	case ok && position == nowhere:
 		return GapUpstream
@@ -45,7 +45,7 @@ func (s *Stream) gapReason(id string) string {
 // going to get, -1 if that is not known.
 func (s *Stream) missed(id string) int64 {
 	epoch, position, ok := replay.ParseID(id)
-	if !ok || epoch != s.epoch || position > s.buffer.Newest {
+	if !ok || !s.standsFor(epoch, position) || position > s.buffer.Newest {
 		return -1
 	}
 	n, ok := s.buffer.EventsAfter(position)

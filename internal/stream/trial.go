@@ -225,6 +225,10 @@ func (s *Stream) proveAgain(c *intake, continues bool) {
 		s.prove() // it was greeted with nothing, or asked to go on and has
 		return
 	}
+	if s.isFollowed() {
+		s.askForProof()
+		return
+	}
 	for sub := range s.subs {
 		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) {
 			s.askForProof()

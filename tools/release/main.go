@@ -55,6 +55,9 @@ func release(version string) error {
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
+	if err := checkCluster(version); err != nil {
+		return err
+	}
 	when, err := commitTime()
 	if err != nil {
 		return err
@@ -96,6 +99,19 @@ func release(version string) error {
 		}
 	}
 	return writeChecksums()
+}
+
+// checkCluster fails unless the module of the cluster requires the version that is released: who builds with it is given
+// that one, and no other has what it imports.
+func checkCluster(version string) error {
+	out, err := exec.Command("go", "-C", "cluster/nats", "list", "-m", "-f", "{{.Version}}", "github.com/caddy-sse/caddy-sse").Output()
+	if err != nil {
+		return fmt.Errorf("asking what cluster/nats requires: %w", err)
+	}
+	if required := strings.TrimSpace(string(out)); required != version {
+		return fmt.Errorf("cluster/nats requires caddy-sse %s, not %s: go -C cluster/nats mod edit -require=github.com/caddy-sse/caddy-sse@%[2]s", required, version)
+	}
+	return nil
 }
 
 // commitTime is what the files in the archives are dated with.

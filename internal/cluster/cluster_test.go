@@ -1,0 +1,482 @@
+package cluster_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/cluster"
+	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
+)
+
+// live is what a client sees that came without an ID, and then these.
+func live(events ...string) []string { return append([]string{stream.ResumeLive}, events...) }
+
+func TestNodesShareOneUpstreamConnection(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		var all []*client
+		for i, g := range ct.nodes {
+			for j := range 3 {
+				all = append(all, g.join(fmt.Sprintf("%d/%d", i, j)))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		ct.emit(5)
+		ct.expectConnections(1)
+		for _, c := range all {
+			c.expect(live(numbers(1, 5)...)...)
+		}
+	})
+}
+
+// A client that lands on another node goes on there: with the ids of the application, and
+// with those of the gateway.
+func TestClientResumesOnAnotherNode(t *testing.T) {
+	for _, ids := range []bool{true, false} {
+		t.Run(fmt.Sprintf("ids=%v", ids), func(t *testing.T) {
+			inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = ids }, func(ct *clusterTest) {
+				stays := ct.nodes[0].join("stays")
+				ct.emit(1)
+				moves := ct.nodes[0].join("moves")
+				ct.emit(3)
+				moves.cut()
+				ct.emit(3) // while it is nowhere
+				moves.moveTo(ct.nodes[1])
+				ct.emit(3)
+				moves.cut()
+				ct.emit(1)
+				moves.moveTo(ct.nodes[2])
+				ct.emit(1)
+				moves.expect(live(numbers(2, 12)...)...)
+				stays.expect(live(numbers(1, 12)...)...)
+				ct.expectConnections(1)
+			})
+		})
+	}
+}
+
+// The owner dies: a follower takes over within 2 s, and nobody misses anything where the
+// application goes on after an id. The dead node's clients resume on another one.
+func TestFollowerTakesOver(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		for range 5 {
+			ct.emit(10)
+			owner := ct.owner()
+			owner.kill()
+			died := time.Now()
+			for ct.app.connections() == 0 {
+				ct.emit(1)
+			}
+			if took := time.Since(died); took > 2*time.Second {
+				t.Fatalf("taken over after %v", took)
+			}
+			for _, c := range all {
+				if c.at == owner {
+					c.moveTo(ct.add())
+				}
+			}
+			ct.emit(50)
+			ct.expectConnections(1)
+		}
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// The clients of those nodes that the owner did not die with do not notice: their responses
+// go on.
+func TestTakeOverEndsNoResponse(t *testing.T) {
+	for _, ids := range []bool{true, false} {
+		inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = ids }, func(ct *clusterTest) {
+			all := ct.joinAll()
+			ct.emit(10)
+			ct.owner().kill()
+			ct.emit(250)
+			for _, c := range all[1:] {
+				c.cut()
+				if c.comes != 1 {
+					t.Errorf("ids %v: %s came %d times", ids, c.name, c.comes)
+				}
+				c.moveTo(c.at)
+			}
+		})
+	}
+}
+
+// What the owner has sent to one follower only is fetched from that before another one takes
+// over.
+func TestFollowersGiveEachOtherWhatTheyHave(t *testing.T) {
+	inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = false }, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		first, second := ct.nodes[1].name, ct.nodes[2].name // in the order in which they take over
+		ct.net.Partition(func(a, b string) bool { return a == "node1" && b == first || b == "node1" && a == first })
+		ct.emit(1) // the second one has it
+		ct.nodes[0].kill()
+		ct.net.Partition(nil)
+		time.Sleep(3 * time.Second)
+		ct.emit(1)
+		for _, c := range all[1:] {
+			c.expect(live("1", "2", "3", "4", "5", "6", "gap", "7")...)
+		}
+		if got := ct.owner().name; got != first {
+			t.Errorf("%s has taken over, and %s was to; the other one is %s", got, first, second)
+		}
+	})
+}
+
+// Clients of a dead owner that open the stream on another node before anybody has taken over
+// are not in the way: there is one connection in the end, and nobody misses anything.
+func TestClientsComeBeforeAnybodyTakesOver(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		for range 5 {
+			ct.emit(10)
+			owner := ct.owner()
+			owner.kill()
+			for _, c := range all {
+				if c.at == owner {
+					c.moveTo(ct.add())
+				}
+			}
+			ct.emit(250)
+			ct.expectConnections(1)
+		}
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Where the application gives no ids a gap is told, to those who stay and to those of the
+// dead node who have seen what no follower has. Other IDs of the epoch before still stand
+// for what they stood for.
+func TestTakeOverWithoutIDsIsToldAsAGap(t *testing.T) {
+	inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = false }, func(ct *clusterTest) {
+		of := ct.nodes[0].join("of the owner")
+		stays, resumes := ct.nodes[1].join("stays"), ct.nodes[2].join("resumes")
+		also := ct.nodes[2].join("also there")
+		ct.emit(3)
+		resumes.cut()
+		ct.emit(2)
+		ct.net.Freeze(ct.nodes[0].name, true)
+		ct.emit(1) // only the owner has it
+		ct.nodes[0].kill()
+		of.moveTo(ct.nodes[2])
+		time.Sleep(3 * time.Second)
+		ct.emit(2)
+		resumes.moveTo(ct.nodes[1])
+		ct.emit(1)
+		ct.expectConnections(1)
+		for _, c := range []*client{stays, resumes, also} {
+			c.expect(live("1", "2", "3", "4", "5", "gap", "7", "8", "9")...)
+		}
+		if seen := of.seen(); seen[6] != "6" || !slices.Contains(seen[6:], "gap") || seen[len(seen)-1] != "9" {
+			t.Errorf("the owner's client has seen %q", seen)
+		}
+	})
+}
+
+// A frozen owner that runs again gives way, and what it was sent meanwhile is given to nobody
+// a second time.
+func TestFrozenOwnerGivesWay(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		owner := ct.owner()
+		ct.net.Freeze(owner.name, true)
+		ct.emit(500) // 10 s
+		ct.net.Freeze(owner.name, false)
+		ct.emit(250)
+		ct.expectConnections(1)
+		if ct.owner() == owner {
+			t.Error("it is the owner still")
+		}
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Both sides of a partition are served, with one connection each, and there is one connection
+// 5 s after it is over.
+func TestPartitionHeals(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		alone := ct.owner().name
+		ct.net.Partition(func(a, b string) bool { return (a == alone) != (b == alone) })
+		ct.emit(1000) // 20 s
+		ct.expectConnections(2)
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+		ct.net.Partition(nil)
+		ct.emit(250)
+		ct.expectConnections(1)
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// Two nodes that open a stream at the same moment end with one connection.
+func TestOpenedAtTheSameMoment(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.app.slowness = 300 * time.Millisecond }, func(ct *clusterTest) {
+		all := []*client{ct.nodes[0].join("a"), ct.nodes[1].join("b")}
+		ct.emit(250) // 5 s
+		ct.expectConnections(1)
+		if ct.app.opened < 2 {
+			t.Error("only one of them has opened it")
+		}
+		for _, c := range all {
+			if err := c.checkOrder(); err != nil {
+				t.Error(err)
+			}
+			if seen := c.seen(); seen[len(seen)-1] != "250" {
+				t.Errorf("%s is at %q", c.name, seen[len(seen)-1])
+			}
+		}
+	})
+}
+
+// The owner's clients leave, and those of other nodes do not notice.
+func TestOwnerWithoutClientsGoesOn(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		first := ct.nodes[0].join("first")
+		ct.emit(1)
+		other := ct.nodes[1].join("other")
+		ct.emit(1)
+		first.cut()
+		first.at = nil
+		ct.emit(5000) // 100 s, more than linger
+		ct.expectConnections(1)
+		other.expect(live(numbers(2, ct.app.count)...)...)
+		other.cut()
+		time.Sleep(2 * time.Minute)
+		ct.expectConnections(0)
+	})
+}
+
+// joinAll lets one client come to each node.
+func (ct *clusterTest) joinAll() (all []*client) {
+	for _, g := range ct.nodes {
+		all = append(all, g.join("of "+g.name))
+		time.Sleep(100 * time.Millisecond)
+	}
+	return all
+}
+
+// owner is the node with the upstream connection.
+func (ct *clusterTest) owner() (owner *gateway) {
+	ct.t.Helper()
+	for _, g := range ct.nodes {
+		if !g.dead && g.source.connections() > 0 {
+			if owner != nil {
+				ct.t.Fatal("two nodes have a connection")
+			}
+			owner = g
+		}
+	}
+	if owner == nil {
+		ct.t.Fatal("no node has a connection")
+	}
+	return owner
+}
+
+// Who comes while nothing is proven is given nothing of another node's connection: the
+// application tells each connection its own.
+func TestUnprovenStreamStaysOnItsNode(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) {
+		ct.app.apart, ct.options.Vouched = true, false
+		ct.options.Join = 0 // auto
+	}, func(ct *clusterTest) {
+		var all []*client
+		served := 0
+		for range 3 {
+			all = append(all, ct.nodes[0].join("a"), ct.nodes[1].join("b"))
+			ct.emit(100)
+		}
+		for _, c := range all {
+			whose := ""
+			for _, event := range c.seen() {
+				if _, of, ok := strings.Cut(event, " for "); ok && whose == "" {
+					whose = of
+				} else if ok && of != whose {
+					t.Fatalf("a client was given what was for connections %s and %s", whose, of)
+				}
+			}
+			if whose != "" {
+				served++
+			}
+		}
+		if served < 2 { // the others are left to handlers that know private streams
+			t.Errorf("%d clients were served", served)
+		}
+	})
+}
+
+// What two clients of each of two nodes have shown is that all are told the same: then one
+// connection is enough for all, though nobody vouches for it.
+func TestProvenStreamsBecomeOne(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.options.Vouched, ct.options.Join = false, 0 }, func(ct *clusterTest) {
+		var all []*client
+		for _, g := range ct.nodes {
+			all = append(all, g.join("1"), g.join("2"))
+		}
+		ct.emit(1500) // 30 s
+		ct.expectConnections(1)
+		for _, c := range all {
+			if err := c.checkOrder(); err != nil {
+				t.Error(err)
+			}
+			if seen := c.seen(); seen[len(seen)-1] != "1500" {
+				t.Errorf("%s is at %q", c.name, seen[len(seen)-1])
+			}
+		}
+	})
+}
+
+// The application ends the stream: clients of all nodes are given all of it, and its end.
+func TestEndOfTheUpstreamIsPassedOn(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		ct.app.emit()
+		ct.app.finish()
+		time.Sleep(500 * time.Millisecond)
+		ct.expectConnections(0)
+		for _, c := range all {
+			c.expect(live(numbers(1, 6)...)...)
+		}
+		ct.emit(250)
+		ct.expectConnections(1)
+		for _, c := range all {
+			c.expect(live(numbers(1, ct.app.count)...)...)
+		}
+	})
+}
+
+// All that is kept is fetched in parts when it is too much for one message.
+func TestLongHistoryComesInParts(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.net.SetMaxMessage(2000) }, func(ct *clusterTest) {
+		first := ct.nodes[0].join("first")
+		ct.emit(10)
+		moves := ct.nodes[0].join("moves")
+		ct.emit(10)
+		moves.cut()
+		ct.emit(500)
+		moves.moveTo(ct.nodes[1])
+		ct.emit(10)
+		ct.expectConnections(1)
+		moves.expect(live(numbers(11, 530)...)...)
+		first.expect(live(numbers(1, 530)...)...)
+	})
+}
+
+// Messages that are lost, late, and come from several nodes out of order cost nobody an event.
+func TestLossyNetwork(t *testing.T) {
+	for seed := range uint64(5) {
+		inCluster(t, seed, 3, nil, func(ct *clusterTest) {
+			all := ct.joinAll()
+			ct.net.SetFaults(bustest.Faults{Loss: 0.1, MaxDelay: 100 * time.Millisecond})
+			ct.emit(1000)
+			ct.net.SetFaults(bustest.Faults{})
+			ct.emit(300)
+			for _, c := range all {
+				c.expect(live(numbers(1, 1300)...)...)
+			}
+		})
+	}
+}
+
+// expectRole checks what a node tells operators of its one stream, and of all.
+func (g *gateway) expectRole(want stream.NodesInfo) {
+	g.test.t.Helper()
+	synctest.Wait()
+	for _, s := range g.hub.Every() {
+		info, ok := s.Inspect()
+		if !ok {
+			continue
+		}
+		if got := *info.Nodes; got.Role != want.Role || got.Owner != want.Owner || got.Term != want.Term || !slices.Equal(got.Followers, want.Followers) {
+			g.test.t.Errorf("%s tells %+v of the stream, expected %+v", g.name, got, want)
+		}
+		if seen, _ := s.Sample(time.Now()); seen.Role != want.Role {
+			g.test.t.Errorf("%s tells %q of the stream", g.name, seen.Role)
+		}
+	}
+	f := g.node.Figures()
+	got := map[stream.NodeRole]int64{stream.NodeAsks: f.Asks, stream.NodeAlone: f.Alone, stream.NodeOwns: f.Owns, stream.NodeFollows: f.Follows}
+	for role, n := range got {
+		if (n == 1) != (role == want.Role) || n > 1 {
+			g.test.t.Errorf("%s tells that it %s %d streams", g.name, role, n)
+		}
+	}
+}
+
+// Operators are told which node has a stream, who follows, and what a node has done.
+func TestOperatorsAreToldWhoHasAStream(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		ct.joinAll()
+		ct.emit(300) // so that all are told of each other
+		followers := []string{"node2", "node3"}
+		for i, role := range []stream.NodeRole{stream.NodeOwns, stream.NodeFollows, stream.NodeFollows} {
+			ct.nodes[i].expectRole(stream.NodesInfo{Role: role, Owner: "node1", Followers: followers, Term: 1})
+		}
+		f := ct.nodes[0].node.Figures()
+		if f.Node != "node1" || !slices.Equal(f.Peers, followers) || f.BytesSent == 0 || f.BytesReceived == 0 || f.MessagesSent < 300 || f.MessagesReceived == 0 {
+			t.Errorf("node1 tells %+v", f)
+		}
+		ct.nodes[0].kill()
+		ct.emit(500)
+		ct.nodes[1].expectRole(stream.NodesInfo{Role: stream.NodeOwns, Owner: "node2", Followers: []string{"node3"}, Term: 2})
+		ct.nodes[2].expectRole(stream.NodesInfo{Role: stream.NodeFollows, Owner: "node2", Followers: []string{"node3"}, Term: 2})
+		if f := ct.nodes[1].node.Figures(); f.TakeOvers != 1 || !slices.Equal(f.Peers, []string{"node3"}) {
+			t.Errorf("node2 tells %+v", f)
+		}
+	})
+}
+
+// What an owner of a term before says of the stream is of the past: that it has left it, that
+// it is over, or not shared any more.
+func TestOwnerOfATermBeforeIsNotHeard(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		ct.nodes[0].kill()
+		ct.emit(200)
+		owner := ct.owner()
+		ghost := cluster.Sealed(ct.net.Add("ghost"), []byte("secret"), zap.NewNop())
+		name := owner.node.Name([]stream.Part{{Name: "path", Value: "/events"}}, ct.options)
+		for _, kind := range []struct {
+			say  func(term uint64) error
+			what string
+		}{
+			{func(term uint64) error { return cluster.Say(ghost, name, cluster.KindLeft, term, 0) }, "left"},
+			{func(term uint64) error { return cluster.Say(ghost, name, cluster.KindEnded, term, 0) }, "ended"},
+			{func(term uint64) error { return cluster.Say(ghost, name, cluster.KindClosed, term, 0) }, "closed"},
+		} {
+			if err := kind.say(1); err != nil {
+				t.Fatal(err)
+			}
+			ct.emit(100)
+			for _, c := range all[1:] {
+				if c.comes != 1 {
+					t.Errorf("%s has come %d times, after an owner before has said that it has %s the stream", c.name, c.comes, kind.what)
+				}
+			}
+			if got := ct.owner(); got != owner {
+				t.Errorf("%s is the owner, after one before has said that it has %s the stream", got.name, kind.what)
+			}
+		}
+	})
+}

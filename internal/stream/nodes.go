@@ -1,0 +1,38 @@
+package stream
+
+// NodeRole is what a node is in a stream that several may have.
+type NodeRole string
+
+// The roles of a node.
+const (
+	NodeAsks    NodeRole = "asks"    // it does not know yet whether another one has the stream
+	NodeAlone   NodeRole = "alone"   // it has an upstream connection, which is not proven to be for all
+	NodeOwns    NodeRole = "owns"    // others are given what its upstream connection brings
+	NodeFollows NodeRole = "follows" // it is given that
+)
+
+// NodesInfo is what is told of the nodes that have a stream. Names are those of
+// cluster.Bus.
+type NodesInfo struct {
+	Role      NodeRole
+	Owner     string   // "": not known, or none
+	Followers []string // of the owner, as far as this node knows
+	Term      uint64   // grows with each take-over; 0: there is no owner
+}
+
+// Tell takes note of the nodes that have the stream, for operators.
+func (m *Member) Tell(n NodesInfo) {
+	m.stream.mu.Lock()
+	defer m.stream.mu.Unlock()
+	m.nodes = n
+}
+
+// nodesInfo is what is told of other nodes; nil: they have nothing to do with the
+// stream. The lock is held.
+func (s *Stream) nodesInfo() *NodesInfo {
+	if s.member == nil {
+		return nil
+	}
+	n := s.member.nodes
+	return &n
+}
