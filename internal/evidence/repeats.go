@@ -25,6 +25,7 @@ type Repeats struct {
 	Start   uint64  // the stream's position when the connection began
 	ID      string  // with which it was opened
 	Brought Brought // of a successor: what the connection before has brought beside it
+	With    uint64  // and the block that gave it the ID; see HashWith
 
 	state    repeatState
 	repeated uint64 // position of the newest block that was repeated
@@ -59,6 +60,9 @@ func (r *Repeats) Has(f *replay.Buffer, b eventstream.Block, lines []byte, begun
 			}
 			r.state, r.repeated = repeatRunning, f.Blocks[i].Position
 			return true
+		}
+		if r.With != 0 && r.With == broughtHash(b.ID, lines) {
+			return true // and what comes after it is yet to come
 		}
 		if i := slices.Index(r.Brought, broughtHash(b.ID, lines)); i >= 0 {
 			r.state, r.Brought = repeatBrought, r.Brought[i+1:]
@@ -172,6 +176,21 @@ func BroughtSince(f *replay.Buffer, id string) (all Brought) {
 		}
 	}
 	return all
+}
+
+// HashWith returns what stands for the first block that a stream has with an ID, to be told
+// from others when it has left the replay buffer; 0: there is none. It may be brought again
+// if the upstream has an older one with the same ID.
+func HashWith(f *replay.Buffer, id string) uint64 {
+	position, ok := FirstWith(f, id, f.Newest)
+	if !ok || id == "" || position == 0 {
+		return 0
+	}
+	k := f.After(position - 1)[0]
+	if k.Position != position {
+		return 0
+	}
+	return broughtHash([]byte(k.ID), k.Wire[:k.Lines])
 }
 
 // Note remembers a block.

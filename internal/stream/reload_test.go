@@ -333,6 +333,25 @@ func TestReloadDoublesNothing(t *testing.T) {
 			})
 		})
 	}
+	// So is the event with the ID that the new one is asked with, if the upstream has an older one with that.
+	t.Run("evicted, and the ID is that of more events", func(t *testing.T) {
+		inBubble(t, func(o *Options) { o.Buffer.Events = 4 }, func(st *streamTest) {
+			a, up := st.start()
+			up.numbered("1")
+			a.read()
+			st.reload()
+			next := st.source.acceptOpen()
+			for _, id := range counting(2, 12) {
+				up.numbered(id)
+				a.expect(numbered(id))
+			}
+			next.numbered("1", "2")
+			time.Sleep(overlap)
+			up.expectGone(true)
+			next.numbered(counting(3, 13)...)
+			a.expect(numbered("13"))
+		})
+	})
 	// So are events without ids that came after the ID which the new one is asked with.
 	t.Run("evicted, and without ids", func(t *testing.T) {
 		inBubble(t, func(o *Options) { o.Buffer.Events = 4 }, func(st *streamTest) {

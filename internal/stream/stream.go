@@ -217,6 +217,7 @@ type link struct {
 	late      lateAnswers
 	successor *Stream          // of the connection; see reload.go
 	brought   evidence.Brought // since its connection was opened
+	asksWith  uint64           // the block with the ID that it was asked with; see evidence.HashWith
 }
 
 // company is what there is beside the stream's connection, and what it has shown.

@@ -38,7 +38,7 @@ func (s *Stream) openSuccessor() {
 	sp := s.newSplice(id, "")
 	sp.splice.succeeds = true
 	sp.buffer.Indexed()
-	s.successor, s.brought = sp, evidence.BroughtSince(&s.buffer, id)
+	s.successor, s.brought, s.asksWith = sp, evidence.BroughtSince(&s.buffer, id), evidence.HashWith(&s.buffer, id)
 	sp.splice.timer = time.AfterFunc(math.MaxInt64, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -168,7 +168,7 @@ func (c *intake) broughtToo(h heldBlock, old *beside) bool {
 // succeed makes the connection of a successor the stream's.
 func (s *Stream) succeed(sp *Stream) *intake {
 	c, old := sp.conn, s.conn
-	c.repeats.Brought = s.brought
+	c.repeats.Brought, c.repeats.With = s.brought, s.asksWith
 	s.successor, s.brought = nil, nil
 	s.dropIndex()
 	sp.splice.timer.Stop()
