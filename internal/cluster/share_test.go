@@ -74,9 +74,17 @@ func blocks(r rank, e *stream.Excerpt) *message {
 	return &message{kind: kindBlocks, node: r.node, rank: r, excerpt: e}
 }
 
+// followed is a share that follows the owner.
+type followed struct {
+	*share
+	t   *testing.T
+	bus *peerBus
+	end func() stream.EndReason // of the client's response; "": it goes on
+}
+
 // follower runs a test of a share that follows the owner, whose stream has three events, and
 // of its one client.
-func follower(t *testing.T, test func(t *testing.T, s *share, bus *peerBus, end func() stream.EndReason)) {
+func follower(t *testing.T, test func(ft *followed)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		bus := new(peerBus)
@@ -102,14 +110,14 @@ func follower(t *testing.T, test func(t *testing.T, s *share, bus *peerBus, end 
 			t.Fatal("it does not follow")
 		}
 		s.follows(first)
-		test(t, s, bus, func() (end stream.EndReason) {
+		test(&followed{s, t, bus, func() (end stream.EndReason) {
 			for {
 				blocks, wake, _, end := sub.Next(nil, time.Now())
 				if end != "" || (wake != nil && len(blocks) == 0) {
 					return end
 				}
 			}
-		})
+		}})
 		sub.Leave()
 		hub.EndAll()
 		n.Close()
@@ -120,13 +128,13 @@ func follower(t *testing.T, test func(t *testing.T, s *share, bus *peerBus, end 
 // not to be had, the end is not the clients' yet.
 func TestEndComesAfterAllThatCameBeforeIt(t *testing.T) {
 	ended := &message{kind: kindEnded, node: theOwner.node, rank: theOwner, after: 5, reason: string(stream.EndUpstream)}
-	follower(t, func(t *testing.T, s *share, bus *peerBus, end func() stream.EndReason) {
-		if lost := s.take(t.Context(), ended); !lost || end() != "" {
-			t.Errorf("lost: %v, end %q, with two events missing", lost, end())
+	follower(t, func(ft *followed) {
+		if lost := ft.take(ft.t.Context(), ended); !lost || ft.end() != "" {
+			ft.t.Errorf("lost: %v, end %q, with two events missing", lost, ft.end())
 		}
-		bus.replies = []*message{blocks(theOwner, excerpt(theEpoch, 3, 5))}
-		if lost := s.take(t.Context(), ended); lost || end() != stream.EndUpstream || s.member.Position() != 5 {
-			t.Errorf("lost: %v, end %q, at %d", lost, end(), s.member.Position())
+		ft.bus.replies = []*message{blocks(theOwner, excerpt(theEpoch, 3, 5))}
+		if lost := ft.take(ft.t.Context(), ended); lost || ft.end() != stream.EndUpstream || ft.member.Position() != 5 {
+			ft.t.Errorf("lost: %v, end %q, at %d", lost, ft.end(), ft.member.Position())
 		}
 	})
 }
@@ -134,10 +142,10 @@ func TestEndComesAfterAllThatCameBeforeIt(t *testing.T) {
 // An owner that does not give the stream any more, and has not been heard to say so, is
 // found out when it is asked.
 func TestStreamThatIsRefusedIsLost(t *testing.T) {
-	follower(t, func(t *testing.T, s *share, bus *peerBus, end func() stream.EndReason) {
-		bus.replies = []*message{{kind: kindRefuse, node: theOwner.node}}
-		if s.refresh(t.Context()) || end() != stream.EndBroken {
-			t.Errorf("end %q", end())
+	follower(t, func(ft *followed) {
+		ft.bus.replies = []*message{{kind: kindRefuse, node: theOwner.node}}
+		if ft.refresh(ft.t.Context()) || ft.end() != stream.EndBroken {
+			ft.t.Errorf("end %q", ft.end())
 		}
 	})
 }
@@ -147,10 +155,10 @@ func TestStreamThatIsRefusedIsLost(t *testing.T) {
 func TestAnotherStreamOfTheOwnerIsNotFollowed(t *testing.T) {
 	before := theOwner
 	before.term, before.age = 1, 9
-	follower(t, func(t *testing.T, s *share, bus *peerBus, end func() stream.EndReason) {
-		bus.replies = []*message{blocks(before, excerpt(theEpoch, 3, 9))}
-		if lost := s.refresh(t.Context()); lost || s.member.Position() != 3 || end() != "" {
-			t.Errorf("lost: %v, at %d, end %q", lost, s.member.Position(), end())
+	follower(t, func(ft *followed) {
+		ft.bus.replies = []*message{blocks(before, excerpt(theEpoch, 3, 9))}
+		if lost := ft.refresh(ft.t.Context()); lost || ft.member.Position() != 3 || ft.end() != "" {
+			ft.t.Errorf("lost: %v, at %d, end %q", lost, ft.member.Position(), ft.end())
 		}
 	})
 }
@@ -159,16 +167,16 @@ func TestAnotherStreamOfTheOwnerIsNotFollowed(t *testing.T) {
 func TestOnlyFollowersOfTheSameOwnerAreAskedForItsLast(t *testing.T) {
 	other := theOwner
 	other.term, other.node = 9, "other"
-	follower(t, func(t *testing.T, s *share, bus *peerBus, _ func() stream.EndReason) {
-		bus.replies = []*message{blocks(other, excerpt(theEpoch, 3, 9))}
-		s.gather(t.Context(), []string{"another follower"})
-		if got := s.member.Position(); got != 3 {
-			t.Errorf("it has blocks up to %d", got)
+	follower(t, func(ft *followed) {
+		ft.bus.replies = []*message{blocks(other, excerpt(theEpoch, 3, 9))}
+		ft.gather(ft.t.Context(), []string{"another follower"})
+		if got := ft.member.Position(); got != 3 {
+			ft.t.Errorf("it has blocks up to %d", got)
 		}
-		bus.replies = []*message{blocks(theOwner, excerpt(theEpoch, 3, 4))}
-		s.gather(t.Context(), []string{"another follower"})
-		if got := s.member.Position(); got != 4 {
-			t.Errorf("it has blocks up to %d, expected 4", got)
+		ft.bus.replies = []*message{blocks(theOwner, excerpt(theEpoch, 3, 4))}
+		ft.gather(ft.t.Context(), []string{"another follower"})
+		if got := ft.member.Position(); got != 4 {
+			ft.t.Errorf("it has blocks up to %d, expected 4", got)
 		}
 	})
 }
@@ -179,12 +187,12 @@ func TestPartsThatDoNotJoinAreNotTaken(t *testing.T) {
 		"another epoch": excerpt(replay.NewEpoch(), 5, 7),
 		"a hole":        excerpt(theEpoch, 6, 7),
 	} {
-		follower(t, func(t *testing.T, s *share, bus *peerBus, _ func() stream.EndReason) {
+		follower(t, func(ft *followed) {
 			first := excerpt(theEpoch, 3, 5)
 			first.Whole = false
-			bus.replies = []*message{blocks(theOwner, first), blocks(theOwner, second)}
-			if m, err := s.fetch(t.Context(), "subject", &message{after: 3}); !errors.Is(err, errRefused) {
-				t.Errorf("%s: %+v, %v", name, m, err)
+			ft.bus.replies = []*message{blocks(theOwner, first), blocks(theOwner, second)}
+			if m, err := ft.fetch(ft.t.Context(), "subject", &message{after: 3}); !errors.Is(err, errRefused) {
+				ft.t.Errorf("%s: %+v, %v", name, m, err)
 			}
 		})
 	}
