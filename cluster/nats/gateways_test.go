@@ -256,15 +256,18 @@ func TestOpenedAtTheSameMoment(t *testing.T) {
 			clients = append(clients, connect(t, fmt.Sprintf("/stream/%d", i), "", g))
 		}
 	}
-	a.settle(t, streams, clients...)
+	a.awaitOneEach(t, streams, clients)
 	limit(t, fmt.Sprintf("%d streams, for which %d connections were opened", streams, a.openedSoFar()), began, 5*time.Second)
+	a.settle(t, streams, clients...)
 	for range 3 {
 		last := a.send(1)
 		for _, c := range clients {
 			c.awaitEvent(t, last)
 		}
 	}
-	a.awaitConnections(t, streams)
+	if !a.hasOneEach(streams) {
+		t.Errorf("%d connections for %d streams", a.connections(), streams)
+	}
 	for _, c := range clients {
 		c.expectWhole(t, false)
 	}
@@ -282,7 +285,7 @@ func TestClientsReturnToOtherGateways(t *testing.T) {
 	for i := range 2 * streams {
 		clients = append(clients, connect(t, path(i), "", gateways[1+i/streams]))
 	}
-	a.awaitConnections(t, streams)
+	a.awaitOneEach(t, streams, clients)
 	for i := range size(10_000, 200) {
 		clients = append(clients, connect(t, path(i), "", gateways[0], gateways[1+i%2]))
 	}

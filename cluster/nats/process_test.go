@@ -59,6 +59,7 @@ type app struct {
 
 	mu      sync.Mutex
 	conns   map[*http.Request]string // the gateway that each connection is of
+	paths   map[string]int           // how many each path has
 	opened  int                      // connections so far
 	events  int                      // sent so far
 	changed chan struct{}
@@ -66,7 +67,7 @@ type app struct {
 
 func startApp(t *testing.T, ids bool) *app {
 	t.Helper()
-	a := &app{ids: ids, conns: make(map[*http.Request]string), changed: make(chan struct{})}
+	a := &app{ids: ids, conns: make(map[*http.Request]string), paths: make(map[string]int), changed: make(chan struct{})}
 	a.server = httptest.NewServer(a)
 	t.Cleanup(func() {
 		a.server.CloseClientConnections()
@@ -78,12 +79,14 @@ func startApp(t *testing.T, ids bool) *app {
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.conns[r] = r.Header.Get("Gateway")
+	a.paths[r.URL.Path]++
 	a.opened++
 	at := a.events
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		delete(a.conns, r)
+		a.paths[r.URL.Path]--
 		a.mu.Unlock()
 	}()
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -158,6 +161,18 @@ func (a *app) connections() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.conns)
+}
+
+// hasOneEach reports whether each of some streams has one connection.
+func (a *app) hasOneEach(streams int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.paths {
+		if n != 1 {
+			return false
+		}
+	}
+	return len(a.paths) == streams
 }
 
 // openedSoFar is how many there were.
@@ -528,6 +543,13 @@ func (c *client) goHome() {
 	}
 }
 
+// isThere reports whether the client has had a response.
+func (c *client) isThere() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.told) > 0
+}
+
 // at is the gateway that the client is at, or goes to.
 func (c *client) at() *gateway {
 	c.mu.Lock()
@@ -627,12 +649,23 @@ func (c *client) expectWhole(t *testing.T, mayGap bool) (gaps int) {
 // and each of some streams has one connection.
 func (a *app) settle(t *testing.T, streams int, clients ...*client) {
 	t.Helper()
+	a.awaitOneEach(t, streams, clients)
 	a.sendUntil(t, 100*time.Millisecond+time.Duration(len(clients))*time.Millisecond/5, func(last int) bool {
 		return a.connections() == streams && !slices.ContainsFunc(clients, func(c *client) bool { return !c.has(last) })
 	})
 	for _, c := range clients {
 		c.forget()
 	}
+}
+
+// awaitOneEach waits until all clients are there, and each stream has one connection. No
+// event is sent until then: a client that comes over with an ID may need a connection of
+// its own, and keep it, if the machine is too busy for the two to meet in time.
+func (a *app) awaitOneEach(t *testing.T, streams int, clients []*client) {
+	t.Helper()
+	await(t, "one connection for each stream", func() bool {
+		return a.hasOneEach(streams) && !slices.ContainsFunc(clients, func(c *client) bool { return !c.isThere() })
+	})
 }
 
 // sendUntil sends an event at an interval, until something is so.

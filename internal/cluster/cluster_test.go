@@ -480,3 +480,35 @@ func TestOwnerOfATermBeforeIsNotHeard(t *testing.T) {
 		}
 	})
 }
+
+// A node whose clients have left does not open the stream again when its owner is gone.
+func TestFollowerWithoutClientsDoesNotTakeOver(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(50)
+		all[1].cut()
+		all[1].at = nil
+		ct.nodes[0].kill()
+		opened := ct.app.opened
+		for range 100 {
+			ct.emit(5)
+			ct.expectConnections(0)
+		}
+		if ct.app.opened != opened {
+			t.Error("it was opened again")
+		}
+	})
+}
+
+// A follower that is gone is no reason to keep the stream.
+func TestFollowerThatIsGoneIsForgotten(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(50)
+		ct.nodes[1].kill()
+		all[0].cut()
+		all[0].at = nil
+		time.Sleep(2 * time.Minute)
+		ct.expectConnections(0)
+	})
+}

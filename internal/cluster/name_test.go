@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"testing"
 
 	"go.uber.org/zap"
@@ -18,8 +19,8 @@ func TestNameTellsStreamsApart(t *testing.T) {
 	defer n.Close()
 	parts := func(place string, others ...string) []stream.Part {
 		all := []stream.Part{{Name: "place", Value: place}}
-		for i := 0; i < len(others); i += 2 {
-			all = append(all, stream.Part{Name: others[i], Value: others[i+1]})
+		for part := range slices.Chunk(others, 2) {
+			all = append(all, stream.Part{Name: part[0], Value: part[1]})
 		}
 		return all
 	}
