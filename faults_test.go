@@ -165,15 +165,23 @@ func TestWritesFailAtEveryPoint(t *testing.T) {
 // start starts a gateway whose clients are written to in this way, and returns who asks it on one connection.
 func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func(stays *staying) *http.Client) {
 	t.Helper()
-	globals := testGlobals
-	t.Cleanup(func() { testGlobals = globals })
-	testGlobals = strings.TrimSuffix(strings.TrimSpace(globals), "}") + "servers {\nlistener_wrappers {\n" + way.wrappers + "\n}\n}\n}\n"
+	return way.startSite(t, "sse {\njoin live\nlinger 0s\ndelivery "+way.delivery+"\n}\nreverse_proxy "+u.address)
+}
+
+// startSite is start for a site of its own.
+func (way faultyWay) startSite(t *testing.T, directives string) (g *gateway, client func(stays *staying) *http.Client) {
+	t.Helper()
+	if way.wrappers != "" {
+		globals := testGlobals
+		t.Cleanup(func() { testGlobals = globals })
+		testGlobals = strings.TrimSuffix(strings.TrimSpace(globals), "}") + "servers {\nlistener_wrappers {\n" + way.wrappers + "\n}\n}\n}\n"
+	}
 	scheme, certificate := "http://", ""
 	if way.tls {
 		pair := newCertificate(t, "server")
 		scheme, certificate = "https://gateway.test", "tls "+pair.cert+" "+pair.key
 	}
-	g = startGateway(t, scheme+" {\nbind {socket}\n"+certificate+"\nsse {\njoin live\nlinger 0s\ndelivery "+way.delivery+"\n}\nreverse_proxy "+u.address+"\n}\n")
+	g = startGateway(t, scheme+" {\nbind {socket}\n"+certificate+"\n"+directives+"\n}\n")
 	connects := func(dials int64, stays *staying) *http.Client {
 		transport := unixClient(g.socket).Transport.(*http.Transport)
 		dial, left := transport.DialContext, new(atomic.Int64)

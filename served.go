@@ -89,8 +89,8 @@ func (d *served) end(end stream.EndReason) error {
 	// broken off, and after a panic Caddy's log would not know how long it took.
 	givenUp := d.Request.Context().Err() != nil
 	switch {
-	case end == stream.EndWrite && !givenUp, end == stream.EndBroken:
-		return http.ErrAbortHandler
+	case (end == stream.EndWrite || end == stream.EndClient) && !givenUp, end == stream.EndBroken:
+		return http.ErrAbortHandler // a write that failed may have left a part of an event
 	case s.IsDetached() && end != stream.EndUpstream && end != stream.EndClient:
 		return http.ErrAbortHandler // it is not whole
 	case end == stream.EndPerClient:
