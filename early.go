@@ -108,21 +108,27 @@ func (e *earlyWriter) begin() {
 		return
 	}
 	e.begun = true
-	header := e.ResponseWriter.Header()
-	header.Set("Content-Type", eventStreamType)
-	setStreamHeaders(header)
-	e.ResponseWriter.WriteHeader(http.StatusOK)
 	e.out = delivery.NewResponse(e.ResponseWriter, e.request, e.handler.settings, false)
 	delivery.Counts.Heartbeats.Add(1)
-	if err := e.out.Send(e.handler.settings.Beat); err != nil {
+	if err := delivery.Contained(e.sendBegin); err != nil {
 		e.fail(err)
 		return
 	}
 	e.out.StartHeartbeats(&e.mu, e.fail)
 }
 
+// sendBegin sends that head and heartbeat. The lock is held.
+func (e *earlyWriter) sendBegin() error {
+	header := e.ResponseWriter.Header()
+	header.Set("Content-Type", eventStreamType)
+	setStreamHeaders(header)
+	e.ResponseWriter.WriteHeader(http.StatusOK)
+	return e.out.Send(e.handler.settings.Beat)
+}
+
 // fail gives the request up: its client cannot be written to. The lock is held.
 func (e *earlyWriter) fail(err error) {
+	sayPanic(e.log(), err)
 	e.err, e.end = err, delivery.ClientEnd(e.original, err)
 	e.cancel()
 }

@@ -1,12 +1,15 @@
 package caddysse
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,6 +68,9 @@ type failure struct {
 // waysToFail are how much of a write goes out, or that it is the flush after it that fails.
 var waysToFail = []string{"nothing", "half", "all but a byte", "flush"}
 
+// beforeThem is a way to panic.
+const beforeThem = "head"
+
 // arm lets the next one fail.
 func (f *failure) arm() {
 	f.mu.Lock()
@@ -72,15 +78,19 @@ func (f *failure) arm() {
 	f.armed = true
 }
 
-// due reports whether a write, or a flush, is to fail now.
-func (f *failure) due(flush bool) bool {
+// due reports whether what is done now is to fail: a head, a write, or a flush.
+func (f *failure) due(what string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.done {
 		f.after++
 		return false
 	}
-	f.done = f.armed && flush == (f.how == "flush")
+	fails := "write"
+	if f.how == "head" || f.how == "flush" {
+		fails = f.how
+	}
+	f.done = f.armed && what == fails
 	return f.done
 }
 
@@ -103,8 +113,16 @@ type failingWriter struct {
 	failure *failure
 }
 
+// WriteHeader writes the head, or panics.
+func (w *failingWriter) WriteHeader(status int) {
+	if w.failure.due("head") {
+		panic(w.failure.fail())
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
 func (w *failingWriter) Write(p []byte) (int, error) {
-	if !w.failure.due(false) {
+	if !w.failure.due("write") {
 		return w.ResponseWriterWrapper.Write(p)
 	}
 	part := p[:map[string]int{"nothing": 0, "half": len(p) / 2, "all but a byte": max(0, len(p)-1)}[w.failure.how]]
@@ -118,7 +136,7 @@ func (w *failingWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(on
 
 // FlushError flushes, or fails.
 func (w *failingWriter) FlushError() error {
-	if w.failure.due(true) {
+	if w.failure.due("flush") {
 		return w.failure.fail()
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()
@@ -144,6 +162,7 @@ type writeKind struct {
 	end     string   // of the response, in the access log, whatever the write fails with; "-": it is not told there
 	outlive bool     // its upstream connection does not end with it
 	unasked bool     // it has none
+	unseen  bool     // it is not done in the goroutine of the request
 
 	before func(k *failingRun)                     // what happens before the victim comes
 	cause  func(k *failingRun, up *upstreamClient) // lets the gateway write; nil: it does by itself
@@ -166,10 +185,10 @@ var writeKinds = []writeKind{
 	{name: "private: gap", options: "share off\ngap_event lost", first: true, fields: []string{"Last-Event-ID: sse1.00000000000000000000000000000000.7"}},
 	{name: "private: event", options: "share off", cause: func(_ *failingRun, up *upstreamClient) { up.event("1") }},
 	{name: "private: part of one", options: "share off", cause: func(_ *failingRun, up *upstreamClient) { up.write("data: 1") }},
-	{name: "private: heartbeat", options: "share off\nheartbeat 20ms"},
-	{name: "private: last retry", options: "share off\nretry 1s", cause: func(k *failingRun, _ *upstreamClient) { k.drain() }},
-	{name: "early: head", options: "early 10ms", path: "/silent", first: true},
-	{name: "early: heartbeat", options: "early 10ms\nheartbeat 20ms", path: "/silent"},
+	{name: "private: heartbeat", unseen: true, options: "share off\nheartbeat 20ms"},
+	{name: "private: last retry", unseen: true, options: "share off\nretry 1s", cause: func(k *failingRun, _ *upstreamClient) { k.drain() }},
+	{name: "early: head", unseen: true, options: "early 10ms", path: "/silent", first: true},
+	{name: "early: heartbeat", unseen: true, options: "early 10ms\nheartbeat 20ms", path: "/silent"},
 	{name: "early: error", options: "early 10ms", path: "/silent", cause: func(k *failingRun, _ *upstreamClient) { k.refuse() }},
 	{name: "turned away", options: "max_per_client 1", unasked: true, first: true, only: waysToFail[:3], end: "-", before: (*failingRun).begun},
 	{name: "what is no stream", path: "/plain", only: waysToFail[:3], end: "-", cause: func(_ *failingRun, up *upstreamClient) { up.write("text") }},
@@ -180,6 +199,11 @@ var writeKinds = []writeKind{
 		up.numbered("3")
 		k.client.expect("3")
 	}},
+}
+
+// codedKinds are writes of what was in a content coding, which another goroutine removes.
+var codedKinds = []writeKind{
+	{name: "private: coded event", options: "share off", path: "/gzip", cause: func(k *failingRun, up *upstreamClient) { k.coded(up) }},
 }
 
 // failingRun is one write that fails.
@@ -207,16 +231,26 @@ func (k *failingRun) with(i, j int) {
 	}
 }
 
+// failingWays are those in which the gateway writes in the goroutine of a request.
+var failingWays = []faultyWay{{name: "HTTP/1.1", delivery: "handler"}, {name: "HTTP/2", delivery: "handler", tls: true}}
+
+// start starts a gateway to whose clients a kind of write fails.
+func (kind *writeKind) start(t *testing.T, way faultyWay) *failingRun {
+	t.Helper()
+	k := &failingRun{t: t, kind: kind, log: filepath.Join(t.TempDir(), "access.log"), refused: make(chan struct{})}
+	k.u = startUpstream(t, k.answer)
+	k.g, _ = way.startSite(t, "log own {\noutput file "+k.log+"\n}\ntest_failing\nsse_admin\nsse {\njoin live\nlinger 0s\ndelivery handler\n"+kind.options+"\n}\nreverse_proxy "+k.u.address)
+	return k
+}
+
 // A write to a client fails, while nobody else ends its request: the gateway notices at once. It writes nothing more, lets
 // the client go, whose response is seen not to be complete, and asks the application for no more.
 func TestFailedWritesAreNoticedAtOnce(t *testing.T) {
 	overHTTP1(t) // it chooses by itself
-	for _, way := range []faultyWay{{name: "HTTP/1.1", delivery: "handler"}, {name: "HTTP/2", delivery: "handler", tls: true}} {
+	for _, way := range failingWays {
 		for _, kind := range writeKinds {
 			t.Run(way.name+"/"+kind.name, func(t *testing.T) {
-				k := &failingRun{t: t, kind: &kind, log: filepath.Join(t.TempDir(), "access.log"), refused: make(chan struct{})}
-				k.u = startUpstream(t, k.answer)
-				k.g, _ = way.startSite(t, "log own {\noutput file "+k.log+"\n}\ntest_failing\nsse_admin\nsse {\njoin live\nlinger 0s\ndelivery handler\n"+kind.options+"\n}\nreverse_proxy "+k.u.address)
+				k := kind.start(t, way)
 				for i, how := range waysToFail {
 					if kind.only != nil && !slices.Contains(kind.only, how) {
 						continue
@@ -234,12 +268,55 @@ func TestFailedWritesAreNoticedAtOnce(t *testing.T) {
 	}
 }
 
+// The writer of a handler before sse panics, at the head, in a write or a flush, whoever writes there: the request's
+// goroutine, in which net/http recovers, a timer, or the goroutine of the upstream connection. It is as with net/http: the
+// client's response breaks off, nothing of it is left, and others notice nothing. Where net/http does not see it, the log
+// says so.
+func TestPanicsInWritersAreContained(t *testing.T) {
+	overHTTP1(t) // it chooses by itself
+	globals := testGlobals
+	t.Cleanup(func() { testGlobals = globals })
+	for _, way := range failingWays {
+		for _, kind := range append(writeKinds, codedKinds...) {
+			t.Run(way.name+"/"+kind.name, func(t *testing.T) {
+				log := filepath.Join(t.TempDir(), "log")
+				testGlobals = strings.Replace(globals, "output discard", "output file "+log, 1)
+				k := kind.start(t, way)
+				hows := []string{"nothing", "flush"}
+				if kind.first {
+					hows = append(hows, beforeThem)
+				}
+				for i, how := range hows {
+					if how != beforeThem && kind.only != nil && !slices.Contains(kind.only, how) {
+						continue
+					}
+					k.with(i, 0)
+					k.end, k.failure.how, k.failure.err = "-", how, nil
+					k.run()
+				}
+				if !kind.outlive {
+					assertNothingLeft(t, k.u)
+				}
+				said := func() bool {
+					text, _ := os.ReadFile(log) //nolint:gosec // G304: the test's own
+					return strings.Contains(string(text), "a bug in a writer") && strings.Contains(string(text), "failing_writer_test.go")
+				}
+				if kind.unseen {
+					eventually(t, "the log says so, with the stack", said)
+				}
+			})
+		}
+	}
+}
+
 // answer is the application's head.
 func (k *failingRun) answer(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", eventStreamType)
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/plain"):
 		w.Header().Set("Content-Type", "text/plain")
+	case strings.HasPrefix(r.URL.Path, "/gzip"):
+		w.Header().Set("Content-Encoding", "gzip")
 	case strings.HasPrefix(r.URL.Path, "/silent"):
 		select {
 		case <-k.refused:
@@ -269,6 +346,16 @@ func (k *failingRun) drain() {
 	for _, s := range stream.Process.Observed() {
 		s.LetGo(0)
 	}
+}
+
+// coded sends an event in a content coding.
+func (k *failingRun) coded(up *upstreamClient) {
+	var coded bytes.Buffer
+	w := gzip.NewWriter(&coded)
+	if _, err := w.Write([]byte("data: 1\n\n")); err != nil || w.Flush() != nil {
+		k.t.Fatal(err)
+	}
+	up.write(coded.String())
 }
 
 // refuse lets the application answer with what is no event stream.
@@ -319,6 +406,11 @@ func (k *failingRun) run() {
 	if others > 0 {
 		k.client.close()
 	}
+	eventually(t, "nobody is counted", func() bool {
+		theClients.mu.Lock()
+		defer theClients.mu.Unlock()
+		return len(theClients.counts) == 0
+	})
 	if !k.kind.outlive {
 		eventually(t, "the application is asked for no more", func() bool { open, _ := k.u.counts(); return open == 0 })
 	}

@@ -207,6 +207,7 @@ func (p *passThrough) failed(err error) {
 	if p.err != nil || p.end != "" {
 		return
 	}
+	sayPanic(p.log(), err)
 	p.err, p.end = err, delivery.ClientEnd(p.request, err)
 	p.cancel()
 }
@@ -429,7 +430,7 @@ func (p *passThrough) finishPlain(err error) error {
 	if p.discard {
 		return nil
 	}
-	_, panicked := errors.AsType[panicError](err)
+	_, panicked := delivery.PanicOf(err)
 	if err != nil && (p.headSent || (panicked && p.wroteHeader)) {
 		return http.ErrAbortHandler
 	}

@@ -37,7 +37,7 @@ func (p *passThrough) leave(reason stream.EndReason) {
 		return
 	}
 	if retry := p.handler.options.LastRetry(); retry != nil && !p.out.MidBlock {
-		if err := p.out.Send(retry); err != nil {
+		if err := delivery.Contained(func() error { return p.out.Send(retry) }); err != nil {
 			p.failed(err)
 			return
 		}

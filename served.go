@@ -41,8 +41,9 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 			sub.Leave()
 		}
 	}
+	begun := false
 	defer func() {
-		if d == nil {
+		if !begun { // also if a handler's writer panics at the head
 			detach()
 		}
 	}()
@@ -54,6 +55,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
 	d.Notice = &h.welcomeSubscriber(sub, req, r).notice
 	d.begin(head, wait == nil)
+	begun = true
 	return d, false, nil
 }
 
