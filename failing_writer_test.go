@@ -20,6 +20,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -203,7 +205,7 @@ var writeKinds = []writeKind{
 
 // codedKinds are writes of what was in a content coding, which another goroutine removes.
 var codedKinds = []writeKind{
-	{name: "private: coded event", options: "share off", path: "/gzip", cause: func(k *failingRun, up *upstreamClient) { k.coded(up) }},
+	{name: "private: coded event", unseen: true, options: "share off", path: "/gzip", fields: []string{"Accept-Encoding: gzip"}, cause: func(k *failingRun, up *upstreamClient) { k.coded(up) }},
 }
 
 // failingRun is one write that fails.
@@ -306,6 +308,19 @@ func TestPanicsInWritersAreContained(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The client whose answer another goroutine writes is let go, whatever becomes of that.
+func TestWhoWaitsForItsAnswerIsLetGoByAPanic(t *testing.T) {
+	core, seen := observer.New(zap.ErrorLevel)
+	o := newOpener(&Handler{logger: zap.New(core)}, nil, nil, stream.Key{}, "", false)
+	o.finishBy(func() error { panic("a bug in a writer") })
+	if open(o.done) || !errors.Is(o.err, http.ErrAbortHandler) {
+		t.Errorf("waits: %v, told %v", open(o.done), o.err)
+	}
+	if n := seen.FilterMessage("panic in a handler").Len(); n != 1 {
+		t.Errorf("%d lines about it", n)
 	}
 }
 

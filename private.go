@@ -323,7 +323,7 @@ func (w eventWriter) send(b []byte, passing privateCount) {
 	}
 	var err error
 	if b = p.mark.cut(b); len(b) > 0 {
-		err = p.out.SendBytes(b)
+		err = delivery.Contained(func() error { return p.out.SendBytes(b) }) // who removes a coding writes, too
 	}
 	if err == nil {
 		delivery.Counts.Blocks.Add(passing.blocks)
