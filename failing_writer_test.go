@@ -427,7 +427,10 @@ func (k *failingRun) run() {
 		return len(theClients.counts) == 0
 	})
 	if !k.kind.outlive {
-		eventually(t, "the application is asked for no more", func() bool { open, _ := k.u.counts(); return open == 0 })
+		eventually(t, "the application is asked for no more", func() bool {
+			open, _ := k.u.counts()
+			return open == 0 && len(stream.Process.Observed()) == 0
+		})
 	}
 }
 
