@@ -60,6 +60,12 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 		w: w, rc: http.NewResponseController(w), gone: r.Context().Done(), end: end, exit: theViewers.over,
 		check: time.NewTicker(viewCheck),
 	}
+	opened := false
+	defer func() {
+		if !opened { // a handler before has panicked: its place is not lost
+			v.close()
+		}
+	}()
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store, no-transform")
@@ -67,6 +73,7 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 	header.Set("Incremental", "?1")
 	w.WriteHeader(http.StatusOK)
 	_ = v.write(append(eventstream.AppendRetry(nil, viewRetry), '\n')) // flush and wait tell
+	opened = true
 	return v, nil
 }
 
