@@ -7,14 +7,14 @@ import (
 	"runtime/debug"
 )
 
-// Panic is what somebody else's code has panicked with: a handler behind sse, or the
+// PanicError is what somebody else's code has panicked with: a handler behind sse, or the
 // ResponseWriter of one before it.
-type Panic struct {
+type PanicError struct {
 	Value any
 	Stack []byte
 }
 
-func (e Panic) Error() string { return fmt.Sprintf("panic in a handler: %v", e.Value) }
+func (e PanicError) Error() string { return fmt.Sprintf("panic in a handler: %v", e.Value) }
 
 // Contained does something that runs somebody else's code where nobody else recovers,
 // as net/http does for the goroutine of a request: in the gateway's own goroutines and
@@ -26,11 +26,11 @@ func Contained(do func() error) (err error) {
 		case http.ErrAbortHandler:
 			err = http.ErrAbortHandler
 		default:
-			err = Panic{Value: p, Stack: debug.Stack()}
+			err = PanicError{Value: p, Stack: debug.Stack()}
 		}
 	}()
 	return do()
 }
 
 // PanicOf returns the panic that an error is; false: it is none.
-func PanicOf(err error) (Panic, bool) { return errors.AsType[Panic](err) }
+func PanicOf(err error) (PanicError, bool) { return errors.AsType[PanicError](err) }

@@ -220,7 +220,7 @@ func TestWhoCannotBeWrittenToIsLetGo(t *testing.T) {
 			w.resume(c)
 		},
 	} {
-		for part := range len(event) {
+		for part := range event {
 			for end, err := range map[stream.EndReason]error{stream.EndClient: syscall.EPIPE, stream.EndWrite: os.ErrDeadlineExceeded} {
 				w, c := fullConnection(t, time.Second)
 				s, record := &failing{part: part, err: err}, new(records)
