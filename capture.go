@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
@@ -244,7 +245,7 @@ func (c *capture) turnAway(why error) {
 	o := c.opener
 	c.opener = nil
 	if o != nil && o.claim() {
-		o.finish(o.handler.turnAway(o.w, o.r, o.key, why))
+		o.finishBy(func() error { return o.handler.turnAway(o.w, o.r, o.key, why) })
 	}
 }
 
@@ -393,19 +394,19 @@ func (c *capture) settle(err error, status int) {
 	if o == nil {
 		return
 	}
-	if _, panicked := errors.AsType[panicError](err); panicked {
+	if _, panicked := delivery.PanicOf(err); panicked {
 		err = http.ErrAbortHandler // as without sse: the connection is cut
 	}
 	if c.passed != nil {
 		c.syncHeader(o.w.Header()) // trailers
-		o.finish(c.passed.finish(err))
+		o.finishBy(func() error { return c.passed.finish(err) })
 		return
 	}
 	if c.status == 0 && c.conn.Opening() && !c.stopped() && !c.conn.Awaits(status) {
 		c.conn.Refused(true, c.private.Err())
 		if o.claim() {
 			c.syncHeader(o.w.Header())
-			o.finish(o.handler.settleFiles(o.w, o.r, o.key, err))
+			o.finishBy(func() error { return o.handler.settleFiles(o.w, o.r, o.key, err) })
 		}
 	}
 }
@@ -419,11 +420,11 @@ func (u *upstreamRequest) Open(ctx context.Context, lastEventID string, conn *up
 	idParam := cmp.Or(conn.IDParam, u.idParam)
 	err := u.handler.runWithFiles(ctx, func() bool { return c.status != 0 }, func() error {
 		c.header = u.before.Clone()
-		return runNext(u.next, c, u.instantiate(requestCtx, c, lastEventID, idParam))
+		return delivery.Contained(func() error { return u.next.ServeHTTP(c, u.instantiate(requestCtx, c, lastEventID, idParam)) })
 	})
-	if p, ok := errors.AsType[panicError](err); ok {
+	if p, ok := delivery.PanicOf(err); ok {
 		conn.Log().Error("panic in a handler behind sse",
-			zap.Any("panic", p.value), zap.ByteString("stack", p.stack))
+			zap.Any("panic", p.Value), zap.ByteString("stack", p.Stack))
 	}
 	return c.finish(err)
 }

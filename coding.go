@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 )
 
 // maxZstdWindow is the largest window of the coding zstd: RFC 9659, 3. The
@@ -68,7 +70,7 @@ func newDecodedBody(dst io.Writer, open func(io.Reader) (io.ReadCloser, error)) 
 	r, w := io.Pipe()
 	b := &decodedBody{pipe: w, done: make(chan error, 1)}
 	go func() {
-		err := decodeBody(dst, r, open)
+		err := delivery.Contained(func() error { return decodeBody(dst, r, open) })
 		_ = r.CloseWithError(err) // of nil: io.ErrClosedPipe for later writes
 		b.done <- err
 	}()

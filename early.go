@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -51,6 +52,7 @@ type earlyWriter struct {
 	out      *delivery.Response // with begun; until there is an answer
 	late     *lateAnswer        // with begun: an answer that is no event stream
 	err      error              // the client cannot be written to
+	end      stream.EndReason   // because of that
 }
 
 // newEarlyWriter returns the writer for a request, which is served with it by
@@ -106,22 +108,28 @@ func (e *earlyWriter) begin() {
 		return
 	}
 	e.begun = true
-	header := e.ResponseWriter.Header()
-	header.Set("Content-Type", eventStreamType)
-	setStreamHeaders(header)
-	e.ResponseWriter.WriteHeader(http.StatusOK)
 	e.out = delivery.NewResponse(e.ResponseWriter, e.request, e.handler.settings, false)
 	delivery.Counts.Heartbeats.Add(1)
-	if err := e.out.Send(e.handler.settings.Beat); err != nil {
+	if err := delivery.Contained(e.sendBegin); err != nil {
 		e.fail(err)
 		return
 	}
 	e.out.StartHeartbeats(&e.mu, e.fail)
 }
 
+// sendBegin sends that head and heartbeat. The lock is held.
+func (e *earlyWriter) sendBegin() error {
+	header := e.ResponseWriter.Header()
+	header.Set("Content-Type", eventStreamType)
+	setStreamHeaders(header)
+	e.ResponseWriter.WriteHeader(http.StatusOK)
+	return e.out.Send(e.handler.settings.Beat)
+}
+
 // fail gives the request up: its client cannot be written to. The lock is held.
 func (e *earlyWriter) fail(err error) {
-	e.err = err
+	sayPanic(e.log(), err)
+	e.err, e.end = err, delivery.ClientEnd(e.original, err)
 	e.cancel()
 }
 
@@ -252,11 +260,7 @@ func (e *earlyWriter) finish(err error) error {
 		e.late.status = handlerErr.StatusCode
 	}
 	if e.err != nil || e.request.Context().Err() != nil {
-		end := stream.EndClient
-		if e.err != nil {
-			end = delivery.ClientEnd(e.original, e.err)
-		}
-		tellAccessLog(e.original, accessFields{resume: stream.ResumePrivate, end: end})
+		tellAccessLog(e.original, accessFields{resume: stream.ResumePrivate, end: cmp.Or(e.end, stream.EndClient)})
 		return http.ErrAbortHandler
 	}
 	return e.tell()

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 )
 
 func init() { caddy.RegisterModule(new(faultyListener)) }
@@ -71,6 +73,9 @@ type fault struct {
 	part  int // how much of it goes out: none, a half, all but a byte
 	err   error
 
+	lives bool        // the connection can be read from all the same; with armed
+	armed atomic.Bool // it is the next write that fails
+
 	shut   chan *net.UnixConn // gets the connection, to shut it down instead; nil: it does not
 	happen atomic.Bool
 	closed atomic.Bool // the gateway has let go of the connection
@@ -90,6 +95,13 @@ func (c *faultyConn) Write(p []byte) (n int, err error) {
 	defer c.mu.Unlock()
 	defer func() { c.writes++ }()
 	switch f := c.fault; {
+	case f.lives && f.armed.Load():
+		n, _ = c.Conn.Write(p[:[]int{0, len(p) / 2, max(0, len(p)-1)}[f.part]])
+		f.armed.Store(false)
+		f.happen.Store(true)
+		return n, &net.OpError{Op: "write", Net: "unix", Err: f.err}
+	case f.lives:
+		return c.Conn.Write(p)
 	case c.writes < f.write:
 		return c.Conn.Write(p)
 	case c.writes == f.write:
@@ -165,15 +177,23 @@ func TestWritesFailAtEveryPoint(t *testing.T) {
 // start starts a gateway whose clients are written to in this way, and returns who asks it on one connection.
 func (way faultyWay) start(t *testing.T, u *upstream) (g *gateway, client func(stays *staying) *http.Client) {
 	t.Helper()
-	globals := testGlobals
-	t.Cleanup(func() { testGlobals = globals })
-	testGlobals = strings.TrimSuffix(strings.TrimSpace(globals), "}") + "servers {\nlistener_wrappers {\n" + way.wrappers + "\n}\n}\n}\n"
+	return way.startSite(t, "sse {\njoin live\nlinger 0s\ndelivery "+way.delivery+"\n}\nreverse_proxy "+u.address)
+}
+
+// startSite is start for a site of its own.
+func (way faultyWay) startSite(t *testing.T, directives string) (g *gateway, client func(stays *staying) *http.Client) {
+	t.Helper()
+	if way.wrappers != "" {
+		globals := testGlobals
+		t.Cleanup(func() { testGlobals = globals })
+		testGlobals = strings.TrimSuffix(strings.TrimSpace(globals), "}") + "servers {\nlistener_wrappers {\n" + way.wrappers + "\n}\n}\n}\n"
+	}
 	scheme, certificate := "http://", ""
 	if way.tls {
 		pair := newCertificate(t, "server")
 		scheme, certificate = "https://gateway.test", "tls "+pair.cert+" "+pair.key
 	}
-	g = startGateway(t, scheme+" {\nbind {socket}\n"+certificate+"\nsse {\njoin live\nlinger 0s\ndelivery "+way.delivery+"\n}\nreverse_proxy "+u.address+"\n}\n")
+	g = startGateway(t, scheme+" {\nbind {socket}\n"+certificate+"\n"+directives+"\n}\n")
 	connects := func(dials int64, stays *staying) *http.Client {
 		transport := unixClient(g.socket).Transport.(*http.Transport)
 		dial, left := transport.DialContext, new(atomic.Int64)
@@ -377,6 +397,119 @@ func (v *victim) leave() {
 	v.stays.hangUp()
 	v.cancel()
 	<-v.done
+}
+
+// takenWrites are the kinds of writes to connections that were taken over.
+var takenWrites = []struct {
+	name    string
+	options string
+	cause   func(up *upstreamClient) // nil: it comes by itself
+	whole   bool                     // the response has ended, whatever becomes of its end
+}{
+	{name: "event", cause: func(up *upstreamClient) { up.event("2") }},
+	{name: "heartbeat", options: "heartbeat 50ms"},
+	{name: "tail", cause: func(up *upstreamClient) { up.write("data: tail"); up.end() }},
+	{name: "end", cause: (*upstreamClient).end, whole: true},
+	{name: "an end that is none", options: "reconnect never", cause: (*upstreamClient).breakOff, whole: true},
+}
+
+// A write to a connection that was taken over fails, while the client neither leaves nor says anything: the gateway notices
+// at once, and over HTTP/2 lets all go whose streams go over that connection.
+func TestFailedWritesOfTakenOverConnectionsAreNoticedAtOnce(t *testing.T) {
+	overHTTP1(t) // it chooses by itself
+	for _, way := range []faultyWay{
+		{name: "HTTP/1.1", wrappers: "test_faults", shut: true},
+		{name: "HTTP/2", wrappers: "test_faults\ntls\nsse", tls: true},
+	} {
+		for _, kind := range takenWrites {
+			if way.shut && kind.name == "an end that is none" {
+				continue // nothing is written
+			}
+			t.Run(way.name+"/"+kind.name, func(t *testing.T) {
+				u, log := startUpstream(t, nil), filepath.Join(t.TempDir(), "access.log")
+				_, dial := way.startSite(t, "log own {\noutput file "+log+"\n}\nsse {\njoin live\nlinger 0s\nprime off\ndelivery connection\n"+kind.options+"\n}\nreverse_proxy "+u.address)
+				for part := range 3 {
+					f := &fault{lives: true, part: part, err: faultyErrors[part]}
+					ends := []string{[]string{"client", "client", "write"}[part]}
+					if way.shut {
+						f.shut, ends[0] = make(chan *net.UnixConn, 1), "client"
+					}
+					if way.tls {
+						ends = append(ends, ends[0]) // of the other stream
+					}
+					if kind.whole || (kind.name == "tail" && way.tls) {
+						ends[0] = ""
+					}
+					way.strikeTaken(t, dial, u, f, kind.cause)
+					expectEnds(t, log, part, ends)
+				}
+				assertNothingLeft(t, u)
+			})
+		}
+	}
+}
+
+// strikeTaken lets a write fail to a client whose connection was taken over, and who over HTTP/2 has another stream there.
+func (way faultyWay) strikeTaken(t *testing.T, dial func(stays *staying) *http.Client, u *upstream, f *fault, cause func(up *upstreamClient)) {
+	t.Helper()
+	stays, targets := new(staying), []string{"/struck"}
+	if way.tls {
+		targets = append(targets, "/beside")
+	}
+	client := dial(stays)
+	nextFault.Store(f)
+	var ups []*upstreamClient
+	var clients sync.WaitGroup
+	for _, target := range targets {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://gateway.test"+target, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", eventStreamType)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients.Go(func() {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		})
+		ups = append(ups, u.accept())
+		ups[len(ups)-1].event("1")
+	}
+	eventually(t, "the connection is a writer's", func() bool { return delivery.Live() == len(targets) })
+	if f.shut != nil {
+		socket := <-f.shut
+		defer socket.Close()
+		_ = socket.CloseWrite()
+	}
+	f.armed.Store(true)
+	if cause != nil {
+		cause(ups[0])
+	}
+	eventually(t, "its clients are gone", func() bool { return attached() == 0 && delivery.Live() == 0 })
+	eventually(t, "the application is asked for no more", func() bool { open, _ := u.counts(); return open == 0 })
+	if f.shut == nil {
+		eventually(t, "the connection is closed", f.closed.Load)
+	}
+	stays.hangUp()
+	client.CloseIdleConnections()
+	clients.Wait()
+}
+
+// expectEnds waits for the entries of clients in the access log, and compares why their responses ended; "": whatever.
+func expectEnds(t *testing.T, log string, before int, ends []string) {
+	t.Helper()
+	eventually(t, "there is an entry for each", func() bool { return len(accessEntries(t, log)) == (before+1)*len(ends) })
+	for _, entry := range accessEntries(t, log)[before*len(ends):] {
+		want := ends[0]
+		if request, _ := entry["request"].(map[string]any); request["uri"] == "/beside" {
+			want = ends[1]
+		}
+		if sse, _ := entry["sse"].(map[string]any); want != "" && sse["end_reason"] != want {
+			t.Errorf("the access log says %v, expected %q", sse, want)
+		}
+	}
 }
 
 // breakingApp sends three numbered events, and its first connection for each URL breaks after as many bytes as the URL

@@ -121,6 +121,7 @@ func (g *guest) Ask() access.Verdict {
 		}
 		theReauthorized.With(reauthorizedFailed).Inc()
 		h.lines.Unanswered.Log(func(suppressed int) {
+			sayPanic(h.logger, err)
 			h.logger.Warn("client stays: it was not found out whether its request is refused now",
 				zap.Int("status", status), zap.NamedError("reason", err), zap.Int("suppressed", suppressed))
 		})

@@ -29,7 +29,21 @@ type logged struct {
 func startLogged(t *testing.T, caddyfile string) logged {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "log")
-	return logged{startGatewayWith(t, "log sse {\noutput file "+file+"\nlevel DEBUG\ninclude http.handlers.sse\n}\nservers {\nmax_header_size 1MB\n}", caddyfile), file}
+	return logged{startGatewayWith(t, loggedTo(file), caddyfile), file}
+}
+
+// loggedTo are the global options of a gateway whose log is a file.
+func loggedTo(file string) string {
+	return "log sse {\noutput file " + file + "\nlevel DEBUG\ninclude http.handlers.sse\n}\nservers {\nmax_header_size 1MB\n}"
+}
+
+// loadLogged is load, with the same log.
+func (l logged) loadLogged(caddyfile string) {
+	l.t.Helper()
+	globals := testGlobals
+	defer func() { testGlobals = globals }()
+	testGlobals = strings.Replace(globals, "admin off", "admin off\n"+loggedTo(l.file), 1)
+	l.load(caddyfile)
 }
 
 // lines returns the log so far. Each line has to be one JSON object: nothing

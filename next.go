@@ -2,37 +2,28 @@ package caddysse
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
-	"runtime/debug"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 )
 
 // The handlers behind sse, how they are run, and what it means if they fail.
 
 // runNext runs the handlers behind sse. A panic of theirs becomes an error;
 // that of reverse_proxy when an answer breaks off is http.ErrAbortHandler.
-func runNext(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
-	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case http.ErrAbortHandler:
-			err = http.ErrAbortHandler
-		default:
-			err = panicError{value: p, stack: debug.Stack()}
-		}
-	}()
-	return next.ServeHTTP(w, r)
+func runNext(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) error {
+	return delivery.Contained(func() error { return next.ServeHTTP(w, r) })
 }
 
-// panicError is what a panicking handler ends its upstream connection with.
-type panicError struct {
-	value any
-	stack []byte
+// sayPanic logs what somebody else's code has panicked with, if that is what an error is.
+func sayPanic(log *zap.Logger, err error) {
+	if p, ok := delivery.PanicOf(err); ok {
+		log.Error("panic in a handler", zap.Any("panic", p.Value), zap.ByteString("stack", p.Stack))
+	}
 }
-
-func (e panicError) Error() string { return fmt.Sprintf("panic in a handler: %v", e.value) }
 
 // isAbort reports whether what a handler panicked with only breaks its response
 // off.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -55,6 +56,17 @@ func (o *opener) leave() bool {
 	defer o.mu.Unlock()
 	o.left = !o.claimed
 	return o.left
+}
+
+// finishBy is finish with what ending the response returns. Its client waits, whatever
+// the writers of handlers before sse do.
+func (o *opener) finishBy(end func() error) {
+	err := delivery.Contained(end)
+	if _, panicked := delivery.PanicOf(err); panicked {
+		sayPanic(o.handler.logger, err)
+		err = http.ErrAbortHandler
+	}
+	o.finish(err)
 }
 
 // finish lets the client's own goroutine go on, after claim.

@@ -136,7 +136,9 @@ func (p *passThrough) WriteHeader(status int) {
 	}
 	p.out = delivery.NewResponse(p.ResponseWriter, p.request, p.handler.settings, p.headSent)
 	p.begin() // before the client has its head: from then on its access can be taken back
-	p.err = p.out.Flush()
+	if err := p.out.Flush(); err != nil {
+		p.failed(err)
+	}
 	p.out.StartHeartbeats(&p.mu, p.failed)
 	p.tellGap()
 }
@@ -192,17 +194,20 @@ func (p *passThrough) tellGap() {
 	if !ok || p.err != nil || len(event) == 0 {
 		return
 	}
-	if p.err = p.out.Send(event); p.err != nil {
-		p.end = delivery.ClientEnd(p.request, p.err)
+	if err := p.out.Send(event); err != nil {
+		p.failed(err)
 	}
 	p.seen.sent(p.out.Sent())
 }
 
-// failed ends the stream because a heartbeat cannot be sent. The lock is held.
+// failed ends the stream because something cannot be sent: the handlers behind sse need
+// not look at the errors of their writes, and may have none for a long time. The lock is
+// held.
 func (p *passThrough) failed(err error) {
 	if p.err != nil || p.end != "" {
 		return
 	}
+	sayPanic(p.log(), err)
 	p.err, p.end = err, delivery.ClientEnd(p.request, err)
 	p.cancel()
 }
@@ -316,13 +321,14 @@ func (w eventWriter) send(b []byte, passing privateCount) {
 	if !p.out.Began() {
 		p.mark.past = true // it is at the very start: the client drops it
 	}
+	var err error
 	if b = p.mark.cut(b); len(b) > 0 {
-		p.err = p.out.SendBytes(b)
+		err = delivery.Contained(func() error { return p.out.SendBytes(b) }) // who removes a coding writes, too
 	}
-	if p.err == nil {
+	if err == nil {
 		delivery.Counts.Blocks.Add(passing.blocks)
 	} else {
-		p.end = delivery.ClientEnd(p.request, p.err)
+		p.failed(err)
 	}
 	p.seen.sent(p.out.Sent())
 }
@@ -424,7 +430,7 @@ func (p *passThrough) finishPlain(err error) error {
 	if p.discard {
 		return nil
 	}
-	_, panicked := errors.AsType[panicError](err)
+	_, panicked := delivery.PanicOf(err)
 	if err != nil && (p.headSent || (panicked && p.wroteHeader)) {
 		return http.ErrAbortHandler
 	}

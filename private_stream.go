@@ -37,7 +37,10 @@ func (p *passThrough) leave(reason stream.EndReason) {
 		return
 	}
 	if retry := p.handler.options.LastRetry(); retry != nil && !p.out.MidBlock {
-		_ = p.out.Send(retry) // the client may be gone
+		if err := delivery.Contained(func() error { return p.out.Send(retry) }); err != nil {
+			p.failed(err)
+			return
+		}
 	}
 	p.err, p.end = errLeft, reason
 	p.release()

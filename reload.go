@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sse/caddy-sse/internal/delivery"
 	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -85,7 +86,8 @@ func renew(s *caddyhttp.Server, received *http.Request, idParam string, q *strea
 	err := runNext(caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		return through(s, w, r)
 	}), &discardWriter{header: make(http.Header), cancel: cancel}, received.Clone(ctx))
-	if _, panicked := errors.AsType[panicError](err); panicked {
+	if _, panicked := delivery.PanicOf(err); panicked {
+		sayPanic(logger, err)
 		logger.Error("request that was run again after a reload failed", zap.NamedError("reason", err))
 		return false
 	}

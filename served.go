@@ -41,8 +41,9 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 			sub.Leave()
 		}
 	}
+	begun := false
 	defer func() {
-		if d == nil {
+		if !begun { // also if a handler's writer panics at the head
 			detach()
 		}
 	}()
@@ -54,6 +55,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
 	d.Notice = &h.welcomeSubscriber(sub, req, r).notice
 	d.begin(head, wait == nil)
+	begun = true
 	return d, false, nil
 }
 
@@ -89,8 +91,8 @@ func (d *served) end(end stream.EndReason) error {
 	// broken off, and after a panic Caddy's log would not know how long it took.
 	givenUp := d.Request.Context().Err() != nil
 	switch {
-	case end == stream.EndWrite && !givenUp, end == stream.EndBroken:
-		return http.ErrAbortHandler
+	case (end == stream.EndWrite || end == stream.EndClient) && !givenUp, end == stream.EndBroken:
+		return http.ErrAbortHandler // a write that failed may have left a part of an event
 	case s.IsDetached() && end != stream.EndUpstream && end != stream.EndClient:
 		return http.ErrAbortHandler // it is not whole
 	case end == stream.EndPerClient:

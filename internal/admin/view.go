@@ -41,6 +41,7 @@ type view struct {
 	check *time.Ticker
 	last  time.Time // something was sent
 	buf   []byte
+	err   error // of a write: there is no other one after it
 }
 
 // openView begins the answer to a request for an event stream. close must be
@@ -59,13 +60,20 @@ func openView(w http.ResponseWriter, r *http.Request) (*view, error) {
 		w: w, rc: http.NewResponseController(w), gone: r.Context().Done(), end: end, exit: theViewers.over,
 		check: time.NewTicker(viewCheck),
 	}
+	opened := false
+	defer func() {
+		if !opened { // a handler before has panicked: its place is not lost
+			v.close()
+		}
+	}()
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store, no-transform")
 	header.Set("X-Accel-Buffering", "no") // what sse sets for its own
 	header.Set("Incremental", "?1")
 	w.WriteHeader(http.StatusOK)
-	_ = v.write(append(eventstream.AppendRetry(nil, viewRetry), '\n')) // the next one fails as well
+	_ = v.write(append(eventstream.AppendRetry(nil, viewRetry), '\n')) // flush and wait tell
+	opened = true
 	return v, nil
 }
 
@@ -77,13 +85,17 @@ func (v *view) close() {
 // write sends whole blocks.
 func (v *view) write(p []byte) error {
 	for piece := range slices.Chunk(p, viewPiece) {
-		_ = v.rc.SetWriteDeadline(time.Now().Add(viewTimeout))
-		if _, err := v.w.Write(piece); err != nil {
-			return err
+		if v.err != nil {
+			return v.err
 		}
+		_ = v.rc.SetWriteDeadline(time.Now().Add(viewTimeout))
+		_, v.err = v.w.Write(piece)
 	}
-	v.last = time.Now()
-	return v.rc.Flush()
+	if v.err == nil {
+		v.last = time.Now()
+		v.err = v.rc.Flush()
+	}
+	return v.err
 }
 
 // add appends an event with a value as data to what flush sends.
@@ -98,8 +110,8 @@ func (v *view) add(kind, id string, value any) error {
 
 // flush sends what was added.
 func (v *view) flush() error {
-	if len(v.buf) == 0 {
-		return nil
+	if len(v.buf) == 0 || v.err != nil {
+		return v.err
 	}
 	err := v.write(v.buf)
 	v.buf = v.buf[:0]
@@ -109,7 +121,7 @@ func (v *view) flush() error {
 // wait waits for something new, with heartbeats. It returns false if the view
 // is over.
 func (v *view) wait(changed <-chan struct{}) bool {
-	for {
+	for v.err == nil {
 		select {
 		case <-changed:
 			return true
@@ -130,6 +142,7 @@ func (v *view) wait(changed <-chan struct{}) bool {
 			return false
 		}
 	}
+	return false
 }
 
 // stays reports whether the view is not over.

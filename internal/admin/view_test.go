@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -100,5 +101,28 @@ func TestViewerHasTimeForEachPiece(t *testing.T) {
 	}
 	if w.most > viewPiece {
 		t.Errorf("%d bytes under one deadline", w.most)
+	}
+}
+
+// panicking is the writer of a handler before, which has a bug.
+type panicking struct{ http.ResponseWriter }
+
+func (panicking) WriteHeader(int) { panic("a bug in a writer") }
+
+// A viewer at whose head something panics gives its place back.
+func TestViewerAtWhoseHeadAHandlerPanicsIsNotCounted(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "/sse/feed", nil)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic does not reach the server")
+			}
+		}()
+		_, _ = openView(panicking{httptest.NewRecorder()}, r)
+	}()
+	theViewers.mu.Lock()
+	defer theViewers.mu.Unlock()
+	if theViewers.open != 0 {
+		t.Errorf("%d viewers are counted", theViewers.open)
 	}
 }

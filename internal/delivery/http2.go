@@ -92,6 +92,9 @@ func (s *streamSocket) watch(c *connection) {
 
 func (s *streamSocket) write(p []byte) (n int, err error) {
 	if n, err = s.stream.Write(p); err != nil {
+		if fault := s.fault(); timedOut(fault) {
+			return 0, fault // which another stream's write has met
+		}
 		return 0, os.NewSyscallError("send", syscall.EPIPE) // what others say of who has left
 	}
 	s.flush()

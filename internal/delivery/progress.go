@@ -82,7 +82,7 @@ func (s *writeWatch) look() {
 	}
 	if overdue || s.still == looksPerTimeout {
 		s.ended = true
-		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
+		_ = Contained(func() error { return s.rc.SetWriteDeadline(time.Unix(1, 0)) }) // a timer's
 		return
 	}
 	s.timer.Reset(s.timeout / looksPerTimeout)

@@ -249,7 +249,11 @@ func (o *Response) StartHeartbeats(mu *sync.Mutex, failed func(err error)) {
 		if o.closed {
 			return
 		}
-		wait, err := o.tend(time.Now())
+		var wait time.Duration
+		err := Contained(func() (err error) {
+			wait, err = o.tend(time.Now())
+			return err
+		})
 		if err != nil {
 			failed(err)
 			return

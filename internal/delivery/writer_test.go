@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/meter"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
@@ -185,4 +187,58 @@ func TestConnectionIsNotCutForTheGatewaysPause(t *testing.T) {
 			t.Error("it may take nothing for longer than write_timeout")
 		}
 	})
+}
+
+// failing is a socket to which nothing can be written, or only a part.
+type failing struct {
+	socket
+	part   int
+	err    error
+	closed bool
+}
+
+func (s *failing) write([]byte) (int, error)  { return s.part, s.err }
+func (s *failing) resume([]byte) (int, error) { return s.part, s.err }
+func (*failing) await(*connection, []byte)    {}
+func (*failing) acks() (acks, bool)           { return acks{}, false }
+func (s *failing) close()                     { s.closed = true }
+
+// Who cannot be written to is let go at once, whatever it was that failed, and however much of it went out.
+func TestWhoCannotBeWrittenToIsLetGo(t *testing.T) {
+	event := []byte("data: 1\n\n")
+	for name, write := range map[string]func(w *writer, c *connection){
+		"event":     func(w *writer, c *connection) { w.send(c, event) },
+		"heartbeat": func(w *writer, c *connection) { w.heartbeat(c) },
+		"end":       func(w *writer, c *connection) { w.end(c, stream.EndUpstream) },
+		"rest": func(w *writer, c *connection) {
+			w.block(c, event)
+			w.resume(c)
+		},
+		"rest before the end": func(w *writer, c *connection) {
+			w.block(c, event)
+			c.end = stream.EndUpstream
+			w.resume(c)
+		},
+	} {
+		for part := range event {
+			for end, err := range map[stream.EndReason]error{stream.EndClient: syscall.EPIPE, stream.EndWrite: os.ErrDeadlineExceeded} {
+				w, c := fullConnection(t, time.Second)
+				s, record := &failing{part: part, err: err}, new(records)
+				c.held, c.socket, c.log, c.counted = nil, s, record, new(meter.Gauge)
+				c.settings.Beat = []byte(EmptyComment)
+				c.settings.beatChunk = replay.AppendChunk(nil, c.settings.Beat)
+				sub := c.sub
+				write(w, c)
+				if name == "end" || name == "rest before the end" {
+					end = stream.EndUpstream // what had been decided
+				}
+				if !c.closed || !s.closed || record.reason != end {
+					t.Errorf("%s, %d bytes of it, %v: let go: %v, closed: %v, recorded as %q, expected %q", name, part, err, c.closed, s.closed, record.reason, end)
+				}
+				if n := len(sub.Origin.SampleSubscribers(time.Now())); n != 0 {
+					t.Errorf("%s: %d subscribers are left", name, n)
+				}
+			}
+		}
+	}
 }

@@ -213,6 +213,7 @@ func (c *Conn) wrote(err error) (next []byte) {
 	defer c.mu.Unlock()
 	if err != nil {
 		c.fail(err)
+		go func() { _ = c.transport.Close() }() // the server reads, and may not write for long
 	}
 	if next = c.take(); next != nil {
 		c.wake()

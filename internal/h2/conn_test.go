@@ -769,3 +769,26 @@ func TestServerAndClientOfGo(t *testing.T) {
 	_ = cc.Close()
 	<-served
 }
+
+// A client opens streams without end. So many of a connection are known, of which so many are taken over: those beyond
+// are the server's as ever, and it is the server that limits how many there are.
+func TestStreamsOfAConnectionAreBounded(t *testing.T) {
+	h := newByHand(t)
+	for n := range uint32(maxOpen + 100) {
+		h.request(2*n + 1)
+	}
+	h.conn.mu.Lock()
+	known := len(h.conn.open)
+	h.conn.mu.Unlock()
+	if known != maxOpen {
+		t.Errorf("%d streams are known, expected %d", known, maxOpen)
+	}
+	for n := range maxStreams {
+		if h.conn.Claim() == nil {
+			t.Fatalf("stream %d is not taken over", n)
+		}
+	}
+	if h.conn.Claim() != nil {
+		t.Errorf("more than %d streams are taken over", maxStreams)
+	}
+}

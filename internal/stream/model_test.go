@@ -1322,6 +1322,10 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 	case sub.waiting:
 		w.logf("client %d waits again: its splice could not reach the upstream", c.number)
 		c.seq, c.next, c.live, c.first, c.idSet = rec, 0, len(rec.entries), true, false
+	case sub.stream.kind.beside:
+		w.logf("client %d waited again, and has another splice", c.number)
+		c.first = true
+		w.spliced(c)
 	default:
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.Origin]
