@@ -201,7 +201,7 @@ func (l *Brought) Note(b *replay.Block) {
 }
 
 // Has reports whether a block with an id is one of them.
-func (l Brought) Has(id, lines []byte) bool { return slices.Contains(l, broughtHash(id, lines)) }
+func (l *Brought) Has(id, lines []byte) bool { return slices.Contains(*l, broughtHash(id, lines)) }
 
 // Next reports whether the lines of an event without an id are the next one, and goes
 // on to the one after it.
