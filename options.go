@@ -91,12 +91,20 @@ func (h *Handler) keyConfig() key.Config {
 		Headers:      h.ShareHeaders,
 		StripCookies: h.SetCookie == setCookieStrip,
 		Add:          h.KeyAdd,
-		IDParameters: h.LastEventIDQuery,
+		IDParameters: h.idParameters(),
 	}
 	if h.KeyIgnore != nil {
 		c.IgnoreHeaders, c.IgnoreQuery = h.KeyIgnore.Headers, h.KeyIgnore.Query
 	}
 	return c
+}
+
+// idParameters are the query parameters in which a client may tell its last event ID.
+func (h *Handler) idParameters() []string {
+	if h.LastEventIDQuery == nil {
+		return defaultLastEventIDQuery
+	}
+	return h.LastEventIDQuery
 }
 
 // vouches reports whether the configuration says that the upstream tells all

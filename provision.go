@@ -27,9 +27,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
 	}
-	if h.LastEventIDQuery == nil {
-		h.LastEventIDQuery = defaultLastEventIDQuery
-	}
 	h.policy = key.New(h.keyConfig())
 	h.options = h.streamOptions()
 	h.options.Crowded, h.options.Meant = h.hintCrowd, h.policy.Meant
