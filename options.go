@@ -32,7 +32,6 @@ func (h *Handler) streamOptions() *stream.Options {
 	o.Timeout = time.Duration(h.UpstreamTimeout)
 	o.GiveUp = cmp.Or(time.Duration(h.GiveUp), o.GiveUp)
 	o.Vouched = h.vouches()
-	o.Keys = h.keyConfig().String()
 	o.Insignificant = key.Insignificant
 	o.BurstPatience, o.TurnPatience = burstPatience, turnPatience
 	switch h.Reconnect {

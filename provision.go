@@ -29,6 +29,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.policy = key.New(h.keyConfig())
 	h.options = h.streamOptions()
+	h.options.Keys = h.keyConfig().String()
 	h.options.Crowded, h.options.Meant = h.hintCrowd, h.policy.Meant
 	h.lines = h.options.Lines
 	h.detached = h.detachSettings()
