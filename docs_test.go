@@ -289,11 +289,7 @@ func settingsOf(t *testing.T, h *Handler) (settings []any) {
 	if body == 0 {
 		body = defaultMaxRequestBody
 	}
-	ids := h.LastEventIDQuery
-	if ids == nil {
-		ids = defaultLastEventIDQuery
-	}
-	return []any{*streams, *writing, h.Delivery != delivery.ByHandler, probe, memory, body, ids}
+	return []any{*streams, *writing, h.Delivery != delivery.ByHandler, probe, memory, body, h.idParameters()}
 }
 
 // Each field of the JSON is in the page about it, with what it is in the

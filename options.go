@@ -32,7 +32,6 @@ func (h *Handler) streamOptions() *stream.Options {
 	o.Timeout = time.Duration(h.UpstreamTimeout)
 	o.GiveUp = cmp.Or(time.Duration(h.GiveUp), o.GiveUp)
 	o.Vouched = h.vouches()
-	o.Keys = h.keyConfig().String()
 	o.Insignificant = key.Insignificant
 	o.BurstPatience, o.TurnPatience = burstPatience, turnPatience
 	switch h.Reconnect {
@@ -91,12 +90,20 @@ func (h *Handler) keyConfig() key.Config {
 		Headers:      h.ShareHeaders,
 		StripCookies: h.SetCookie == setCookieStrip,
 		Add:          h.KeyAdd,
-		IDParameters: h.LastEventIDQuery,
+		IDParameters: h.idParameters(),
 	}
 	if h.KeyIgnore != nil {
 		c.IgnoreHeaders, c.IgnoreQuery = h.KeyIgnore.Headers, h.KeyIgnore.Query
 	}
 	return c
+}
+
+// idParameters are the query parameters in which a client may tell its last event ID.
+func (h *Handler) idParameters() []string {
+	if h.LastEventIDQuery == nil {
+		return defaultLastEventIDQuery
+	}
+	return h.LastEventIDQuery
 }
 
 // vouches reports whether the configuration says that the upstream tells all

@@ -27,11 +27,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.Validate(); err != nil {
 		return err // before anything is made of wrong values
 	}
-	if h.LastEventIDQuery == nil {
-		h.LastEventIDQuery = defaultLastEventIDQuery
-	}
 	h.policy = key.New(h.keyConfig())
 	h.options = h.streamOptions()
+	h.options.Keys = h.keyConfig().String()
 	h.options.Crowded, h.options.Meant = h.hintCrowd, h.policy.Meant
 	h.lines = h.options.Lines
 	h.detached = h.detachSettings()

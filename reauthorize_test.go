@@ -282,7 +282,7 @@ func TestKeptRequestIsAsItCame(t *testing.T) {
 		}
 		r.RemoteAddr = "192.0.2.1:1234"
 		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), new(caddyhttp.Server))
-		h := &Handler{LastEventIDQuery: defaultLastEventIDQuery}
+		h := new(Handler)
 		h.policy = key.New(h.keyConfig())
 		kept, tooLong := h.keep(r)
 		if tooLong {

@@ -63,7 +63,7 @@ func spanOf(r *http.Request) string {
 
 // wholeRequest makes upstream requests of a client's request as it is.
 func (h *Handler) wholeRequest(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) *upstreamRequest {
-	policy := key.Whole(h.LastEventIDQuery)
+	policy := key.Whole(h.idParameters())
 	return &upstreamRequest{handler: h, policy: policy, sent: policy.Copy(r), next: next, before: w.Header().Clone()}
 }
 

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-sse/caddy-sse/internal/key"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -1197,5 +1199,30 @@ func TestFailureKeepsNobodyFromSharing(t *testing.T) {
 	b.expect("1")
 	if _, all := u.counts(); all != 1 {
 		t.Errorf("%d upstream connections", all)
+	}
+}
+
+// Other nodes are told all that the operator says about keys, with the defaults in it.
+func TestNodesAreToldWhatIsSaidAboutKeys(t *testing.T) {
+	keys := func(h *Handler) string {
+		t.Helper()
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+		defer cancel()
+		if err := h.Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := h.Cleanup(); err != nil {
+				t.Error(err)
+			}
+		}()
+		return h.options.Keys
+	}
+	byDefault := keys(new(Handler))
+	if got := keys(&Handler{LastEventIDQuery: defaultLastEventIDQuery}); got != byDefault {
+		t.Errorf("%s, where the default is stated, and %s where it is not", got, byDefault)
+	}
+	if got := keys(&Handler{SetCookie: setCookieStrip}); got == byDefault || byDefault == "" {
+		t.Errorf("%q, and %q with set_cookie strip", byDefault, got)
 	}
 }

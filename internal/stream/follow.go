@@ -143,6 +143,13 @@ func (m *Member) Position() uint64 {
 	return m.stream.buffer.Newest
 }
 
+// Tell takes note of the nodes that have the stream, for operators.
+func (m *Member) Tell(n NodesInfo) {
+	m.stream.mu.Lock()
+	defer m.stream.mu.Unlock()
+	m.nodes = n
+}
+
 // IsClosed reports whether the stream is kept from other nodes and new clients, though it
 // may have some.
 func (m *Member) IsClosed() bool {

@@ -277,3 +277,13 @@ func (h *Hub) Find(id string) Observed {
 	}
 	return nil
 }
+
+// nodesInfo is what is told of other nodes; nil: they have nothing to do with the
+// stream. The lock is held.
+func (s *Stream) nodesInfo() *NodesInfo {
+	if s.member == nil {
+		return nil
+	}
+	n := s.member.nodes
+	return &n
+}

@@ -19,20 +19,3 @@ type NodesInfo struct {
 	Followers []string // of the owner, as far as this node knows
 	Term      uint64   // grows with each take-over; 0: there is no owner
 }
-
-// Tell takes note of the nodes that have the stream, for operators.
-func (m *Member) Tell(n NodesInfo) {
-	m.stream.mu.Lock()
-	defer m.stream.mu.Unlock()
-	m.nodes = n
-}
-
-// nodesInfo is what is told of other nodes; nil: they have nothing to do with the
-// stream. The lock is held.
-func (s *Stream) nodesInfo() *NodesInfo {
-	if s.member == nil {
-		return nil
-	}
-	n := s.member.nodes
-	return &n
-}
