@@ -200,18 +200,6 @@ func (p *passThrough) tellGap() {
 	p.seen.sent(p.out.Sent())
 }
 
-// failed ends the stream because something cannot be sent: the handlers behind sse need
-// not look at the errors of their writes, and may have none for a long time. The lock is
-// held.
-func (p *passThrough) failed(err error) {
-	if p.err != nil || p.end != "" {
-		return
-	}
-	sayPanic(p.log(), err)
-	p.err, p.end = err, delivery.ClientEnd(p.request, err)
-	p.cancel()
-}
-
 // begin makes the stream known.
 func (p *passThrough) begin() {
 	p.seen = newPrivateView(p)

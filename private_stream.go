@@ -46,6 +46,18 @@ func (p *passThrough) leave(reason stream.EndReason) {
 	p.release()
 }
 
+// failed ends the stream because something cannot be sent: the handlers behind sse need
+// not look at the errors of their writes, and may have none for a long time. The lock is
+// held.
+func (p *passThrough) failed(err error) {
+	if p.err != nil || p.end != "" {
+		return
+	}
+	sayPanic(p.log(), err)
+	p.err, p.end = err, delivery.ClientEnd(p.request, err)
+	p.cancel()
+}
+
 // resume is the outcome of resuming.
 func (p *passThrough) resume() string {
 	if p.lostID != "" {

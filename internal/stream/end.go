@@ -166,13 +166,6 @@ func (s *Stream) closeSplice(sp *Stream) {
 	s.seats.ring()
 }
 
-// dropIndex ends the index of what is kept if nothing is compared with it.
-func (s *Stream) dropIndex() {
-	if len(s.splices) == 0 && len(s.open) == 0 && s.successor == nil {
-		s.buffer.ForgetIndex()
-	}
-}
-
 // dropSuccessor gives up the connection that was to succeed the stream's.
 func (s *Stream) dropSuccessor() {
 	sp := s.successor

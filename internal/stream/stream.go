@@ -500,6 +500,13 @@ func (s *Stream) succeeds() bool { return s.splice != nil && s.splice.succeeds }
 // comparing is the state of a splice that is compared with its stream; nil: it is none.
 func (s *Stream) comparing() *spliceState { return cmp.Or(s.splice, s.left) }
 
+// dropIndex ends the index of what is kept if nothing is compared with it.
+func (s *Stream) dropIndex() {
+	if len(s.splices) == 0 && len(s.open) == 0 && s.successor == nil {
+		s.buffer.ForgetIndex()
+	}
+}
+
 // isFollowed reports whether other nodes follow the stream.
 func (s *Stream) isFollowed() bool { return s.member != nil && s.member.followers }
 
