@@ -21,10 +21,10 @@
 //	                     caddysse                      Caddy's side: options, requests in, answers
 //	                        |                          captured, private streams, metrics
 //	  .-----------.---------+-----.-------------.
-//	admin        key         delivery           |      operators: API, feed, page | who may share, what goes
+//	admin        key         delivery        cluster   operators: API, feed, page | who may share, what goes
 //	  |           |          |      |           |      upstream | to clients: a request's goroutine, or writers
-//	  |           |          |      h2          |      streams of HTTP/2 beside the server
-//	  '-----------+-----.----'                  |
+//	  |           |          |      h2          |      streams of HTTP/2 beside the server | streams of other nodes
+//	  '-----------+-----.----'------------------+
 //	                  stream                    |      the core: hub, streams, subscribers, splices
 //	                 /      \                   |
 //	          evidence    upstreams             |      do two connections bring the same? | upstream connections, one

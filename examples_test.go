@@ -81,6 +81,16 @@ func TestExampleFolders(t *testing.T) {
 		folders++
 		t.Run(entry.Name(), func(t *testing.T) {
 			folder := os.DirFS("examples/" + entry.Name())
+			page, err := fs.ReadFile(folder, "README.md")
+			if err != nil || !strings.Contains(string(page), "\n## Run it\n") || !strings.Contains(string(page), "\n## What to look at\n") {
+				t.Errorf("the page does not say what to run and what to look at: %v", err)
+			}
+			if !strings.Contains(string(list), "]("+entry.Name()+"/README.md)") {
+				t.Error("examples/README.md does not list it")
+			}
+			if entry.Name() == "cluster" {
+				return // its Caddyfiles need another module: see cluster/nats
+			}
 			text, err := fs.ReadFile(folder, "Caddyfile")
 			if err != nil {
 				t.Fatal(err)
@@ -102,13 +112,6 @@ func TestExampleFolders(t *testing.T) {
 			}
 			if hints.Process.Told() != told {
 				t.Error("something in it is doubtful: caddy validate says what")
-			}
-			page, err := fs.ReadFile(folder, "README.md")
-			if err != nil || !strings.Contains(string(page), "\n## Run it\n") || !strings.Contains(string(page), "\n## What to look at\n") {
-				t.Errorf("the page does not say what to run and what to look at: %v", err)
-			}
-			if !strings.Contains(string(list), "]("+entry.Name()+"/README.md)") {
-				t.Error("examples/README.md does not list it")
 			}
 		})
 	}

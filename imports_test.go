@@ -183,6 +183,8 @@ var byTheSystemsClock = map[string]string{
 	"served.go":                     "the field Date",
 	"refusals.go":                   "a duration",
 	"head.go":                       "Retry-After with a date; what comes of it is bounded where it is used",
+	"internal/cluster/node.go":      "the first number of a node's beats, which are counted from there",
+	"internal/cluster/wire.go":      "which of two owners has begun before: any clocks of theirs make it one of both",
 	"internal/delivery/progress.go": "a moment that is over, for a deadline",
 	"internal/h2/client.go":         "a moment that is over, for a deadline",
 	"internal/stream/settings.go":   "a duration",

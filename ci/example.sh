@@ -25,7 +25,7 @@ sound() {
 	return "$failed"
 }
 
-for file in Caddyfile.example examples/*.Caddyfile examples/*/Caddyfile packaging/*Caddyfile; do
+for file in Caddyfile.example examples/*.Caddyfile examples/*/Caddyfile examples/cluster/balancer.Caddyfile packaging/*Caddyfile; do
 	step "$file: fmt" quietly "$dir/caddy" fmt "$file"
 	step "$file: validate" sound "$file"
 done
