@@ -513,3 +513,18 @@ func TestFollowerKeepsToWhatItHasLearnt(t *testing.T) {
 		}
 	})
 }
+
+// A cookie is the first client's, also where the operator says that clients do not need it.
+func TestCookiesStayOnTheirNode(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		c := st.owner()
+		st.join("")
+		up := st.source.accept()
+		up.events = true
+		up.run(func() { up.conn.Opened(&upstreams.Head{Header: http.Header{"Set-Cookie": {"a=b"}, "X-A": {"1"}}}, nil) })
+		m := <-c.members
+		if e := m.all(); e == nil || e.Head.Header.Get("X-A") != "1" || len(e.Head.Header["Set-Cookie"]) > 0 {
+			t.Errorf("another node is given %+v", e)
+		}
+	})
+}
