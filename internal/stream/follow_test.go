@@ -430,29 +430,6 @@ func TestSharedSpliceIsLeftToItsFirstClientWhenTheStreamIsLost(t *testing.T) {
 	})
 }
 
-// While the owner's connection is not proven, it is none to other nodes: their newcomers
-// wait, as for one that is away.
-func TestUnprovenConnectionIsNoneToOthers(t *testing.T) {
-	inBubble(t, unproven(), func(st *streamTest) {
-		c := st.owner()
-		_, _, up := st.proven()
-		owner := <-c.members
-		if !owner.all().Live {
-			t.Error("it has none while it is proven")
-		}
-		node, _, m := st.follower(unproven(), owner.all())
-		up.breakOff()
-		up = st.source.accept()
-		up.openAs("1")
-		if e := owner.all(); e.Live || !m.Follow(e) {
-			t.Errorf("another node is given %+v", e)
-		}
-		node.join("")
-		time.Sleep(time.Second)
-		node.source.expectNone()
-	})
-}
-
 // What a connection has brought that was not proven is told to one client. When that
 // connection is over, and the next one is proven, it is for nobody else: the application may
 // have become one that tells all the same.
