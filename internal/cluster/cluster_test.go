@@ -512,3 +512,22 @@ func TestFollowerThatIsGoneIsForgotten(t *testing.T) {
 		ct.expectConnections(0)
 	})
 }
+
+// A quiet stream whose one client has left at once goes on for those of other nodes, and the
+// owner has nothing to do meanwhile but to look again whether they are there.
+func TestQuietOwnerWithoutClientsRests(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		first := ct.nodes[0].join("first")
+		other := ct.nodes[1].join("other")
+		time.Sleep(100 * time.Millisecond)
+		first.cut()
+		first.at = nil
+		time.Sleep(time.Minute)
+		ct.expectConnections(1)
+		ct.emit(1)
+		other.expect(live("1")...)
+		other.cut()
+		time.Sleep(2 * time.Minute)
+		ct.expectConnections(0)
+	})
+}

@@ -17,6 +17,7 @@ import (
 var (
 	modelSeed  = flag.Uint64("cluster.seed", 1, "seed of TestModelOfOwnership; 0: a new one, as the weekly run has")
 	modelRuns  = flag.Int("cluster.runs", 2, "how many clusters each of its applications has")
+	modelTells = flag.Bool("cluster.tells", false, "tell all that happens to them")
 	modelSteps = flag.Int("cluster.steps", 400, "what happens to each of them")
 )
 
@@ -49,6 +50,9 @@ func TestModelOfOwnership(t *testing.T) {
 				}
 				inCluster(t, seed, 3, kind.set, func(ct *clusterTest) {
 					t.Logf("-cluster.seed %d", seed)
+					if ct.tells = *modelTells; ct.tells {
+						ct.app.log = ct.logf
+					}
 					(&modelRun{clusterTest: ct, rand: rand.New(rand.NewPCG(seed, 1))}).run()
 				})
 			}

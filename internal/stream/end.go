@@ -32,8 +32,12 @@ func (m *Member) stop() {
 // lingerLocked ends the stream after the linger time, unless somebody comes.
 func (s *Stream) lingerLocked() {
 	s.stay.restart(time.Now(), s.options.Linger)
+	wait := s.lingerTime()
+	if s.isFollowed() {
+		wait = max(wait, lingerMoment) // it looks again whether it still is
+	}
 	var timer *time.Timer
-	timer = time.AfterFunc(s.lingerTime(), func() {
+	timer = time.AfterFunc(wait, func() {
 		s.hub.locked(func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -13,7 +13,7 @@ type Excerpt struct {
 	Epoch string
 	Past  []Past          // earlier ones, the oldest first
 	Head  *upstreams.Head // without cookies
-	Live  bool            // it is connected to its upstream, and that connection is proven to be for all
+	Live  bool            // it is connected to its upstream
 	Fresh bool            // who comes now is told all that the upstream tells a newcomer
 
 	After  uint64        // the blocks follow this position, and none is missing between

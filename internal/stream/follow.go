@@ -201,7 +201,7 @@ func (m *Member) Excerpt(after uint64, all bool, size int) *Excerpt {
 		after = f.Lost
 	}
 	e := &Excerpt{
-		Epoch: s.epoch, Past: s.past, Head: s.headForAll().WithoutCookies(), Live: s.isLive() && s.shares(), Fresh: s.fresh,
+		Epoch: s.epoch, Past: s.past, Head: s.headForAll().WithoutCookies(), Live: s.isLive(), Fresh: s.fresh,
 		Connection: s.connectionNumber(), Began: s.track.HeadAt, Headed: s.track.HeadAt,
 		After: after, Events: s.eventsAt(after), Forgotten: f.Forgotten, Whole: true,
 	}

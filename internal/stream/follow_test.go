@@ -430,29 +430,6 @@ func TestSharedSpliceIsLeftToItsFirstClientWhenTheStreamIsLost(t *testing.T) {
 	})
 }
 
-// While the owner's connection is not proven, it is none to other nodes: their newcomers
-// wait, as for one that is away.
-func TestUnprovenConnectionIsNoneToOthers(t *testing.T) {
-	inBubble(t, unproven(), func(st *streamTest) {
-		c := st.owner()
-		_, _, up := st.proven()
-		owner := <-c.members
-		if !owner.all().Live {
-			t.Error("it has none while it is proven")
-		}
-		node, _, m := st.follower(unproven(), owner.all())
-		up.breakOff()
-		up = st.source.accept()
-		up.openAs("1")
-		if e := owner.all(); e.Live || !m.Follow(e) {
-			t.Errorf("another node is given %+v", e)
-		}
-		node.join("")
-		time.Sleep(time.Second)
-		node.source.expectNone()
-	})
-}
-
 // What a connection has brought that was not proven is told to one client. When that
 // connection is over, and the next one is proven, it is for nobody else: the application may
 // have become one that tells all the same.
@@ -510,6 +487,21 @@ func TestFollowerKeepsToWhatItHasLearnt(t *testing.T) {
 		m.expectKept(t)
 		if _, err := node.tryJoin(""); !errors.Is(err, ErrUnshareable) {
 			t.Errorf("a newcomer is told %v", err)
+		}
+	})
+}
+
+// A cookie is the first client's, also where the operator says that clients do not need it.
+func TestCookiesStayOnTheirNode(t *testing.T) {
+	inBubble(t, nil, func(st *streamTest) {
+		c := st.owner()
+		st.join("")
+		up := st.source.accept()
+		up.events = true
+		up.run(func() { up.conn.Opened(&upstreams.Head{Header: http.Header{"Set-Cookie": {"a=b"}, "X-A": {"1"}}}, nil) })
+		m := <-c.members
+		if e := m.all(); e == nil || e.Head.Header.Get("X-A") != "1" || len(e.Head.Header["Set-Cookie"]) > 0 {
+			t.Errorf("another node is given %+v", e)
 		}
 	})
 }
