@@ -33,7 +33,7 @@ func (s *share) follows(m *message) {
 	if s.owner == m.rank && (len(m.followers) == 0 || slices.Equal(s.known, m.followers)) {
 		return
 	}
-	s.owner = m.rank
+	s.owner, s.strange = m.rank, 0
 	if len(m.followers) > 0 {
 		s.known = m.followers
 	}
@@ -116,8 +116,10 @@ func (s *share) refresh(ctx context.Context) (lost bool) {
 		s.change(ctx, m.rank)
 		return false
 	case m.rank != s.owner:
-		return false // a stream before this one, which that node is about to end
+		s.strange++ // a stream before this one, which that node is about to end; or one after it
+		return s.strange > 1
 	}
+	s.strange = 0
 	s.goOn(m)
 	return false
 }

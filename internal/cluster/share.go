@@ -47,10 +47,11 @@ type share struct {
 	stops  []func()
 
 	// Of Run's goroutine.
-	owner  rank     // of the stream, as far as this node knows
-	known  []string // who followed, as the owner told
-	lostTo rank     // the owner that this one has given way to
-	role   stream.NodeRole
+	owner   rank     // of the stream, as far as this node knows
+	known   []string // who followed, as the owner told
+	lostTo  rank     // the owner that this one has given way to
+	strange int      // how often in a row its node has answered for another stream of the key
+	role    stream.NodeRole
 
 	mu        sync.Mutex
 	rank      rank                 // what replies tell

@@ -150,8 +150,9 @@ func TestStreamThatIsRefusedIsLost(t *testing.T) {
 	})
 }
 
-// The owner's node answers for another stream of the key, one that it is about to end, say:
-// that is not followed.
+// The owner's node answers for another stream of the key: that is not followed. It may be one
+// that it is about to end, so it is asked again; but if it is one that it has begun since, the
+// owner's is gone.
 func TestAnotherStreamOfTheOwnerIsNotFollowed(t *testing.T) {
 	before := theOwner
 	before.term, before.age = 1, 9
@@ -159,6 +160,12 @@ func TestAnotherStreamOfTheOwnerIsNotFollowed(t *testing.T) {
 		ft.bus.replies = []*message{blocks(before, excerpt(theEpoch, 3, 9))}
 		if lost := ft.refresh(ft.t.Context()); lost || ft.member.Position() != 3 || ft.end() != "" {
 			ft.t.Errorf("lost: %v, at %d, end %q", lost, ft.member.Position(), ft.end())
+		}
+		ft.bus.replies = []*message{blocks(theOwner, excerpt(theEpoch, 3, 4)), blocks(before, excerpt(theEpoch, 3, 9)), blocks(before, excerpt(theEpoch, 3, 9))}
+		for i, want := range []bool{false, false, true} {
+			if lost := ft.refresh(ft.t.Context()); lost != want || ft.member.Position() != 4 {
+				ft.t.Errorf("answer %d: lost: %v, at %d", i, lost, ft.member.Position())
+			}
 		}
 	})
 }
