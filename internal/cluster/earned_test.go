@@ -190,9 +190,7 @@ func (r *earnedRun) checkOwn() {
 // alone is a response that passes through a gateway: the client has a connection of its own.
 func (c *client) alone(ctx context.Context, g *gateway) {
 	a := g.source.app
-	select {
-	case <-time.After(a.slowness):
-	case <-ctx.Done():
+	if !a.isReached(ctx) {
 		return
 	}
 	conn, session := a.connect(c.lastID)

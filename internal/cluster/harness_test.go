@@ -160,14 +160,25 @@ type source struct {
 
 func (s *source) connections() int { return int(s.running.Load()) }
 
+// isReached waits as long as the application takes, and returns false if nobody wants its answer any more. For no time it
+// has no timer: where two goroutines of a bubble find one expired whose channel they are about to wait for, the race
+// detector of Go 1.26 crashes.
+func (a *app) isReached(ctx context.Context) bool {
+	if a.slowness > 0 {
+		select {
+		case <-time.After(a.slowness):
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err() == nil
+}
+
 // Open implements stream.Source.
 func (s *source) Open(ctx context.Context, lastEventID string, conn *upstreams.Conn) upstreams.Ending {
 	s.running.Add(1)
 	defer s.running.Add(-1)
 	a := s.app
-	select {
-	case <-time.After(a.slowness):
-	case <-ctx.Done():
+	if !a.isReached(ctx) {
 		return upstreams.Ending{Err: ctx.Err()}
 	}
 	c, session := a.connect(lastEventID)

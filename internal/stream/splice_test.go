@@ -79,14 +79,31 @@ func (c *simConn) disconnect() {
 // later does something after a time, unless the connection is closed by then.
 func (c *simConn) later(d time.Duration, do func()) {
 	go func() {
-		select {
-		case <-time.After(d):
+		if passes(d, c.closed) {
 			c.u.mu.Lock()
 			defer c.u.mu.Unlock()
 			do()
-		case <-c.closed:
 		}
 	}()
+}
+
+// passes waits for a time, and returns false if something is closed by then. For no time it has no timer: where two
+// goroutines of a bubble find one expired whose channel they are about to wait for, the race detector of Go 1.26 crashes.
+func passes(d time.Duration, over <-chan struct{}) bool {
+	if d <= 0 {
+		select {
+		case <-over:
+			return false
+		default:
+			return true
+		}
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-over:
+		return false
+	}
 }
 
 func (u *sim) broadcast(block string) {
@@ -120,9 +137,7 @@ func (s simSource) Retired() bool { return false }
 func (s simSource) Renew(any, *Renewal) bool { return false }
 
 func (s simSource) Open(ctx context.Context, lastID string, conn *upstreams.Conn) upstreams.Ending {
-	select {
-	case <-time.After(s.delay):
-	case <-ctx.Done():
+	if !passes(s.delay, ctx.Done()) {
 		return upstreams.Ending{Err: ctx.Err()}
 	}
 	c := s.u.connect(lastID, false)

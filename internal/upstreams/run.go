@@ -52,6 +52,9 @@ func connect(ctx context.Context, to Receiver, src Source, lastEventID string) (
 // pause waits before the next attempt to connect, unless that is to be made at
 // once. It returns false if nobody wants it any more.
 func pause(ctx context.Context, hurried <-chan struct{}, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	select {
 	case <-ctx.Done():
 		return false
