@@ -12,9 +12,9 @@ import (
 const (
 	stopDrain   = 3 * time.Second
 	stopOptions = "drain 3s\nbuffer 100000\ngap_event lost"
-	// stopSlack is how long after the drain the process may be there. Were a client waited for that does not leave, it
-	// would be for ever; a busy machine needs longer than the second for which it waits for who is still being written to.
-	stopSlack = time.Minute
+	// stopSlack is how long after the drain the process may be there. It waits up to a second for who is still being
+	// written to, and the machine is busy then. Were a client waited for that does not leave, it would be for ever.
+	stopSlack = 5 * time.Second
 	// stopPrivate is how many clients have a response of their own.
 	stopPrivate = 20
 	// stopWaiting is how many get no answer.
@@ -119,13 +119,20 @@ func testStop(t *testing.T, c stopCase) {
 	all.leave()
 }
 
-// assertSpread checks that responses did not end at one moment: four of five did so over a third of the drain at least.
-// A busy machine takes longer for them.
+// assertSpread checks that responses ended at random in the drain: each third of it has about a third of them.
 func assertSpread(t *testing.T, ends []time.Duration) {
 	t.Helper()
-	sorted := slices.Sorted(slices.Values(ends))
-	if from, to := sorted[len(sorted)/10], sorted[len(sorted)*9/10]; to-from < stopDrain/3 {
-		t.Errorf("four of five responses ended between %v and %v", from, to)
+	for third := range 3 {
+		from, to := time.Duration(third)*stopDrain/3, time.Duration(third+1)*stopDrain/3
+		n := 0
+		for _, end := range ends {
+			if end >= from && (end < to || third == 2) {
+				n++
+			}
+		}
+		if n < len(ends)/10 {
+			t.Errorf("%d of %d responses ended between %v and %v", n, len(ends), from, to)
+		}
 	}
 }
 

@@ -178,21 +178,7 @@ func TestSessionStaysOnItsNode(t *testing.T) {
 // brings, in the head, in blocks, after the last of them and beside them, stays on the node
 // until it is proven. What was proven before does not.
 func TestNewConnectionStaysOnItsNodeUntilItIsProven(t *testing.T) {
-	for name, again := range map[string]func(st *streamTest, up *fakeConn) *fakeConn{
-		"break": func(st *streamTest, up *fakeConn) *fakeConn {
-			up.breakOff()
-			return st.source.accept()
-		},
-		"two breaks": func(st *streamTest, up *fakeConn) *fakeConn {
-			up.breakOff()
-			st.source.acceptOpen().breakOff()
-			return st.source.accept()
-		},
-		"reload": func(st *streamTest, up *fakeConn) *fakeConn {
-			st.reload()
-			return st.source.accept()
-		},
-	} {
+	for name, again := range anotherConnection {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, unproven(func(o *Options) { o.GapEvent = "" }), func(st *streamTest) {
 				c := st.owner()

@@ -487,26 +487,29 @@ func TestWhatWasKnownOfAKeyIsNotBelievedOfAnotherApplication(t *testing.T) {
 	}
 }
 
+// anotherConnection is how a stream comes by another upstream connection, which it returns.
+var anotherConnection = map[string]func(st *streamTest, up *fakeConn) *fakeConn{
+	"break": func(st *streamTest, up *fakeConn) *fakeConn {
+		up.breakOff()
+		return st.source.accept()
+	},
+	"two breaks": func(st *streamTest, up *fakeConn) *fakeConn {
+		up.breakOff()
+		st.source.acceptOpen().breakOff()
+		return st.source.accept()
+	},
+	"reload": func(st *streamTest, up *fakeConn) *fakeConn {
+		st.reload()
+		return st.source.accept()
+	},
+}
+
 // TestHeadAfterABreakIsNoOneElses: an application that is restarted, or reached by a new
 // configuration, may name a session in the head from then on. That it is quiet, or goes on
 // after the last event ID, does not show that the head is for all: nobody is given it, and
 // newcomers have connections of their own, until another connection was seen to have it.
 func TestHeadAfterABreakIsNoOneElses(t *testing.T) {
-	for name, again := range map[string]func(st *streamTest, up *fakeConn) *fakeConn{
-		"break": func(st *streamTest, up *fakeConn) *fakeConn {
-			up.breakOff()
-			return st.source.accept()
-		},
-		"two breaks": func(st *streamTest, up *fakeConn) *fakeConn {
-			up.breakOff()
-			st.source.acceptOpen().breakOff()
-			return st.source.accept()
-		},
-		"reload": func(st *streamTest, up *fakeConn) *fakeConn {
-			st.reload()
-			return st.source.accept()
-		},
-	} {
+	for name, again := range anotherConnection {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, unproven(), func(st *streamTest) {
 				a, b, up := st.proven()
