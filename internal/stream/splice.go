@@ -143,7 +143,7 @@ func (s *Stream) move(sub *Subscriber, sp *Stream) {
 			sub.events = sp.buffer.Events - n
 		}
 	}
-	sp.subs[sub] = struct{}{}
+	sp.addSubscriber(sub)
 	sub.awaitsAnswer(sp.splice.answer)
 	if sub.outcome() == ResumeLive && !s.settled {
 		return // it has no ID, and the first event may have to be the first of all
