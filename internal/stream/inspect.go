@@ -154,7 +154,7 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 	defer s.mu.Unlock()
 	state := s.upstreamState()
 	connections := len(s.splices)
-	if state == StateOpen || state == StateOpening {
+	if (state == StateOpen || state == StateOpening) && !s.follows() {
 		connections++
 	}
 	role := NodeRole("")
@@ -285,5 +285,6 @@ func (s *Stream) nodesInfo() *NodesInfo {
 		return nil
 	}
 	n := s.member.nodes
+	n.Followers = append([]string{}, n.Followers...) // never null
 	return &n
 }
