@@ -354,7 +354,10 @@ func (s *Stream) endResponses(reason EndReason) {
 // that is in the buffer.
 func (s *Stream) finishLocked(reason EndReason) {
 	s.over.why = reason
-	back := s.comesBack()
+	back := ""
+	if s.settled {
+		back = s.comesBack()
+	}
 	for sub := range s.subscribers() {
 		if sub.finish() == "" && sub.stream == s {
 			sub.finishAt(s.buffer.Newest, reason)
@@ -368,13 +371,14 @@ func (s *Stream) finishLocked(reason EndReason) {
 	s.seats.ring()
 }
 
-// comesBack is the ID with which the clients of a splice come back that ends, ""
-// if they need none: where the upstream gives ids, and where it has given nothing
-// yet. They are known by it, so that they wait for an upstream that is away as
-// the stream's own clients do, with the head that these had. So that must not be
-// another's: while the stream is not proven, both are compared.
+// comesBack is the ID with which the clients of a splice come back that are cut, or
+// whose splice ends; "" if they need none: where the upstream gives ids, and where it has
+// given nothing yet. They are known by it: they are told that they may have missed
+// something, and they wait for an upstream that is away as the stream's own clients do,
+// with the head that these had. So that must not be another's: while the stream is not
+// proven, both are compared.
 func (s *Stream) comesBack() string {
-	if s.splice == nil || !s.settled || s.said.showsIDs || s.options.IDs == IDsUpstream {
+	if s.splice == nil || s.said.showsIDs || s.options.IDs == IDsUpstream {
 		return ""
 	}
 	p := s.splice.parent
