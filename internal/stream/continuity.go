@@ -68,9 +68,9 @@ func (s *Stream) decide(sp *Stream, now time.Time) {
 			return
 		}
 	}
-	if sp.hasSubscribers() {
+	if len(sp.subs) > 0 {
 		gap := s.gapSoFar(sp, now)
-		for sub := range sp.subscribers() {
+		for sub := range sp.subs {
 			sub.tell(gap)
 		}
 	}

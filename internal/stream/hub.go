@@ -316,7 +316,7 @@ func (h *Hub) IsStopping() bool {
 func (h *Hub) EndAll() {
 	for _, s := range h.Every() {
 		s.mu.Lock()
-		if !s.hasSubscribers() {
+		if len(s.subs) == 0 {
 			s.endLocked()
 		}
 		s.mu.Unlock()

@@ -125,10 +125,10 @@ func (s *Stream) appendPrime(dst []byte, id string) []byte {
 
 // preludeAt is when the prelude is due that a client was not given, because the
 // first event may have to be the first of all; zero: nothing is due, or not before
-// an event. An upstream that hands out sessions does so when its connection opens.
+// it has read on. An upstream that hands out sessions does so when its connection opens.
 func (sub *Subscriber) preludeAt() time.Time {
 	s := sub.stream
-	if !sub.unprimed || sub.waiting || s.track.HeadAt.IsZero() {
+	if !sub.unprimed || sub.waiting || s.track.HeadAt.IsZero() || sub.cursor != s.buffer.Newest {
 		return time.Time{}
 	}
 	return s.track.HeadAt.Add(s.options.primeAfter)
@@ -150,7 +150,7 @@ func (sub *Subscriber) prime(id string) {
 func (sub *Subscriber) givePrelude(now time.Time) bool {
 	s := sub.stream
 	at := sub.preludeAt()
-	due := !at.IsZero() && !now.Before(at) && sub.cursor == s.buffer.Newest
+	due := !at.IsZero() && !now.Before(at)
 	if !sub.unprimed || (sub.events == 0 && !due) {
 		return false
 	}

@@ -429,6 +429,18 @@ func TestNothingBeforeFirstBlock(t *testing.T) {
 			a.expect()
 		})
 	})
+	// An event that is not for a client before the connection is proven to be for all.
+	t.Run("an event that is held back", func(t *testing.T) {
+		inBubble(t, func(o *Options) { set(o); o.Vouched, o.Join = false, JoinLive }, func(st *streamTest) {
+			a, up := st.start()
+			b := st.join("")
+			b.hasHead()
+			up.event("1")
+			a.expect(given("1", "1"), "retry: 2000\n\n")
+			time.Sleep(2 * primeAfter)
+			b.expect()
+		})
+	})
 	// Blocks that are no events count for nothing, whoever comes when.
 	for name, first := range map[string]struct{ sent, passes string }{
 		"a comment": {":comment\n", ":comment\n\n"},
