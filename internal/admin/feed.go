@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -200,7 +199,6 @@ type StreamsEvent struct {
 	Streams  []FeedStream         `json:"streams"`
 	Handlers []stream.HandlerInfo `json:"handlers"`
 	Hints    []hints.Hint         `json:"hints"`
-	Cluster  *cluster.Figures     `json:"cluster"` // nil: there is none
 }
 
 // StreamEvent is the data of the feed's events of type stream.
@@ -298,7 +296,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query params) error {
 func addStreams(v *view, l *look, h *remembered, page paging[stream.Sample], meant filter, grouped bool) error {
 	e := StreamsEvent{
 		At: l.at, Totals: l.totals(), Groups: []Group{}, Streams: []FeedStream{},
-		Handlers: stream.Process.InspectHandlers(), Hints: hints.Process.List(), Cluster: tellCluster(),
+		Handlers: stream.Process.InspectHandlers(), Hints: hints.Process.List(),
 	}
 	e.Totals.History = h.all()
 	e.Handlers = e.Handlers[:min(len(e.Handlers), maxHandlers)]

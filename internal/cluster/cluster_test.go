@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -245,6 +246,96 @@ func TestOpenedAtTheSameMoment(t *testing.T) {
 				t.Errorf("%s is at %q", c.name, seen[len(seen)-1])
 			}
 		}
+	})
+}
+
+// Of two nodes that open a stream at the same moment neither may be known to the other at
+// first, so that what they tell and ask is lost. They find each other all the same, soon.
+func TestOwnersFindEachOtherSoon(t *testing.T) {
+	for _, unknown := range []time.Duration{100 * time.Millisecond, 600 * time.Millisecond, 3 * time.Second} {
+		t.Run("after "+unknown.String(), func(t *testing.T) {
+			var known time.Time
+			inCluster(t, 1, 2, func(ct *clusterTest) {
+				ct.loses(func(subject string) error {
+					if subject != "nodes" && time.Now().Before(known) {
+						return cluster.ErrNobody
+					}
+					return nil
+				})
+			}, func(ct *clusterTest) {
+				known = time.Now().Add(unknown)
+				ct.nodes[0].join("a")
+				ct.nodes[1].join("b")
+				ct.expectConnections(2)
+				time.Sleep(unknown + unknown/2 + 250*time.Millisecond)
+				ct.expectConnections(1)
+			})
+		})
+	}
+}
+
+// A node with a connection that is not proven to be for all looks for another owner as soon as
+// it is told of one.
+func TestUnprovenConnectionIsGivenUpForAnOwner(t *testing.T) {
+	var proven time.Time
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.options.Vouched, ct.options.Join = false, 0 }, func(ct *clusterTest) {
+		ct.nodes[1].join("alone")
+		ct.nodes[0].join("a")
+		ct.nodes[0].join("b") // who shows that all are told the same
+		for range 500 {
+			ct.emit(1)
+			if proven.IsZero() && ct.nodes[0].node.Figures().Owns == 1 {
+				proven = time.Now()
+			}
+			if ct.app.connections() == 1 {
+				if took := time.Since(proven); took > 100*time.Millisecond {
+					t.Errorf("one connection %v after there was an owner", took)
+				}
+				return
+			}
+		}
+		t.Error("there is more than one connection in the end")
+	})
+}
+
+// Who is not answered in time asks again, while all nodes are alive: somebody is there, who
+// has much to do. So is who asks a node that is about to give the stream up.
+func TestBusyOwnerIsAskedAgain(t *testing.T) {
+	lost := 0
+	inCluster(t, 1, 2, func(ct *clusterTest) {
+		ct.loses(func(subject string) error {
+			if strings.HasPrefix(subject, "owner/") && lost > 0 {
+				lost--
+				return context.DeadlineExceeded
+			}
+			return nil
+		})
+	}, func(ct *clusterTest) {
+		ct.nodes[0].join("a")
+		ct.emit(1)
+		lost = 2
+		b := ct.nodes[1].join("b")
+		ct.emit(200)
+		if n := ct.app.opened; n != 1 {
+			t.Errorf("%d connections were opened", n)
+		}
+		if seen := b.seen(); seen[len(seen)-1] != "201" {
+			t.Errorf("the client is at %q", seen)
+		}
+	})
+}
+
+// A node that does not run is not waited for by who comes to a third one: it may be the owner.
+func TestFrozenOwnerIsNotWaitedFor(t *testing.T) {
+	inCluster(t, 1, 3, nil, func(ct *clusterTest) {
+		ct.nodes[0].join("a")
+		ct.emit(1)
+		ct.net.Freeze(ct.nodes[0].name, true)
+		ct.emit(100) // it is missed by now
+		ct.nodes[1].join("b")
+		time.Sleep(1100 * time.Millisecond)
+		ct.expectConnections(2)
+		ct.net.Freeze(ct.nodes[0].name, false)
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 // findOwner asks who owns the stream, and follows if somebody does.
 func (s *share) findOwner(ctx context.Context) (follows bool) {
 	s.listen(blocksOf(s.name)) // before it asks: what is published then is not missed
-	m, err := s.fetch(ctx, ownerOf(s.name), &message{all: true, after: s.member.Position(), follows: true})
+	m, err := s.askOwner(ctx)
 	if err != nil || ctx.Err() != nil {
 		return false
 	}
@@ -26,6 +26,30 @@ func (s *share) findOwner(ctx context.Context) (follows bool) {
 	s.follows(m)
 	s.answer(memberOf(s.name, s.node.name))
 	return true
+}
+
+// askOwner asks who owns the stream for all that is kept of it. Who does not answer in time is
+// asked again, since it is there: it may have much to do, as when many streams are opened at
+// one moment. And so is who does not give the stream: it may be about to give it up.
+func (s *share) askOwner(ctx context.Context) (m *message, err error) {
+	for range maxAsks {
+		m, err = s.fetch(ctx, ownerOf(s.name), &message{all: true, after: s.member.Position(), follows: true})
+		switch {
+		case errors.Is(err, errRefused):
+			wait := time.NewTimer(refusedTime)
+			select {
+			case <-ctx.Done():
+			case <-wait.C:
+			}
+			wait.Stop()
+		case !errors.Is(err, context.DeadlineExceeded) || s.node.hasLost():
+			return m, err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return m, err
 }
 
 // follows takes note of whom this node follows.

@@ -233,8 +233,42 @@ type clusterTest struct {
 	nodes   []*gateway
 	named   int
 
+	wrap func(cluster.Bus) cluster.Bus // what a node uses, which sees subjects as they are; nil: as it is
+
 	privately bool // who is not given a shared stream has a connection of its own
 	tells     bool // all that happens
+}
+
+// lossyBus is a node's bus that loses what a test names.
+type lossyBus struct {
+	cluster.Bus
+	loses func(subject string) error // nil: it does not; ErrNobody: nobody is known to listen
+}
+
+// Publish implements cluster.Bus.
+func (b lossyBus) Publish(subject string, message []byte) error {
+	if b.loses(subject) != nil {
+		return nil
+	}
+	return b.Bus.Publish(subject, message)
+}
+
+// Ask implements cluster.Bus.
+func (b lossyBus) Ask(ctx context.Context, subject string, request []byte) ([]byte, error) {
+	err := b.loses(subject)
+	switch {
+	case err == nil:
+		return b.Bus.Ask(ctx, subject, request)
+	case !errors.Is(err, cluster.ErrNobody):
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	return nil, err
+}
+
+// loses lets all nodes to come lose what is named.
+func (ct *clusterTest) loses(loses func(subject string) error) {
+	ct.wrap = func(bus cluster.Bus) cluster.Bus { return lossyBus{bus, loses} }
 }
 
 // inCluster runs a test in fake time, with so many nodes. When it ends everybody leaves.
@@ -294,6 +328,9 @@ func (ct *clusterTest) add() *gateway {
 	ct.named++
 	g := &gateway{test: ct, name: "node" + strconv.Itoa(ct.named), hub: stream.NewHub(), source: &source{app: ct.app}}
 	bus := cluster.Sealed(ct.net.Add(g.name), []byte("secret"), zap.NewNop())
+	if ct.wrap != nil {
+		bus = ct.wrap(bus)
+	}
 	node, err := cluster.New(bus, ct.logger(g.name))
 	if err != nil {
 		ct.t.Fatal(err)
@@ -440,6 +477,10 @@ func (c *client) share(ctx context.Context, g *gateway, req *stream.Request) str
 			continue
 		}
 		var timer <-chan time.Time
+		if !leaveAt.IsZero() && time.Until(leaveAt) <= 0 {
+			c.t.Errorf("%s is to look again at %v, which is past", c.name, leaveAt)
+			return ""
+		}
 		if !leaveAt.IsZero() {
 			timer = time.After(time.Until(leaveAt))
 		}

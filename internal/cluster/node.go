@@ -22,6 +22,9 @@ const (
 	beatInterval = 400 * time.Millisecond
 	lifetime     = 3 * beatInterval
 
+	// lostTime is how long the bus may take until it knows that a node is gone.
+	lostTime = 10 * time.Second
+
 	// checkInterval is how often a node looks which others are alive.
 	checkInterval = 200 * time.Millisecond
 )
@@ -42,9 +45,10 @@ type Node struct {
 	stopBeat func()
 	unwatch  func()
 
-	mu    sync.Mutex
-	peers map[string]*peer
-	met   chan struct{} // closed when another node is met, or again; then there is another
+	mu     sync.Mutex
+	peers  map[string]*peer
+	lostAt time.Time     // when a node was last lost; zero: none was
+	met    chan struct{} // closed when another node is met, or again; then there is another
 }
 
 // peer is another node.
@@ -152,6 +156,7 @@ func (n *Node) check(now time.Time, slept bool) {
 		case now.Sub(p.heard) > lifetime:
 			close(p.lost)
 			delete(n.peers, name)
+			n.lostAt = now
 		}
 	}
 }
@@ -205,6 +210,14 @@ func (n *Node) lost(name string) <-chan struct{} {
 	gone := make(chan struct{})
 	close(gone)
 	return gone
+}
+
+// hasLost reports whether a node was lost so lately that requests may still go to it: it is
+// longer until its connection is given up.
+func (n *Node) hasLost() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.lostAt.IsZero() && time.Since(n.lostAt) < lostTime
 }
 
 // alive returns those of some nodes that are, this one included, in order.

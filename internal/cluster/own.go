@@ -22,8 +22,10 @@ func (s *share) becomeShared(ctx context.Context) bool {
 				return false
 			case <-changed:
 				continue
-			case <-s.inbox: // nothing here depends on it yet
-				continue
+			case m := <-s.inbox:
+				if m.kind != kindClaim { // nothing here depends on it yet
+					continue
+				}
 			case <-look.C:
 			}
 		}
@@ -59,9 +61,9 @@ func (s *share) own(ctx context.Context) {
 	defer s.leave()
 	met := s.node.meets()
 	s.claim()
-	renew := time.NewTicker(renewTime)
+	renew, again := time.NewTicker(renewTime), newPulse(claimTime)
 	defer renew.Stop()
-	claimed := time.Now()
+	defer again.Stop()
 	var changed <-chan struct{} // nil: nobody follows
 	for {
 		joined, followed := s.followed()
@@ -78,13 +80,15 @@ func (s *share) own(ctx context.Context) {
 		case <-met:
 			met = s.node.meets()
 			s.claim()
+		case <-again.C:
+			again.next()
+			s.claim()
 		case <-renew.C:
+			if s.member.IsClosed() {
+				return
+			}
 			s.forget()
 			s.tell()
-			if time.Since(claimed) >= claimTime {
-				claimed = time.Now()
-				s.claim()
-			}
 		case m := <-s.inbox:
 			if s.owner.less(m.rank) && m.kind != kindLeft && m.kind != kindClosed && m.kind != kindEnded {
 				s.lostTo = m.rank

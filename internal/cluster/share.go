@@ -21,8 +21,14 @@ const (
 	renewTime  = 5 * time.Second
 	forgetTime = 3 * renewTime
 
-	// claimTime is how often an owner tells so, though nobody is met: that may be lost.
+	// claimTime is how often an owner tells so, though nobody is met: that may be lost. At
+	// first it does more often: see pulse.
 	claimTime = 30 * time.Second
+
+	// maxAsks is how often in a row a node asks who owns a stream, if there is somebody who
+	// does not answer in time, or does not give it at the moment; refusedTime is between two.
+	maxAsks     = 3
+	refusedTime = 100 * time.Millisecond
 
 	// turnTime is how long the next follower in order waits for the one before to take over.
 	turnTime = 500 * time.Millisecond
@@ -37,6 +43,26 @@ func ownerOf(name string) string        { return "owner/" + name }
 func memberOf(name, node string) string { return "member/" + name + "/" + node }
 func blocksOf(name string) string       { return "blocks/" + name }
 func claimsOf(name string) string       { return "claims/" + name }
+
+// pulse is a timer of what is done again and again, and sooner when a node has just begun with
+// a stream: where another one has begun at the same moment, neither may yet be known to the
+// other as one that listens, and what they have told first is lost.
+type pulse struct {
+	*time.Timer
+	then []time.Duration
+}
+
+func newPulse(interval time.Duration) *pulse {
+	p := &pulse{then: []time.Duration{250 * time.Millisecond, 750 * time.Millisecond, 3 * time.Second, interval}}
+	p.Timer = time.NewTimer(p.then[0])
+	return p
+}
+
+// next sets the timer, which has fired.
+func (p *pulse) next() {
+	p.then = p.then[min(1, len(p.then)-1):]
+	p.Reset(p.then[0])
+}
 
 // share is this node's part in one stream, for one call of Run.
 type share struct {
