@@ -69,25 +69,22 @@ func (c *Cluster) Provision(ctx caddy.Context) error {
 	return joinCluster(carrier.Bus(), ctx.Logger())
 }
 
-// theNode is this process among the nodes, once a configuration has had a cluster. It
-// stays, as its bus does.
-var theNode struct {
-	sync.Mutex
-	*cluster.Node
-}
+// joining guards that the process becomes one node, once a configuration has a cluster. It
+// stays that, as its bus does.
+var joining sync.Mutex
 
 // joinCluster lets streams that open from now on be shared with other nodes.
 func joinCluster(bus cluster.Bus, logger *zap.Logger) error {
-	theNode.Lock()
-	defer theNode.Unlock()
-	if theNode.Node != nil {
+	joining.Lock()
+	defer joining.Unlock()
+	if cluster.Process.Load() != nil {
 		return nil
 	}
 	node, err := cluster.New(bus, logger)
 	if err != nil {
 		return err
 	}
-	theNode.Node = node
+	cluster.Process.Store(node)
 	stream.Process.SetCluster(node)
 	return nil
 }

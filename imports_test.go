@@ -49,7 +49,7 @@ var walls = map[string]wall{
 		imports: []string{"internal/h2", "internal/meter", "internal/number", "internal/replay", "internal/stream"},
 		caddy:   true, http: true,
 	},
-	"internal/admin": {imports: []string{"eventstream", "internal/access", "internal/hints", "internal/replay", "internal/stream"}, caddy: true, http: true},
+	"internal/admin": {imports: []string{"eventstream", "internal/access", "internal/cluster", "internal/hints", "internal/replay", "internal/stream"}, caddy: true, http: true},
 }
 
 // checkWall returns what a file names that its package may not.

@@ -228,6 +228,7 @@ type gateway struct {
 	options   string // of sse
 	gapEvent  string
 	socket    string
+	admin     string
 	secret    string
 	listen    string
 	routes    []string
@@ -245,7 +246,7 @@ func newGateways(t *testing.T, a *app, count int) []*gateway {
 	var routes []string
 	for i := range gateways {
 		dir := t.TempDir()
-		g := &gateway{app: a, name: strconv.Itoa(i), dir: dir, gapEvent: "gap", socket: "http.sock", secret: testSecret, listen: ownAddress(t)}
+		g := &gateway{app: a, name: strconv.Itoa(i), dir: dir, gapEvent: "gap", socket: "http.sock", admin: "off", secret: testSecret, listen: ownAddress(t)}
 		g.client = &http.Client{Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -291,11 +292,12 @@ func (g *gateway) config(generation int) string {
 		advertise = "advertise " + g.advertise
 	}
 	return fmt.Sprintf(`{
-	admin off
+	admin %s
 	persist_config off
 	grace_period 5s
 	log {
 		output file %s
+		exclude admin.api
 	}
 	sse_cluster nats {
 		embedded {
@@ -320,7 +322,7 @@ http:// {
 		header_up Generation %d
 	}
 }
-`, g.logFile(), g.listen, strings.Join(g.routes, " "), advertise, g.socket, g.gapEvent, g.options, g.app.server.Listener.Addr(), g.name, generation)
+`, g.admin, g.logFile(), g.listen, strings.Join(g.routes, " "), advertise, g.socket, g.gapEvent, g.options, g.app.server.Listener.Addr(), g.name, generation)
 }
 
 // start starts the process, which the test's end kills.

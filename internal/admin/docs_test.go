@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -67,6 +68,8 @@ var schemaTypes = map[string]reflect.Type{
 	"Buffer":        reflect.TypeFor[stream.BufferInfo](),
 	"LastIDs":       reflect.TypeFor[stream.LastIDs](),
 	"Private":       reflect.TypeFor[stream.PrivateInfo](),
+	"Nodes":         reflect.TypeFor[stream.NodesInfo](),
+	"Cluster":       reflect.TypeFor[cluster.Figures](),
 	"Stream":        reflect.TypeFor[stream.Info](),
 	"Hint":          reflect.TypeFor[hints.Hint](),
 	"HintList":      reflect.TypeFor[HintList](),
@@ -237,6 +240,7 @@ func TestAdminFieldsAreDocumented(t *testing.T) {
 		"BlockEvent.kind":   {blockEvent, blockComment, blockControl, blockGap},
 		"Private.reason":    wordsOf(stream.PrivateReasons),
 		"Hint.kind":         wordsOf(hints.Kinds),
+		"Nodes.role":        wordsOf(stream.NodeRoles),
 	} {
 		name, property, _ := strings.Cut(field, ".")
 		assertWords(t, field, doc.Components.Schemas[name].Properties[property].Enum, words)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
@@ -199,6 +200,7 @@ type StreamsEvent struct {
 	Streams  []FeedStream         `json:"streams"`
 	Handlers []stream.HandlerInfo `json:"handlers"`
 	Hints    []hints.Hint         `json:"hints"`
+	Cluster  *cluster.Figures     `json:"cluster"` // nil: there is none
 }
 
 // StreamEvent is the data of the feed's events of type stream.
@@ -296,7 +298,7 @@ func serveFeed(w http.ResponseWriter, r *http.Request, query params) error {
 func addStreams(v *view, l *look, h *remembered, page paging[stream.Sample], meant filter, grouped bool) error {
 	e := StreamsEvent{
 		At: l.at, Totals: l.totals(), Groups: []Group{}, Streams: []FeedStream{},
-		Handlers: stream.Process.InspectHandlers(), Hints: hints.Process.List(),
+		Handlers: stream.Process.InspectHandlers(), Hints: hints.Process.List(), Cluster: tellCluster(),
 	}
 	e.Totals.History = h.all()
 	e.Handlers = e.Handlers[:min(len(e.Handlers), maxHandlers)]

@@ -20,6 +20,8 @@ type Group struct {
 	Connections   int            `json:"connections"`
 	PerConnection float64        `json:"clients_per_connection"`
 	Lost          int            `json:"lost"`
+	Owned         int            `json:"owned"`    // by this node
+	Followed      int            `json:"followed"` // another node has the upstream connection
 	State         string         `json:"state"`
 	ReceivedRate  float64        `json:"received_rate"`
 	SentRate      float64        `json:"sent_rate"`
@@ -32,6 +34,7 @@ type group struct {
 	stream.Sample
 
 	streams, private, lost int
+	owned, followed        int
 	hosts                  map[string]struct{}
 	numbers                []uint64 // of the streams
 }
@@ -69,6 +72,12 @@ func (g *group) add(s *stream.Sample) {
 	if s.Lost {
 		g.lost++
 	}
+	switch s.Role {
+	case stream.NodeOwns:
+		g.owned++
+	case stream.NodeFollows:
+		g.followed++
+	}
 	g.hosts[s.Host] = struct{}{}
 	g.numbers = append(g.numbers, s.Number)
 	g.Number = max(g.Number, s.Number)
@@ -91,7 +100,7 @@ func (g *group) tell(h *remembered) Group {
 	listen, handler := stream.PlaceOf(g.Place)
 	told := Group{
 		Listen: listen, Handler: handler, Path: g.Path, Host: stream.Clip(g.Host), Hosts: len(g.hosts), Streams: g.streams, Private: g.private,
-		Subscribers: g.Subscribers, Connections: g.Connections, PerConnection: perConnection(&g.Sample), Lost: g.lost, State: g.State,
+		Subscribers: g.Subscribers, Connections: g.Connections, PerConnection: perConnection(&g.Sample), Lost: g.lost, Owned: g.owned, Followed: g.followed, State: g.State,
 		ReceivedRate: g.ReceivedRate, SentRate: g.SentRate, Lag: g.Lag, History: h.of(g.numbers),
 	}
 	if g.streams == 1 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -94,11 +95,22 @@ var subscriberOrders = map[string]func(a, b *stream.SubscriberSample) int{
 
 // StreamList answers GET /sse/streams.
 type StreamList struct {
-	Total   int           `json:"total"`
-	Offset  int           `json:"offset"`
-	Limit   int           `json:"limit"`
-	Private int           `json:"private"`
-	Streams []stream.Info `json:"streams"`
+	Total   int              `json:"total"`
+	Offset  int              `json:"offset"`
+	Limit   int              `json:"limit"`
+	Private int              `json:"private"`
+	Cluster *cluster.Figures `json:"cluster"` // nil: there is none
+	Streams []stream.Info    `json:"streams"`
+}
+
+// tellCluster tells of this node and others; nil: there has been no cluster.
+func tellCluster() *cluster.Figures {
+	node := cluster.Process.Load()
+	if node == nil {
+		return nil
+	}
+	figures := node.Figures()
+	return &figures
 }
 
 // listStreams answers with all streams.
@@ -113,7 +125,7 @@ func listStreams(w http.ResponseWriter, _ *http.Request, query params) error {
 	}
 	all := meant.of(stream.Process.Samples(time.Now()))
 	list := StreamList{
-		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Streams: []stream.Info{},
+		Total: len(all), Offset: page.offset, Limit: page.limit, Private: countPrivate(all), Cluster: tellCluster(), Streams: []stream.Info{},
 	}
 	for _, sample := range page.of(all, streamOrders["began"]) {
 		if info, ok := sample.Tell(); ok {

@@ -18,7 +18,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	if s.isGone() {
 		return nil, errGone
 	}
-	if limit := req.Options.MaxSubscribers; limit > 0 && len(s.subs) >= limit {
+	if limit := req.Options.MaxSubscribers; limit > 0 && s.countSubscribers() >= limit {
 		return nil, ErrTooManySubscribers
 	}
 	now := time.Now()
@@ -52,7 +52,7 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	if s.arrivals == 1 {
 		sub.own = true
 	}
-	s.subs[sub] = struct{}{}
+	s.addSubscriber(sub)
 	if req.Holder != s.holder {
 		s.mixed.Store(true)
 	}

@@ -23,7 +23,7 @@ func (s *Stream) isShared() bool {
 // for: a break of its connection is not hidden from them, since the next one may
 // greet it with something of its own. The lock is held.
 func (s *Stream) isSharedSplice() bool {
-	return s.splice != nil && s.compares() && len(s.subs) > 1
+	return s.splice != nil && s.compares() && s.countSubscribers() > 1
 }
 
 // barred reports whether the subscriber may not be given what comes next: it is

@@ -26,7 +26,7 @@ func (s *Stream) countIn(c *Census) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Kinds[s.kind.label]++
-	if state := s.upstreamState(); state != StateEnded {
+	if state := s.upstreamState(); state != StateEnded && !s.follows() {
 		c.States[state]++
 	}
 }

@@ -68,9 +68,9 @@ func (s *Stream) decide(sp *Stream, now time.Time) {
 			return
 		}
 	}
-	if len(sp.subs) > 0 {
+	if sp.hasSubscribers() {
 		gap := s.gapSoFar(sp, now)
-		for sub := range sp.subs {
+		for sub := range sp.subscribers() {
 			sub.tell(gap)
 		}
 	}

@@ -87,7 +87,7 @@ func (h *Hub) loneLocked(of *Stream) (lone int, some []*Stream) {
 				continue
 			}
 			s.mu.Lock()
-			if len(s.subs) <= 1 {
+			if s.countSubscribers() <= 1 {
 				if lone++; len(some) < maxCompared {
 					some = append(some, s)
 				}

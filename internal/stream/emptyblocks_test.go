@@ -13,6 +13,6 @@ func TestNoEmptyBlockAtSplice(t *testing.T) {
 		b := st.join("")
 		sp := st.source.acceptOpen()
 		sp.event("hello")
-		b.expect("data: hello\n\n")
+		b.expect(lost("hello"))
 	})
 }

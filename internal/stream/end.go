@@ -42,7 +42,7 @@ func (s *Stream) lingerLocked() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			switch {
-			case !s.stay.isMeant(timer) || len(s.subs) > 0:
+			case !s.stay.isMeant(timer) || s.hasSubscribers():
 			case s.isFollowed():
 				s.lingerLocked() // others have clients
 			default:
@@ -96,7 +96,7 @@ func (s *Stream) endLocked() {
 	if s.left != nil {
 		s.left.parent.decide(s, time.Now())
 	}
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		switch {
 		case !sub.waiting || sub.finish() != "":
 		case sub.released:
@@ -105,7 +105,7 @@ func (s *Stream) endLocked() {
 			sub.finishFor(EndAskAgain) // it was sent nothing
 		}
 	}
-	if len(s.subs) == 0 {
+	if !s.hasSubscribers() {
 		s.freeBuffer()
 	}
 	s.wakeLocked()
@@ -146,12 +146,12 @@ func (s *Stream) privatize(sp *Stream) {
 	} else {
 		sp.buffer.ForgetIndex()
 	}
-	for sub := range sp.subs {
-		delete(s.subs, sub)
+	for sub := range sp.subscribers() {
+		s.dropSubscriber(sub)
 		sub.home, sub.own = sp, true
 	}
 	switch {
-	case len(s.subs) > 0:
+	case s.hasSubscribers():
 	case !s.isGone():
 		s.lingerLocked()
 	default:
@@ -221,10 +221,10 @@ func (sub *Subscriber) Leave() {
 	if sub.stream != s {
 		sub.stream.release(sub)
 	}
-	delete(s.subs, sub)
+	s.dropSubscriber(sub)
 	sub.given(true)
 	forget := false
-	if len(s.subs) == 0 {
+	if !s.hasSubscribers() {
 		switch {
 		case s.isGone():
 			s.freeBuffer()
@@ -252,9 +252,9 @@ func (sub *Subscriber) Leave() {
 
 // release takes a subscriber from a splice, which ends with its last one.
 func (s *Stream) release(sub *Subscriber) {
-	delete(s.subs, sub)
+	s.dropSubscriber(sub)
 	sub.given(true)
-	if len(s.subs) > 0 || s.splice == nil {
+	if s.hasSubscribers() || s.splice == nil {
 		return
 	}
 	if parent := s.splice.parent; s.isLive() && parent.compares() && !parent.shares() && parent.hasWaiting() && len(parent.splices) <= s.options.SpliceLimit {
@@ -272,7 +272,7 @@ func (s *Stream) retire() *upstreams.Head {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.endLocked()
-	if len(s.subs) == 0 {
+	if !s.hasSubscribers() {
 		s.hub.untrack(s)
 	}
 	return s.headForAll()
@@ -297,7 +297,7 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 	if len(tail) > 0 {
 		tail = slices.Clone(tail)
 		s.over.tail = tail
-		for sub := range s.subs {
+		for sub := range s.subscribers() {
 			if sub.stream == s && sub.finish() == "" && !sub.barred() {
 				sub.finishFor(sub.finish()).tail = tail
 			}
@@ -313,9 +313,9 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 	s.endResponses(reason)
 	if s.only != nil || s.draining || s.splice != nil {
 		s.endLocked()
-		return len(s.subs) == 0
+		return !s.hasSubscribers()
 	}
-	if len(s.subs) == 0 {
+	if !s.hasSubscribers() {
 		s.lingerLocked()
 	}
 	return false
@@ -327,7 +327,7 @@ func (s *Stream) leave(reason EndReason) {
 	s.mu.Lock()
 	s.endResponses(reason)
 	s.endLocked()
-	forget := len(s.subs) == 0
+	forget := !s.hasSubscribers()
 	s.mu.Unlock()
 	if forget {
 		s.hub.forget(s)
@@ -342,7 +342,7 @@ func (s *Stream) endResponses(reason EndReason) {
 	switch reason {
 	case endGaveUp, EndRefused, EndOversized:
 		now := time.Now()
-		for sub := range s.subs {
+		for sub := range s.subscribers() {
 			if sub.finish() == reason && !s.kind.beside {
 				sub.ending.from = now.Add(randomUpTo(s.options.Drain))
 			}
@@ -354,8 +354,11 @@ func (s *Stream) endResponses(reason EndReason) {
 // that is in the buffer.
 func (s *Stream) finishLocked(reason EndReason) {
 	s.over.why = reason
-	back := s.comesBack()
-	for sub := range s.subs {
+	back := ""
+	if s.settled {
+		back = s.comesBack()
+	}
+	for sub := range s.subscribers() {
 		if sub.finish() == "" && sub.stream == s {
 			sub.finishAt(s.buffer.Newest, reason)
 			sub.tell(s.appendPrime(nil, back))
@@ -368,13 +371,14 @@ func (s *Stream) finishLocked(reason EndReason) {
 	s.seats.ring()
 }
 
-// comesBack is the ID with which the clients of a splice come back that ends, ""
-// if they need none: where the upstream gives ids, and where it has given nothing
-// yet. They are known by it, so that they wait for an upstream that is away as
-// the stream's own clients do, with the head that these had. So that must not be
-// another's: while the stream is not proven, both are compared.
+// comesBack is the ID with which the clients of a splice come back that are cut, or
+// whose splice ends; "" if they need none: where the upstream gives ids, and where it has
+// given nothing yet. They are known by it: they are told that they may have missed
+// something, and they wait for an upstream that is away as the stream's own clients do,
+// with the head that these had. So that must not be another's: while the stream is not
+// proven, both are compared.
 func (s *Stream) comesBack() string {
-	if s.splice == nil || !s.settled || s.said.showsIDs || s.options.IDs == IDsUpstream {
+	if s.splice == nil || s.said.showsIDs || s.options.IDs == IDsUpstream {
 		return ""
 	}
 	p := s.splice.parent
@@ -403,7 +407,7 @@ func (s *Stream) refuse(failed bool, why Private) {
 	s.reopening = false
 	s.leaveSplices()
 	s.wakeLocked() // a tail, and who waits for it to be reopened
-	forget := len(s.subs) == 0
+	forget := !s.hasSubscribers()
 	if forget {
 		s.freeBuffer() // what is kept of before it was reopened
 	}
@@ -429,7 +433,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 	s.hub.remove(s)
 	s.mu.Lock()
 	now := time.Now()
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		at := now.Add(randomUpTo(window))
 		if s.kind.answer {
 			at = now.Add(window) // it may come to its end
@@ -437,7 +441,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 		sub.leaveBy(at, reason)
 	}
 	s.draining = true
-	forget := len(s.subs) == 0
+	forget := !s.hasSubscribers()
 	opening := s.head == nil && !s.refused && !s.stopped
 	if opening {
 		s.stopped = true
@@ -463,12 +467,12 @@ func randomUpTo(d time.Duration) time.Duration { return time.Duration(rand.Float
 // onlyFirst leaves a stream to its first subscriber; the others get upstream
 // connections of their own.
 func (s *Stream) onlyFirst(others EndReason) {
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if s.only == nil || sub.arrival < s.only.arrival {
 			s.only = sub
 		}
 	}
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub != s.only {
 			sub.finishAt(s.buffer.Newest, others)
 		}

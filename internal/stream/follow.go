@@ -110,7 +110,7 @@ func (m *Member) ForOthers() uint64 {
 func (m *Member) HasClients() bool {
 	m.stream.mu.Lock()
 	defer m.stream.mu.Unlock()
-	return len(m.stream.subs) > 0
+	return m.stream.hasSubscribers()
 }
 
 // SetFollowed tells whether other nodes follow. While they do the stream does not end

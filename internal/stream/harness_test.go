@@ -453,6 +453,14 @@ func (r *reader) id(position uint64) string {
 func given(position, data string) string {
 	return "data: " + data + "\nid: sse1.E." + position + "\n\n"
 }
+
+// lost is an event as the client of a splice gets it, where the upstream gives no ids: with
+// an ID that tells, when it comes back, that it may have missed something.
+func lost(data string) string { return "data: " + data + "\n" + primed(nowhereID) }
+
+// nowhereID is that ID.
+const nowhereID = "sse1.E.18446744073709551615"
+
 func primed(id string) string { return "id: " + id + "\n\n" }
 func numbered(ids ...string) string {
 	var text strings.Builder

@@ -316,7 +316,7 @@ func (h *Hub) IsStopping() bool {
 func (h *Hub) EndAll() {
 	for _, s := range h.Every() {
 		s.mu.Lock()
-		if len(s.subs) == 0 {
+		if !s.hasSubscribers() {
 			s.endLocked()
 		}
 		s.mu.Unlock()

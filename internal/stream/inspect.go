@@ -62,7 +62,7 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 	f := &s.buffer
 	info.Draining = s.draining && !s.private
 	info.Private = s.why.Info()
-	info.Subscribers, info.Splices = len(s.subs), len(s.splices)
+	info.Subscribers, info.Splices = s.countSubscribers(), len(s.splices)
 	info.EventsReceived, info.BytesReceived = f.Events, s.figures.received
 	info.EventsSent, info.BytesSent = s.figures.given.events, s.figures.given.bytes
 	info.Upstream = s.inspectUpstream()
@@ -101,7 +101,7 @@ func (s *Stream) inspectUpstream() UpstreamInfo {
 
 // lag is how far the last subscriber is behind. The lock is held.
 func (s *Stream) lag(now time.Time) (most LagInfo) {
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		l := sub.lag(now)
 		most.Blocks, most.Seconds = max(most.Blocks, l.Blocks), max(most.Seconds, l.Seconds)
 	}
@@ -129,8 +129,8 @@ func (sub *Subscriber) lag(now time.Time) (l LagInfo) {
 func (s *Stream) SampleSubscribers(now time.Time) []SubscriberSample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]SubscriberSample, 0, len(s.subs))
-	for sub := range s.subs {
+	all := make([]SubscriberSample, 0, s.countSubscribers())
+	for sub := range s.subscribers() {
 		all = append(all, SubscriberSample{
 			sub.client, sub.delivery.String(), sub.joined(), sub.outcome(), sub.waiting || sub.stream != s, sub.lag(now), sub.Sent, sub.bytes,
 		})
@@ -141,7 +141,7 @@ func (s *Stream) SampleSubscribers(now time.Time) []SubscriberSample {
 // LetGo drains the stream because an operator says so.
 func (s *Stream) LetGo(window time.Duration) (subscribers int) {
 	s.mu.Lock()
-	subscribers = len(s.subs)
+	subscribers = s.countSubscribers()
 	s.mu.Unlock()
 	s.Log().Info("drained by an operator", zap.Duration("window", window), zap.Int("subscribers", subscribers))
 	s.drain(window, EndAdmin)
@@ -154,7 +154,7 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 	defer s.mu.Unlock()
 	state := s.upstreamState()
 	connections := len(s.splices)
-	if state == StateOpen || state == StateOpening {
+	if (state == StateOpen || state == StateOpening) && !s.follows() {
 		connections++
 	}
 	role := NodeRole("")
@@ -171,7 +171,7 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 		Host:        s.shownHost,
 		Path:        s.shownPath,
 		Connections: connections,
-		Subscribers: len(s.subs),
+		Subscribers: s.countSubscribers(),
 		Received:    s.buffer.Events,
 		Sent:        s.figures.given.events,
 		Bytes:       s.figures.given.bytes,
@@ -186,7 +186,7 @@ func (s *Stream) Sample(now time.Time) (Sample, bool) {
 func (s *Stream) Glance() (Glance, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Glance{s.number, len(s.subs), s.buffer.Events, s.figures.given.events}, s.listed()
+	return Glance{s.number, s.countSubscribers(), s.buffer.Events, s.figures.given.events}, s.listed()
 }
 
 // Tell tells about the stream that the sample is of; false if it is over.
@@ -285,5 +285,6 @@ func (s *Stream) nodesInfo() *NodesInfo {
 		return nil
 	}
 	n := s.member.nodes
+	n.Followers = append([]string{}, n.Followers...) // never null
 	return &n
 }

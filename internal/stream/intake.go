@@ -63,7 +63,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 		st.begins, st.met = "", false
 		st.parent.spliced = st.parent.spliced || !st.probe
 		if c.first {
-			for sub := range s.subs {
+			for sub := range s.subscribers() {
 				st.parent.tellMissed(sub)
 			}
 		}
@@ -111,7 +111,7 @@ func (c *intake) logRecovered() {
 	if c.resumed {
 		missed, id = missedRequested, shownID(s.said.lastID)
 	}
-	after, attempts, subscribers := s.attempts.away(), s.attempts.count(), len(s.subs)
+	after, attempts, subscribers := s.attempts.away(), s.attempts.count(), s.countSubscribers()
 	s.throttles().recovered.Log(func(suppressed int) {
 		s.Log().Info("upstream recovered", zap.Duration("after", after), zap.Int("attempts", attempts),
 			zap.Bool("resumed", c.resumed), zap.String("missed", missed), zap.String("last_event_id", id),

@@ -34,7 +34,7 @@ func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
 		},
 		ownership: ownership{owner: req.Instance},
 		life:      life{options: req.Options, head: head},
-		audience:  audience{subs: make(map[*Subscriber]struct{})},
+		audience:  newAudience(),
 		link:      link{source: req.Source(true), hurry: make(chan struct{}, 1)},
 		company:   company{splices: make(map[*Stream]struct{})},
 	}
@@ -216,7 +216,7 @@ func (h *Hub) dropEnded(key Key) {
 	kept := 0
 	for _, s := range slices.Backward(slices.Clone(h.streams[key])) {
 		s.mu.Lock()
-		if s.hasEnded() && len(s.subs) == 0 {
+		if s.hasEnded() && !s.hasSubscribers() {
 			if kept++; kept > maxEnded {
 				s.expireLocked()
 			}

@@ -53,7 +53,7 @@ const lingerMoment = time.Second
 // detached stream that has not ended is not: somebody has asked for the whole
 // answer. The lock is held.
 func (s *Stream) lingers() bool {
-	return s.stay.isLingering() && len(s.subs) == 0 && !s.isFollowed() && (!s.kind.answer || s.hasEnded())
+	return s.stay.isLingering() && !s.hasSubscribers() && !s.isFollowed() && (!s.kind.answer || s.hasEnded())
 }
 
 // lingerTime is how long the stream stays when its last subscriber leaves now; 0: it
@@ -88,7 +88,7 @@ func (s *Stream) isYoung() bool { return !s.kind.answer && !s.stay.hasEarned(s.o
 
 // attended begins the time in which the stream has subscribers. The lock is held.
 func (s *Stream) attended(now time.Time) {
-	if len(s.subs) == 0 {
+	if !s.hasSubscribers() {
 		s.stay.attended(now)
 	}
 }

@@ -36,7 +36,7 @@ func (s *Stream) expect(id string, of *Stream) *firstAnswer {
 
 // awaited reports whether a client is to be told what an answer shows.
 func (s *Stream) awaited(a *firstAnswer) bool {
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.isToldOf(a) {
 			return true
 		}
@@ -79,7 +79,7 @@ func (s *Stream) judgeAnswer(a *firstAnswer, now time.Time) {
 func (s *Stream) tellLate(a *firstAnswer, missed int64) {
 	a.judged, a.gap = true, true
 	s.logSkipped(a.id, strconv.FormatUint(a.first, 10), missed)
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.isToldOf(a) {
 			sub.awaitsAnswer(nil)
 			sub.tell(s.gapEvent(GapUpstream, a.id, missed))

@@ -12,7 +12,7 @@ import (
 func (h *Hub) Subscribers() (n int) {
 	for _, s := range h.Every() {
 		s.mu.Lock()
-		n += len(s.subs)
+		n += s.countSubscribers()
 		s.mu.Unlock()
 	}
 	return n
@@ -25,7 +25,7 @@ func (h *Hub) Joinable() (n int) {
 	for _, v := range h.streams {
 		for _, s := range v {
 			s.mu.Lock()
-			n += len(s.subs)
+			n += s.countSubscribers()
 			s.mu.Unlock()
 		}
 	}
@@ -50,7 +50,7 @@ func (h *Hub) Delivered(position uint64) bool {
 func (h *Hub) WritesAt(position uint64) bool {
 	for _, s := range h.Every() {
 		s.mu.Lock()
-		for sub := range s.subs {
+		for sub := range s.subscribers() {
 			if sub.cursor == position && sub.Writing.GoesOn() {
 				s.mu.Unlock()
 				return true
@@ -71,7 +71,7 @@ type PlannedEnd struct {
 func (h *Hub) LeaveNow() (planned []PlannedEnd) {
 	for _, s := range h.Every() {
 		s.mu.Lock()
-		for sub := range s.subs {
+		for sub := range s.subscribers() {
 			end := leaving{}
 			if sub.leaving != nil {
 				end = *sub.leaving

@@ -174,14 +174,14 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 	hung := end.Status == 0 && end.Err == nil
 	full := hung || end.Status == http.StatusConflict || end.Status == http.StatusTooManyRequests || end.Status == http.StatusServiceUnavailable
 	alone := full
-	for sub := range parent.subs {
+	for sub := range parent.subscribers() {
 		alone = alone && (sub.waiting || (sub.stream != parent && !sub.stream.splice.merged))
 	}
 	joins := full && !parent.spliced && parent.shares()
 	for _, sub := range s.readers() {
 		switch {
 		case joins:
-			delete(s.subs, sub)
+			s.dropSubscriber(sub)
 			sub.stream = parent
 			parent.tellRefused(sub)
 			parent.joinAt(sub, parent.buffer.Newest)
@@ -207,7 +207,7 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 	if alone && !joins {
 		parent.closed.Store(true)
 		parent.endLocked()
-		for sub := range parent.subs {
+		for sub := range parent.subscribers() {
 			if sub.finish() == EndAskAgain {
 				sub.ending.from = now.Add(closeTime)
 			}

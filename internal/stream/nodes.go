@@ -11,11 +11,14 @@ const (
 	NodeFollows NodeRole = "follows" // it is given that
 )
 
+// NodeRoles are all of them.
+var NodeRoles = []NodeRole{NodeAsks, NodeAlone, NodeOwns, NodeFollows}
+
 // NodesInfo is what is told of the nodes that have a stream. Names are those of
 // cluster.Bus.
 type NodesInfo struct {
-	Role      NodeRole
-	Owner     string   // "": not known, or none
-	Followers []string // of the owner, as far as this node knows
-	Term      uint64   // grows with each take-over; 0: there is no owner
+	Role      NodeRole `json:"role"`
+	Owner     string   `json:"owner"`     // "": not known, or none
+	Followers []string `json:"followers"` // of the owner, as far as this node knows
+	Term      uint64   `json:"term"`      // grows with each take-over; 0: there is no owner
 }

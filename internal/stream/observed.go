@@ -69,7 +69,7 @@ type Info struct {
 	Upstream       UpstreamInfo `json:"upstream"`
 	Buffer         BufferInfo   `json:"buffer"`
 	LastIDs        LastIDs      `json:"last_ids"`
-	Nodes          *NodesInfo   `json:"-"` // nil: other nodes have nothing to do with it
+	Nodes          *NodesInfo   `json:"nodes"` // nil: other nodes have nothing to do with it
 }
 
 // LagInfo is how far a subscriber is behind the newest block; of a stream, how

@@ -26,7 +26,7 @@ const maxOtherPasses = 16
 func (s *Stream) renewedByOther(server any, q *Renewal) bool {
 	s.mu.Lock()
 	var passes []Pass
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.pass != nil {
 			passes = append(passes, sub.pass)
 		}

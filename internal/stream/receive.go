@@ -76,8 +76,12 @@ func (c *intake) decide(b eventstream.Block, lines []byte) (*replay.Block, error
 func (c *intake) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
 	s := c.stream
 	var id []byte
-	if b.Dispatches() && !s.said.showsIDs && c.options.IDs != IDsUpstream && s.only == nil && s.kind.ids {
+	switch {
+	case !b.Dispatches(), s.said.showsIDs, c.options.IDs == IDsUpstream, s.only != nil:
+	case s.kind.ids:
 		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
+	case s.splice != nil && !s.splice.probe && !s.splice.succeeds:
+		id = []byte(s.comesBack()) // the network may cut its clients at any time
 	}
 	blk := replay.NewBlock(b, lines, id, time.Now())
 	if !c.options.EmptyBlocks {

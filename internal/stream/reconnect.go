@@ -147,7 +147,7 @@ func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 	case !s.kind.beside && s.compares():
 		s.doubt()
 	}
-	q.outcome, q.options, q.subscribers = s.judge(end), s.options, len(s.subs)
+	q.outcome, q.options, q.subscribers = s.judge(end), s.options, s.countSubscribers()
 	if q.outcome == tryAgain {
 		var again bool
 		if q.delay, again = s.attempts.next(time.Now(), s.options.GiveUp, end.RetryAfter); !again {
@@ -195,7 +195,7 @@ func (s *Stream) becomesBroken(q aftermath, end upstreams.Ending) {
 	s.reopening = false // who waited for an answer waits with the kept head
 	s.fresh = s.said.lastID == ""
 	now := time.Now()
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.finish() == EndPerClient && now.Before(sub.finishFrom()) {
 			s.waitAgain(sub) // its splice has met the same
 		}
@@ -264,7 +264,7 @@ func (s *Stream) endWith(q aftermath, end upstreams.Ending) {
 func (s *Stream) logEnded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	subscribers := len(s.subs)
+	subscribers := s.countSubscribers()
 	s.options.Lines.ended.Log(func(suppressed int) {
 		s.Log().Info("upstream ended the stream", zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})

@@ -111,7 +111,7 @@ func (s *Stream) heldUp(now time.Time) {
 func (s *Stream) makeRoomUntil(position uint64, now time.Time) *room {
 	wait := &room{stream: s, until: position, free: make(chan struct{})}
 	s.pace.readTo = s.buffer.Newest
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		at, reads := s.positionOf(sub)
 		if !reads || sub.late {
 			continue
@@ -158,7 +158,7 @@ func (s *Stream) positionOf(sub *Subscriber) (position uint64, reads bool) {
 // leaveBehind gives those up who were waited for in vain: if clients are being
 // written to these, else all of them.
 func (s *Stream) leaveBehind(wait *room) {
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.awaits == wait {
 			sub.awaits = nil
 			sub.late = !wait.writes || sub.Writing.GoesOn()

@@ -10,7 +10,7 @@ import (
 
 // hasWaiting reports whether a client waits for a splice, or for a verdict.
 func (s *Stream) hasWaiting() bool {
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.waiting {
 			return true
 		}
@@ -28,7 +28,7 @@ func (sub *Subscriber) release() {
 
 // waitAgain takes a subscriber, which was given nothing, back from a splice.
 func (s *Stream) waitAgain(sub *Subscriber) {
-	delete(sub.stream.subs, sub)
+	sub.stream.dropSubscriber(sub)
 	sub.stream, sub.waiting, sub.ending = s, true, nil
 	sub.cursor, sub.events, sub.live = s.buffer.Newest, s.buffer.Events, s.buffer.Newest
 }
@@ -83,7 +83,7 @@ func (s *Stream) goOnFromHead(sub *Subscriber) {
 // joinReleased lets those who do so read at once: what the upstream sends first, after
 // an outage, may be more than the buffer holds.
 func (s *Stream) joinReleased() {
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.waiting && sub.finish() == "" && s.goesOnFromHead(sub) {
 			s.goOnFromHead(sub)
 		}

@@ -197,7 +197,7 @@ func (s *Stream) unprove() {
 	}
 	s.sharing.proven, s.sharing.asked, s.sharing.barrier = false, false, s.buffer.Newest
 	var sole *Subscriber
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		sub.own = false
 		if sub.stream == s && !sub.waiting && sub.finish() == "" && (sole == nil || sub.arrival < sole.arrival) {
 			sole = sub
@@ -239,7 +239,7 @@ func (s *Stream) perConnection(why ownReason) {
 	private := Private{Reason: PrivatePerConnection, Detail: string(why)}
 	s.isPrivateFor(private)
 	s.closed.Store(true)
-	subscribers := len(s.subs)
+	subscribers := s.countSubscribers()
 	s.options.Lines.perClient.Log(func(suppressed int) {
 		s.Log().Info("upstream sends each connection something different: path is not shared (override with join live or share public)",
 			zap.String("reason", string(why)), zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
@@ -249,12 +249,12 @@ func (s *Stream) perConnection(why ownReason) {
 	for sp := range s.splices {
 		s.leaveToFirst(sp, private)
 	}
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.own && (s.only == nil || sub.arrival > s.only.arrival) {
 			s.only = sub
 		}
 	}
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		switch {
 		case sub == s.only, sub.finish() != "":
 		case sub.events > 0 && sub.Sent > 0:
@@ -271,7 +271,7 @@ func (s *Stream) perConnection(why ownReason) {
 	s.hub.spawn(func() { // it needs the hub's lock, which comes first
 		s.hub.remove(s)
 		s.mu.Lock()
-		forget := s.isGone() && len(s.subs) == 0
+		forget := s.isGone() && !s.hasSubscribers()
 		s.mu.Unlock()
 		if forget {
 			s.hub.untrack(s)
@@ -289,7 +289,7 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 	sp.isPrivateFor(why)
 	s.privatize(sp)
 	first := slices.MinFunc(sp.readers(), func(a, b *Subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
-	for sub := range sp.subs {
+	for sub := range sp.subscribers() {
 		if sub != first {
 			sub.finishAt(sub.cursor, EndBroken)
 			if sub.Sent == 0 {
@@ -303,7 +303,7 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 // come back, and begin another stream.
 func (s *Stream) endBarred() {
 	s.closed.Store(true)
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish() == "" {
 			sub.finishAt(sub.cursor, EndBroken)
 		}
@@ -337,7 +337,7 @@ func (s *Stream) makeExclusive() bool {
 	}
 	s.onlyFirst(EndPerClient)
 	s.dropSuccessor()
-	subscribers := len(s.subs)
+	subscribers := s.countSubscribers()
 	s.options.Lines.perClient.Log(func(suppressed int) {
 		s.Log().Info("upstream opens a session for each connection: path is not shared",
 			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))

@@ -17,7 +17,8 @@ import (
 //
 // A splice is a stream like any other, with its own replay buffer, except that
 // it is found through its parent, shares the parent's lock, and gives no ids
-// of the gateway: positions in it mean nothing to who comes back.
+// of the gateway that could be resumed from: positions in it mean nothing to who
+// comes back.
 
 const (
 	// spliceInterval is how far apart splices without a last event ID are opened
@@ -143,15 +144,15 @@ func (s *Stream) move(sub *Subscriber, sp *Stream) {
 			sub.events = sp.buffer.Events - n
 		}
 	}
-	sp.subs[sub] = struct{}{}
+	sp.addSubscriber(sub)
 	sub.awaitsAnswer(sp.splice.answer)
 	if sub.outcome() == ResumeLive && !s.settled {
 		return // it has no ID, and the first event may have to be the first of all
 	}
 	if s.options.EmptyBlocks && (s.options.IDs == IDsGateway || (s.options.IDs == IDsAuto && !s.said.showsIDs)) {
-		// What comes has no ids of the gateway: who is cut meanwhile has to
-		// come back as one without an ID. (Without empty_blocks it may come with
-		// the one that it had: it is told again.)
+		// It was told of what it has missed: before the first event, which has
+		// an ID, it has to come back as one without. (Without empty_blocks it
+		// may come with the one that it had: it is told again.)
 		sub.tell([]byte("id\n\n"))
 	}
 }

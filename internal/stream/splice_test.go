@@ -761,7 +761,7 @@ func (st *streamTest) spliced(hello string) (*reader, *fakeConn) {
 	r := st.join("")
 	conn := st.source.acceptOpen()
 	conn.event(hello)
-	r.expect("id\n\n", "data: "+hello+"\n\n")
+	r.expect("id\n\n", lost(hello))
 	return r, conn
 }
 
@@ -786,10 +786,11 @@ func goRound(times int, conns ...*fakeConn) {
 	}
 }
 
+// plain is lost for several.
 func plain(data ...string) string {
 	var text strings.Builder
 	for _, d := range data {
-		text.WriteString("data: " + d + "\n\n")
+		text.WriteString(lost(d))
 	}
 	return text.String()
 }
@@ -951,8 +952,51 @@ func TestSpliceGap(t *testing.T) {
 	})
 }
 
-// A client that is cut while it is spliced has no ID, unless the upstream gave
-// it one.
+// A client that is cut on a splice, when it had something, may miss what comes before it
+// is back: it comes back with an ID that tells so, whether or not it was known by then that
+// the clients may share.
+func TestWhoIsCutOnASpliceIsToldAGap(t *testing.T) {
+	for name, set := range map[string]func(o *Options){"proven": auto(func(o *Options) { o.GapEvent = "gap" }), "unproven": unproven()} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, set, func(st *streamTest) {
+				_, up := st.begun()
+				b, sp := st.second()
+				sp.open()
+				both(up, sp, "2")
+				if _, id := decode([]byte(b.read())); id != nowhereID {
+					t.Fatalf("last event ID %q", id)
+				}
+				id := lostID(b)
+				b.leave()
+				up.event("3") // which nobody gives it
+				c := st.join(id)
+				c.expectOutcome(ResumeGap)
+				time.Sleep(proofDelay)
+				st.source.acceptOpen()
+				c.expect(toldGap("upstream", nowhereID, "null")+"\n", "id\n\n")
+			})
+		})
+	}
+}
+
+// While nobody knows whether clients may share, one whose connection has another head than
+// the stream has none of its IDs: who comes back with it is sent the stream's.
+func TestSpliceWithAHeadOfItsOwnGivesNoIDs(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		st.join("")
+		st.source.accept().openAs("a")
+		b, sp := st.second()
+		sp.openAs("b")
+		time.Sleep(2 * time.Second)
+		sp.event("1")
+		if _, id := decode([]byte(b.read())); id != "" {
+			t.Errorf("last event ID %q", id)
+		}
+	})
+}
+
+// A client that is cut while it is spliced has no ID of before, and a splice ends with the
+// last of its clients.
 func TestSpliceCut(t *testing.T) {
 	inBubble(t, auto(), func(st *streamTest) {
 		a, up := st.begun()
@@ -964,7 +1008,7 @@ func TestSpliceCut(t *testing.T) {
 		c, sp := st.spliced("hello")
 		both(up, sp, "2")
 		text := c.read()
-		if _, id := decode([]byte("id: before\n\nid\n\n" + text)); id != "" {
+		if _, id := decode([]byte("id: before\n\nid\n\n" + text)); id != nowhereID {
 			st.t.Errorf("last event ID %q", id)
 		}
 		c.leave()
@@ -1162,7 +1206,7 @@ func TestSpliceTimeout(t *testing.T) {
 		c.leave()
 		free.expectGone(true)
 		sp.event("own")
-		b.expect(strings.Repeat(plain("round a", "round b"), rounds), plain("own"))
+		b.expect(strings.Repeat(plain("round a", "round b"), rounds), "data: own\n\n")
 		sp.breakOff()
 		b.expectEnd(EndBroken)
 		b.leave()
@@ -1203,7 +1247,7 @@ func TestSpliceWithoutTheStreamsEvents(t *testing.T) {
 		st.source.acceptOpen()
 		sp.expectGone(false)
 		sp.event("own")
-		b.expect(plain("own"))
+		b.expect("data: own\n\n")
 	})
 }
 
@@ -1280,7 +1324,7 @@ func TestSpliceNotShareable(t *testing.T) {
 		c.leave()
 		both(up, sp, "2", "3", "4")
 		sp.expectGone(false)
-		b.expect("id\n\n", plain("2", "3", "4"))
+		b.expect("id\n\n", "data: 2\n\n", "data: 3\n\n", "data: 4\n\n")
 		time.Sleep(time.Minute)
 		sp.expectGone(false)
 		st.spliced("hello") // the stream may still be joined

@@ -3,6 +3,9 @@ package stream
 import (
 	"cmp"
 	"context"
+	"iter"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -204,6 +207,18 @@ type audience struct {
 	seats    seats
 	pace     pace
 }
+
+// newAudience is nobody yet.
+func newAudience() audience { return audience{subs: make(map[*Subscriber]struct{})} }
+
+func (a *audience) addSubscriber(sub *Subscriber)      { a.subs[sub] = struct{}{} }
+func (a *audience) dropSubscriber(sub *Subscriber)     { delete(a.subs, sub) }
+func (a *audience) hasSubscribers() bool               { return len(a.subs) > 0 }
+func (a *audience) countSubscribers() int              { return len(a.subs) }
+func (a *audience) subscribers() iter.Seq[*Subscriber] { return maps.Keys(a.subs) }
+
+// readers are those who are there now: they may go while somebody looks at each.
+func (a *audience) readers() []*Subscriber { return slices.Collect(a.subscribers()) }
 
 // link is how the stream comes: one upstream connection after the other.
 type link struct {
@@ -526,15 +541,6 @@ func (s *Stream) root() *Stream {
 // nobody else is given it. The lock is held.
 func (s *Stream) gave() bool {
 	return s.said.gaveID || (s.splice != nil && s.splice.parent.said.gaveID)
-}
-
-// readers are the subscribers of a stream or splice.
-func (s *Stream) readers() []*Subscriber {
-	list := make([]*Subscriber, 0, len(s.subs))
-	for sub := range s.subs {
-		list = append(list, sub)
-	}
-	return list
 }
 
 // setConn makes a connection the stream's newest. The lock is held.

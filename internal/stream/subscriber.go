@@ -125,7 +125,7 @@ func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
 		return false, time.Time{}
 	case s.kind.beside:
 		return !s.track.HeadAt.IsZero(), time.Time{} // which tells whether it may be shared
-	case s.settled, len(s.subs) > settleCount:
+	case s.settled, s.countSubscribers() > settleCount:
 		return true, time.Time{}
 	}
 	at = s.track.HeadAt.Add(settleTime)

@@ -171,7 +171,7 @@ func (s *Stream) newSplice(id, param string) *Stream {
 	sp := &Stream{
 		identity: s.identity,
 		life:     life{options: s.options, phase: phaseBroken, head: s.head},
-		audience: audience{subs: make(map[*Subscriber]struct{})},
+		audience: newAudience(),
 		link:     link{source: s.source, hurry: make(chan struct{}, 1), said: s.said.beside(id)},
 		company:  company{splice: &spliceState{parent: s, opened: now, since: now, Likeness: evidence.Likeness{Said: s.track.Said}}},
 	}
@@ -229,7 +229,7 @@ func (s *Stream) proveAgain(c *intake, continues bool) {
 		s.askForProof()
 		return
 	}
-	for sub := range s.subs {
+	for sub := range s.subscribers() {
 		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) {
 			s.askForProof()
 			return

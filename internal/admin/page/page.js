@@ -163,6 +163,30 @@
   const title = (s) => s.path || '(no path)';
   const place = (s) => [s.host, '#' + s.id.split('-')[1], s.handler && `sse ${s.handler}`, s.kind !== 'shared' && s.kind].filter(Boolean).join(' · ');
 
+  // ---- nodes
+
+  // nodeOf tells where a stream's upstream connection is, and what else there is to say of nodes; nothing of a stream that
+  // nodes do not share.
+  function nodeOf(n) {
+    if (!n) return ['', ''];
+    if (n.role === 'owns') return ['this node', n.followers.length ? `followed by ${count(n.followers.length)}` : ''];
+    if (n.role === 'follows') return [n.owner, 'followed here'];
+    return n.role === 'alone' ? ['this node', 'not shared yet'] : ['', 'asking'];
+  }
+
+  function nodesFact(n) {
+    const others = n.followers.length ? `, followed by ${n.followers.join(', ')}` : '';
+    if (n.role === 'owns') return `this node has the connection${others} (term ${count(n.term)})`;
+    if (n.role === 'follows') return `${n.owner} has the connection${others} (term ${count(n.term)})`;
+    return n.role === 'alone' ? 'this node has a connection, and gives other nodes nothing yet' : 'asking whether another node has it';
+  }
+
+  function showCluster(c) {
+    byId('cluster').hidden = !c;
+    document.querySelector('.streams').toggleAttribute('data-cluster', Boolean(c));
+    if (c) setText(byId('cluster'), `This node is ${c.node}. ` + (c.others.length ? `Reached: ${c.others.join(', ')}.` : 'It reaches no other node.'));
+  }
+
   // ---- all streams
 
   const rows = new Map(); // by what they are of
@@ -177,7 +201,7 @@
     key: s.id, title: title(s), href: '#' + encodeURIComponent(s.id), state: stateOf(s), age: since(s.upstream.since, at),
     mark: s.draining ? 'draining' : '', per: sharing(s.subscribers, s.connections), alone: s.kind === 'private',
     where: place(s) + (s.separated_by.length ? ` · by ${s.separated_by.join(', ')}` : ''), subscribers: s.subscribers, received: s.received_rate,
-    lag: s.lag, history: s.history,
+    lag: s.lag, history: s.history, node: nodeOf(s.nodes),
   });
   const ofGroup = (g) => ({
     key: JSON.stringify([g.listen, g.handler, g.path]), title: title(g),
@@ -187,6 +211,7 @@
     where: [g.hosts > 1 ? plural(g.hosts, 'host', 'hosts') : g.host, g.handler && `sse ${g.handler}`, g.streams > 1 && `${count(g.streams)} streams`,
       g.private && (g.private === g.streams ? 'private' : `${count(g.private)} private`)].filter(Boolean).join(' · '),
     subscribers: g.subscribers, received: g.received_rate, lag: g.lag, history: g.history,
+    node: [[g.owned && `${count(g.owned)} here`, g.followed && `${count(g.followed)} elsewhere`].filter(Boolean).join(', '), ''],
   });
 
   function newRow(r) {
@@ -223,6 +248,9 @@
     };
     const subscribers = number('Subscribers', 5, past(r.history, (p) => p.subscribers));
     const received = number('Events in /s', 5, past(r.history, (p) => p.received_rate)), behind = number('Lag', 0.1, []);
+    const node = make('span'), nodeMore = make('div', 'small'), nodeCell = cell('Node');
+    nodeCell.className = 'node';
+    nodeCell.append(node, nodeMore);
     let before = '';
     const update = (r) => {
       const [kind, text] = r.state;
@@ -236,6 +264,8 @@
       subscribers(r.subscribers, count(r.subscribers));
       received(r.received, rate(r.received));
       behind(r.lag.seconds, lag(r.lag));
+      setText(node, r.node[0]);
+      setText(nodeMore, r.node[1]);
       const changed = before && before !== kind ? `${r.title}: upstream ${text}` : '';
       before = kind;
       return changed;
@@ -267,6 +297,7 @@
   function showStreams(e) {
     showTotals(e.totals);
     showHints(e.hints, e.at);
+    showCluster(e.cluster);
     const body = byId('rows'), there = new Set(), news = [];
     const all = [...e.groups.map(ofGroup), ...e.streams.map((s) => ofStream(s, e.at))];
     for (const r of all) {
@@ -415,6 +446,7 @@
       fact('Began', `${since(s.began_at, e.at)} ago`),
       fact('Connections', `${plural(s.upstream.connections, 'connection', 'connections')}, ${plural(s.upstream.reconnects, 'reconnect', 'reconnects')}` +
         (s.upstream.attempts ? `, attempt ${s.upstream.attempts}` : '')),
+      ...(s.nodes ? [fact('Nodes', nodesFact(s.nodes))] : []),
       fact('Last error', error ? `${error.text} (${since(error.at, e.at)} ago)` : 'none'),
       ...(alone ? [] : [fact('Replay buffer', `${plural(b.blocks, 'block', 'blocks')}, ${bytes(b.bytes)}` + (b.oldest ? `, ${since(b.oldest, e.at)}` : '') +
         ` (of ${count(b.max_blocks)}, ${bytes(b.max_bytes)}, ${span(b.max_age_seconds)})`),
