@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"slices"
 	"strconv"
@@ -234,5 +235,22 @@ func eachFile(t *testing.T, see func(name string, file *ast.File)) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Who has no cluster is given nothing of what carries one: the module does not require it.
+func TestClusterIsNotCompiledIn(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := strings.Fields(string(out))
+	if !slices.Contains(listed, modulePath) || !slices.Contains(listed, modulePath+"/internal/cluster") {
+		t.Fatalf("of %d packages none is the module's", len(listed))
+	}
+	for _, name := range listed {
+		if strings.Contains(name, "nats-io/") || strings.HasPrefix(name, modulePath+"/cluster/") {
+			t.Errorf("%s is compiled in", name)
+		}
 	}
 }

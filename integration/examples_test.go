@@ -66,7 +66,7 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, entry := range entries {
-		if !entry.IsDir() || entry.Name() == "cluster" { // which needs a Caddy of its own, and is tested there
+		if !entry.IsDir() || entry.Name() == "cluster" { // which needs a Caddy of its own: see cluster/nats
 			continue
 		}
 		t.Run(entry.Name(), func(t *testing.T) {

@@ -7,8 +7,8 @@ trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 trap 'exit 0' INT TERM
 
 go build -C "$here/../../cluster/nats" -o "$work/caddy" ./cmd/caddy
-go build -C "$here/../go" -o "$work/app" .
-export XDG_DATA_HOME=$work XDG_CONFIG_HOME=$work
+go build -C "$here/../go" -o "$work/app" main.go
+export XDG_DATA_HOME=$work/data XDG_CONFIG_HOME=$work/data
 SSE_CLUSTER_SECRET=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export SSE_CLUSTER_SECRET
 
