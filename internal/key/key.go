@@ -231,42 +231,64 @@ func (p *Policy) cookieLine(line string) string {
 }
 
 // filterQuery returns the part of a raw query that counts, its order kept.
-func (p *Policy) filterQuery(raw string) string {
+func (p *Policy) filterQuery(raw string) string { return filterQuery(raw, p.parameterCounts) }
+
+// parameterCounts reports whether a parameter of the query counts.
+func (p *Policy) parameterCounts(name string) bool {
+	_, ignored := p.ignoredQuery[name]
+	_, wanted := p.query[name]
+	return !ignored && !p.bringsID(name) && (!p.dropQuery || wanted)
+}
+
+// bringsID reports whether a parameter of the query may bring a last event ID.
+func (p *Policy) bringsID(name string) bool { return slices.Contains(p.idParameters, name) }
+
+// filterQuery returns the parameters of a raw query that count, their order kept.
+func filterQuery(raw string, counts func(name string) bool) string {
 	all := true
 	for pair := range strings.SplitSeq(raw, "&") {
-		all = all && p.pairCounts(pair)
+		all = all && counts(parameterName(pair))
 	}
 	if all {
 		return raw // a query of 16 KB has thousands of pairs: nothing is made of them
 	}
+	return joinCounting(raw, counts)
+}
+
+func joinCounting(raw string, counts func(name string) bool) string {
 	kept := make([]string, 0, 8) // on the stack
 	for pair := range strings.SplitSeq(raw, "&") {
-		if p.pairCounts(pair) {
+		if counts(parameterName(pair)) {
 			kept = append(kept, pair)
 		}
 	}
 	return strings.Join(kept, "&")
 }
 
-// pairCounts reports whether a parameter of a raw query counts.
-func (p *Policy) pairCounts(pair string) bool {
+// parameterName is the name of a parameter of a raw query.
+func parameterName(pair string) string {
 	name, _, _ := strings.Cut(pair, "=")
 	if strings.ContainsAny(name, "%+") {
 		if unescaped, err := url.QueryUnescape(name); err == nil {
-			name = unescaped
+			return unescaped
 		}
 	}
-	_, ignored := p.ignoredQuery[name]
-	_, wanted := p.query[name]
-	return !ignored && !slices.Contains(p.idParameters, name) && (!p.dropQuery || wanted)
+	return name
 }
 
 // Parts lists what makes a request that comes to a handler the same as another.
 // place is where the handler is.
 func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	parts := p.appendSent(make([]stream.Part, 0, 24), r, place)
+	parts = p.appendCaller(parts, r, repl)
+	return p.appendConfigured(parts, r, repl)
+}
+
+// appendSent appends what is asked for, and where: as it is now, and as it was before
+// other handlers.
+func (p *Policy) appendSent(parts []stream.Part, r *http.Request, place string) []stream.Part {
 	orig, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	parts := make([]stream.Part, 0, 24)
 	add := func(name, value string) { parts = append(parts, stream.Part{Name: name, Value: value}) }
 
 	add("place", place)
@@ -281,6 +303,12 @@ func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 		add("original path", orig.URL.EscapedPath())
 		add("original query", p.filterQuery(orig.URL.RawQuery))
 	}
+	return parts
+}
+
+// appendCaller appends who asks, and how: the connection, the user, and the header fields.
+func (p *Policy) appendCaller(parts []stream.Part, r *http.Request, repl *caddy.Replacer) []stream.Part {
+	add := func(name, value string) { parts = append(parts, stream.Part{Name: name, Value: value}) }
 	if p.believed(r) {
 		// It decides what handlers behind make of X-Forwarded-Proto.
 		add("trusted proxy", "yes")
@@ -306,7 +334,7 @@ func (p *Policy) Parts(r *http.Request, place string) []stream.Part {
 			add(headerPart(name), value)
 		}
 	}
-	return p.appendConfigured(parts, r, repl)
+	return parts
 }
 
 // appendConfigured appends what the configuration makes a part of the key: variables
@@ -444,5 +472,5 @@ func isPlain(value any) bool {
 // WithoutID removes the parameters of a raw query that may bring a last event
 // ID.
 func (p *Policy) WithoutID(raw string) string {
-	return (&Policy{idParameters: p.idParameters}).filterQuery(raw)
+	return filterQuery(raw, func(name string) bool { return !p.bringsID(name) })
 }
