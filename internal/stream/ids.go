@@ -84,7 +84,7 @@ func (s *Stream) newestID() string {
 	case s.options.IDs == IDsUpstream:
 		return "" // the one that there may be is of the client that opened the stream
 	}
-	return string(replay.AppendID(nil, s.epoch, s.buffer.Newest))
+	return string(replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest))
 }
 
 // recount sets a subscriber's count of events to that at its cursor, from where it

@@ -104,6 +104,12 @@ func (h *Hub) join(req *Request, why Private, own bool) (sub *Subscriber, err er
 	if kept != nil && !errors.Is(err, errNewLife) {
 		return sub, err
 	}
+	return h.openLocked(req, kept)
+}
+
+// openLocked opens a stream for a request that cannot join the one of its key, if there is
+// one, and attaches a new subscriber.
+func (h *Hub) openLocked(req *Request, kept *Stream) (*Subscriber, error) {
 	// Only now: a stream that is there can be joined, whatever an answer was since.
 	if why, ok := h.unshareable[req.Key]; ok {
 		if time.Now().Before(why.Until) {
@@ -146,7 +152,7 @@ func (h *Hub) join(req *Request, why Private, own bool) (sub *Subscriber, err er
 	h.track(s)
 	h.count[place]++
 	h.joinCrowdLocked(s)
-	sub, err = s.attach(req)
+	sub, err := s.attach(req)
 	h.renewLate(s)
 	return sub, err
 }
