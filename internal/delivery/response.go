@@ -132,13 +132,15 @@ func (o *Response) Close() {
 }
 
 // Send sends whole blocks.
-func (o *Response) Send(p []byte) error {
-	if !o.began && bytes.HasPrefix(p, ByteOrderMark) {
-		// It is part of the first line. The client would drop it and take the
-		// rest of the line for a field.
-		p = append(append([]byte(nil), EmptyComment...), p...)
+func (o *Response) Send(p []byte) error { return o.SendBytes(o.guarded(p)) }
+
+// guarded is what goes out for p: a byte order mark that it begins with is part of the first
+// line. The client would drop it and take the rest of the line for a field.
+func (o *Response) guarded(p []byte) []byte {
+	if o.began || !bytes.HasPrefix(p, ByteOrderMark) {
+		return p
 	}
-	return o.SendBytes(p)
+	return append([]byte(EmptyComment), p...)
 }
 
 // SendBytes sends bytes as they are.
@@ -169,6 +171,11 @@ func (o *Response) writeAll(blocks []*replay.Block) error {
 	if len(blocks) == 1 {
 		return o.Send(blocks[0].Wire)
 	}
+	return o.writeJoined(blocks)
+}
+
+// writeJoined is writeAll for several.
+func (o *Response) writeJoined(blocks []*replay.Block) error {
 	buf := batches.Get().(*bytes.Buffer)
 	buf.Reset()
 	for _, b := range blocks {
