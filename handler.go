@@ -98,11 +98,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	case mayDetach:
 		return h.serveDetached(w, r, next)
 	}
+	return nil, h.passOn(w, r, next)
+}
+
+// passOn serves a request that no stream is for.
+func (h *Handler) passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	p := newPassThrough(h, w, r, false)
 	p.why.Reason = h.whyAlone(r)
 	id, _ := h.policy.LastEventID(r)
 	p.cameWith(id, false)
-	return nil, h.servePrivate(p, next)
+	return h.servePrivate(p, next)
 }
 
 // serveShared serves a request from the stream that its key leads to.

@@ -73,42 +73,59 @@ const maxKept = 16 << 10
 // keep keeps a request as it came; tooLong tells that there is too much of it. What
 // handlers before sse have made of its header fields stays: Caddy keeps no others.
 func (h *Handler) keep(r *http.Request) (kept keptRequest, tooLong bool) {
+	line, remote, ok := h.lineOf(r)
+	switch {
+	case !ok:
+		return keptRequest{}, false
+	case len(line.uri)+len(line.host)+sizeOf(r.Header) > maxKept:
+		return keptRequest{}, true
+	}
+	return keptRequest{line: unique.Make(line), remote: remote, tls: r.TLS, fields: keptFields(r.Header)}, false
+}
+
+// lineOf is what a request has in common with others of its stream, and its client's
+// address, which net/http has made for the connection; false: it is not known how it came.
+func (h *Handler) lineOf(r *http.Request) (_ requestLine, remote string, ok bool) {
 	orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok || orig.URL == nil {
-		return keptRequest{}, false
+		return requestLine{}, "", false
 	}
-	// All of the query but the last event ID: handlers before sse may ask for what is
-	// not in the key.
-	uri := (&url.URL{Path: orig.URL.Path, RawPath: orig.URL.RawPath, RawQuery: h.policy.WithoutID(orig.URL.RawQuery)}).RequestURI()
-	size := len(uri) + len(r.Host)
-	for name, values := range r.Header {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return requestLine{
+		method: orig.Method, uri: h.keptURI(orig.URL), proto: r.Proto, host: r.Host,
+		major: number.As[int8](r.ProtoMajor), minor: number.As[int8](r.ProtoMinor), // one digit each
+		local: localAddrOf(local),
+	}, orig.RemoteAddr, true
+}
+
+// keptURI is the address with all of its query but the last event ID: handlers before sse
+// may ask for what is not in the key.
+func (h *Handler) keptURI(u *url.URL) string {
+	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: h.policy.WithoutID(u.RawQuery)}).RequestURI()
+}
+
+// sizeOf is how many bytes the fields of a header have.
+func sizeOf(header http.Header) (size int) {
+	for name, values := range header {
 		for _, value := range values {
 			size += len(name) + len(value)
 		}
 	}
-	if size > maxKept {
-		return keptRequest{}, true
-	}
-	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	kept = keptRequest{
-		line: unique.Make(requestLine{
-			method: orig.Method, uri: uri, proto: r.Proto, host: r.Host,
-			major: number.As[int8](r.ProtoMajor), minor: number.As[int8](r.ProtoMinor), // one digit each
-			local: localAddrOf(local),
-		}),
-		remote: orig.RemoteAddr, // which net/http has made for the connection
-		tls:    r.TLS,
-		fields: make([]unique.Handle[field], 0, len(r.Header)),
-	}
-	for name, values := range r.Header {
+	return size
+}
+
+// keptFields keeps a header less the last event ID.
+func keptFields(header http.Header) []unique.Handle[field] {
+	kept := make([]unique.Handle[field], 0, len(header))
+	for name, values := range header {
 		if name == "Last-Event-Id" {
 			continue
 		}
 		for _, value := range values {
-			kept.fields = append(kept.fields, unique.Make(field{name, value}))
+			kept = append(kept, unique.Make(field{name, value}))
 		}
 	}
-	return kept, false
+	return kept
 }
 
 // isZero reports whether nothing was kept.

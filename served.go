@@ -27,10 +27,14 @@ type served struct {
 	h    *Handler
 	next caddyhttp.Handler
 	req  *stream.Request
-	left bool // the subscriber is not the request's any more
+	head *upstreams.Head // nil: it was sent
+	late bool            // another request has opened the stream
+	left bool            // the subscriber is not the request's any more
+
+	counted bool // among the subscribers, in the metrics
 }
 
-// serveSubscriber waits for the stream's head and sends it. again tells that the
+// serveSubscriber waits for the stream's head. again tells that the
 // request has to look for a stream again. wait is not nil if the request opened
 // the stream.
 func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, sub *stream.Subscriber, wait *opener) (d *served, again bool, err error) {
@@ -41,9 +45,9 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 			sub.Leave()
 		}
 	}
-	begun := false
+	begins := false
 	defer func() {
-		if !begun { // also if a handler's writer panics at the head
+		if !begins {
 			detach()
 		}
 	}()
@@ -51,21 +55,19 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	if head == nil {
 		return nil, again, err
 	}
-	d = &served{h: h, next: next, req: req}
+	d = &served{h: h, next: next, req: req, head: head, late: wait == nil}
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
-	d.Notice = &h.welcomeSubscriber(sub, req, r).notice
-	d.begin(head, wait == nil)
-	begun = true
+	begins = true
 	return d, false, nil
 }
 
-// run delivers the stream.
+// run sends the head and delivers the stream.
 func (d *served) run() error {
-	defer d.leave()
-	end := func() stream.EndReason {
-		defer subscribersBy(d.Request).Dec()
-		return d.Run()
-	}()
+	defer d.leave() // also if a handler's writer panics at the head
+	d.Notice = &d.h.welcomeSubscriber(d.Subscriber, d.req, d.Request).notice
+	d.begin()
+	end := d.Run()
+	d.uncount()
 	if end == "" {
 		d.left = true
 		return nil
@@ -73,8 +75,17 @@ func (d *served) run() error {
 	return d.end(end)
 }
 
+// uncount tells the metrics that the subscriber is not the request's any more.
+func (d *served) uncount() {
+	if d.counted {
+		d.counted = false
+		subscribersBy(d.Request).Dec()
+	}
+}
+
 // leave takes the subscriber from its stream.
 func (d *served) leave() {
+	d.uncount()
 	if !d.left {
 		d.left = true
 		d.Subscriber.Leave()
@@ -163,12 +174,12 @@ func awaitReopening(r *http.Request, sub *stream.Subscriber, wait *opener) (_ *o
 	return wait, left && wait == nil
 }
 
-// begin writes the response head, and tells of the subscriber. late tells that
-// another request has opened the stream.
-func (d *served) begin(head *upstreams.Head, late bool) {
-	w, r, sub := d.Writer, d.Request, d.Subscriber
+// begin writes the response head, and tells of the subscriber.
+func (d *served) begin() {
+	w, r, sub, head := d.Writer, d.Request, d.Subscriber, d.head
+	d.head = nil
 	s := sub.Origin
-	if s.IsDetached() && late {
+	if s.IsDetached() && d.late {
 		head = head.WithoutCookies()
 	}
 	if !s.IsDetached() { // whose end is not always the response's
@@ -188,6 +199,7 @@ func (d *served) begin(head *upstreams.Head, late bool) {
 	d.h.instance.Answers.Add(1)
 	sub.TellGap()
 	subscribersBy(r).Inc()
+	d.counted = true
 	delivery.Came()
 }
 
