@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,6 +188,101 @@ func TestTakeOverWithoutIDsIsToldAsAGap(t *testing.T) {
 	})
 }
 
+// A client of an owner that is gone, which had what no other node has, is told so and goes on
+// after what they have: it is given nothing that it had.
+func TestClientOfAnEpochBeforeGoesOnWhereThatEnded(t *testing.T) {
+	inCluster(t, 1, 3, func(ct *clusterTest) { ct.app.ids = false }, func(ct *clusterTest) {
+		of := ct.nodes[0].join("of the owner")
+		ct.nodes[1].join("stays")
+		ct.emit(5)
+		ct.net.Freeze(ct.nodes[0].name, true)
+		ct.emit(1) // only the owner has it
+		ct.nodes[0].kill()
+		time.Sleep(3 * time.Second)
+		ct.emit(2)
+		of.moveTo(ct.nodes[1])
+		ct.emit(1)
+		of.expect(live("1", "2", "3", "4", "5", "6", anew, "gap", "gap", "7", "8", "9")...)
+	})
+}
+
+// A client of a connection that has lost against another node's is told a gap, and not given
+// what it had: neither by the node that follows nor by the one that has won.
+func TestClientOfAConnectionThatWasGivenUpIsGivenNothingTwice(t *testing.T) {
+	for _, to := range []int{0, 1} {
+		t.Run(fmt.Sprint("to node ", to), func(t *testing.T) {
+			inCluster(t, 1, 2, func(ct *clusterTest) { ct.app.ids = false }, func(ct *clusterTest) {
+				ct.nodes[0].join("a")
+				ct.emit(1)
+				ct.net.Partition(func(a, b string) bool { return a != b })
+				time.Sleep(2 * time.Second)
+				b := ct.nodes[1].join("b")
+				ct.emit(5)
+				ct.net.Partition(nil)
+				ct.emit(5) // b's response ends
+				b.moveTo(ct.nodes[to])
+				ct.emit(100)
+				ct.expectConnections(1)
+				b.checkNoneTwice()
+			})
+		})
+	}
+}
+
+// checkNoneTwice checks that a client was given nothing a second time, told or not.
+func (c *client) checkNoneTwice() {
+	c.t.Helper()
+	seen := make(map[string]bool)
+	for _, event := range c.seen() {
+		if _, err := strconv.Atoi(event); err == nil && seen[event] {
+			c.t.Errorf("%s was given %s a second time: %q", c.name, event, c.seen())
+			return
+		}
+		seen[event] = true
+	}
+}
+
+// A client that comes from another node faster than what it had there waits for that, and goes on
+// after it; but not for long.
+func TestClientThatIsFasterThanItsEventsWaits(t *testing.T) {
+	for _, late := range []time.Duration{500 * time.Millisecond, time.Hour} {
+		t.Run(fmt.Sprint("late ", late), func(t *testing.T) {
+			var loses atomic.Bool
+			inCluster(t, 1, 2, func(ct *clusterTest) {
+				ct.app.ids = false
+				ct.loses(func(subject string) error {
+					if loses.Load() && subject != "nodes" {
+						return context.DeadlineExceeded
+					}
+					return nil
+				})
+			}, func(ct *clusterTest) {
+				ct.nodes[1].join("stays")
+				time.Sleep(100 * time.Millisecond)
+				moves := ct.nodes[1].join("moves")
+				ct.nodes[0].join("follows")
+				ct.emit(5)
+				ct.net.SetFaults(bustest.Faults{MinDelay: min(late, time.Second), MaxDelay: min(late, time.Second)})
+				loses.Store(late > time.Second)
+				ct.app.emit()
+				synctest.Wait()
+				moves.moveTo(ct.nodes[0])
+				time.Sleep(late / 2)
+				if want := live(numbers(1, 6)...); late < time.Second {
+					moves.expect(want...)
+					time.Sleep(late)
+					ct.app.emit()
+					ct.app.emit()
+					time.Sleep(late)
+					moves.expect(append(want, "7", "8")...)
+				} else if got := moves.seen(); !slices.Equal(got[:9], append(want, anew, "gap")) {
+					t.Errorf("it has seen %q", got)
+				}
+			})
+		})
+	}
+}
+
 // A frozen owner that runs again gives way, and what it was sent meanwhile is given to nobody
 // a second time.
 func TestFrozenOwnerGivesWay(t *testing.T) {
@@ -254,16 +351,17 @@ func TestOpenedAtTheSameMoment(t *testing.T) {
 func TestOwnersFindEachOtherSoon(t *testing.T) {
 	for _, unknown := range []time.Duration{100 * time.Millisecond, 600 * time.Millisecond, 3 * time.Second} {
 		t.Run("after "+unknown.String(), func(t *testing.T) {
-			var known time.Time
+			var known atomic.Pointer[time.Time]
+			known.Store(new(time.Time))
 			inCluster(t, 1, 2, func(ct *clusterTest) {
 				ct.loses(func(subject string) error {
-					if subject != "nodes" && time.Now().Before(known) {
+					if subject != "nodes" && time.Now().Before(*known.Load()) {
 						return cluster.ErrNobody
 					}
 					return nil
 				})
 			}, func(ct *clusterTest) {
-				known = time.Now().Add(unknown)
+				known.Store(new(time.Now().Add(unknown)))
 				ct.nodes[0].join("a")
 				ct.nodes[1].join("b")
 				ct.expectConnections(2)
@@ -301,11 +399,10 @@ func TestUnprovenConnectionIsGivenUpForAnOwner(t *testing.T) {
 // Who is not answered in time asks again, while all nodes are alive: somebody is there, who
 // has much to do. So is who asks a node that is about to give the stream up.
 func TestBusyOwnerIsAskedAgain(t *testing.T) {
-	lost := 0
+	var lost atomic.Int64
 	inCluster(t, 1, 2, func(ct *clusterTest) {
 		ct.loses(func(subject string) error {
-			if strings.HasPrefix(subject, "owner/") && lost > 0 {
-				lost--
+			if strings.HasPrefix(subject, "owner/") && lost.Add(-1) >= 0 {
 				return context.DeadlineExceeded
 			}
 			return nil
@@ -313,7 +410,7 @@ func TestBusyOwnerIsAskedAgain(t *testing.T) {
 	}, func(ct *clusterTest) {
 		ct.nodes[0].join("a")
 		ct.emit(1)
-		lost = 2
+		lost.Store(2)
 		b := ct.nodes[1].join("b")
 		ct.emit(200)
 		if n := ct.app.opened; n != 1 {

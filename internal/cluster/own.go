@@ -92,10 +92,12 @@ func (s *share) own(ctx context.Context) {
 		case m := <-s.inbox:
 			if s.owner.less(m.rank) && m.kind != kindLeft && m.kind != kindClosed && m.kind != kindEnded {
 				s.lostTo = m.rank
+				s.claim() // so that it knows of this node's clients
 				s.giveWay()
 				return
 			}
 			if m.kind == kindClaim && m.rank != s.owner {
+				s.member.IsOfOthers()
 				s.claim() // so that it knows
 			}
 		case <-joined:

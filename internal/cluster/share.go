@@ -189,6 +189,7 @@ func (s *share) reply(text []byte) []byte {
 	m := s.node.read(text)
 	out := &message{kind: kindRefuse, node: s.node.name}
 	if m != nil && m.kind == kindAsk {
+		s.member.IsOfOthers()
 		if e := s.member.Excerpt(m.after, m.all, s.room()); e != nil {
 			out.kind, out.excerpt = kindBlocks, e
 			s.mu.Lock()

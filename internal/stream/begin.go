@@ -13,15 +13,22 @@ import (
 func (s *Stream) resume(sub *Subscriber, id string) {
 	f := &s.buffer
 	sub.live = f.Newest
+	if s.isAhead(id) && sub.waitsFor(id) {
+		return
+	}
 	if id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
 		sub.resumption().id = id
 	}
 	position, own, known := s.trusted(sub, id)
 	sub.own = sub.own || own
 	gap := ""
-	switch {
+	switch until, past := s.endOfPast(id); {
 	case id == "":
 		s.join(sub)
+	case past:
+		sub.cursor = until
+		sub.resumption().outcome = ResumeGap
+		gap = GapEpoch
 	case known && s.skippedAfter(id, position):
 		sub.cursor = position
 		sub.resumption().outcome = ResumeGap
@@ -43,7 +50,7 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 		sub.resumption().id = ""
 		sub.resumption().outcome = ResumeGap
 		gap = s.gapReason(id)
-		if _, position, _ := replay.ParseID(id); f.Lost > 0 || sub.barred() || position == nowhere {
+		if _, position, _ := replay.ParseID(id); f.Lost > 0 || sub.barred() || position == nowhere || s.isOfOthers() {
 			s.join(sub)
 		}
 	}
@@ -60,6 +67,64 @@ func (s *Stream) resume(sub *Subscriber, id string) {
 	if sub.waiting {
 		s.admit(sub, sub.joined())
 	}
+}
+
+// aheadTime is how long a client waits whose ID is of an event that the node does not have yet.
+const aheadTime = 2 * time.Second
+
+// isAhead reports whether an ID is of an event that is on its way from the stream's owner: a
+// client that has come from there at once was faster.
+func (s *Stream) isAhead(id string) bool {
+	epoch, position, ok := replay.ParseID(id)
+	return ok && s.follows() && s.options.IDs != IDsUpstream && epoch == s.epoch && position > s.buffer.Newest && position != nowhere
+}
+
+// waitsFor lets a new subscriber wait for the event that it had last, once.
+func (sub *Subscriber) waitsFor(id string) bool {
+	r := sub.resumption()
+	if r.ahead == "" {
+		r.ahead, r.aheadUntil = id, time.Now().Add(aheadTime)
+		sub.cursor = sub.stream.buffer.Newest
+		sub.stream.recount(sub)
+	}
+	return !r.aheadUntil.IsZero()
+}
+
+// isAhead reports whether the subscriber waits for the event that it had last, and until when.
+// When it does not any more, it begins.
+func (sub *Subscriber) isAhead(now time.Time) (waits bool, until time.Time) {
+	r := sub.resuming
+	if r == nil || r.aheadUntil.IsZero() || sub.finish() != "" {
+		return false, time.Time{}
+	}
+	if until = r.aheadUntil; sub.stream.isAhead(r.ahead) && now.Before(until) {
+		return true, until
+	}
+	r.aheadUntil = time.Time{}
+	sub.cursor = 0
+	sub.stream.resume(sub, r.ahead)
+	return false, time.Time{}
+}
+
+// endOfPast returns where a client goes on whose ID is of an earlier epoch, of an event that only
+// the node had that owned the stream then: where that epoch has ended here.
+func (s *Stream) endOfPast(id string) (until uint64, ok bool) {
+	epoch, position, ok := replay.ParseID(id)
+	if !ok || s.options.IDs == IDsUpstream || position == nowhere {
+		return 0, false
+	}
+	for _, p := range s.past {
+		if p.Epoch == epoch {
+			return p.Until, position > p.Until && p.Until >= s.buffer.Lost && p.Until <= s.buffer.Newest
+		}
+	}
+	return 0, false
+}
+
+// isOfOthers reports whether other nodes have had connections of this stream: a client with an
+// ID of one that is not known here had events of it, and not those before this one began.
+func (s *Stream) isOfOthers() bool {
+	return len(s.past) > 0 || (s.member != nil && (s.member.foreign || s.member.others))
 }
 
 // beginWith gives a new subscriber what comes before the blocks, or leaves it for

@@ -121,6 +121,13 @@ func (m *Member) SetFollowed(followed bool) {
 	m.followers = followed
 }
 
+// IsOfOthers takes note that another node has asked for the stream, or has had it, too.
+func (m *Member) IsOfOthers() {
+	m.stream.mu.Lock()
+	defer m.stream.mu.Unlock()
+	m.others = true
+}
+
 // ResumesAnywhere reports whether the clients go on in another node's stream where they
 // are: by ids of the upstream, or since they were given nothing.
 func (m *Member) ResumesAnywhere() bool {

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"cmp"
+	"context"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
@@ -13,6 +14,66 @@ import (
 // block is larger. It bounds what a reconnect storm takes from live
 // delivery and the memory of a slow client.
 const MaxWrite = 64 << 10
+
+// WaitForHead waits until the head of a client may be sent. One that needs a
+// splice has none before that has its own, so that what the client causes once
+// it is connected reaches it. It returns false if the client has left.
+func (sub *Subscriber) WaitForHead(ctx context.Context) bool {
+	for {
+		wake, until := sub.held(time.Now())
+		if wake == nil {
+			return true
+		}
+		var timer <-chan time.Time
+		if !until.IsZero() {
+			timer = time.After(time.Until(until))
+		}
+		select {
+		case <-wake:
+		case <-timer:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// held returns what is closed when the head of a client may be one that can be
+// sent, and when to look again at the latest; nil when it can be.
+func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Time) {
+	sub.Origin.mu.Lock()
+	defer sub.Origin.mu.Unlock()
+	s := sub.home
+	if wait, until := sub.isAhead(now); wait {
+		return s.bell.wait(), until
+	}
+	if sub.waiting {
+		s.admit(sub, now)
+	}
+	if (sub.finish() == EndAskAgain || sub.finish() == EndPerClient) && now.Before(sub.finishFrom()) {
+		return s.bell.wait(), sub.finishFrom()
+	}
+	if sub.finish() != "" || s.isGone() {
+		return nil, time.Time{}
+	}
+	if sub.waiting {
+		if (s.isLive() || !s.shares()) && !sub.released {
+			until = sub.lookAgain()
+			if !until.IsZero() && !until.After(now) { // something is due with the head
+				until = now.Add(seatInterval)
+			}
+			return s.seats.wait(), until
+		}
+		if !sub.released {
+			sub.release()
+		}
+		return nil, time.Time{}
+	}
+	sp := sub.stream
+	if !sp.kind.beside || !sp.track.HeadAt.IsZero() || sp.isGone() {
+		return nil, time.Time{}
+	}
+	return sp.bell.wait(), time.Time{}
+}
 
 // Next appends to dst the blocks that the subscriber is to be given now, about
 // MaxWrite bytes at most. If there are none it returns what is
@@ -56,6 +117,9 @@ func (sub *Subscriber) NextOf(c Waiter, dst []*replay.Block, now time.Time) (out
 // advance is next, less the waiting. The lock is held.
 func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*replay.Block, leaveAt time.Time, end EndReason) {
 	sub.Taken, sub.takenAt = 0, 0
+	if wait, until := sub.isAhead(now); wait {
+		return dst, until, ""
+	}
 	if sub.waiting {
 		sub.home.admit(sub, now)
 	}

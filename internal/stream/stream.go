@@ -102,6 +102,7 @@ type Member struct {
 	following  bool               // its blocks come from another node
 	foreign    bool               // so did the newest of its epoch
 	followers  bool               // other nodes follow
+	others     bool               // others have asked for it, or had it, too
 	connection uint64             // the number of its upstream connection there
 	nodes      NodesInfo
 	asked      map[*Subscriber]string // last event IDs of those who wait for the first head; nil: there was one

@@ -141,6 +141,9 @@ type resumption struct {
 	outcome string       // for the header SSE-Resume
 	gap     *Gap         // with its head; nil: there is none
 	answer  *firstAnswer // that it may yet be told of; nil: there is none
+
+	ahead      string    // its ID, if that was of an event that the node did not have
+	aheadUntil time.Time // until then it waits for it; zero: it does not, or not any more
 }
 
 // resumption is that of the subscriber, which has one from now on.

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"context"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
@@ -86,63 +85,6 @@ func (sub *Subscriber) HasMissed() bool {
 	sub.Origin.mu.Lock()
 	defer sub.Origin.mu.Unlock()
 	return sub.id() == "" && sub.home.settled && (sub.released || sub.stream.saidAfter(sub.cursor))
-}
-
-// WaitForHead waits until the head of a client may be sent. One that needs a
-// splice has none before that has its own, so that what the client causes once
-// it is connected reaches it. It returns false if the client has left.
-func (sub *Subscriber) WaitForHead(ctx context.Context) bool {
-	for {
-		wake, until := sub.held(time.Now())
-		if wake == nil {
-			return true
-		}
-		var timer <-chan time.Time
-		if !until.IsZero() {
-			timer = time.After(time.Until(until))
-		}
-		select {
-		case <-wake:
-		case <-timer:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// held returns what is closed when the head of a client may be one that can be
-// sent, and when to look again at the latest; nil when it can be.
-func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Time) {
-	sub.Origin.mu.Lock()
-	defer sub.Origin.mu.Unlock()
-	s := sub.home
-	if sub.waiting {
-		s.admit(sub, now)
-	}
-	if (sub.finish() == EndAskAgain || sub.finish() == EndPerClient) && now.Before(sub.finishFrom()) {
-		return s.bell.wait(), sub.finishFrom()
-	}
-	if sub.finish() != "" || s.isGone() {
-		return nil, time.Time{}
-	}
-	if sub.waiting {
-		if (s.isLive() || !s.shares()) && !sub.released {
-			until = sub.lookAgain()
-			if !until.IsZero() && !until.After(now) { // something is due with the head
-				until = now.Add(seatInterval)
-			}
-			return s.seats.wait(), until
-		}
-		if !sub.released {
-			sub.release()
-		}
-		return nil, time.Time{}
-	}
-	sp := sub.stream
-	if !sp.kind.beside || !sp.track.HeadAt.IsZero() || sp.isGone() {
-		return nil, time.Time{}
-	}
-	return sp.bell.wait(), time.Time{}
 }
 
 // Head returns the head that a client is to be sent, after ready: that of the
