@@ -570,6 +570,42 @@ func TestLongHistoryComesInParts(t *testing.T) {
 	})
 }
 
+// However long the history is, and however large a message may be, beats of the nodes do not
+// wait behind much of it. A single large event goes in one.
+func TestLongHistoryLetsOtherMessagesPass(t *testing.T) {
+	const large = 600 << 10
+	var most atomic.Int64
+	inCluster(t, 1, 2, func(ct *clusterTest) {
+		ct.net.SetMaxMessage(8 << 20)
+		ct.options.Buffer.Size = 64 << 20
+		ct.wrap = func(bus cluster.Bus) cluster.Bus {
+			return lossyBus{Bus: bus, loses: func(string) error { return nil }, reply: func(size int) {
+				if size < large {
+					most.Store(max(most.Load(), int64(size)))
+				}
+			}}
+		}
+	}, func(ct *clusterTest) {
+		ct.nodes[0].join("first")
+		ct.emit(1)
+		moves := ct.nodes[0].join("moves")
+		ct.emit(1)
+		moves.cut()
+		ct.app.padding = strings.Repeat(":"+strings.Repeat("x", 1000)+"\n", 100)
+		ct.emit(20)
+		ct.app.padding = strings.Repeat(":"+strings.Repeat("x", 1000)+"\n", large/1000)
+		ct.emit(1)
+		ct.app.padding = ""
+		ct.emit(1)
+		moves.moveTo(ct.nodes[1])
+		moves.expect(live(numbers(2, 24)...)...)
+		if n := most.Load(); n > 300<<10 || n < 100<<10 {
+			t.Errorf("the largest reply of more than one event has %d bytes", n)
+		}
+		ct.expectConnections(1)
+	})
+}
+
 // Messages that are lost, late, and come from several nodes out of order cost nobody an event.
 func TestLossyNetwork(t *testing.T) {
 	for seed := range uint64(5) {

@@ -35,6 +35,7 @@ type app struct {
 	conns    map[*appConn]struct{}
 	opened   int
 	slowness time.Duration // before each head
+	padding  string        // of lines, before each event
 	log      func(format string, args ...any)
 	style    style // what it tells each connection alone; see earned_test.go
 }
@@ -72,7 +73,7 @@ func (a *app) text(n int, c *appConn) string {
 	case a.apart:
 		return fmt.Sprintf("data: %d for %d\n\n", n, c.number)
 	case a.ids:
-		return fmt.Sprintf("id: %d\ndata: %d\n\n", n, n)
+		return fmt.Sprintf("%sid: %d\ndata: %d\n\n", a.padding, n, n)
 	}
 	return fmt.Sprintf("data: %d\n\n", n)
 }
@@ -243,6 +244,7 @@ type clusterTest struct {
 type lossyBus struct {
 	cluster.Bus
 	loses func(subject string) error // nil: it does not; ErrNobody: nobody is known to listen
+	reply func(size int)             // is told of each, if it is not nil
 }
 
 // Publish implements cluster.Bus.
@@ -258,7 +260,11 @@ func (b lossyBus) Ask(ctx context.Context, subject string, request []byte) ([]by
 	err := b.loses(subject)
 	switch {
 	case err == nil:
-		return b.Bus.Ask(ctx, subject, request)
+		reply, err := b.Bus.Ask(ctx, subject, request)
+		if b.reply != nil {
+			b.reply(len(reply))
+		}
+		return reply, err
 	case !errors.Is(err, cluster.ErrNobody):
 		<-ctx.Done()
 		err = ctx.Err()
@@ -268,7 +274,7 @@ func (b lossyBus) Ask(ctx context.Context, subject string, request []byte) ([]by
 
 // loses lets all nodes to come lose what is named.
 func (ct *clusterTest) loses(loses func(subject string) error) {
-	ct.wrap = func(bus cluster.Bus) cluster.Bus { return lossyBus{bus, loses} }
+	ct.wrap = func(bus cluster.Bus) cluster.Bus { return lossyBus{Bus: bus, loses: loses} }
 }
 
 // inCluster runs a test in fake time, with so many nodes. When it ends everybody leaves.

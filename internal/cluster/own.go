@@ -131,7 +131,7 @@ func (s *share) publish() bool {
 	published, names := s.published, s.followersLocked()
 	s.mu.Unlock()
 	for {
-		e := s.member.Excerpt(published, false, s.room())
+		e := s.excerpt(published, false)
 		if e == nil {
 			return false
 		}

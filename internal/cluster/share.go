@@ -190,7 +190,7 @@ func (s *share) reply(text []byte) []byte {
 	out := &message{kind: kindRefuse, node: s.node.name}
 	if m != nil && m.kind == kindAsk {
 		s.member.IsOfOthers()
-		if e := s.member.Excerpt(m.after, m.all, s.room()); e != nil {
+		if e := s.excerpt(m.after, m.all); e != nil {
 			out.kind, out.excerpt = kindBlocks, e
 			s.mu.Lock()
 			if s.owns && m.follows {
@@ -225,8 +225,16 @@ func (s *share) followersLocked() (names []string) {
 	return names
 }
 
-// room is how many bytes of blocks a message may have.
-func (s *share) room() int { return s.node.bus.MaxMessage() / 4 * 3 }
+// partSize is about how many bytes of blocks a message has. What else is said to a node waits
+// behind it: on a link of 10 Mbit/s, a fifth of a second.
+const partSize = 256 << 10
+
+// excerpt is what comes after a position, or all that is kept, in one message; nil: nothing is
+// to be given.
+func (s *share) excerpt(after uint64, all bool) *stream.Excerpt {
+	most := s.node.bus.MaxMessage() / 4 * 3
+	return s.member.Excerpt(after, all, min(partSize, most), most)
+}
 
 // errRefused is the reply of a node that has nothing to give.
 var errRefused = errors.New("the node does not give the stream")

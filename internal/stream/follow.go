@@ -194,9 +194,10 @@ func (s *Stream) forOthers() uint64 {
 // blockExtra is about what a block takes in a message beside its bytes and its ID.
 const blockExtra = 64
 
-// Excerpt returns what comes after a position, or all that is kept, in about size bytes
-// at most; nil if the stream is not to be given to other nodes, or a block is too large.
-func (m *Member) Excerpt(after uint64, all bool, size int) *Excerpt {
+// Excerpt returns what comes after a position, or all that is kept, in about size bytes, or one
+// block that takes most at most; nil if the stream is not to be given to other nodes, or a block
+// is too large.
+func (m *Member) Excerpt(after uint64, all bool, size, most int) *Excerpt {
 	s := m.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,16 +219,16 @@ func (m *Member) Excerpt(after uint64, all bool, size int) *Excerpt {
 	e.OldestID, _ = f.BeginsRun(after)
 	limit := s.forOthers()
 	for _, b := range f.After(after) {
-		size -= len(b.Wire) + len(b.ID) + blockExtra
 		if b.Position > limit {
 			break
 		}
-		if size < 0 {
-			if len(e.Blocks) == 0 {
-				return nil
-			}
+		takes := len(b.Wire) + len(b.ID) + blockExtra
+		if size -= takes; size < 0 && len(e.Blocks) > 0 {
 			e.Whole = false
 			break
+		}
+		if takes > most {
+			return nil
 		}
 		_, begins := f.BeginsRun(b.Position)
 		e.Blocks = append(e.Blocks, CopiedBlock{b, begins && b.HasID})

@@ -53,7 +53,7 @@ func (st *streamTest) follower(set func(o *Options), e *Excerpt) (node *streamTe
 }
 
 // all is what a node gives of its stream to another one that has nothing.
-func (m *Member) all() *Excerpt { return m.Excerpt(0, true, 1<<20) }
+func (m *Member) all() *Excerpt { return m.Excerpt(0, true, 1<<20, 1<<20) }
 
 // text is all that an excerpt tells of what an upstream has said.
 func (e *Excerpt) text() string {
