@@ -622,3 +622,25 @@ func TestEarlyErrorOf(t *testing.T) {
 		}
 	}
 }
+
+// Of an answer that came too late the beginning is told, however long it is, and whatever it was coded to.
+func TestSoMuchIsToldOfALateAnswer(t *testing.T) {
+	var coded bytes.Buffer
+	zip := gzip.NewWriter(&coded)
+	_, _ = zip.Write(bytes.Repeat([]byte("a"), 1<<20)) // memory takes it
+	_ = zip.Close()
+	for coding, body := range map[string][]byte{"": bytes.Repeat([]byte("a"), 1<<20), "gzip": coded.Bytes()} {
+		a := newLateAnswer(http.StatusBadGateway, http.Header{"Content-Encoding": {coding}})
+		var err error
+		for n := 0; err == nil && n < 100; n++ { // what decodes says so later
+			_, err = a.Write(body)
+		}
+		if !errors.Is(err, errLateBody) {
+			t.Errorf("coding %q: %v, expected that no more is taken", coding, err)
+		}
+		a.close()
+		if n := a.text.Len(); n != maxLateBody {
+			t.Errorf("coding %q: %d bytes are told, expected %d", coding, n, maxLateBody)
+		}
+	}
+}

@@ -436,3 +436,21 @@ func BenchmarkReauthorize(b *testing.B) {
 		})
 	}
 }
+
+// Of a refusal so much is taken that it may come to its end, and not one that has none.
+func TestSoMuchIsTakenOfARefusal(t *testing.T) {
+	for _, test := range []struct {
+		size  int
+		taken bool
+	}{{maxRefusal, true}, {maxRefusal + 1, false}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		v := &verdictWriter{header: make(http.Header), cancel: cancel}
+		v.WriteHeader(http.StatusUnauthorized)
+		half := test.size / 2
+		_, _ = v.Write(make([]byte, half))
+		if _, err := v.Write(make([]byte, test.size-half)); (err == nil) != test.taken || (ctx.Err() == nil) != test.taken {
+			t.Errorf("%d bytes: %v, %v", test.size, err, ctx.Err())
+		}
+		cancel()
+	}
+}

@@ -1,6 +1,7 @@
 package caddysse
 
 import (
+	"errors"
 	"io/fs"
 	"net/http"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddy-sse/caddy-sse/internal/stream"
+	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
 
 // What reverse_proxy warns of says that an answer has broken off. Where the gateway
@@ -97,5 +99,16 @@ func TestOnlyBreaksAreWarnedOf(t *testing.T) {
 				t.Error("reverse_proxy warns of an answer that has broken off")
 			}
 		})
+	}
+}
+
+// What had come of a body when its connection was given up is dropped; handlers that go on writing are told.
+func TestSoMuchIsDroppedOfABody(t *testing.T) {
+	c := &capture{conn: new(upstreams.Conn), err: stream.ErrStreamOver}
+	if n, err := c.spill(make([]byte, maxSpilt)); n != maxSpilt || err != nil {
+		t.Errorf("%d, %v for what had come", n, err)
+	}
+	if n, err := c.spill(make([]byte, 1)); n != 0 || !errors.Is(err, stream.ErrStreamOver) {
+		t.Errorf("%d, %v for more", n, err)
 	}
 }

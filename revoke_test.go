@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,6 +136,24 @@ func TestApplicationRevokes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// So many fields are looked at in one answer.
+func TestSoManyRevocationsAreTakenOfAnAnswer(t *testing.T) {
+	u := logoutUpstream(t)
+	g := startGateway(t, proxied("revoke_by {cookie.session}", u))
+	within, beyond := g.subscribe("/", "Cookie: session=within"), g.subscribe("/", "Cookie: session=beyond")
+	u.accept()
+	u.accept()
+	fields := slices.Repeat([]string{"Said: nobody"}, maxRevokeFields-1)
+	resp, err := g.client.Do(g.request(http.MethodPost, "/logout", append(fields, "Said: within", "Said: beyond")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	within.expectOver()
+	beyond.expectOpen()
+	beyond.close()
 }
 
 // A stream that was only for requests that are not to be let in ends, with what it keeps:

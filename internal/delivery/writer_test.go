@@ -242,3 +242,31 @@ func TestWhoCannotBeWrittenToIsLetGo(t *testing.T) {
 		}
 	}
 }
+
+// Who sends on and on after its request costs no more than a bounded look into it.
+func TestSoMuchIsReadOfWhoGoesOnSending(t *testing.T) {
+	client, server := net.Pipe()
+	defer server.Close()
+	s := &asyncSocket{conn: server}
+	sent := make(chan int)
+	go func() {
+		n := 0
+		for piece := make([]byte, 1000); ; {
+			m, err := client.Write(piece)
+			if n += m; err != nil {
+				sent <- n
+				return
+			}
+		}
+	}()
+	if s.hasHungUp() {
+		t.Error("it is said to have hung up")
+	}
+	if s.hasHungUp() {
+		t.Error("it is said to have hung up, when it is not looked at any more")
+	}
+	_ = client.Close()
+	if n := <-sent; n < maxRead || n > maxRead+2<<10 {
+		t.Errorf("%d bytes were read, expected %d", n, maxRead)
+	}
+}

@@ -784,3 +784,22 @@ func TestGapShowsLater(t *testing.T) {
 		})
 	}
 }
+
+// Clients choose the IDs that they come with: of the answers to them those are kept that somebody waits for, and so many
+// of the others at most.
+func TestAnswersThatNobodyWaitsForAreBounded(t *testing.T) {
+	inBubble(t, auto(), func(st *streamTest) {
+		st.start()
+		s := st.hub.Every()[0]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i := range 10 * maxAnswers {
+			if s.expect(strconv.Itoa(i), nil) == nil {
+				t.Fatal("nothing is expected of an answer")
+			}
+			if n := len(s.late.open); n > maxAnswers {
+				t.Fatalf("%d answers are kept, expected %d at most", n, maxAnswers)
+			}
+		}
+	})
+}

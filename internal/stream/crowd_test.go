@@ -89,3 +89,14 @@ func TestCrowdOfUsersIsNotTold(t *testing.T) {
 		t.Errorf("told of three users who ask again and again: %+v", told)
 	}
 }
+
+// Clients choose paths: of so many at most it is counted how many streams they have.
+func TestCountedPathsAreBounded(t *testing.T) {
+	h := NewHub()
+	for i := range maxCrowds + 100 {
+		h.joinCrowdLocked(&Stream{identity: identity{path: fmt.Sprint("/", i)}, life: life{options: testOptions()}})
+	}
+	if n := len(h.crowds); n != maxCrowds {
+		t.Errorf("%d paths are counted, expected %d", n, maxCrowds)
+	}
+}

@@ -161,7 +161,34 @@ func (s *Stream) privatize(sp *Stream) {
 	sp.wakeLocked()
 }
 
-// closeSplice frees a splice's place.
+// endSplice ends a splice that nobody needs any more. It has its place until its
+// connection is closed: else many clients that leave in one moment would each open
+// one in the place of the client before.
+func (s *Stream) endSplice(sp *Stream) {
+	if st := sp.splice; st.connects && !st.closes { // else it was merged, and its last client has read it
+		st.closes = true
+		s.closing++
+	}
+	s.closeSplice(sp)
+	sp.endLocked()
+}
+
+// connectionClosed frees the place of a splice that was over, when its connection is
+// closed; st is nil if the connection is none of a splice.
+func (s *Stream) connectionClosed(st *spliceState) {
+	if st == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.connects = false
+	if st.closes {
+		st.parent.closing--
+		st.parent.seats.ring()
+	}
+}
+
+// closeSplice takes a splice from its stream.
 func (s *Stream) closeSplice(sp *Stream) {
 	sp.splice.timer.Stop()
 	delete(s.splices, sp)
@@ -261,8 +288,7 @@ func (s *Stream) release(sub *Subscriber) {
 		s.splice.probe, s.splice.proves = true, true // its client has left, but others wait for what it shows
 		return
 	}
-	s.splice.parent.closeSplice(s)
-	s.endLocked()
+	s.splice.parent.endSplice(s)
 	s.hub.untrack(s)
 }
 

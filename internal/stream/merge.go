@@ -120,8 +120,7 @@ func (s *Stream) mergeSplice(sp *Stream, to uint64) {
 	if c := s.Log().Check(zap.DebugLevel, "splice merged"); c != nil {
 		c.Write(zap.Uint64("position", to), zap.Duration("after", time.Since(st.opened)))
 	}
-	s.closeSplice(sp)
-	sp.endLocked()
+	s.endSplice(sp)
 }
 
 // giveUpSplice makes a splice private.

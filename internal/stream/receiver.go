@@ -52,7 +52,12 @@ func (s *Stream) connectLocked(lastEventID string) {
 	s.cancel = cancel
 	src := s.source // not that of who comes before the goroutine runs
 	to := s.receiver()
+	st := s.splice
+	if st != nil {
+		st.connects = true
+	}
 	s.hub.spawn(func() {
+		defer s.connectionClosed(st)
 		defer cancel()
 		upstreams.Run(ctx, to, src, lastEventID)
 	})

@@ -1130,3 +1130,29 @@ func TestReloadBeforeTheVerdict(t *testing.T) {
 		}
 	})
 }
+
+// However far one connection is behind the other at a reload: so many blocks are remembered of each at most, the newest
+// among them, and so many bytes.
+func TestWhatConnectionsBringBesideEachOtherIsBounded(t *testing.T) {
+	var a beside
+	for i := range uint64(3 * maxBeside) {
+		a.bringsOld(i)
+		if n := len(a.old); n > maxBeside || a.old[n-1] != i {
+			t.Fatalf("%d blocks of the old connection after %d, the last %d", n, i+1, a.old[n-1])
+		}
+	}
+	line := []byte("data: 12345678\n")
+	for i := range uint64(3 * maxBeside) {
+		a.bringsNew(heldBlock{lines: line, hash: 1<<32 + i}, 1<<30)
+		if n := len(a.ahead); n > maxBeside || a.ahead[n-1].hash != 1<<32+i {
+			t.Fatalf("%d blocks of the new connection after %d", n, i+1)
+		}
+	}
+	const limit = 100 * 15
+	for i := range uint64(1000) {
+		a.bringsNew(heldBlock{lines: line, hash: 1<<33 + i}, limit)
+		if a.size > limit || a.size != int64(len(a.ahead)*len(line)) {
+			t.Fatalf("%d bytes of %d blocks, expected %d at most", a.size, len(a.ahead), limit)
+		}
+	}
+}

@@ -48,7 +48,7 @@ func (s *Stream) spliceFor(sub *Subscriber, now time.Time) (found *Stream) {
 // nextSplice is when a splice may be opened for a waiting subscriber, as far as
 // is known.
 func (s *Stream) nextSplice(sub *Subscriber, now time.Time) time.Time {
-	all, withoutID, answering := 0, 0, 0
+	all, withoutID, answering := s.closing, 0, 0
 	for sp := range s.splices {
 		if sp.openID == "" && !sp.isHung(now) && (sp.splice.proves || !sp.splice.probe) {
 			answering++

@@ -1068,6 +1068,40 @@ func TestSpliceLimit(t *testing.T) {
 	})
 }
 
+// A splice has its place until its connection is closed: who finds none waits for that.
+func TestSpliceHasItsPlaceUntilItIsClosed(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(up, splice *fakeConn, of *reader)
+	}{
+		{"its client leaves", func(_, _ *fakeConn, of *reader) { of.leave() }},
+		{"merged", func(up, splice *fakeConn, of *reader) {
+			both(up, splice, "2", "3", "4")
+			splice.greeted()
+			of.read() // goes on in the stream
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, auto(func(o *Options) { o.SpliceLimit = 1 }), func(st *streamTest) {
+				_, up := st.begun()
+				st.source.deaf.Store(true)
+				b, splice := st.spliced("for b")
+				defer splice.breakOff()
+				st.source.deaf.Store(false)
+				c := st.join("")
+				test.end(up, splice, b)
+				time.Sleep(upstreams.ReturnTime - time.Millisecond)
+				c.expect()
+				st.source.expectNone()
+				time.Sleep(time.Millisecond)
+				c.expect("id\n\n")
+				st.source.acceptOpen().event("for c")
+				c.expect(plain("for c"))
+			})
+		})
+	}
+}
+
 // Who waits goes on in the stream as soon as its ID is there.
 func TestSpliceWaitForID(t *testing.T) {
 	inBubble(t, auto(), func(st *streamTest) {

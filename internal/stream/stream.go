@@ -241,6 +241,7 @@ type company struct {
 	track    evidence.Track // what its connections have brought, to be compared
 	sharing  proof
 	splices  map[*Stream]struct{}
+	closing  int          // splices that are over, whose connections are not closed yet: they have their places
 	splice   *spliceState // not nil: this is a splice of another stream
 	left     *spliceState // not nil: it was one, and it is yet to show whether the upstream went on; see decide
 	open     []*Stream    // those that were its splices, and are yet to show that
@@ -362,6 +363,9 @@ type spliceState struct {
 	probe    bool      // has none: it is compared with others; see sharing.go
 	proves   bool      // a probe that shows whether the stream's new connection is shared
 	timer    *time.Timer
+
+	connects bool // its connection is not closed
+	closes   bool // it is over, and has its place until that is closed
 
 	evidence.Likeness
 	hurried bool // a probe was opened beside it
