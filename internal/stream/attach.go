@@ -42,7 +42,10 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 	s.stopLinger()
 	s.attended(now)
 	s.arrivals++
-	sub := &Subscriber{client: req.Client, Origin: s, home: s, stream: s, arrival: s.arrivals, cameAt: now.Sub(s.born)}
+	sub := &Subscriber{
+		comer: comer{Origin: s, arrival: s.arrivals, cameAt: now.Sub(s.born), client: req.Client},
+		place: place{home: s, stream: s},
+	}
 	if req.IDParam != "" {
 		sub.resumption().param = req.IDParam
 	}

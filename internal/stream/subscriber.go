@@ -26,34 +26,19 @@ const (
 // Subscriber is one client's response attached to a stream: a cursor into the
 // replay buffer, of the stream itself or of a splice of it. There may be very many:
 // what few have, or for a moment only, is behind a pointer.
+//
+// The lock of Origin, which home and stream have too, guards what is not fixed.
 type Subscriber struct {
-	// Fixed after attach.
-	Origin   *Stream       // the stream that it joined
-	arrival  uint64        // order of coming
-	cameAt   time.Duration // since Origin was born
-	client   Client
-	delivery Way // how its client is written to
+	comer
 
-	// Where it reads. Guarded by the lock of Origin, which home and stream have
-	// too, as all that follows.
-	own    bool    // its stream's connection is its own, as far as is known; see sharing.go
-	home   *Stream // counts it among its subscribers
-	stream *Stream // whose buffer it reads
-	cursor uint64  // position of the last block given
-	events uint64  // the stream's count of events there
-	live   uint64  // comments up to this position are not given
+	own      bool // its stream's connection is its own, as far as is known; see sharing.go
+	late     bool // is not waited for before it was given everything; see room.go
+	delivery Way  // how its client is written to
 
-	// What it waits for.
-	start    uint64 // the stream's position when it was released
-	released bool   // was sent its head while it waits
-	outage   bool   // the upstream was away then
-	waiting  bool   // for a place in a splice, or for a verdict
+	untold
+	place
+	waits
 
-	// What goes out before the blocks, and how the response ends.
-	unprimed bool        // it was not given the prelude; see preludeAt
-	untimed  bool        // nor a reconnection time
-	hadRetry bool        // the upstream had sent one before it came
-	late     bool        // is not waited for before it was given everything; see room.go
 	awaits   *room       // that a stream waits for with it; nil: none does
 	resuming *resumption // nil: it came without an ID, and its outcome is live
 	lead     *lead       // nil: nothing goes out first
@@ -61,15 +46,55 @@ type Subscriber struct {
 	leaving  *leaving    // nil: nor at a moment that is known
 	pass     Pass        // nil: it has none
 
-	// What the last call of Next gave, and what is not written of it, as far as is known.
-	Taken     int           // how many blocks of the stream the last call of next gave
+	batch
+	share
+}
+
+// comer is who came, and where to. It is fixed after attach.
+type comer struct {
+	Origin  *Stream       // the stream that it joined
+	arrival uint64        // order of coming
+	cameAt  time.Duration // since Origin was born
+	client  Client
+}
+
+// untold is what a subscriber was not given that came before the first event.
+type untold struct {
+	unprimed bool // the prelude; see preludeAt
+	untimed  bool // nor a reconnection time
+	hadRetry bool // the upstream had sent one before it came
+}
+
+// place is where a subscriber reads.
+type place struct {
+	home   *Stream // counts it among its subscribers
+	stream *Stream // whose buffer it reads
+	cursor uint64  // position of the last block given
+	events uint64  // the stream's count of events there
+	live   uint64  // comments up to this position are not given
+}
+
+// waits is what a subscriber waits for, which has no place yet, or has its head only.
+type waits struct {
+	start    uint64 // the stream's position when it was released
+	released bool   // was sent its head while it waits
+	outage   bool   // the upstream was away then
+	waiting  bool   // for a place in a splice, or for a verdict
+}
+
+// batch is what the last call of Next gave, and what is not written of it, as far as is
+// known.
+type batch struct {
+	Taken     int           // how many blocks of the stream it gave
 	takenAt   time.Duration // when the first of them that is no replay was complete, since Origin was born; 0: none is
 	unwritten int           // how many blocks
 	oldest    *replay.Block // the first of them
 	Writing   Since         // it is being written to
+}
 
-	// What it was given, for operators.
-	Sent       uint64        // how many events it was given
+// share is what a subscriber was given, for operators.
+type share struct {
+	Sent       uint64        // how many events
 	FirstEvent time.Duration // from when it came to the first of them
 	bytes      uint64        // how many bytes
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -652,4 +653,11 @@ func TestSpliceLagCount(t *testing.T) {
 		sp.event("2")
 		b.expect(toldGap("lag", "", "1")+"\n", plain("2"))
 	})
+}
+
+// There may be a million of them: one byte more is 32 more of memory for each.
+func TestSubscriberTakesNoMoreThan256Bytes(t *testing.T) {
+	if size := reflect.TypeFor[Subscriber]().Size(); size > 256 {
+		t.Errorf("a Subscriber takes %d bytes: what few of them have is behind a pointer", size)
+	}
 }
