@@ -7,7 +7,7 @@ bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$bench")
 server_core=${BENCH_SERVER_CORE:-0} load_core=${BENCH_LOAD_CORE:-1}
 BENCH_NICE=${BENCH_NICE:-0}
-export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA BENCH_SITE BENCH_TLS BENCH_WRAPPER
+export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA BENCH_SITE BENCH_TLS BENCH_WRAPPER BENCH_CLUSTER BENCH_ADMIN
 tls= # not empty: subscribers come over TLS
 
 die() {
@@ -69,6 +69,51 @@ build_without() {
 	printf '{"Replace": {%s}}' "$(IFS=,; printf '%s' "${replaced[*]}")" >"$work/without.json"
 	go build -buildvcs=false -overlay "$work/without.json" -o "$work/caddy-without" ./cmd/caddy
 	cd - >/dev/null
+}
+
+# build_cluster: the gateway with the module for clusters.
+build_cluster() { go build -C "$root/cluster/nats" -buildvcs=false -o "$work/caddy-cluster" ./cmd/caddy; }
+
+# start_node NUMBER CORE: one of three nodes, with an admin endpoint at a socket in $work. Sets ${node[NUMBER]} and
+# ${node_port[NUMBER]}.
+node=() node_port=()
+start_node() {
+	local number=$1 core=$2 routes="127.0.0.1:${route[1]} 127.0.0.1:${route[2]} 127.0.0.1:${route[3]}"
+	BENCH_PORT=$(free_port "$((18080 + number * 100))")
+	BENCH_ADMIN=unix/$work/admin$number
+	BENCH_EXTRA='name bench'
+	BENCH_CLUSTER=$'sse_cluster nats {\nembedded {\nlisten 127.0.0.1:'${route[$number]}$'\nroutes '$routes$'\n}\nsecret of-a-benchmark-of-thirty-two-bytes\n}'
+	site
+	spawn "$core" "$work/caddy-cluster" run --config "$bench/ours.Caddyfile" --adapter caddyfile
+	node[number]=$spawned node_port[number]=$BENCH_PORT
+	wait_port "$BENCH_PORT"
+}
+
+# start_nodes CORE COUNT: the first on a core, others where the load is. Each reaches all others then.
+start_nodes() {
+	local core=$1 count=$2 number i
+	route=([1]=$(free_port 21000) [2]=$(free_port 21100) [3]=$(free_port 21200))
+	for ((number = 1; number <= count; number++)); do
+		start_node "$number" "$core"
+		core=$load_core
+	done
+	for ((number = 1; number <= count; number++)); do
+		for ((i = 0; ; i++)); do
+			if figures "$number" | grep -q "^caddy_sse_cluster_nodes $count$"; then break; fi
+			((i < 200)) || die "node $number reaches no other; see $work/log"
+			sleep 0.1
+		done
+	done
+	BENCH_CLUSTER='' BENCH_ADMIN=off
+}
+
+# figures NUMBER: the metrics of a node.
+figures() { curl -s --unix-socket "$work/admin$1" http://127.0.0.1/metrics; }
+
+# hold NUMBER: a client of a node that stays.
+hold() {
+	spawn "$load_core" curl -sN -o /dev/null -H 'Accept: text/event-stream' "http://127.0.0.1:${node_port[$1]}/events"
+	sleep 0.5
 }
 
 # versions: what was measured, and on what.
@@ -149,6 +194,9 @@ site() {
 #	without         the gateway less what it counts
 #	wrapped         the gateway with its listener wrapper, also with +'…'
 #	ours            the gateway; ours+'delivery handler' with a further option; NAME=PROGRAM another build of it, also with +'…'
+#	owner           the gateway as one of two nodes: subscribers are at the one that has the upstream connection
+#	follower        the same, at the other one
+#	fan             three nodes: subscribers are at one that follows, and the one is measured that has the connection
 #	floor           the origin without anything between
 start_system() {
 	local system=$1
@@ -168,6 +216,18 @@ start_system() {
 	*) spawn "$load_core" "$work/ssebench" origin -addr "127.0.0.1:$BENCH_ORIGIN" ;;
 	esac
 	case $system in
+	owner | follower | fan)
+		wait_port "$BENCH_ORIGIN"
+		local first=1 last=2
+		if [[ $system == follower ]]; then first=2 last=1; fi
+		if [[ $system == fan ]]; then start_nodes "$server_core" 3; else start_nodes "$server_core" 2; fi
+		hold "$first" # which opens the stream, so that it has the connection
+		hold "$last"
+		if [[ $system == fan ]]; then hold 3; fi
+		server=${node[1]} target=${node_port[1]}
+		if [[ $system == fan ]]; then target=${node_port[2]}; fi
+		return
+		;;
 	ours | ours+* | wrapped | wrapped+* | without | *=*)
 		local program=${system%%+*}
 		[[ $program != without ]] || program=without=$work/caddy-without

@@ -6,7 +6,7 @@
 #	-o DIR      where results.jsonl and report.md go; results are added (bench/out)
 #
 # Systems: floor ours wrapped (ours with its listener wrapper) stock nchan nginx haproxy varnish, without (ours less what a delivery does for metrics and the admin
-# API), ours+'OPTION' (a further option of sse), NAME=PROGRAM (another build of the gateway), NAME=PROGRAM+'OPTION'. The
+# API), owner follower fan (nodes of a cluster; see lib.sh), ours+'OPTION' (a further option of sse), NAME=PROGRAM (another build of the gateway), NAME=PROGRAM+'OPTION'. The
 # server runs on core 0 (BENCH_SERVER_CORE), the load on core 1 (BENCH_LOAD_CORE), both with priority BENCH_NICE (0).
 # Without root, packages that are missing are named, not installed.
 #
@@ -19,6 +19,7 @@
 #	big         the same with events of 10 KiB: MB/s
 #	latency     1,000 subscribers, 10 events/s
 #	single      one subscriber, 50 events/s
+#	pipe        one subscriber, from 5,000 events/s on, 50 at a time
 #	storm       9,800 subscribers connect, 500 at a time
 #	idle        memory for an idle subscriber
 #	idle-h2     the same over HTTP/2, 50 streams on a connection
@@ -65,6 +66,7 @@ round() {
 	pileup) measure pileup "$system" -n "${count:-1000}" -burst 20 -steps 20:2,50:2,100:2,200:2,300:2,400:2,600:2,800:2,1000:2,1500:2,2000:2,3000:2 ;;
 	big) measure big "$system" -n "${count:-1000}" -size 10240 -steps 5:2,10:2,20:2,30:2,40:2,50:2,60:2,80:2,100:2,120:2 ;;
 	latency) measure latency "$system" -n "${count:-1000}" -steps 10:15 ;;
+	pipe) measure pipe "$system" -n 1 -burst 50 -steps 5000:2,10000:2,20000:2,30000:2,40000:2,50000:2,60000:2,80000:2,100000:2 ;;
 	single) measure single "$system" -n "${count:-1}" -steps 50:15 ;;
 	storm) measure storm "$system" -n "${count:-9800}" -conc 500 -settle 1s -steps 2:2 ;;
 	idle) measure idle "$system" -n "${count:-9800}" -settle 10s -steps 1:2 ;;
@@ -124,6 +126,7 @@ main() {
 	if (($#)); then install_packages "$@"; else install_packages nginx nchan haproxy varnish; fi
 	build_programs
 	if [[ " $* " == *" without "* ]]; then build_without; fi
+	if [[ " $* " =~ \ (owner|follower|fan)\  ]]; then build_cluster; fi
 
 	if [[ $scenario == all ]]; then
 		scenarios=(cpu-h2 saturation-h2 storm-h2 idle-h2-1 cpu saturation pileup big latency single storm idle idle-h2 crowd streams stuck resume)
