@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster"
+	"github.com/caddy-sse/caddy-sse/internal/hints"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
@@ -45,6 +46,8 @@ type Cluster struct {
 	BusRaw json.RawMessage `json:"bus,omitempty" caddy:"namespace=sse_cluster.buses inline_key=type"`
 
 	carrier cluster.Carrier
+	logger  *zap.Logger
+	watch   func() // ends the watch
 }
 
 // CaddyModule returns the Caddy module information.
@@ -65,7 +68,7 @@ func (c *Cluster) Provision(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("bus: %T carries no messages between nodes", module)
 	}
-	c.carrier = carrier
+	c.carrier, c.logger = carrier, ctx.Logger()
 	return joinCluster(carrier.Bus(), ctx.Logger())
 }
 
@@ -90,11 +93,32 @@ func joinCluster(bus cluster.Bus, logger *zap.Logger) error {
 }
 
 // Start implements caddy.App.
-func (c *Cluster) Start() error { return c.carrier.Start() }
+func (c *Cluster) Start() error {
+	if err := c.carrier.Start(); err != nil {
+		return err
+	}
+	source := hints.Process.Source("", "", c.logger)
+	w := newNodeWatch(cluster.Process.Load(), source, c.logger, handlersToMeet)
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() { w.run(stop) })
+	c.watch = func() {
+		close(stop)
+		running.Wait()
+		source.Close()
+	}
+	return nil
+}
 
 // Stop implements caddy.App. The bus stays until all that uses it has stopped: it goes
 // when its module is cleaned up.
-func (c *Cluster) Stop() error { return nil }
+func (c *Cluster) Stop() error {
+	if c.watch != nil {
+		c.watch()
+		c.watch = nil
+	}
+	return nil
+}
 
 // parseCluster reads the global option sse_cluster.
 func parseCluster(d *caddyfile.Dispenser, existing any) (any, error) {

@@ -5,11 +5,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/cluster"
 	"github.com/caddy-sse/caddy-sse/internal/cluster/bustest"
+	"github.com/caddy-sse/caddy-sse/internal/hints"
+	"github.com/caddy-sse/caddy-sse/internal/stream"
 )
 
 // Without a cluster operators are told nothing of nodes: there is no metric of them, and
@@ -58,4 +62,88 @@ func TestNodesAreToldOfWithAClusterOnly(t *testing.T) {
 		t.Errorf("with a cluster the admin API tells %+v", l.Cluster)
 	}
 	c.close()
+}
+
+// hintedNode is a node of a cluster with one handler, and the hints that it gives.
+type hintedNode struct {
+	handler *Handler
+	source  *hints.Source
+	watch   *nodeWatch
+	stop    func()
+}
+
+// watchNode makes a node with a handler at a place.
+func watchNode(t *testing.T, net *bustest.Net, name, place string, ids stream.IDsMode) *hintedNode {
+	t.Helper()
+	node, err := cluster.New(net.Add(name), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, options := new(hints.Store), stream.Defaults()
+	options.IDs = ids
+	w := &hintedNode{source: store.Source("", "", zap.NewNop()), handler: &Handler{
+		options: options, instance: &stream.Instance{Place: place}, hints: store.Source("", "", zap.NewNop()),
+	}}
+	w.watch = newNodeWatch(node, w.source, zap.NewNop(), func(yield func(*Handler) bool) { yield(w.handler) })
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.watch.run(end)
+	}()
+	w.stop = func() {
+		close(end)
+		<-ended
+		node.Close()
+	}
+	return w
+}
+
+// expect fails unless there are some hints, and no others.
+func (w *hintedNode) expect(t *testing.T, when string, kinds ...hints.Kind) {
+	t.Helper()
+	if got := slices.Concat(w.handler.hints.Kinds(), w.source.Kinds()); !slices.Equal(got, kinds) {
+		t.Errorf("%s there are the hints %q, expected %q", when, got, kinds)
+	}
+}
+
+// That a node reaches no other one is told, and that others are reached that have no such
+// handler; and no more when it is otherwise.
+func TestNodesThatDoNotMeetAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := bustest.NewNet(1)
+		defer net.Close()
+		one := watchNode(t, net, "one", ":443\x00feed", stream.IDsAuto)
+		defer one.stop()
+		time.Sleep(nodePatience - time.Second)
+		one.expect(t, "so early")
+		time.Sleep(time.Minute)
+		one.expect(t, "while there is no other node", hints.NoNode)
+
+		other := watchNode(t, net, "other", ":443\x00another", stream.IDsAuto)
+		time.Sleep(20 * time.Second)
+		one.expect(t, "when another node has come")
+		time.Sleep(time.Minute)
+		one.expect(t, "while the other one has another handler", hints.Apart)
+		other.expect(t, "while the first one has another handler", hints.Apart)
+
+		third := watchNode(t, net, "third", ":8443\x00feed", stream.IDsAuto) // a name is a place on all nodes
+		defer third.stop()
+		time.Sleep(20 * time.Second)
+		one.expect(t, "when a third one has the handler")
+		third.expect(t, "of one that has the same handler as another")
+		other.expect(t, "of one that has a handler that nobody else has", hints.Apart)
+
+		net.Partition(func(a, b string) bool { return a != b })
+		time.Sleep(time.Minute)
+		one.expect(t, "while no node reaches another", hints.NoNode)
+		net.Partition(func(string, string) bool { return false })
+		time.Sleep(20 * time.Second)
+		one.expect(t, "when all have met again")
+
+		fourth := watchNode(t, net, "fourth", ":443\x00feed", stream.IDsUpstream)
+		defer fourth.stop()
+		time.Sleep(time.Minute)
+		fourth.expect(t, "with other options than all others", hints.Apart)
+		other.stop()
+	})
 }

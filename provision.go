@@ -70,6 +70,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.scope = scopes.Add(1)
 	h.withdraw = access.Process.Offer(h.RevokeBy)
+	if h.Share != shareOff {
+		meetingHandlers.Store(h, struct{}{})
+	}
 	return nil
 }
 
@@ -110,6 +113,7 @@ func (h *Handler) Cleanup() error {
 		access.Process.Stale(h.instance)
 		h.withdraw()
 	}
+	meetingHandlers.Delete(h)
 	h.lookout.close()
 	h.hints.Close()
 	if caddy.Exiting() && h.options != nil {

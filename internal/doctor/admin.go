@@ -121,6 +121,16 @@ func (w *witness) untouched() bool {
 	return w.asked && w.err == nil && len(w.before.Handlers) < maxHandlers && slices.Equal(w.before.Handlers, w.after.Handlers)
 }
 
+// ofNodes are the kinds of hints that the gateway has of the other nodes of its cluster.
+func (w *witness) ofNodes() (kinds []string) {
+	for _, h := range w.after.Hints {
+		if h.Kind == "no_node" || h.Kind == "apart" {
+			kinds = append(kinds, h.Kind)
+		}
+	}
+	return kinds
+}
+
 // remedies are what the gateway itself says to write so that requests come to an sse.
 func (w *witness) remedies() (all []string) {
 	for _, h := range w.after.Hints {

@@ -798,6 +798,20 @@ func TestAnswerPastTheGatewayIsTold(t *testing.T) {
 	}
 }
 
+// What the gateway says of the other nodes of its cluster is told, by its admin API.
+func TestHintsOfNodesAreTold(t *testing.T) {
+	admin := url.URL{Scheme: "http", Host: "admin.test"}
+	r := examine(t, Options{Admin: admin.String()}, func(w http.ResponseWriter, r *http.Request) {
+		s := begin(w, r)
+		if r.Host != "admin.test" {
+			s.wait(time.Hour)
+			return
+		}
+		s.send(`event: streams` + "\n" + `data: {"handlers": [], "hints": [{"kind": "no_node"}, {"kind": "linger"}, {"kind": "apart"}]}` + "\n\n")
+	})
+	r.expect(t, Hints, Advice, "no_node, apart")
+}
+
 // The gateway's admin API is asked what has come to it: that no request has is certain. What is sent with the requests for
 // the stream is not sent to it, and a password in its URL is told to nobody.
 func TestGatewayIsAskedWhatHasCome(t *testing.T) {

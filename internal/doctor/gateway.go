@@ -183,16 +183,28 @@ func epoch(id string) string {
 
 // hints tells what the gateway has noticed of its configuration.
 func (e *examination) hints() Finding {
+	doubtful := func(kinds []string) Finding {
+		return found(Hints, Advice, "something in the gateway's configuration is without effect, or probably not as it is meant",
+			"see the hints on the live page, or in the log: each says what to write", "%s", clip(strings.Join(kinds, ", ")))
+	}
+	ofNodes := e.witness.ofNodes()
 	for _, v := range []*visit{e.again, e.flow} {
 		if v == nil || !v.finished() {
 			continue
 		}
-		kinds := v.probes[len(v.probes)-1].Hints
+		kinds := slices.Clone(v.probes[len(v.probes)-1].Hints)
+		for _, kind := range ofNodes {
+			if !slices.Contains(kinds, kind) {
+				kinds = append(kinds, kind)
+			}
+		}
 		if len(kinds) == 0 {
 			return ok(Hints, "none")
 		}
-		return found(Hints, Advice, "something in the gateway's configuration is without effect, or probably not as it is meant",
-			"see the hints on the live page, or in the log: each says what to write", "%s", clip(strings.Join(kinds, ", ")))
+		return doubtful(kinds)
+	}
+	if len(ofNodes) > 0 {
+		return doubtful(ofNodes)
 	}
 	return unknown(Hints, "turn on the option probe of sse while you look", "the probe did not say")
 }

@@ -40,12 +40,14 @@ const (
 	Query     Kind = "query"      // the key leaves it out
 	FewShare  Kind = "few_share"  // streams have one subscriber each
 	Delivery  Kind = "delivery"   // the fast one cannot be used
+	NoNode    Kind = "no_node"    // of a cluster is reached
+	Apart     Kind = "apart"      // no other node has such a handler
 )
 
 // Kinds are all of them.
 var Kinds = []Kind{
 	Unreached, GracePeriod, Linger, Heartbeat, Names, Detach, Memory, Wrapper,
-	Unseen, NotShared, Withheld, Query, FewShare, Delivery,
+	Unseen, NotShared, Withheld, Query, FewShare, Delivery, NoNode, Apart,
 }
 
 const (
