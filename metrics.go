@@ -124,7 +124,7 @@ func newMetrics() *metrics {
 	labelled("answers_ended_total", "Private and detached streams whose upstream connection ended, and answers that came late and are no event streams.", "result", stream.Answers.Ended)
 	m.streams = prometheus.NewDesc(metricsNamespace+"streams", "Streams that there are.", []string{"kind"}, nil)
 	m.upstreams = prometheus.NewDesc(metricsNamespace+"upstream_connections", "Upstream connections of shared and detached streams, and of splices.", []string{"state"}, nil)
-	m.all = append(m.all, newClusterMetrics())
+	m.all = append(m.all, newClusterMetrics(metricsNamespace))
 	m.hints = prometheus.NewDesc(metricsNamespace+"hints", "Hints that hold: what the gateway has noticed of its configuration.", []string{"kind"}, nil)
 	m.bufferBytes = prometheus.NewDesc(metricsNamespace+"replay_buffer_bytes", "Bytes in all replay buffers, and in decoders.", nil, nil)
 	return m

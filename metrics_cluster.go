@@ -12,9 +12,9 @@ type clusterMetrics struct {
 	nodes, streams, takeOvers, gaveWay, dropped, messages, bytes *prometheus.Desc
 }
 
-func newClusterMetrics() *clusterMetrics {
+func newClusterMetrics(namespace string) *clusterMetrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(metricsNamespace+"cluster_"+name, help, labels, nil)
+		return prometheus.NewDesc(namespace+"cluster_"+name, help, labels, nil)
 	}
 	return &clusterMetrics{
 		nodes:     desc("nodes", "Nodes that are alive, this one included."),
