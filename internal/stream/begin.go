@@ -84,6 +84,7 @@ func (sub *Subscriber) waitsFor(id string) bool {
 	r := sub.resumption()
 	if r.ahead == "" {
 		r.ahead, r.aheadUntil = id, time.Now().Add(aheadTime)
+		r.outcome = ResumeReplayed + "; events=0" // if it ends meanwhile
 		sub.cursor = sub.stream.buffer.Newest
 		sub.stream.recount(sub)
 	}
@@ -91,13 +92,13 @@ func (sub *Subscriber) waitsFor(id string) bool {
 }
 
 // isAhead reports whether the subscriber waits for the event that it had last, and until when.
-// When it does not any more, it begins.
+// When it does not any more, it begins, unless it ends: then it is given nothing.
 func (sub *Subscriber) isAhead(now time.Time) (waits bool, until time.Time) {
 	r := sub.resuming
-	if r == nil || r.aheadUntil.IsZero() || sub.finish() != "" {
+	if r == nil || r.aheadUntil.IsZero() {
 		return false, time.Time{}
 	}
-	if until = r.aheadUntil; sub.stream.isAhead(r.ahead) && now.Before(until) {
+	if until = r.aheadUntil; sub.finish() != "" || (sub.stream.isAhead(r.ahead) && now.Before(until)) {
 		return true, until
 	}
 	r.aheadUntil = time.Time{}

@@ -491,3 +491,60 @@ func TestCookiesStayOnTheirNode(t *testing.T) {
 		}
 	})
 }
+
+// A client that has come from the owner faster than its last event waits for that: it goes on
+// after it, is told a gap if it does not come, and is given nothing if the stream is lost here.
+func TestClientWaitsForItsLastEvent(t *testing.T) {
+	for name, test := range map[string]struct {
+		happens func(m, owner *Member)
+		expect  func(r *reader)
+	}{
+		"it comes": {
+			func(m, owner *Member) { m.Follow(owner.all()) },
+			func(r *reader) {
+				r.hasHead()
+				r.expectOutcome(ResumeReplayed + "; events=1")
+				r.expect(given("4", "4"))
+			},
+		},
+		"it does not come": {
+			func(*Member, *Member) { time.Sleep(aheadTime) },
+			func(r *reader) {
+				r.hasHead()
+				r.expectOutcome(ResumeGap)
+				r.expect(primed("sse1.E.1"))
+			},
+		},
+		"an earlier one comes, and the stream is lost": {
+			func(m, owner *Member) { m.Follow(owner.Excerpt(1, false, 1, 1<<20)); m.Lose() },
+			func(r *reader) { r.expectEnd(EndBroken) },
+		},
+		"the node takes over": {
+			func(m, _ *Member) { m.Connect() },
+			func(r *reader) {
+				r.hasHead()
+				r.expectOutcome(ResumeGap)
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(st *streamTest) {
+				c := st.owner()
+				a, up := st.start()
+				owner := <-c.members
+				up.event("1")
+				synctest.Wait()
+				node, _, m := st.follower(nil, owner.all())
+				up.event("2", "3", "4")
+				synctest.Wait()
+				r := node.join(a.id(3))
+				if time.Sleep(aheadTime / 2); r.hasHead() {
+					t.Error("it begins before it has what it had")
+				}
+				r.expect()
+				test.happens(m, owner)
+				test.expect(r)
+			})
+		})
+	}
+}

@@ -43,7 +43,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 	sub.Origin.mu.Lock()
 	defer sub.Origin.mu.Unlock()
 	s := sub.home
-	if wait, until := sub.isAhead(now); wait {
+	if wait, until := sub.isAhead(now); wait && sub.finish() == "" {
 		return s.bell.wait(), until
 	}
 	if sub.waiting {
@@ -118,7 +118,7 @@ func (sub *Subscriber) NextOf(c Waiter, dst []*replay.Block, now time.Time) (out
 func (sub *Subscriber) advance(dst []*replay.Block, now time.Time) (out []*replay.Block, leaveAt time.Time, end EndReason) {
 	sub.Taken, sub.takenAt = 0, 0
 	if wait, until := sub.isAhead(now); wait {
-		return dst, until, ""
+		return dst, until, sub.finish()
 	}
 	if sub.waiting {
 		sub.home.admit(sub, now)
