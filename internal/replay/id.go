@@ -20,6 +20,10 @@ const MaxShownID = 1024
 // sse1.<epoch>.<position>.
 const IDPrefix = "sse1."
 
+// MaxIDLine is how long a line with such an ID is at most: 32 digits of the epoch, and 20
+// of the position.
+const MaxIDLine = int64(len("id: "+IDPrefix) + 32 + len(".") + 20 + len("\n"))
+
 // NewEpoch names one life of a stream: 128 random bits in hexadecimal, so that
 // a gateway ID can be neither guessed nor mistaken for one of another life.
 func NewEpoch() string {

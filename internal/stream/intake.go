@@ -144,7 +144,7 @@ func (c *intake) Take(b eventstream.Block) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waitForRoom(int64(len(lines) + 1))
+	c.waitForRoom(b, lines)
 	return c.take(b, lines)
 }
 

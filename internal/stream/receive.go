@@ -290,13 +290,14 @@ func (c *intake) appendGap(wire []byte) {
 		return
 	}
 	wire = wire[:len(wire)-1] // the blank line comes after the id
+	told := eventstream.Block{Lines: wire, HasData: true}
 	if s.kind.beside {
-		c.waitForRoom(int64(len(wire) + 1))
+		c.waitForRoom(told, wire)
 	}
 	if s.isGone() {
 		return
 	}
-	b := c.wireBlock(wire, eventstream.Block{Lines: wire, HasData: true})
+	b := c.wireBlock(wire, told)
 	b.Told = true
 	c.append(b)
 }

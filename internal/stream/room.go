@@ -1,6 +1,11 @@
 package stream
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-sse/caddy-sse/eventstream"
+	"github.com/caddy-sse/caddy-sse/internal/replay"
+)
 
 // Waiting for those who read.
 //
@@ -31,10 +36,14 @@ func (p *patience) left(whole time.Duration, now time.Time) time.Duration {
 	return max(0, whole-p.spent)
 }
 
-// waitForRoom waits until the connection's next block, of size bytes, does not
+// waitForRoom waits until the connection's next block, with these lines, does not
 // evict one that a subscriber who keeps up was not given. The stream's lock is
 // held, but for the waiting.
-func (c *intake) waitForRoom(size int64) {
+func (c *intake) waitForRoom(b eventstream.Block, lines []byte) {
+	size := int64(len(lines) + 1)
+	if b.Dispatches() && !c.stream.said.showsIDs && c.options.IDs != IDsUpstream {
+		size += replay.MaxIDLine // it may be given one
+	}
 	for s := (*Stream)(nil); s != c.stream; { // which changes when a successor takes over
 		s = c.stream
 		s.waitForRoom(size, c)

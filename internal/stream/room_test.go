@@ -334,6 +334,24 @@ func TestSpliceSlowSize(t *testing.T) {
 	inBubble(t, auto(func(o *Options) { o.Buffer.Size = 40 }), testSpliceSlow)
 }
 
+// The IDs that the gateway adds to what a splice brings take room, too: a client does not lag
+// for them.
+func TestSpliceWaitsForRoomForIDs(t *testing.T) {
+	inBubble(t, auto(func(o *Options) { o.Buffer.Size, o.LagSkip = 200, true }), func(st *streamTest) {
+		st.begun()
+		b, sp := st.spliced("hello")
+		go sp.event("2", "3", "4", "5")
+		text := ""
+		for range 4 {
+			time.Sleep(time.Millisecond)
+			text += b.read()
+		}
+		if text != plain("2", "3", "4", "5") {
+			st.t.Errorf("given %q", text)
+		}
+	})
+}
+
 // A splice that waits for its clients is not quiet: its next block is there.
 func TestSpliceSlowIsNotQuiet(t *testing.T) {
 	inBubble(t, auto(func(o *Options) { o.Buffer.Events = 2 }), func(st *streamTest) {
