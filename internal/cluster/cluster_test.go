@@ -705,6 +705,41 @@ func TestOwnerOfATermBeforeIsNotHeard(t *testing.T) {
 	})
 }
 
+// What a node tells that has a stream no more is no reason to give it up, whatever term it had.
+func TestOwnerDoesNotGiveWayToWhoHasLeft(t *testing.T) {
+	inCluster(t, 1, 2, nil, func(ct *clusterTest) {
+		all := ct.joinAll()
+		ct.emit(5)
+		ghost := cluster.Sealed(ct.net.Add("ghost"), []byte("secret"), zap.NewNop())
+		name := ct.nodes[0].node.Name([]stream.Part{{Name: "path", Value: "/events"}}, ct.options)
+		if err := cluster.Say(ghost, name, cluster.KindLeft, 9, 0); err != nil {
+			t.Fatal(err)
+		}
+		ct.emit(100)
+		if n := all[0].comes; n != 1 || ct.owner() != ct.nodes[0] {
+			t.Errorf("the owner's client has come %d times", n)
+		}
+	})
+}
+
+// A client of a connection that is not proven, of an application that gives no ids, is not sent
+// to another node's: it would miss something.
+func TestClientThatWouldMissSomethingStays(t *testing.T) {
+	inCluster(t, 1, 2, func(ct *clusterTest) { ct.app.ids, ct.options.Vouched, ct.options.Join = false, false, 0 }, func(ct *clusterTest) {
+		stays := ct.nodes[1].join("stays")
+		ct.nodes[0].join("a")
+		ct.nodes[0].join("b") // who shows that all are told the same
+		ct.emit(1000)
+		if f := ct.nodes[0].node.Figures(); f.Owns != 1 {
+			t.Fatalf("nothing is proven: %+v", f)
+		}
+		if stays.comes != 1 {
+			t.Errorf("it has come %d times", stays.comes)
+		}
+		stays.expect(live(numbers(1, 1000)...)...)
+	})
+}
+
 // A node whose clients have left does not open the stream again when its owner is gone.
 func TestFollowerWithoutClientsDoesNotTakeOver(t *testing.T) {
 	inCluster(t, 1, 2, nil, func(ct *clusterTest) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,6 +122,49 @@ func follower(t *testing.T, test func(ft *followed)) {
 		sub.Leave()
 		hub.EndAll()
 		n.Close()
+	})
+}
+
+// notingBus is a bus that notes what is published.
+type notingBus struct {
+	peerBus
+	mu        sync.Mutex
+	published []*message
+}
+
+func (b *notingBus) Publish(_ string, text []byte) error {
+	m, err := decode(text, time.Now())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.published = append(b.published, m)
+	return err
+}
+
+// What comes to an owner between its reply to a new follower and the moment when it has noticed
+// that is published, though nothing comes after it.
+func TestNewFollowerIsSentWhatCameMeanwhile(t *testing.T) {
+	follower(t, func(ft *followed) {
+		bus := new(notingBus)
+		ft.node.bus = bus
+		ctx, cancel := context.WithCancel(ft.t.Context())
+		var owning sync.WaitGroup
+		owning.Go(func() { ft.own(ctx) })
+		synctest.Wait()
+		ft.mu.Lock()
+		ft.joins("other", 1) // its reply had the first block only
+		ft.mu.Unlock()
+		synctest.Wait()
+		bus.mu.Lock()
+		published := bus.published // before it leaves
+		bus.mu.Unlock()
+		cancel()
+		owning.Wait()
+		for _, m := range published {
+			if m.kind == kindBlocks && len(m.excerpt.Blocks) == 2 && m.excerpt.End() == 3 {
+				return
+			}
+		}
+		ft.t.Errorf("published: %+v", published)
 	})
 }
 

@@ -220,6 +220,28 @@ func TestNewConnectionStaysOnItsNodeUntilItIsProven(t *testing.T) {
 	}
 }
 
+// What a connection has said that is to follow the stream's is not the stream's before that is
+// proven, though no block of it is given.
+func TestWhatASuccessorHasSaidStaysOnItsNode(t *testing.T) {
+	inBubble(t, unproven(), func(st *streamTest) {
+		c := st.owner()
+		_, _, up := st.proven()
+		m := <-c.members
+		if e := m.all(); e.Said == nil {
+			t.Fatal("what the proven one has said is not given")
+		}
+		up.breakOff()
+		st.source.accept().openAs("secret")
+		synctest.Wait()
+		m.stream.mu.Lock()
+		m.stream.said.keep(&said{gaveID: true, lastID: "secret", retry: 12345, hasRetry: true}, "") // as of a successor
+		m.stream.mu.Unlock()
+		if e := m.all(); e == nil || e.Said != nil {
+			t.Errorf("another node is given %+v", e)
+		}
+	})
+}
+
 // A tail is part of an event: of that of a connection which is not proven, nobody is given
 // it but who the connection was opened for.
 func TestTailIsNoOneElses(t *testing.T) {
