@@ -97,7 +97,9 @@ func (f *forwarder) pass() {
 func (f *forwarder) hold() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.held = make(chan struct{})
+	if f.held == nil {
+		f.held = make(chan struct{})
+	}
 }
 
 func (f *forwarder) release() {

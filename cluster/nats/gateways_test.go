@@ -192,34 +192,72 @@ func TestRollingRestartAndReload(t *testing.T) {
 	t.Logf("clients came back %d times, connections to the application %d", comes, a.openedSoFar())
 }
 
+// between are the ways from gateways to each other: from the first to the second.
+type between [3][3]*forwarder
+
+// hold keeps gateways from each other, if apart says so of the two; or nobody.
+func (b *between) hold(apart func(i, j int) bool) {
+	for i := range b {
+		for j, f := range b[i] {
+			switch {
+			case f == nil:
+			case apart(i, j):
+				f.hold()
+			default:
+				f.release()
+			}
+		}
+	}
+}
+
+// startBetween starts three gateways, which reach each other through forwarders only, with two
+// clients each, and the application that sends.
+func startBetween(t *testing.T, a *app) (gateways []*gateway, ways *between, clients []*client, stop func()) {
+	t.Helper()
+	gateways, ways = newGateways(t, a, 3), new(between)
+	for i, g := range gateways {
+		g.routes, g.advertise = nil, ownAddress(t) // where nobody listens
+		for j, to := range gateways {
+			if i != j {
+				ways[i][j] = startForwarder(t, to.listen)
+				g.routes = append(g.routes, ways[i][j].address())
+			}
+		}
+		g.start(t)
+	}
+	for _, g := range gateways {
+		g.awaitOthers(t, 2)
+		clients = append(clients, connect(t, "/events", "", g), connect(t, "/events", "", g))
+	}
+	a.settle(t, 1, clients...)
+	stop = a.keepSending(t)
+	a.awaitAll(t, clients)
+	return gateways, ways, clients, stop
+}
+
+// expectHealed waits until gateways that were apart have one connection again, and fails if a
+// client has missed anything then, or had it twice.
+func (a *app) expectHealed(t *testing.T, gateways []*gateway, clients []*client, stop func()) {
+	t.Helper()
+	for _, g := range gateways {
+		g.awaitOthers(t, 2)
+	}
+	began := time.Now()
+	a.awaitConnections(t, 1)
+	limit(t, "one connection after all have met", began, 5*time.Second)
+	a.awaitAll(t, clients)
+	a.awaitConnections(t, 1)
+	a.expectAll(t, clients, stop, !a.ids)
+}
+
 // Gateways that cannot reach each other serve on, each with a connection; when they can
 // again there is one, and nobody has missed anything or had it twice.
 func TestPartitionHeals(t *testing.T) {
 	t.Parallel()
 	bothIDs(t, func(t *testing.T, a *app) {
 		t.Helper()
-		gateways := newGateways(t, a, 3)
-		var between []*forwarder
-		var routes []string
-		for _, g := range gateways {
-			f := startForwarder(t, g.listen)
-			between, routes = append(between, f), append(routes, f.address())
-		}
-		var clients []*client
-		for i, g := range gateways {
-			g.routes, g.advertise = routes, routes[i]
-			g.start(t)
-		}
-		for _, g := range gateways {
-			g.awaitOthers(t, 2)
-			clients = append(clients, connect(t, "/events", "", g), connect(t, "/events", "", g))
-		}
-		a.settle(t, 1, clients...)
-		stop := a.keepSending(t)
-		a.awaitAll(t, clients)
-		for _, f := range between {
-			f.hold()
-		}
+		gateways, ways, clients, stop := startBetween(t, a)
+		ways.hold(func(int, int) bool { return true })
 		healed := time.NewTimer(time.Duration(size(20, 3)) * time.Second)
 		a.awaitConnections(t, 3)
 		a.awaitAll(t, clients)
@@ -228,18 +266,37 @@ func TestPartitionHeals(t *testing.T) {
 			t.Errorf("%d connections for three sides", n)
 		}
 		a.awaitAll(t, clients)
-		for _, f := range between {
-			f.release()
+		ways.hold(func(int, int) bool { return false })
+		a.expectHealed(t, gateways, clients, stop)
+	})
+}
+
+// Where the one gateway of three that has the connection is cut off, the other two have one
+// connection together, and it has its own; and so where one of the others is.
+func TestPartitionOfTwoAgainstOne(t *testing.T) {
+	t.Parallel()
+	bothIDs(t, func(t *testing.T, a *app) {
+		t.Helper()
+		gateways, ways, clients, stop := startBetween(t, a)
+		for _, next := range []int{0, 1} { // the owner, and one that is not
+			alone := (a.owner(t, gateways) + next) % 3
+			ways.hold(func(i, j int) bool { return i == alone || j == alone })
+			healed := time.NewTimer(time.Duration(size(20, 3)) * time.Second)
+			a.awaitConnections(t, 2)
+			a.awaitAll(t, clients)
+			<-healed.C // that is how long it is apart
+			if n := a.connections(); n != 2 || !a.hasOf(gateways[alone].name) {
+				t.Errorf("%d connections for two sides", n)
+			}
+			a.awaitAll(t, clients)
+			ways.hold(func(int, int) bool { return false })
+			for _, g := range gateways {
+				g.awaitOthers(t, 2)
+			}
+			a.awaitConnections(t, 1)
+			a.awaitAll(t, clients)
 		}
-		for _, g := range gateways {
-			g.awaitOthers(t, 2)
-		}
-		began := time.Now()
-		a.awaitConnections(t, 1)
-		limit(t, "one connection after all have met", began, 5*time.Second)
-		a.awaitAll(t, clients)
-		a.awaitConnections(t, 1)
-		a.expectAll(t, clients, stop, !a.ids)
+		a.expectHealed(t, gateways, clients, stop)
 	})
 }
 
