@@ -19,10 +19,21 @@ import (
 )
 
 // peerBus is a bus on which another node answers what the test says, in this order; then
-// nobody answers.
+// nobody answers. It notes what is published.
 type peerBus struct {
 	deafBus
 	replies []*message
+
+	mu        sync.Mutex
+	published []*message
+}
+
+func (b *peerBus) Publish(_ string, text []byte) error {
+	m, err := decode(text, time.Now())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.published = append(b.published, m)
+	return err
 }
 
 func (b *peerBus) Ask(context.Context, string, []byte) ([]byte, error) {
@@ -125,27 +136,10 @@ func follower(t *testing.T, test func(ft *followed)) {
 	})
 }
 
-// notingBus is a bus that notes what is published.
-type notingBus struct {
-	peerBus
-	mu        sync.Mutex
-	published []*message
-}
-
-func (b *notingBus) Publish(_ string, text []byte) error {
-	m, err := decode(text, time.Now())
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.published = append(b.published, m)
-	return err
-}
-
 // What comes to an owner between its reply to a new follower and the moment when it has noticed
 // that is published, though nothing comes after it.
 func TestNewFollowerIsSentWhatCameMeanwhile(t *testing.T) {
 	follower(t, func(ft *followed) {
-		bus := new(notingBus)
-		ft.node.bus = bus
 		ctx, cancel := context.WithCancel(ft.t.Context())
 		var owning sync.WaitGroup
 		owning.Go(func() { ft.own(ctx) })
@@ -154,9 +148,9 @@ func TestNewFollowerIsSentWhatCameMeanwhile(t *testing.T) {
 		ft.joins("other", 1) // its reply had the first block only
 		ft.mu.Unlock()
 		synctest.Wait()
-		bus.mu.Lock()
-		published := bus.published // before it leaves
-		bus.mu.Unlock()
+		ft.bus.mu.Lock()
+		published := ft.bus.published // before it leaves
+		ft.bus.mu.Unlock()
 		cancel()
 		owning.Wait()
 		for _, m := range published {
