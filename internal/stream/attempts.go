@@ -2,7 +2,6 @@ package stream
 
 import (
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/eventstream"
@@ -93,7 +92,7 @@ func (a *attempts) lost(now time.Time) {
 // next returns how long to wait before the next attempt, and false when the upstream
 // was away for giveUp.
 func (a *attempts) next(now time.Time, giveUp, retryAfter time.Duration) (time.Duration, bool) {
-	return a.backoff.next(now, giveUp, retryAfter, rand.Float64)
+	return a.backoff.next(now, giveUp, retryAfter, random)
 }
 
 // begin begins anew: somebody has asked for an upstream again that had ended the

@@ -1,6 +1,12 @@
 package stream
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// random is chance, from 0 to 1. A test with a seed has its own.
+var random = rand.Float64
 
 const (
 	// defaultReconnectionTime is the base of the reconnection delay while the

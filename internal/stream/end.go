@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -488,7 +487,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 }
 
 // randomUpTo is a random time up to d.
-func randomUpTo(d time.Duration) time.Duration { return time.Duration(rand.Float64() * float64(d)) }
+func randomUpTo(d time.Duration) time.Duration { return time.Duration(random() * float64(d)) }
 
 // onlyFirst leaves a stream to its first subscriber; the others get upstream
 // connections of their own.

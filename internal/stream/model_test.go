@@ -53,6 +53,7 @@ func TestModel(t *testing.T) {
 		ok := t.Run(strconv.Itoa(episode), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newModelWorld(t, rand.New(rand.NewPCG(seed, uint64(episode))))
+				chanceOf(t, seed, uint64(episode))
 				defer func() {
 					if t.Failed() {
 						t.Logf("-model.seed %d, episode %d, step %d: %s\n%s", seed, episode, w.step, w, strings.Join(w.log, "\n"))
@@ -71,6 +72,20 @@ func TestModel(t *testing.T) {
 		}
 	}
 	t.Logf("%+v", total)
+}
+
+// chanceOf makes the package's chance that of a seed until the test ends, so that the seed
+// does the same again: else it would not, as reconnects come at random moments.
+func chanceOf(t *testing.T, seed, episode uint64) {
+	t.Helper()
+	var mu sync.Mutex
+	own, before := rand.New(rand.NewPCG(episode, seed)), random
+	random = func() float64 {
+		mu.Lock()
+		defer mu.Unlock()
+		return own.Float64()
+	}
+	t.Cleanup(func() { random = before })
 }
 
 // modelCounts shows that what is to be tested was tested.
@@ -190,6 +205,7 @@ type record struct {
 	unknown      bool      // it was opened with an ID that the upstream does not go on from
 	cut          int       // so many of the entries are lost for want of memory
 	refusedAt    int       // of a splice that got no head: how many entries its stream had then
+	refusedOn    int       // and how many connections
 }
 
 type entry struct {
@@ -651,7 +667,8 @@ func (w *modelWorld) answer(c *modelConn) {
 			end.Err = errReset
 		}
 		if s.splice != nil {
-			rec.refusedAt = len(w.records[s.splice.parent].entries)
+			parent := w.records[s.splice.parent]
+			rec.refusedAt, rec.refusedOn = len(parent.entries), parent.connections
 		}
 		c.end <- end
 		c.gone = true
@@ -1330,7 +1347,9 @@ func (w *modelWorld) moved(c *modelClient, waiting bool) {
 		w.logf("client %d begins at the newest event: its splice was refused", c.number)
 		c.seq = w.records[sub.Origin]
 		c.next, c.live = int(sub.live), int(sub.live)
-		if at := w.records[from].refusedAt; at > 0 && c.next > at {
+		// It may have waited for another connection of the stream since, without a head.
+		if r := w.records[from]; r.refusedAt > 0 && c.next > r.refusedAt && r.refusedOn == c.seq.connections {
+			at := r.refusedAt
 			w.t.Errorf("client %d begins at %d, its splice was refused at %d", c.number, c.next, at)
 		}
 		c.have, c.seam, c.first, c.idSet = -1, false, false, false

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -151,7 +150,7 @@ const maxAgeSpread = 0.2
 // randomRetry is a reconnection time of the configured range.
 func (o *Options) randomRetry() time.Duration {
 	spread := o.RetryMax - o.RetryMin
-	return (o.RetryMin + time.Duration(rand.Float64()*float64(spread))).Truncate(time.Millisecond)
+	return (o.RetryMin + time.Duration(random()*float64(spread))).Truncate(time.Millisecond)
 }
 
 // LastRetry is a reconnection time to send before a response is ended, so that
@@ -169,7 +168,7 @@ func (o *Options) LastRetry() []byte {
 
 // RandomAge is how long a response may last; 0: no limit.
 func (o *Options) RandomAge() time.Duration {
-	return o.MaxAge - time.Duration(rand.Float64()*maxAgeSpread*float64(o.MaxAge))
+	return o.MaxAge - time.Duration(random()*maxAgeSpread*float64(o.MaxAge))
 }
 
 // Detached are the settings of streams that go on without a client for d. Who
