@@ -54,12 +54,12 @@ func (g *guest) beRevocable(holder stream.Holder, came access.Clock) {
 }
 
 // welcomeSubscriber is welcome for a subscriber of a stream of the hub.
-func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, req *stream.Request, r *http.Request) *guest {
-	g := h.welcome(&guest{sub: sub}, r, req.Holder)
+func (h *Handler) welcomeSubscriber(sub *stream.Subscriber, holder stream.Holder, r *http.Request) *guest {
+	g := h.welcome(&guest{sub: sub}, r, holder)
 	g.place = placeOf(r)
 	g.place.hold()
 	sub.LetIn(g)
-	g.beRevocable(req.Holder, cameAt(r))
+	g.beRevocable(holder, cameAt(r))
 	return g
 }
 

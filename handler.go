@@ -115,12 +115,33 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 	if r.URL.RawQuery != "" {
 		h.hintQuery(r)
 	}
+	up := new(asking)
+	req := h.joining(w, r, next, up)
+	for {
+		sub, err := stream.Process.Join(req)
+		up.request = nil // if it is used, by its stream
+		if err != nil {
+			return nil, h.serveUnjoined(w, r, next, req, err)
+		}
+		d, again, err := h.serveSubscriber(w, r, next, req, sub, up.wait)
+		if !again {
+			return d, err
+		}
+	}
+}
+
+// asking is what a request that joins a stream asks the application with, if it does.
+type asking struct {
+	request *upstreamRequest
+	wait    *opener // nil: the request is not given the first answer
+}
+
+// joining is what a request brings to join a stream.
+func (h *Handler) joining(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, up *asking) *stream.Request {
 	parts := h.policy.Parts(r, h.instance.Place)
 	key := stream.Process.Key(parts)
 	id, param := h.policy.LastEventID(r)
-	var u *upstreamRequest
-	var wait *opener
-	req := &stream.Request{
+	return &stream.Request{
 		Key:         key,
 		Parts:       parts,
 		Instance:    h.instance,
@@ -130,26 +151,13 @@ func (h *Handler) serveShared(w http.ResponseWriter, r *http.Request, next caddy
 		Logger:      h.logger,
 		LastEventID: id,
 		IDParam:     param,
-		Prepare:     func() { u = h.newUpstreamRequest(w, r, next) },
+		Prepare:     func() { up.request = h.newUpstreamRequest(w, r, next) },
 		Source: func(waits bool) stream.Source {
 			if waits {
-				wait = newOpener(h, w, r, key, id, h.withholds(id))
-				u.opener.Store(wait)
+				up.wait = newOpener(h, w, r, key, id, h.withholds(id))
+				up.request.opener.Store(up.wait)
 			}
-			return u
+			return up.request
 		},
-	}
-
-	for {
-		sub, err := stream.Process.Join(req)
-		u = nil // if it is used, by its stream
-		if err != nil {
-			return nil, h.serveUnjoined(w, r, next, req, err)
-		}
-		d, again, err := h.serveSubscriber(w, r, next, req, sub, wait)
-		if !again {
-			req.Parts = nil // d has no use for them, and may last
-			return d, err
-		}
 	}
 }

@@ -26,12 +26,15 @@ type served struct {
 
 	h    *Handler
 	next caddyhttp.Handler
-	req  *stream.Request
 	head *upstreams.Head // nil: it was sent
-	late bool            // another request has opened the stream
-	left bool            // the subscriber is not the request's any more
 
-	counted bool // among the subscribers, in the metrics
+	// Of the request of the stream: the rest of it need not last as long as the response.
+	lastEventID string
+	holder      stream.Holder
+
+	late    bool // another request has opened the stream
+	left    bool // the subscriber is not the request's any more
+	counted bool // it is among the subscribers, in the metrics
 }
 
 // serveSubscriber waits for the stream's head. again tells that the
@@ -55,7 +58,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 	if head == nil {
 		return nil, again, err
 	}
-	d = &served{h: h, next: next, req: req, head: head, late: wait == nil}
+	d = &served{h: h, next: next, head: head, lastEventID: req.LastEventID, holder: req.Holder, late: wait == nil}
 	d.Writer, d.Request, d.Subscriber, d.Settings = w, r, sub, h.settings
 	begins = true
 	return d, false, nil
@@ -64,7 +67,7 @@ func (h *Handler) serveSubscriber(w http.ResponseWriter, r *http.Request, next c
 // run sends the head and delivers the stream.
 func (d *served) run() error {
 	defer d.leave() // also if a handler's writer panics at the head
-	d.Notice = &d.h.welcomeSubscriber(d.Subscriber, d.req, d.Request).notice
+	d.Notice = &d.h.welcomeSubscriber(d.Subscriber, d.holder, d.Request).notice
 	d.begin()
 	end := d.Run()
 	d.uncount()
@@ -109,7 +112,7 @@ func (d *served) end(end stream.EndReason) error {
 	case end == stream.EndPerClient:
 		p := newPassThrough(d.h, d.Writer, d.Request, true)
 		p.missed = missed
-		return d.h.serveAlone(p, d.next, d.req, why)
+		return d.h.serveAlone(p, d.next, d.Subscriber.Key(), d.lastEventID, why)
 	}
 	return nil
 }
@@ -141,7 +144,7 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		if wait != nil && (errors.Is(err, stream.ErrUnshareable) || !wait.leave()) {
 			<-wait.done
 			if wait.again {
-				err := h.serveAlone(newPassThrough(h, w, r, false), next, req, wait.why)
+				err := h.serveAlone(newPassThrough(h, w, r, false), next, req.Key, req.LastEventID, wait.why)
 				return nil, false, err
 			}
 			return nil, false, wait.err
@@ -153,7 +156,7 @@ func (h *Handler) awaitHead(w http.ResponseWriter, r *http.Request, next caddyht
 		// By the upstream, which is to tell why.
 		why := sub.WhyAlone()
 		detach()
-		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req, why)
+		return nil, false, h.serveAlone(newPassThrough(h, w, r, false), next, req.Key, req.LastEventID, why)
 	case stream.EndAskAgain:
 		return nil, true, nil
 	case stream.EndNoSecond:
@@ -249,22 +252,22 @@ func writeHead(w http.ResponseWriter, head *upstreams.Head, outcome string) {
 // serveUnjoined serves a request that cannot join a stream.
 func (h *Handler) serveUnjoined(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, req *stream.Request, why error) error {
 	if errors.Is(why, stream.ErrUnshareable) {
-		return h.serveAlone(newPassThrough(h, w, r, false), next, req, stream.WhyPrivate(why))
+		return h.serveAlone(newPassThrough(h, w, r, false), next, req.Key, req.LastEventID, stream.WhyPrivate(why))
 	}
 	return h.turnAway(w, r, req.Key, why)
 }
 
 // serveAlone gives a client that asked for an event stream an upstream
 // connection of its own, because the answers are not shared, and why.
-func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, req *stream.Request, why stream.Private) error {
+func (h *Handler) serveAlone(p *passThrough, next caddyhttp.Handler, key stream.Key, lastEventID string, why stream.Private) error {
 	p.why = why
-	p.onShareable = func() { stream.Process.Shareable(req.Key) }
-	withheld := h.withholds(req.LastEventID)
+	p.onShareable = func() { stream.Process.Shareable(key) }
+	withheld := h.withholds(lastEventID)
 	if withheld {
 		h.dropID(p.request)
 	}
 	if !p.headSent { // else it was told with the head
-		p.cameWith(req.LastEventID, withheld)
+		p.cameWith(lastEventID, withheld)
 	}
 	return h.servePrivate(p, next)
 }
