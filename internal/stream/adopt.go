@@ -103,7 +103,7 @@ func (h *Hub) adopt(s *Stream, q *Renewal) {
 	if !h.entitledLocked(s, q.Instance) {
 		// Its place is not its own: requests that reach the new handler may
 		// have reached another one before, with other events.
-		s.closed.Store(true)
+		s.close()
 	}
 	s.ownedBy(q.Instance, q.Options, q.Source, q.Logger)
 }

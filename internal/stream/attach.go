@@ -115,7 +115,7 @@ func (s *Stream) isStale() bool {
 func (s *Stream) becomesStale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.kind.moves || s.only != nil || s.draining || s.renewing || s.isGone() {
+	if !s.kind.moves || s.endsWithClients() || s.renewing || s.isGone() {
 		return false
 	}
 	s.renewing = s.isStale()

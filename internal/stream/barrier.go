@@ -30,7 +30,7 @@ func (s *Stream) isSharedSplice() bool {
 // another's as far as is known.
 func (sub *Subscriber) barred() bool {
 	s := sub.stream
-	return !sub.own && s.kind.guarded && s.only == nil && !s.shares()
+	return !sub.own && s.kind.guarded && !s.isExclusive() && !s.shares()
 }
 
 // limit is the position up to which the subscriber may read its stream.

@@ -37,7 +37,7 @@ func (s *Stream) upstreamState() string {
 	switch {
 	case s.isLive():
 		return StateOpen
-	case s.isOpening(), s.isBroken() && s.track.HeadAt.IsZero() && s.conn != nil && !s.conn.ended:
+	case s.isOpening(), s.isBroken() && !s.isHeaded() && s.conn != nil && !s.conn.ended:
 		return StateOpening
 	case s.isBroken():
 		return StateWaiting

@@ -91,7 +91,7 @@ func (s *Stream) closeLeft(sp *Stream) {
 // merge, as far as can be said before that; nil if there is none.
 func (s *Stream) gapSoFar(sp *Stream, now time.Time) []byte {
 	switch {
-	case sp.track.HeadAt.IsZero():
+	case !sp.isHeaded():
 		return nil
 	case sp.comparing().merged:
 		return sp.splice.gap

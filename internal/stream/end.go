@@ -116,7 +116,7 @@ func (s *Stream) endLocked() {
 func (s *Stream) leaveSplices() {
 	s.sharing.trial = nil
 	for sp := range s.splices {
-		if sp.splice.probe {
+		if sp.isProbe() {
 			s.endProbe(sp)
 			continue
 		}
@@ -224,7 +224,7 @@ func (s *Stream) endTrial() {
 		return
 	}
 	for _, sp := range []*Stream{t.x, t.y} {
-		if sp.splice != nil && sp.splice.probe && !sp.splice.proves && !sp.isGone() {
+		if sp.isProbe() && !sp.splice.proves && !sp.isGone() {
 			s.endProbe(sp)
 		}
 	}
@@ -255,7 +255,7 @@ func (sub *Subscriber) Leave() {
 		case s.isGone():
 			s.freeBuffer()
 			forget = true
-		case s.only != nil, s.draining, s.head == nil, s.lingerTime() <= 0 && !s.isFollowed():
+		case s.endsWithClients(), s.head == nil, s.lingerTime() <= 0 && !s.isFollowed():
 			s.endLocked()
 			forget = true
 		default:
@@ -336,7 +336,7 @@ func (s *Stream) finishNow(reason EndReason, tail []byte) (forget bool) {
 		s.source = nil // with the client's credentials
 	}
 	s.endResponses(reason)
-	if s.only != nil || s.draining || s.splice != nil {
+	if s.endsWithClients() || s.splice != nil {
 		s.endLocked()
 		return !s.hasSubscribers()
 	}
@@ -407,7 +407,7 @@ func (s *Stream) comesBack() string {
 		return ""
 	}
 	p := s.splice.parent
-	if !p.shares() && (s.track.HeadAt.IsZero() || p.track.HeadAt.IsZero() || differingField(p.head, s.head, s.options.Insignificant) != "") {
+	if !p.shares() && (!s.isHeaded() || !p.isHeaded() || differingField(p.head, s.head, s.options.Insignificant) != "") {
 		return ""
 	}
 	return string(replay.AppendID(nil, p.epoch, nowhere))
@@ -467,7 +467,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 	}
 	s.draining = true
 	forget := !s.hasSubscribers()
-	opening := s.head == nil && !s.refused && !s.stopped
+	opening := s.isUnanswered()
 	if opening {
 		s.stopped = true
 		close(s.ready)
@@ -512,9 +512,9 @@ func (s *Stream) unshareable(first bool, why Private) {
 	defer s.mu.Unlock()
 	switch {
 	case s.succeeds():
-		s.splice.parent.closed.Store(true)
+		s.splice.parent.close()
 	case !s.kind.beside:
-		s.closed.Store(true)
+		s.close()
 	case s.splice != nil && !s.isGone():
 		s.isPrivateFor(why)
 		s.splice.parent.privatize(s)

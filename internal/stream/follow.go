@@ -162,7 +162,7 @@ func (m *Member) Tell(n NodesInfo) {
 func (m *Member) IsClosed() bool {
 	m.stream.mu.Lock()
 	defer m.stream.mu.Unlock()
-	return m.stream.closed.Load() || m.stream.only != nil
+	return m.stream.isClosed() || m.stream.isExclusive()
 }
 
 // IsShared reports whether the stream goes on and can be given to other nodes.
@@ -176,7 +176,7 @@ func (m *Member) IsShared() bool {
 // lock is held.
 func (s *Stream) isForOthers() bool {
 	switch {
-	case s.head == nil, s.isGone(), s.closed.Load(), s.only != nil, s.why.Reason != "":
+	case s.head == nil, s.isGone(), s.isClosed(), s.isExclusive(), s.why.Reason != "":
 		return false
 	}
 	return s.shares() || s.sharing.barrier > 0
@@ -234,7 +234,7 @@ func (m *Member) Excerpt(after uint64, all bool, size, most int) *Excerpt {
 		e.Blocks = append(e.Blocks, CopiedBlock{b, begins && b.HasID})
 	}
 	if e.End() == f.Newest && s.shares() { // a connection that is not proven may have said something
-		e.Said = &Said{Retry: s.said.retry, HasRetry: s.said.hasRetry, LastID: s.said.lastID, GaveID: s.said.gaveID, ShowsIDs: s.said.showsIDs, Known: f.LastID}
+		e.Said = s.said.tell(f.LastID)
 	}
 	return e
 }
@@ -347,8 +347,7 @@ func (s *Stream) goOn(e *Excerpt) {
 		}
 	}
 	if said := e.Said; said != nil && s.buffer.Newest == e.End() {
-		s.said.retry, s.said.hasRetry = said.Retry, said.HasRetry
-		s.said.lastID, s.said.gaveID, s.said.showsIDs = said.LastID, said.GaveID, said.ShowsIDs
+		s.said.isTold(said)
 		if said.HasRetry {
 			s.attempts.wait(said.Retry)
 		}

@@ -117,7 +117,7 @@ func (s *Stream) appendPrelude(dst []byte, prime string) []byte {
 
 // appendPrime appends a block that gives a client an ID to resume from.
 func (s *Stream) appendPrime(dst []byte, id string) []byte {
-	if id == "" || !s.options.Prime || s.only != nil {
+	if id == "" || !s.options.Prime || s.isExclusive() {
 		return dst
 	}
 	return append(append(append(dst, "id: "...), id...), "\n\n"...)
@@ -128,7 +128,7 @@ func (s *Stream) appendPrime(dst []byte, id string) []byte {
 // it has read on. An upstream that hands out sessions does so when its connection opens.
 func (sub *Subscriber) preludeAt() time.Time {
 	s := sub.stream
-	if !sub.unprimed || sub.waiting || s.track.HeadAt.IsZero() || sub.cursor != s.buffer.Newest {
+	if !sub.unprimed || sub.waiting || !s.isHeaded() || sub.cursor != s.buffer.Newest {
 		return time.Time{}
 	}
 	return s.track.HeadAt.Add(s.options.primeAfter)
@@ -155,7 +155,7 @@ func (sub *Subscriber) givePrelude(now time.Time) bool {
 		return false
 	}
 	sub.unprimed = false
-	if s.only != nil {
+	if s.isExclusive() {
 		return false
 	}
 	prime := ""

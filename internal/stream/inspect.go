@@ -75,7 +75,7 @@ func (s *Stream) Inspect() (info Info, ok bool) {
 		info.Buffer.Oldest = &f.Blocks[0].At
 	}
 	info.LastIDs.Upstream = Clip(s.said.lastID)
-	if !s.said.showsIDs && s.options.IDs != IDsUpstream && s.kind.ids && f.Newest > 0 {
+	if s.givesIDs() && f.Newest > 0 {
 		info.LastIDs.Gateway = shownID(string(replay.AppendID(nil, s.epoch, f.Newest)))
 	}
 	return info, true

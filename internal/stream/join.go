@@ -181,7 +181,7 @@ func (h *Hub) lookupLocked(req *Request) (found *Stream) {
 	}
 	best := -1
 	for _, s := range h.streams[req.Key] {
-		if s.closed.Load() || !h.entitledLocked(s, req.Instance) {
+		if s.isClosed() || !h.entitledLocked(s, req.Instance) {
 			continue
 		}
 		if s.epoch == epoch || slices.ContainsFunc(s.past, func(p Past) bool { return p.Epoch == epoch }) {

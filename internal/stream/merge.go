@@ -24,7 +24,7 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 	timeout := st.opened.Add(s.options.SpliceTimeout)
 	if !s.isLive() || !sp.isLive() {
 		// One of them has no connection: nothing can be said.
-		if sp.track.HeadAt.IsZero() && !now.Before(timeout) && s.isLive() {
+		if !sp.isHeaded() && !now.Before(timeout) && s.isLive() {
 			sp.spliceFailed(upstreams.Ending{})
 			return
 		}
@@ -80,7 +80,7 @@ func (s *Stream) trySplice(sp *Stream, now time.Time) {
 // spliceTimedOut gives a splice up that could not be merged in its time.
 func (s *Stream) spliceTimedOut(sp *Stream) {
 	switch {
-	case sp.splice.probe:
+	case sp.isProbe():
 		s.probeFailed(sp)
 	case sp.track.WasHeld():
 		s.privatize(sp) // its clients have held it up: that says nothing of the upstream
@@ -165,7 +165,7 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 		return
 	}
 	parent := s.splice.parent
-	if s.splice.probe {
+	if s.isProbe() {
 		parent.probeFailed(s)
 		return
 	}
@@ -174,7 +174,7 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 	full := hung || end.Status == http.StatusConflict || end.Status == http.StatusTooManyRequests || end.Status == http.StatusServiceUnavailable
 	alone := full
 	for sub := range parent.subscribers() {
-		alone = alone && (sub.waiting || (sub.stream != parent && !sub.stream.splice.merged))
+		alone = alone && (sub.waiting || (sub.stream != parent && !sub.stream.isMerged()))
 	}
 	joins := full && !parent.spliced && parent.shares()
 	for _, sub := range s.readers() {
@@ -204,7 +204,7 @@ func (s *Stream) spliceFailed(end upstreams.Ending) {
 	Counts.Splices.With(SplicePrivate).Inc()
 	parent.closeSplice(s)
 	if alone && !joins {
-		parent.closed.Store(true)
+		parent.close()
 		parent.endLocked()
 		for sub := range parent.subscribers() {
 			if sub.finish() == EndAskAgain {

@@ -69,7 +69,7 @@ func (sub *Subscriber) held(now time.Time) (wake <-chan struct{}, until time.Tim
 		return nil, time.Time{}
 	}
 	sp := sub.stream
-	if !sp.kind.beside || !sp.track.HeadAt.IsZero() || sp.isGone() {
+	if !sp.kind.beside || sp.isHeaded() || sp.isGone() {
 		return nil, time.Time{}
 	}
 	return sp.bell.wait(), time.Time{}
@@ -231,7 +231,7 @@ func (sub *Subscriber) readLead(dst []*replay.Block) (_ []*replay.Block, greeted
 // stream. It returns false if there is nothing to do.
 func (sub *Subscriber) merge() bool {
 	sp, s := sub.stream, sub.home
-	if sp.splice == nil || !sp.splice.merged || sub.cursor < sp.splice.at {
+	if !sp.isMerged() || sub.cursor < sp.splice.at {
 		return false
 	}
 	to := sp.splice.to
@@ -239,7 +239,7 @@ func (sub *Subscriber) merge() bool {
 	sub.cursor, sub.live, sub.events = to, to, sp.splice.events
 	sub.tell(sp.splice.gap)
 	switch {
-	case !s.said.showsIDs && s.options.IDs != IDsUpstream:
+	case s.givesIDs():
 		sub.prime(string(replay.AppendID(nil, s.epoch, to)))
 	case to == s.buffer.Newest:
 		sub.prime(s.newestID())

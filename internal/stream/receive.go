@@ -77,10 +77,10 @@ func (c *intake) wireBlock(lines []byte, b eventstream.Block) *replay.Block {
 	s := c.stream
 	var id []byte
 	switch {
-	case !b.Dispatches(), s.said.showsIDs, c.options.IDs == IDsUpstream, s.only != nil:
+	case !b.Dispatches(), s.said.showsIDs, c.options.IDs == IDsUpstream, s.isExclusive():
 	case s.kind.ids:
 		id = replay.AppendID(make([]byte, 0, 64), s.epoch, s.buffer.Newest+1)
-	case s.splice != nil && !s.splice.probe && !s.splice.succeeds:
+	case s.splice != nil && !s.isProbe() && !s.splice.succeeds:
 		id = []byte(s.comesBack()) // the network may cut its clients at any time
 	}
 	blk := replay.NewBlock(b, lines, id, time.Now())

@@ -89,7 +89,7 @@ type aftermath struct {
 func (s *Stream) judge(end upstreams.Ending) outcome {
 	s.attempts.ended(end, s.options.Reconnect == ReconnectAlways)
 	s.useParentsSource()
-	exclusive := s.only != nil || s.private || !s.kind.reopens || s.isSharedSplice()
+	exclusive := s.isExclusive() || s.private || !s.kind.reopens || s.isSharedSplice()
 	resumable := s.gave() && s.said.lastID != "" && replay.Sendable(s.said.lastID)
 	switch mode := s.options.Reconnect; {
 	case end.Events && (!end.Clean || resumable) && s.replaced():
@@ -141,7 +141,7 @@ func (s *Stream) sequel(conn *intake, end upstreams.Ending) (q aftermath) {
 			return aftermath{outcome: tryAgain, delay: delay}
 		}
 		return aftermath{}
-	case s.kind.beside && (s.track.HeadAt.IsZero() || (s.splice != nil && s.splice.probe)):
+	case s.kind.beside && (!s.isHeaded() || s.isProbe()):
 		s.spliceFailed(end)
 		return aftermath{}
 	case !s.kind.beside && s.compares():
@@ -183,7 +183,7 @@ func (s *Stream) noteLasted(conn *intake, end upstreams.Ending) {
 func (s *Stream) doubt() {
 	s.facts.forget(s.Key)
 	for sp := range s.splices {
-		if sp.track.HeadAt.IsZero() {
+		if !sp.isHeaded() {
 			s.unshareSplice(sp)
 		}
 	}

@@ -155,7 +155,7 @@ func (s *Stream) positionOf(sub *Subscriber) (position uint64, reads bool) {
 	switch sp := sub.stream; {
 	case sp == s:
 		position, reads = sub.cursor, !sub.waiting && !sub.barred()
-	case sp.splice != nil && sp.splice.merged && sub.home == s:
+	case sp.isMerged() && sub.home == s:
 		position, reads = sp.splice.to, true // where it is going to go on
 	}
 	if sub.finish() != "" && position >= sub.ending.at {

@@ -68,6 +68,17 @@ func (u *said) keep(o *said, openID string) {
 	}
 }
 
+// tell is what another node is told of it; known is the last event ID of clients.
+func (u *said) tell(known string) *Said {
+	return &Said{Retry: u.retry, HasRetry: u.hasRetry, LastID: u.lastID, GaveID: u.gaveID, ShowsIDs: u.showsIDs, Known: known}
+}
+
+// isTold takes over what another node tells.
+func (u *said) isTold(o *Said) {
+	u.retry, u.hasRetry = o.Retry, o.HasRetry
+	u.lastID, u.gaveID, u.showsIDs = o.LastID, o.GaveID, o.ShowsIDs
+}
+
 // counts reports whether the upstream's ids are known to count.
 func (u *said) counts() bool { return u.numbers.Count() }
 

@@ -64,7 +64,7 @@ func (s *Stream) settleProof() {
 	s.dropUnproven()
 	s.endTrial()
 	for sp := range s.splices {
-		if sp.splice.probe {
+		if sp.isProbe() {
 			s.endProbe(sp)
 		}
 	}
@@ -74,7 +74,7 @@ func (s *Stream) settleProof() {
 
 // noteShared makes it known to the key's later streams. The lock is held.
 func (s *Stream) noteShared() {
-	if s.head == nil || s.closed.Load() {
+	if s.head == nil || s.isClosed() {
 		return
 	}
 	s.facts.noteShared(s.Key, sharedFact{head: s.headHash(), greeting: s.greetingTime(), greets: s.track.Greets})
@@ -161,7 +161,7 @@ func (s *Stream) recalled(c *intake, due, now time.Time) {
 	case s.sharing.proven:
 	case s.hasBeenTold():
 		s.facts.doubt(s.Key)
-	case s.conn != c, !s.isLive(), s.closed.Load(), now.Sub(due) > evidence.MaxSettle:
+	case s.conn != c, !s.isLive(), s.isClosed(), now.Sub(due) > evidence.MaxSettle:
 	case s.facts.believes(s.Key): // no other stream has cast doubt since
 		s.settleProof() // it is no evidence that would be remembered for longer
 		for sp := range s.splices {
@@ -222,7 +222,7 @@ func (s *Stream) unshareSplice(sp *Stream) {
 		case sub == first:
 		case sp.track.Said == 0 && sub.Sent == 0:
 			s.waitAgain(sub)
-			if !sp.track.HeadAt.IsZero() {
+			if sp.isHeaded() {
 				sub.release() // it has its head: what comes until it has a connection, it misses
 			}
 		default:
@@ -238,7 +238,7 @@ func (s *Stream) perConnection(why ownReason) {
 	s.facts.noteOwn(s.Key, s.path, why)
 	private := Private{Reason: PrivatePerConnection, Detail: string(why)}
 	s.isPrivateFor(private)
-	s.closed.Store(true)
+	s.close()
 	subscribers := s.countSubscribers()
 	s.options.Lines.perClient.Log(func(suppressed int) {
 		s.Log().Info("upstream sends each connection something different: path is not shared (override with join live or share public)",
@@ -263,7 +263,7 @@ func (s *Stream) perConnection(why ownReason) {
 			sub.finishAt(sub.cursor, EndPerClient)
 		}
 	}
-	if s.only == nil {
+	if !s.isExclusive() {
 		s.endLocked()
 	}
 	s.seats.ring()
@@ -282,7 +282,7 @@ func (s *Stream) perConnection(why ownReason) {
 // leaveToFirst leaves a splice to the first of its clients, or ends it if it is
 // a probe.
 func (s *Stream) leaveToFirst(sp *Stream, why Private) {
-	if sp.splice.probe {
+	if sp.isProbe() {
 		s.endProbe(sp)
 		return
 	}
@@ -302,7 +302,7 @@ func (s *Stream) leaveToFirst(sp *Stream, why Private) {
 // endBarred ends the responses of those who may not be given what comes: they
 // come back, and begin another stream.
 func (s *Stream) endBarred() {
-	s.closed.Store(true)
+	s.close()
 	for sub := range s.subscribers() {
 		if sub.stream == s && sub.barred() && (!sub.waiting || sub.released) && sub.finish() == "" {
 			sub.finishAt(sub.cursor, EndBroken)
@@ -323,7 +323,7 @@ func (s *Stream) makeExclusive() bool {
 	defer s.mu.Unlock()
 	switch {
 	case s.isGone():
-	case s.splice != nil && s.splice.probe:
+	case s.isProbe():
 		s.splice.parent.perConnection(ownGreeting)
 		return true
 	case s.splice != nil:
@@ -342,7 +342,7 @@ func (s *Stream) makeExclusive() bool {
 		s.Log().Info("upstream opens a session for each connection: path is not shared",
 			zap.Int("subscribers", subscribers), zap.Int("suppressed", suppressed))
 	})
-	if s.only == nil {
+	if !s.isExclusive() {
 		s.endLocked()
 		s.hub.untrack(s)
 		return false

@@ -50,10 +50,10 @@ func (s *Stream) spliceFor(sub *Subscriber, now time.Time) (found *Stream) {
 func (s *Stream) nextSplice(sub *Subscriber, now time.Time) time.Time {
 	all, withoutID, answering := s.closing, 0, 0
 	for sp := range s.splices {
-		if sp.openID == "" && !sp.isHung(now) && (sp.splice.proves || !sp.splice.probe) {
+		if sp.openID == "" && !sp.isHung(now) && (sp.splice.proves || !sp.isProbe()) {
 			answering++
 		}
-		if sp.splice.probe {
+		if sp.isProbe() {
 			continue
 		}
 		all++
@@ -82,7 +82,7 @@ func (s *Stream) nextSplice(sub *Subscriber, now time.Time) time.Time {
 // isHung reports whether a splice has been without an answer for so long that
 // nobody else joins it.
 func (s *Stream) isHung(now time.Time) bool {
-	return s.track.HeadAt.IsZero() && now.Sub(s.splice.opened) >= headPatience
+	return !s.isHeaded() && now.Sub(s.splice.opened) >= headPatience
 }
 
 // takes reports whether a subscriber may share a splice: what that has brought is
@@ -130,7 +130,7 @@ func (s *Stream) openSplice(id, param string) *Stream {
 // its ID.
 func (s *Stream) move(sub *Subscriber, sp *Stream) {
 	sub.waiting = false
-	if !sp.track.HeadAt.IsZero() { // else when the head comes
+	if sp.isHeaded() { // else when the head comes
 		s.tellMissed(sub)
 	}
 	sub.stream = sp

@@ -176,6 +176,9 @@ type life struct {
 	why       Private // it is its client's alone; see private.go
 }
 
+// isUnanswered reports whether it is not known yet what the stream is.
+func (l *life) isUnanswered() bool { return l.head == nil && !l.refused && !l.stopped }
+
 func (l *life) isOpening() bool { return l.phase == phaseOpening }
 func (l *life) isLive() bool    { return l.phase == phaseLive }
 func (l *life) isBroken() bool  { return l.phase == phaseBroken }
@@ -208,6 +211,12 @@ type audience struct {
 	seats    seats
 	pace     pace
 }
+
+// isExclusive reports whether the stream is one subscriber's, and ends with it.
+func (a *audience) isExclusive() bool { return a.only != nil }
+
+// endsWithClients reports whether the stream does not stay without subscribers.
+func (a *audience) endsWithClients() bool { return a.isExclusive() || a.draining }
 
 // newAudience is nobody yet.
 func newAudience() audience { return audience{subs: make(map[*Subscriber]struct{})} }
@@ -252,6 +261,16 @@ type company struct {
 
 // IsDetached reports whether the stream is a detached one.
 func (s *Stream) IsDetached() bool { return s.kind.answer }
+
+// close lets nobody join the stream any more.
+func (s *Stream) close() { s.closed.Store(true) }
+
+func (s *Stream) isClosed() bool { return s.closed.Load() }
+
+// givesIDs reports whether the gateway gives the events IDs: the upstream gives none.
+func (s *Stream) givesIDs() bool {
+	return s.kind.ids && !s.said.showsIDs && s.options.IDs != IDsUpstream
+}
 
 // Log is where what happens to the stream is told.
 func (s *Stream) Log() *zap.Logger { return s.logger.Load() }
@@ -512,6 +531,15 @@ func (st *spliceState) skip() {
 		st.answer.judged = true
 	}
 }
+
+// isHeaded reports whether the newest connection has its head.
+func (c *company) isHeaded() bool { return !c.track.HeadAt.IsZero() }
+
+// isProbe reports whether this is a splice without subscribers: it is only compared.
+func (c *company) isProbe() bool { return c.splice != nil && c.splice.probe }
+
+// isMerged reports whether this is a splice whose subscribers go on in its stream.
+func (c *company) isMerged() bool { return c.splice != nil && c.splice.merged }
 
 // succeeds reports whether s is the successor of a stream's connection. The
 // lock is held.

@@ -149,7 +149,7 @@ func (sub *Subscriber) Settled(now time.Time) (ok bool, at time.Time) {
 	case sub.waiting, sub.finish() != "", s.kind.answer:
 		return false, time.Time{}
 	case s.kind.beside:
-		return !s.track.HeadAt.IsZero(), time.Time{} // which tells whether it may be shared
+		return s.isHeaded(), time.Time{} // which tells whether it may be shared
 	case s.settled, s.countSubscribers() > settleCount:
 		return true, time.Time{}
 	}

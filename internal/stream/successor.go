@@ -27,7 +27,7 @@ func (s *Stream) openSuccessor() {
 		return // another handler of the same configuration was cleaned up
 	}
 	s.dropSuccessor()
-	if s.conn == nil || s.follows() || !s.conn.source.Retired() || s.source.Retired() || s.only != nil || s.draining {
+	if s.conn == nil || s.follows() || !s.conn.source.Retired() || s.source.Retired() || s.endsWithClients() {
 		return
 	}
 	id := s.said.lastID

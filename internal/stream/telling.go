@@ -80,7 +80,7 @@ func (sub *Subscriber) skip(reason string) (gapEvent []byte) {
 		missed = number.As[int64](before - sub.events)
 	}
 	id := ""
-	if !s.said.showsIDs && s.options.IDs != IDsUpstream && s.kind.ids {
+	if s.givesIDs() {
 		id = string(replay.AppendID(nil, s.epoch, sub.cursor))
 	}
 	sub.cursor = f.Lost

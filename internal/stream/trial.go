@@ -217,7 +217,7 @@ func (s *Stream) askForProof() {
 // stream goes on as before; else it opens a probe, if anybody waits for that. The
 // lock is held.
 func (s *Stream) proveAgain(c *intake, continues bool) {
-	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.only != nil || !s.compares() {
+	if s.sharing.proven || s.sharing.barrier == 0 || s.sharing.asked || s.isExclusive() || !s.compares() {
 		return
 	}
 	quiet := c.blocks == 0 && time.Since(s.track.HeadAt) >= s.greetingTime()

@@ -70,7 +70,7 @@ func (s *Stream) isSilent(sub *Subscriber, now time.Time) bool {
 	}
 	for sp := range s.splices {
 		at := sp.greetedAt()
-		if sp.openID == "" && (sp.splice.proves || !sp.splice.probe) && !at.IsZero() && !now.Before(at) && sp.track.NewestAt.IsZero() &&
+		if sp.openID == "" && (sp.splice.proves || !sp.isProbe()) && !at.IsZero() && !now.Before(at) && sp.track.NewestAt.IsZero() &&
 			s.track.Said == sp.splice.Said && differingField(s.head, sp.head, s.options.Insignificant) == "" {
 			return true
 		}
@@ -96,7 +96,7 @@ func (sub *Subscriber) Head() (*upstreams.Head, error) {
 	}
 	sub.Origin.mu.Lock()
 	defer sub.Origin.mu.Unlock()
-	if sp := sub.stream; sp.kind.beside && !sp.track.HeadAt.IsZero() {
+	if sp := sub.stream; sp.kind.beside && sp.isHeaded() {
 		return sp.head, nil
 	}
 	return h, nil
@@ -136,7 +136,7 @@ func (sub *Subscriber) lookAgain() time.Time {
 		}
 	}
 	for sp := range s.splices {
-		if hung := sp.splice.opened.Add(headPatience); sp.track.HeadAt.IsZero() && now.Before(hung) {
+		if hung := sp.splice.opened.Add(headPatience); !sp.isHeaded() && now.Before(hung) {
 			evidence.Earliest(&at, hung)
 		}
 	}
