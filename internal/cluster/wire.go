@@ -358,7 +358,7 @@ func (r *reader) block() stream.CopiedBlock {
 	b.At, b.ID, b.Lines = r.time(), r.text(maxText), r.small()
 	b.Wire = []byte(r.text(maxText))
 	dispatched := uint64(0)
-	if b.Dispatches {
+	if b.IsEvent() {
 		dispatched = 1
 	}
 	if b.Lines > len(b.Wire) || b.Events < dispatched || b.Events > b.Position || b.At.IsZero() || (f[5] && !b.HasID) || (b.ID != "" && !b.HasID) {

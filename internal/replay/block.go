@@ -37,6 +37,10 @@ func (k *Block) idSize() int64 { return int64(max(0, len(k.ID)-longID)) }
 // which a reconnection time is not.
 func (k *Block) Says() bool { return k.Dispatches || k.HasID }
 
+// IsEvent reports whether a block is an event of the upstream, which the gateway's own gap
+// events are not: nobody misses one of those.
+func (k *Block) IsEvent() bool { return k.Dispatches && !k.Told }
+
 // Equal reports whether the upstream sent the same bytes for two blocks.
 func (k *Block) Equal(b *Block) bool {
 	return k.Hash == b.Hash && k.HasID == b.HasID && k.ID == b.ID && bytes.Equal(k.Wire[:k.Lines], b.Wire[:b.Lines])

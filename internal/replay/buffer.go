@@ -58,7 +58,7 @@ type idRun struct {
 func (f *Buffer) Append(b *Block) {
 	f.Newest++
 	b.Position = f.Newest
-	if b.Dispatches {
+	if b.IsEvent() {
 		f.Events++
 	}
 	b.Events = f.Events
@@ -77,7 +77,7 @@ func (f *Buffer) Append(b *Block) {
 // another buffer, which this one is a copy of.
 func (f *Buffer) Place(b *Block) {
 	f.Newest, f.Events = b.Position-1, b.Events
-	if b.Dispatches {
+	if b.IsEvent() {
 		f.Events--
 	}
 	f.Append(b)
@@ -283,7 +283,7 @@ func (f *Buffer) EventsAfter(position uint64) (n uint64, ok bool) {
 		return 0, false
 	}
 	rest := f.After(position)
-	i := slices.IndexFunc(rest, func(b *Block) bool { return b.Dispatches })
+	i := slices.IndexFunc(rest, (*Block).IsEvent)
 	if i < 0 {
 		return 0, true
 	}

@@ -64,7 +64,7 @@ func (s *Stream) locate(id string) (position uint64, ok bool) {
 // isCurrent reports whether the stream has an ID, and no event after it.
 func (s *Stream) isCurrent(id string) bool {
 	position, known := s.locate(id)
-	return known && !slices.ContainsFunc(s.buffer.After(position), func(b *replay.Block) bool { return b.Dispatches && !b.Told })
+	return known && !slices.ContainsFunc(s.buffer.After(position), (*replay.Block).IsEvent)
 }
 
 // mayKnow reports whether the upstream may know IDs that the stream does not.

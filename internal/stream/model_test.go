@@ -1083,10 +1083,10 @@ func (rec *record) bursts(from int, limits replay.Limits) bool {
 	return n > limits.Events || (n > 1 && size > limits.Size)
 }
 
-// eventsFrom counts events.
+// eventsFrom counts events of the upstream.
 func (rec *record) eventsFrom(from, to int) (n int) {
 	for _, e := range rec.entries[from:to] {
-		if e.dispatches {
+		if e.dispatches && e.serial != toldSerial {
 			n++
 		}
 	}

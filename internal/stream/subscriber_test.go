@@ -622,6 +622,21 @@ func TestRevokedSubscribersAreGivenNothing(t *testing.T) {
 	})
 }
 
+// How many events a client has missed is told without those that the gateway has made
+// itself: the upstream did not send them, and each tells of others.
+func TestGapEventsAreNotMissed(t *testing.T) {
+	set := func(o *Options) { o.Buffer.Events, o.GapEvent, o.LagSkip = 2, "gap", true }
+	inBubble(t, set, func(st *streamTest) {
+		a, up := st.start()
+		up.event("1")
+		a.read()
+		up.breakOff()
+		again := st.source.acceptOpen() // the gap at position 2
+		again.event("2", "3", "4")
+		a.expect(toldGap("lag", "sse1.E.1", "1")+"\n", given("4", "3"), given("5", "4"))
+	})
+}
+
 // A splice has no ids of the gateway that a gap event could name.
 func TestSpliceLagID(t *testing.T) {
 	set := func(o *Options) { o.Buffer.Age, o.GapEvent, o.LagSkip = time.Second, "gap", true }

@@ -74,7 +74,7 @@ func (sub *Subscriber) skip(reason string) (gapEvent []byte) {
 	missed := int64(-1)
 	if rest := f.After(f.Lost); len(rest) > 0 {
 		before := rest[0].Events
-		if rest[0].Dispatches {
+		if rest[0].IsEvent() {
 			before--
 		}
 		missed = number.As[int64](before - sub.events)
