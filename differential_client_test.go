@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -402,6 +403,12 @@ func (k *comparison) head(n note) {
 	k.between, k.foreign = nil, false
 	if n.id == "" {
 		k.have, k.must, k.told, k.late, k.few = -1, n.must, false, -1, nil
+		return
+	}
+	// Who was cut on a joining connection is told, and begins as a new one does: nobody knows what it has had.
+	if _, position, own := replay.ParseID(n.id); own && position == math.MaxUint64 && n.told {
+		k.gaps++
+		k.have, k.must, k.told, k.late, k.few = -1, n.must, true, -1, nil
 		return
 	}
 	if n.told {
