@@ -195,7 +195,12 @@ func (c *client) alone(ctx context.Context, g *gateway) {
 	}
 	conn, session := a.connect(c.lastID)
 	defer a.disconnect(conn)
+	a.alone.Add(1)
+	defer a.alone.Add(-1)
 	c.hasHead(session)
+	if !a.ids && c.lastID != "" {
+		c.add("gap") // the application does not know it
+	}
 	for !conn.hasEnded() && !conn.hasBroken() {
 		for _, text := range conn.take() {
 			c.take([]byte(text))

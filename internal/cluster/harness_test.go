@@ -34,6 +34,7 @@ type app struct {
 	count    int
 	conns    map[*appConn]struct{}
 	opened   int
+	alone    atomic.Int64  // connections of clients that are not shared
 	slowness time.Duration // before each head
 	padding  string        // of lines, before each event
 	log      func(format string, args ...any)
