@@ -56,15 +56,13 @@ func (s *Stream) attach(req *Request) (*Subscriber, error) {
 		sub.own = true
 	}
 	s.addSubscriber(sub)
-	if req.Holder != s.holder {
-		s.mixed.Store(true)
-	}
+	s.isJoinedBy(req.Holder)
 	if s.member != nil && s.member.asked != nil {
 		s.member.asked[sub] = req.LastEventID
 	}
 	s.resume(sub, req.LastEventID)
 	if s.hasEnded() && s.kind.answer {
-		sub.finishAt(s.buffer.Newest, s.over.why).tail = s.over.tail
+		s.endFor(sub)
 	} else if s.hasEnded() {
 		// Who comes back after the end goes on where it was, and with it the
 		// stream.
@@ -85,9 +83,7 @@ func (s *Stream) keptHead() *upstreams.Head {
 
 // reopen opens the stream again for a request. The lock is held.
 func (s *Stream) reopen(req *Request, now time.Time) {
-	s.phase = phaseBroken
-	s.reopening = true
-	s.over = over{}
+	s.beginAgain()
 	s.attempts.begin(now)
 	if req.Instance.sequence >= s.owner.sequence && !req.Instance.Retired.Load() {
 		s.source = req.Source(true)

@@ -78,6 +78,13 @@ func (s *Stream) decide(sp *Stream, now time.Time) {
 	sp.wakeLocked()
 }
 
+// decideAll decides for all that are left to their clients.
+func (s *Stream) decideAll(now time.Time) {
+	for _, sp := range slices.Clone(s.open) {
+		s.decide(sp, now)
+	}
+}
+
 // closeLeft ends the comparison of a splice that was left to its clients.
 func (s *Stream) closeLeft(sp *Stream) {
 	sp.left.timer.Stop()

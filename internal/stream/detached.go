@@ -12,7 +12,7 @@ import (
 func (h *Hub) OpenDetached(req *Request) (*Subscriber, error) {
 	req.prepare(nil)
 	defer func() { req.digest = nil }()
-	s := newStream(h, req, nil)
+	s := h.openedBy(req, nil)
 	s.kind = detachedKind
 	s.why = orElse(req.Private, Private{Reason: PrivateMethod})
 	s.answer = NewAnswerClock()

@@ -38,7 +38,8 @@
 //	lines.go, backoff.go, attempts.go, bell.go, reasons.go,
 //	key.go, private.go, counts.go, answers.go,
 //	responses.go, gap.go, excerpt.go, facts.go, figures.go, said.go,
-//	stay.go, settings.go, kind.go, since.go       values, and words: they know no stream
+//	stay.go, settings.go, kind.go, since.go,
+//	life.go, contents.go                         values, and words: they know no stream
 //	stream.go with subscriber.go                 all that a stream is made of
 //	kept.go, holds.go, ids.go, barrier.go,
 //	compare.go, telling.go, continuity.go,

@@ -122,9 +122,7 @@ func (s *Stream) leaveSplices() {
 		}
 		s.privatize(sp)
 	}
-	for _, sp := range slices.Clone(s.open) {
-		s.decide(sp, time.Now())
-	}
+	s.decideAll(time.Now())
 }
 
 // privatize leaves a splice to its subscribers: it is not going to be merged.
@@ -445,7 +443,7 @@ func (s *Stream) refuse(failed bool, why Private) {
 		s.hub.markUnshareable(s.Key, alone, why)
 	}
 	if !reopened {
-		close(s.ready)
+		s.endWait()
 	}
 	if forget {
 		s.hub.forget(s)
@@ -470,7 +468,7 @@ func (s *Stream) drain(window time.Duration, reason EndReason) {
 	opening := s.isUnanswered()
 	if opening {
 		s.stopped = true
-		close(s.ready)
+		s.endWait()
 	}
 	for sp := range s.splices {
 		sp.wakeLocked()

@@ -299,7 +299,7 @@ func (s *Stream) beginWithExcerpt(e *Excerpt) {
 	s.attempts.connections = 1 // it has one elsewhere: those to come here are not its first
 	s.goOn(e)
 	s.stay.began(now)
-	close(s.ready)
+	s.endWait()
 	subs := s.readers()
 	slices.SortFunc(subs, func(a, b *Subscriber) int { return cmp.Compare(a.arrival, b.arrival) })
 	for _, sub := range subs {

@@ -23,20 +23,6 @@ func (s *Stream) ownID(id string) bool {
 	return ok && s.options.IDs != IDsUpstream
 }
 
-// standsFor reports whether an ID of the gateway is one of the stream's, of this epoch
-// or an earlier one, as far as its position can be told from that of others.
-func (i *identity) standsFor(epoch string, position uint64) bool {
-	if epoch == i.epoch {
-		return true
-	}
-	for _, p := range i.past {
-		if p.Epoch == epoch {
-			return position <= p.Until
-		}
-	}
-	return false
-}
-
 // ofThisLife reports whether an ID is one of the gateway's that the stream gave.
 func (s *Stream) ofThisLife(id string) bool {
 	epoch, position, ok := replay.ParseID(id)

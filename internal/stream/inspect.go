@@ -22,12 +22,6 @@ func (sub *Subscriber) DeliveredBy(way Way) {
 	sub.delivery = way
 }
 
-// ID names the stream to operators, as nothing else in the process.
-func (s *Stream) ID() string { return s.Key.String() + "-" + strconv.FormatUint(s.number, 10) }
-
-// Serial grows from stream to stream of the process.
-func (s *Stream) Serial() uint64 { return s.number }
-
 // listed reports whether a stream is shown as one. A splice that can still be
 // merged, and a connection that is to succeed a stream's, are not. The lock is
 // held.

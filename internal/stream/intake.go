@@ -20,8 +20,7 @@ const endpointType = "endpoint"
 func (c *intake) Opening() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.stream
-	return (s.head == nil || s.reopening) && !s.refused && !s.stopped
+	return c.stream.needsHead()
 }
 
 // Reconnects reports whether the stream had a connection before this one.
@@ -82,7 +81,7 @@ func (c *intake) Opened(h *upstreams.Head, private error) {
 	s.wakeLocked() // for those whose head waits for this one; see held
 	if opening {
 		s.stay.began(now)
-		close(s.ready)
+		s.endWait()
 	}
 	if c.mends && !s.succeeds() {
 		c.logRecovered()

@@ -3,7 +3,6 @@ package stream
 import (
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/caddy-sse/caddy-sse/internal/replay"
@@ -12,47 +11,21 @@ import (
 
 // A request looks for its stream, or opens one.
 
-// newStream makes a stream for a request; the first to attach opens it. A head is given
+// openedBy makes a stream for a request; the first to attach opens it. A head is given
 // when it follows a stream that ended, for a client that was in that.
-func newStream(h *Hub, req *Request, head *upstreams.Head) *Stream {
-	s := &Stream{
-		identity: identity{
-			hub:      h,
-			facts:    &h.facts,
-			kind:     sharedKind,
-			number:   NextNumber(),
-			born:     time.Now(),
-			Key:      req.Key,
-			place:    req.Instance.Place,
-			path:     req.digest.path,
-			parts:    req.digest.parts,
-			epoch:    replay.NewEpoch(),
-			holder:   req.Holder,
-			headTime: max(OpeningPatience, req.headTime),
-			ready:    make(chan struct{}),
-			mu:       new(sync.Mutex),
-		},
-		ownership: ownership{owner: req.Instance},
-		life:      life{options: req.Options, head: head},
-		audience:  newAudience(),
-		link:      link{source: req.Source(true), hurry: make(chan struct{}, 1)},
-		company:   company{splices: make(map[*Stream]struct{})},
-	}
-	s.shownHost, s.shownPath = req.digest.host, req.digest.shown
-	s.setLogger(req.Logger)
-	s.buffer.Limits = req.Options.Buffer
-	s.track.Buffer = &s.buffer
+func (h *Hub) openedBy(req *Request, head *upstreams.Head) *Stream {
+	s := newStream(h, &h.facts, req)
 	if head != nil {
+		s.head = head
 		s.stay.began(s.born)
-		close(s.ready)
-		s.phase = phaseBroken
-		s.reopening = true
+		s.endWait()
+		s.beginAgain()
 	}
 	if id := req.LastEventID; id != "" && replay.ValidID(id) && replay.Sendable(id) && !s.ownID(id) {
 		s.openID = id
 		s.said.asksAfter(id)
 		s.buffer.SetLastID(id, 0)
-		s.late.opening = s.expect(id, s)
+		s.expectFirst(id)
 	}
 	s.fresh = s.openID == ""
 	return s
@@ -143,7 +116,7 @@ func (h *Hub) openLocked(req *Request, kept *Stream) (*Subscriber, error) {
 	if h.IsShort(req.Logger) {
 		return nil, ErrNoMemory
 	}
-	s := newStream(h, req, head)
+	s := h.openedBy(req, head)
 	s.adoptable = req.Instance.aloneLocked()
 	if req.digest.name != "" {
 		s.member = newMember(s, req.digest.name, *h.cluster.Load())
@@ -184,7 +157,7 @@ func (h *Hub) lookupLocked(req *Request) (found *Stream) {
 		if s.isClosed() || !h.entitledLocked(s, req.Instance) {
 			continue
 		}
-		if s.epoch == epoch || slices.ContainsFunc(s.past, func(p Past) bool { return p.Epoch == epoch }) {
+		if s.hadEpoch(epoch) {
 			return s
 		}
 		if p := s.preference(req.LastEventID); p > best {

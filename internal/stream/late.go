@@ -34,6 +34,9 @@ func (s *Stream) expect(id string, of *Stream) *firstAnswer {
 	return a
 }
 
+// expectFirst is expect for the connection that opens the stream.
+func (s *Stream) expectFirst(id string) { s.late.opening = s.expect(id, s) }
+
 // awaited reports whether a client is to be told what an answer shows.
 func (s *Stream) awaited(a *firstAnswer) bool {
 	for sub := range s.subscribers() {

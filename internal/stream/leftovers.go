@@ -140,7 +140,7 @@ func (h *Hub) Fill(n int, of func(i int) (*Request, uint64)) (remove func()) {
 	for i := range all {
 		req, events := of(i)
 		req.prepare(nil)
-		s := newStream(h, req, nil)
+		s := h.openedBy(req, nil)
 		s.buffer.Events = events
 		h.track(s)
 		all[i] = s

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"cmp"
 	"context"
 	"time"
 
@@ -245,7 +244,7 @@ func (sub *Subscriber) merge() bool {
 		sub.prime(s.newestID())
 	}
 	if s.hasEnded() || s.isGone() {
-		sub.finishAt(s.buffer.Newest, cmp.Or(s.over.why, EndBroken)).tail = s.over.tail // while it was on its way
+		s.endFor(sub) // while it was on its way
 	}
 	sp.release(sub)
 	return true

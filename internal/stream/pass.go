@@ -52,7 +52,7 @@ func (h *Hub) EndHeld(holder Holder, fits func(place, host string) bool, window 
 		return
 	}
 	for _, s := range h.Every() {
-		if s.holder == holder && !s.mixed.Load() && fits(s.place, s.shownHost) {
+		if s.isOnlyOf(holder) && fits(s.place, s.shownHost) {
 			s.drain(window, EndRevoked)
 		}
 	}

@@ -14,10 +14,6 @@ import (
 // pass is hidden: to EventSource any status is the end, and an application that
 // is being restarted lets its streams end and is not there for a while.
 
-// OpeningPatience is how long a client waits without a head for the answer to
-// another one's request, or for one that it can do without because a head is kept.
-const OpeningPatience = 5 * time.Second
-
 // AwaitOpening waits for the stream's head, or for whatever comes in its place.
 // Who has not opened the stream itself does not wait for long: the request of the
 // first client may hang where another one is answered at once. Then again tells

@@ -35,7 +35,7 @@ const (
 // has to wait. The oldest that takes it comes first.
 func (s *Stream) spliceFor(sub *Subscriber, now time.Time) (found *Stream) {
 	for sp := range s.splices {
-		if sp.takes(sub, now) && (found == nil || sp.number < found.number) {
+		if sp.takes(sub, now) && (found == nil || sp.Serial() < found.Serial()) {
 			found = sp
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,17 +17,6 @@ import (
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
-)
-
-// phase is what a stream is doing.
-type phase int
-
-const (
-	phaseOpening phase = iota // its first upstream connection has no head yet
-	phaseLive                 // connected
-	phaseBroken               // the connection was lost; trying again
-	phaseEnded                // the upstream ended it; kept for a while for those who come back
-	phaseGone                 // over: nobody can join
 )
 
 // Source opens upstream connections for a stream, with a request of a client
@@ -162,45 +152,6 @@ type ownership struct {
 	adoptable bool // the owner was alone at its place
 }
 
-// life is what state the stream is in.
-type life struct {
-	options   *Options
-	phase     phase
-	head      *upstreams.Head
-	refused   bool // the first answer was not an event stream to share
-	stopped   bool // drained before there was an answer
-	reopening bool // it had ended, and the upstream has not answered since; see reopen.go
-	renewing  bool // the handlers of the new configuration are being looked for
-	over      over
-	private   bool    // was a splice: breaks are not hidden
-	why       Private // it is its client's alone; see private.go
-}
-
-// isUnanswered reports whether it is not known yet what the stream is.
-func (l *life) isUnanswered() bool { return l.head == nil && !l.refused && !l.stopped }
-
-func (l *life) isOpening() bool { return l.phase == phaseOpening }
-func (l *life) isLive() bool    { return l.phase == phaseLive }
-func (l *life) isBroken() bool  { return l.phase == phaseBroken }
-func (l *life) hasEnded() bool  { return l.phase == phaseEnded }
-func (l *life) isGone() bool    { return l.phase == phaseGone }
-
-// over is how a stream ended, with phaseEnded and phaseGone.
-type over struct {
-	why  EndReason
-	tail []byte // what the upstream sent after its last blank line
-}
-
-// contents is what the stream has, to be given.
-type contents struct {
-	buffer    replay.Buffer
-	charged   int64 // of the buffer's bytes, those in the hub's count
-	greeting  greeting
-	settled   bool          // has had an event: it is not the first one's alone
-	answer    *AnswerClock  // of a detached stream; guarded by mu
-	responses *ResponsesLog // of one that may be of the Responses API; see detach_responses.go
-}
-
 // audience is who reads the stream, or waits for it.
 type audience struct {
 	bell     Bell // rung when there is something new
@@ -259,6 +210,57 @@ type company struct {
 	openings time.Time // up to when splices without an ID were opened, one in each spliceInterval
 }
 
+// newStream makes a stream for a request.
+func newStream(hub keeper, facts *facts, req *Request) *Stream {
+	s := &Stream{
+		identity: identity{
+			hub:       hub,
+			facts:     facts,
+			kind:      sharedKind,
+			number:    NextNumber(),
+			born:      time.Now(),
+			Key:       req.Key,
+			place:     req.Instance.Place,
+			path:      req.digest.path,
+			parts:     req.digest.parts,
+			shownHost: req.digest.host,
+			shownPath: req.digest.shown,
+			epoch:     replay.NewEpoch(),
+			holder:    req.Holder,
+			headTime:  max(OpeningPatience, req.headTime),
+			ready:     make(chan struct{}),
+			mu:        new(sync.Mutex),
+		},
+		ownership: ownership{owner: req.Instance},
+		life:      life{options: req.Options},
+		audience:  newAudience(),
+		link:      link{source: req.Source(true), hurry: make(chan struct{}, 1)},
+		company:   company{splices: make(map[*Stream]struct{})},
+	}
+	s.setLogger(req.Logger)
+	s.buffer.Limits = req.Options.Buffer
+	s.track.Buffer = &s.buffer
+	return s
+}
+
+// newSplice makes a splice of the stream with a last event ID.
+func (s *Stream) newSplice(id, param string) *Stream {
+	now := time.Now()
+	sp := &Stream{
+		identity: s.identity,
+		life:     life{options: s.options, phase: phaseBroken, head: s.head},
+		audience: newAudience(),
+		link:     link{source: s.source, hurry: make(chan struct{}, 1), said: s.said.beside(id)},
+		company:  company{splice: &spliceState{parent: s, opened: now, since: now, Likeness: evidence.Likeness{Said: s.track.Said}}},
+	}
+	sp.kind, sp.number, sp.born, sp.openID, sp.IDParam = spliceKind, NextNumber(), now, id, param
+	sp.holder = Holder{} // of its stream that is asked
+	sp.buffer.Limits = s.buffer.Limits
+	sp.track.Buffer = &sp.buffer
+	sp.setLogger(s.Log())
+	return sp
+}
+
 // IsDetached reports whether the stream is a detached one.
 func (s *Stream) IsDetached() bool { return s.kind.answer }
 
@@ -271,6 +273,44 @@ func (s *Stream) isClosed() bool { return s.closed.Load() }
 func (s *Stream) givesIDs() bool {
 	return s.kind.ids && !s.said.showsIDs && s.options.IDs != IDsUpstream
 }
+
+// ID names the stream to operators, as nothing else in the process.
+func (s *Stream) ID() string { return s.Key.String() + "-" + strconv.FormatUint(s.number, 10) }
+
+// Serial grows from stream to stream of the process.
+func (s *Stream) Serial() uint64 { return s.number }
+
+// hadEpoch reports whether the stream has given IDs of an epoch.
+func (i *identity) hadEpoch(epoch string) bool {
+	return i.epoch == epoch || slices.ContainsFunc(i.past, func(p Past) bool { return p.Epoch == epoch })
+}
+
+// standsFor reports whether an ID of the gateway is one of the stream's, of this epoch
+// or an earlier one, as far as its position can be told from that of others.
+func (i *identity) standsFor(epoch string, position uint64) bool {
+	if epoch == i.epoch {
+		return true
+	}
+	for _, p := range i.past {
+		if p.Epoch == epoch {
+			return position <= p.Until
+		}
+	}
+	return false
+}
+
+// endWait lets those go on who wait for the head: it is known what the stream is.
+func (i *identity) endWait() { close(i.ready) }
+
+// isJoinedBy takes note of a holder whose request joins the stream.
+func (s *Stream) isJoinedBy(holder Holder) {
+	if holder != s.holder {
+		s.mixed.Store(true)
+	}
+}
+
+// isOnlyOf reports whether nobody but a holder has asked for the stream.
+func (s *Stream) isOnlyOf(holder Holder) bool { return s.holder == holder && !s.mixed.Load() }
 
 // Log is where what happens to the stream is told.
 func (s *Stream) Log() *zap.Logger { return s.logger.Load() }
@@ -482,41 +522,6 @@ type patience struct {
 	at    time.Time // as of then
 }
 
-// greeting is what an upstream connection brought before its first pause.
-type greeting struct {
-	blocks []*replay.Block
-	size   int64
-	ended  bool
-	last   time.Time // of the head or the newest block
-}
-
-// greetingPause ends a greeting.
-const greetingPause = time.Second
-
-// over reports whether the greeting has ended.
-func (g *greeting) over(now time.Time) bool {
-	return g.ended || now.Sub(g.last) > greetingPause
-}
-
-// add takes a block if it belongs to the greeting. One over limit bytes is no
-// greeting; nothing of it is kept.
-func (g *greeting) add(b *replay.Block, limit int64) {
-	if b.CommentOnly {
-		return
-	}
-	if g.over(b.At) {
-		g.ended = true
-		return
-	}
-	g.last = b.At
-	g.size += int64(len(b.Wire))
-	if g.size > limit {
-		g.blocks, g.ended = nil, true
-		return
-	}
-	g.blocks = append(g.blocks, b)
-}
-
 // current returns the stream that the connection is one of.
 func (c *intake) current() *Stream {
 	c.mu.Lock()
@@ -574,6 +579,11 @@ func (s *Stream) root() *Stream {
 // nobody else is given it. The lock is held.
 func (s *Stream) gave() bool {
 	return s.said.gaveID || (s.splice != nil && s.splice.parent.said.gaveID)
+}
+
+// endFor has a subscriber end as the stream did, when it was given everything.
+func (s *Stream) endFor(sub *Subscriber) {
+	sub.finishAt(s.buffer.Newest, cmp.Or(s.over.why, EndBroken)).tail = s.over.tail
 }
 
 // setConn makes a connection the stream's newest. The lock is held.

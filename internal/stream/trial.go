@@ -165,24 +165,6 @@ func (s *Stream) greetedAsAll(sp *Stream, now time.Time, again *time.Time) bool 
 	return false
 }
 
-// newSplice makes a splice with a last event ID.
-func (s *Stream) newSplice(id, param string) *Stream {
-	now := time.Now()
-	sp := &Stream{
-		identity: s.identity,
-		life:     life{options: s.options, phase: phaseBroken, head: s.head},
-		audience: newAudience(),
-		link:     link{source: s.source, hurry: make(chan struct{}, 1), said: s.said.beside(id)},
-		company:  company{splice: &spliceState{parent: s, opened: now, since: now, Likeness: evidence.Likeness{Said: s.track.Said}}},
-	}
-	sp.kind, sp.number, sp.born, sp.openID, sp.IDParam = spliceKind, NextNumber(), now, id, param
-	sp.holder = Holder{} // of its stream that is asked
-	sp.buffer.Limits = s.buffer.Limits
-	sp.track.Buffer = &sp.buffer
-	sp.setLogger(s.Log())
-	return sp
-}
-
 // addSplice makes a splice, or a probe, of a stream.
 func (s *Stream) addSplice(id, param string) *Stream {
 	s.buffer.Indexed()
