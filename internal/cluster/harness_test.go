@@ -250,10 +250,10 @@ type lossyBus struct {
 
 // Publish implements cluster.Bus.
 func (b lossyBus) Publish(subject string, message []byte) error {
-	if b.loses(subject) != nil {
-		return nil
+	if b.loses(subject) == nil {
+		return b.Bus.Publish(subject, message)
 	}
-	return b.Bus.Publish(subject, message)
+	return nil
 }
 
 // Ask implements cluster.Bus.
