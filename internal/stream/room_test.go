@@ -341,13 +341,13 @@ func TestSpliceWaitsForRoomForIDs(t *testing.T) {
 		st.begun()
 		b, sp := st.spliced("hello")
 		go sp.event("2", "3", "4", "5")
-		text := ""
+		var text strings.Builder
 		for range 4 {
 			time.Sleep(time.Millisecond)
-			text += b.read()
+			text.WriteString(b.read())
 		}
-		if text != plain("2", "3", "4", "5") {
-			st.t.Errorf("given %q", text)
+		if text.String() != plain("2", "3", "4", "5") {
+			st.t.Errorf("given %q", text.String())
 		}
 	})
 }
