@@ -8,6 +8,7 @@ root=$(dirname "$bench")
 server_core=${BENCH_SERVER_CORE:-0} load_core=${BENCH_LOAD_CORE:-1}
 BENCH_NICE=${BENCH_NICE:-0}
 export BENCH_PORT BENCH_ORIGIN BENCH_EXTRA BENCH_SITE BENCH_TLS BENCH_WRAPPER BENCH_CLUSTER BENCH_ADMIN
+host= # not empty: what subscribers give as the host
 tls= # not empty: subscribers come over TLS
 
 die() {
@@ -81,9 +82,9 @@ start_node() {
 	local number=$1 core=$2 routes="127.0.0.1:${route[1]} 127.0.0.1:${route[2]} 127.0.0.1:${route[3]}"
 	BENCH_PORT=$(free_port "$((18080 + number * 100))")
 	BENCH_ADMIN=unix/$work/admin$number
-	BENCH_EXTRA='name bench'
+	BENCH_EXTRA=$'name bench\nbuffer 100000'
 	BENCH_CLUSTER=$'sse_cluster nats {\nembedded {\nlisten 127.0.0.1:'${route[$number]}$'\nroutes '$routes$'\n}\nsecret of-a-benchmark-of-thirty-two-bytes\n}'
-	site
+	BENCH_SITE=http://:$BENCH_PORT BENCH_TLS='bind 127.0.0.1' host=bench.test
 	spawn "$core" "$work/caddy-cluster" run --config "$bench/ours.Caddyfile" --adapter caddyfile
 	node[number]=$spawned node_port[number]=$BENCH_PORT
 	wait_port "$BENCH_PORT"
@@ -110,10 +111,15 @@ start_nodes() {
 # figures NUMBER: the metrics of a node.
 figures() { curl -s --unix-socket "$work/admin$1" http://127.0.0.1/metrics; }
 
-# hold NUMBER: a client of a node that stays.
+# hold NUMBER ROLE: a client of a node that stays. The node owns its stream, or follows.
 hold() {
-	spawn "$load_core" curl -sN -o /dev/null -H 'Accept: text/event-stream' "http://127.0.0.1:${node_port[$1]}/events"
-	sleep 0.5
+	local i
+	spawn "$load_core" curl -sN -o /dev/null -H "Host: $host" -H 'Accept: text/event-stream' "http://127.0.0.1:${node_port[$1]}/events"
+	for ((i = 0; ; i++)); do
+		if figures "$1" | grep -q "^caddy_sse_cluster_streams{role=\"$2\"} 1$"; then return; fi
+		((i < 200)) || die "node $1 does not have the stream as it should ($2); see $work/log"
+		sleep 0.1
+	done
 }
 
 # versions: what was measured, and on what.
@@ -201,7 +207,7 @@ site() {
 start_system() {
 	local system=$1
 	BENCH_PORT=$(free_port 18080) BENCH_ORIGIN=$(free_port 19000) BENCH_PUBLISH=$(free_port 20000)
-	BENCH_EXTRA='' BENCH_WRAPPER=''
+	BENCH_EXTRA='' BENCH_WRAPPER='' host=
 	site
 	target=$BENCH_PORT control=$BENCH_ORIGIN
 	: >"$work/log"
@@ -221,9 +227,9 @@ start_system() {
 		local first=1 last=2
 		if [[ $system == follower ]]; then first=2 last=1; fi
 		if [[ $system == fan ]]; then start_nodes "$server_core" 3; else start_nodes "$server_core" 2; fi
-		hold "$first" # which opens the stream, so that it has the connection
-		hold "$last"
-		if [[ $system == fan ]]; then hold 3; fi
+		hold "$first" owns # it opens the stream, so it has the connection
+		hold "$last" follows
+		if [[ $system == fan ]]; then hold 3 follows; fi
 		server=${node[1]} target=${node_port[1]}
 		if [[ $system == fan ]]; then target=${node_port[2]}; fi
 		return
@@ -270,7 +276,7 @@ measure() {
 	start_system "$system"
 	printf '%s ' "$(date +%T)" >&2
 	if ! timeout 600 nice -n "$BENCH_NICE" taskset -c "$load_core" "$work/ssebench" client -scenario "$scenario" -label "$(label "$system")" \
-		-addr "127.0.0.1:$target" -origin "127.0.0.1:$control" -pid "$server" "$@" >>"$out/results.jsonl" 9>&-; then
+		-addr "127.0.0.1:$target" -origin "127.0.0.1:$control" -pid "$server" ${host:+-host "$host"} "$@" >>"$out/results.jsonl" 9>&-; then
 		printf '%s: %s failed; log: %s\n' "$scenario" "$system" "$(tail -c 300 "$work/log")" >&2
 	fi
 	end_all

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 type clientConfig struct {
 	label, scenario string
 	address         string
+	host            string
 	path            string
 	headers         headerList
 	n               int
@@ -52,6 +54,7 @@ func parseClient(args []string) (clientConfig, error) {
 	f.StringVar(&c.label, "label", "", "name of the system, for the report")
 	f.StringVar(&c.scenario, "scenario", "", "name of the scenario, for the report")
 	f.StringVar(&c.address, "addr", "127.0.0.1:8080", "the server: IPv4 address and port")
+	f.StringVar(&c.host, "host", "", "the field Host of HTTP/1.1, in place of the address: nodes share streams of one host")
 	f.StringVar(&c.path, "path", "/events", "path; {s} becomes the stream's number")
 	f.Var(&c.headers, "header", "'name: value' of each request; may be given again")
 	f.IntVar(&c.n, "n", 100, "subscribers")
@@ -98,7 +101,7 @@ func (c *clientConfig) pathOf(subscriber int) string {
 
 // request returns an HTTP/1.1 request.
 func (c *clientConfig) request(subscriber int) []byte {
-	b := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n", c.pathOf(subscriber), c.address)
+	b := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n", c.pathOf(subscriber), cmp.Or(c.host, c.address))
 	for _, h := range c.headers {
 		b = fmt.Appendf(b, "%s: %s\r\n", h[0], h[1])
 	}
