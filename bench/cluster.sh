@@ -20,7 +20,7 @@ done
 
 work=$(mktemp -d)
 trap 'end_all; rm -rf "$work"' EXIT
-ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+ulimit -n "$(ulimit -Hn)" # a node has one and a third files for each stream
 (cd "$root" && go build -buildvcs=false -o "$work/ssebench" ./cmd/ssebench)
 build_cluster
 
@@ -39,14 +39,29 @@ wait_port "$BENCH_ORIGIN"
 start_nodes "$server_core" 3
 declare -A before
 for n in 1 2 3; do before[$n]=$(memory "$n"); done
-for n in 1 2 3; do # which owns what it is asked for first; the others follow
-	spawn "$load_core" "$work/ssebench" client -addr "127.0.0.1:${node_port[$n]}" -host "$host" -n "$streams" -streams "$streams" -path '/events/{s}' -settle 1h -timeout 10m
+# ask NUMBER PART: clients of a node, one for each stream of a third of them.
+ask() {
+	spawn "$load_core" "$work/ssebench" client -addr "127.0.0.1:${node_port[$1]}" -host "$host" -n "$((streams / 3))" -streams "$((streams / 3))" \
+		-path "/events/$2/{s}" -conc 10 -settle 1h -timeout 10m
+}
+
+# await NUMBER COUNT: until a node has so many streams.
+await() {
+	local i
 	for ((i = 0; ; i++)); do
-		if (($(figure "$n" 'cluster_streams{role="owns"}') + $(figure "$n" 'cluster_streams{role="follows"}') >= streams)); then break; fi
-		((i < 6000)) || die "node $n has too few streams; see $work/log"
+		if (($(figure "$1" 'cluster_streams{role="owns"}') + $(figure "$1" 'cluster_streams{role="follows"}') >= $2)); then return; fi
+		((i < 3000)) || die "node $1 has too few streams; see $work/log"
 		sleep 0.1
 	done
+}
+
+for n in 1 2 3; do ask "$n" "$n"; done # each owns a third
+for n in 1 2 3; do await "$n" "$((streams / 3))"; done
+for n in 1 2 3; do # and follows the others
+	ask "$n" "$((n % 3 + 1))"
+	ask "$n" "$(((n + 1) % 3 + 1))"
 done
+for n in 1 2 3; do await "$n" "$((streams / 3 * 3))"; done
 sleep 15 # until what was new is not
 declare -A cpu sent messages
 for n in 1 2 3; do

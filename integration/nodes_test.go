@@ -24,15 +24,11 @@ func amongNodes(t *testing.T, admin string) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := httputil.NewSingleHostReverseProxy(target)
-	p.FlushInterval = -1
-	direct := p.Director
-	p.Director = func(r *http.Request) {
-		direct(r)
-		r.Host = admin
-		r.Header.Del("Referer") // the page's own, as the endpoint sees it
-		r.Header.Del("Accept-Encoding")
-	}
+	p := &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target) // the host, too
+		r.Out.Header.Del("Referer")
+		r.Out.Header.Del("Accept-Encoding")
+	}}
 	p.ModifyResponse = func(answer *http.Response) error {
 		if !strings.HasSuffix(answer.Request.URL.Path, "/feed") {
 			return nil

@@ -76,7 +76,7 @@ func TestExample(t *testing.T) {
 	}
 	dir, page := copyExample(t, address)
 	leaves := t.TempDir()
-	run := exec.Command("bash", "-c", commands(page, "Run it"))
+	run := exec.Command("bash", "-c", commands(page, "Run it")) //nolint:gosec // G204: of our own page
 	run.Dir, run.Env = dir, append(os.Environ(), "TMPDIR="+leaves)
 	run.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	said, err := os.Create(filepath.Join(t.TempDir(), "said"))
@@ -112,7 +112,7 @@ func TestExample(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s\nshowed:\n%s", look, out)
 		}
-		command := exec.Command("bash", "-c", look)
+		command := exec.Command("bash", "-c", look) //nolint:gosec // G204: of our own page
 		command.Dir = dir
 		out, _ = command.CombinedOutput() // what it shows counts
 	}
@@ -122,7 +122,7 @@ func TestExample(t *testing.T) {
 		t.Errorf("logs %q, %v", logs, err)
 	}
 	for _, name := range logs {
-		text, err := os.ReadFile(name)
+		text, err := os.ReadFile(name) //nolint:gosec // G304: below a folder of the test
 		for line := range strings.Lines(string(text)) {
 			if strings.Contains(line, "not a directory") {
 				t.Errorf("a node complains: %v, %s", err, line)
