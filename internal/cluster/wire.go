@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/caddy-sse/caddy-sse/internal/number"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/stream"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
@@ -212,7 +213,7 @@ func (w *writer) block(b stream.CopiedBlock) {
 	w.number(uint64(max(0, b.Ordinal)))
 	w.time(b.At)
 	w.text(b.ID)
-	w.number(uint64(b.Lines)) //nolint:gosec // a length
+	w.number(number.As[uint64](b.Lines)) // a length
 	w.text(string(b.Wire))
 }
 
@@ -248,11 +249,11 @@ func (r *reader) number() uint64 {
 // count reads how many of something follow. Each takes a byte at least.
 func (r *reader) count(most int) int {
 	n := r.number()
-	if n > uint64(most) || n > uint64(len(r.rest)) { //nolint:gosec // not negative
+	if n > number.As[uint64](most) || n > uint64(len(r.rest)) { // not negative
 		r.fail()
 		return 0
 	}
-	return int(n) //nolint:gosec // at most most
+	return number.As[int](n) // at most most
 }
 
 func (r *reader) text(most int) string {

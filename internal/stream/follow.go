@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sse/caddy-sse/internal/evidence"
+	"github.com/caddy-sse/caddy-sse/internal/number"
 	"github.com/caddy-sse/caddy-sse/internal/replay"
 	"github.com/caddy-sse/caddy-sse/internal/upstreams"
 )
@@ -244,7 +245,7 @@ func (s *Stream) connectionNumber() uint64 {
 	if s.follows() {
 		return s.member.connection
 	}
-	return uint64(s.attempts.connections) //nolint:gosec // a count
+	return number.As[uint64](s.attempts.connections) // a count
 }
 
 // eventsAt is how many events there were up to a position that nothing after is lost of.
