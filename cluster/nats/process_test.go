@@ -670,14 +670,15 @@ func (a *app) awaitOneEach(t *testing.T, streams int, clients []*client) {
 	})
 }
 
-// sendUntil sends an event at an interval, until something is so.
+// sendUntil sends an event at an interval, until something is so. The interval grows: on a slow
+// machine an event would be sent before all clients had the last one.
 func (a *app) sendUntil(t *testing.T, interval time.Duration, so func(last int) bool) {
 	t.Helper()
 	var last int
 	var sent time.Time
 	await(t, "what is so after an event", func() bool {
 		if time.Since(sent) > interval {
-			last, sent = a.send(1), time.Now()
+			last, sent, interval = a.send(1), time.Now(), interval+interval/4
 		}
 		return so(last)
 	})
