@@ -15,7 +15,7 @@ type repeatState int
 const (
 	repeatAwaited repeatState = iota // no block with an id came yet
 	repeatRunning                    // each block so far was a kept one, in order
-	repeatBrought                    // or one that the connection before brought; see Brought
+	repeatBrought                    // or one that the connection before brought, in order; see Brought
 	repeatOver
 )
 
@@ -73,8 +73,7 @@ func (r *Repeats) Has(f *replay.Buffer, b eventstream.Block, lines []byte, begun
 		if b.CommentOnly() {
 			return false
 		}
-		if len(r.Brought) > 0 && r.Brought[0] == broughtHash(b.ID, lines) {
-			r.Brought = r.Brought[1:]
+		if r.Brought.Follows(b.ID, lines) {
 			return true
 		}
 		r.state = repeatOver
@@ -210,6 +209,18 @@ func (l *Brought) Next(lines []byte) bool {
 		return false
 	}
 	*l = (*l)[1:]
+	return true
+}
+
+// Follows reports whether a block is the next one, and goes on to the one after it. If it
+// has an id, others may be before it: the connection before may have brought some twice,
+// because it was asked to go on after an ID that several events have.
+func (l *Brought) Follows(id, lines []byte) bool {
+	i := slices.Index(*l, broughtHash(id, lines))
+	if i < 0 || (i > 0 && len(id) == 0) {
+		return false
+	}
+	*l = (*l)[i+1:]
 	return true
 }
 

@@ -373,6 +373,39 @@ func TestReloadDoublesNothing(t *testing.T) {
 			a.expect(numbered("13"))
 		})
 	})
+	// So is what came after the ID, and which the old one has brought twice: it has broken, and several events have that ID.
+	t.Run("evicted, and brought twice", func(t *testing.T) {
+		inBubble(t, func(o *Options) { o.Buffer.Events = 4 }, func(st *streamTest) {
+			a, up := st.start()
+			again := func(c *fakeConn) {
+				t.Helper()
+				c.event("x")
+				if err := c.send("id: 1\ndata: y\n\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			up.numbered("1")
+			again(up)
+			a.read()
+			up.breakOff()
+			up = st.source.acceptOpen()
+			st.reload()
+			next := st.source.accept()
+			again(up)
+			next.open()
+			a.read()
+			for _, id := range counting(2, 12) {
+				up.numbered(id)
+				a.expect(numbered(id))
+			}
+			again(next)
+			next.numbered("2", "3")
+			time.Sleep(overlap)
+			up.expectGone(true)
+			next.numbered(counting(4, 13)...)
+			a.expect(numbered("13"))
+		})
+	})
 	t.Run("ids that the new one begins to give", func(t *testing.T) {
 		inBubble(t, gapEvent, func(st *streamTest) {
 			a, up := st.start()
