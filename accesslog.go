@@ -108,7 +108,7 @@ func flushedAfterwards(r *http.Request) bool {
 
 // newAccessRecord prepares the entry of a request and keeps Caddy from writing
 // one. It returns nil if there is to be none.
-func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int) delivery.Record {
+func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size int, returned delivery.Returned) delivery.Record {
 	ctx := r.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool)
@@ -137,7 +137,12 @@ func (h *Handler) newAccessRecord(w http.ResponseWriter, r *http.Request, size i
 		zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: w.Header(), ShouldLogCredentials: credentials}),
 	}
 	extra, _ := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
-	context.AfterFunc(ctx, func() { a.returned(extra) })
+	returned(func(known bool) {
+		if !known {
+			extra = nil // they may be adding to it
+		}
+		a.returned(extra)
+	})
 	return a
 }
 

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -156,7 +157,7 @@ func (d *Delivery) takeOver() bool {
 	c.began = d.to.began
 	c.last = theWriters().moment(d.to.last)
 	if d.Settings.Record != nil {
-		c.log = d.Settings.Record(d.Writer, d.Request, d.to.sent)
+		c.log = d.Settings.Record(d.Writer, d.Request, d.to.sent, d.returned(socket))
 	}
 	d.Subscriber.Writing.Stop()
 	c.counted.Inc()
@@ -164,4 +165,14 @@ func (d *Delivery) takeOver() bool {
 	d.Subscriber.DeliveredBy(stream.ByConnection)
 	theWriters().take(c, d.By.home())
 	return true
+}
+
+// returned tells when the request's handlers have. Over HTTP/1.1 it is the context that ends
+// then, since nobody reads from the connection any more for the server. Over HTTP/2 it may
+// end before, with the connection.
+func (d *Delivery) returned(s socket) Returned {
+	if shared, ok := s.(*streamSocket); ok {
+		return shared.stream.Returned
+	}
+	return func(tell func(known bool)) { context.AfterFunc(d.Request.Context(), func() { tell(true) }) }
 }

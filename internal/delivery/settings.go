@@ -16,10 +16,14 @@ type Settings struct {
 
 	// Record begins to record a response when its connection is taken over, after so
 	// many bytes of the body. It may return nil, and be nil.
-	Record func(w http.ResponseWriter, r *http.Request, size int) Record
+	Record func(w http.ResponseWriter, r *http.Request, size int, returned Returned) Record
 
 	beatChunk []byte // Beat in the chunked transfer coding
 }
+
+// Returned calls tell, once, when the handlers of a request have returned whose response
+// was taken over; known is false if that is not going to be known. tell must not wait.
+type Returned func(tell func(known bool))
 
 // NewSettings are settings, less Record.
 func NewSettings(heartbeat time.Duration, beat []byte, writeTimeout time.Duration) *Settings {

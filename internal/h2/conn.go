@@ -254,6 +254,7 @@ func (c *Conn) fail(err error) {
 	c.err = err
 	for _, s := range c.streams {
 		s.end()
+		s.tellReturned()
 	}
 	for _, claim := range c.claims {
 		close(claim.done)

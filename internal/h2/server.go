@@ -250,7 +250,7 @@ func (c *Conn) fateOf(h header, payload []byte) fate {
 		}
 		if h.kind == frameHeaders && h.has(flagEndStream) {
 			c.forgetOpen(h.stream)
-			c.endedByServer(s)
+			c.endedByServer(s, true)
 		}
 		f.block, f.blocks = !h.has(flagEndHeaders), c.passesOrHolds()
 		return f.blocks
@@ -264,7 +264,7 @@ func (c *Conn) fateOf(h header, payload []byte) fate {
 		c.forgetOpen(h.stream)
 		if s != nil {
 			told := s.over
-			c.endedByServer(s)
+			c.endedByServer(s, false)
 			if told {
 				return drops
 			}
@@ -302,7 +302,7 @@ func (c *Conn) dataFromServer(h header, payload []byte, s *Stream) fate {
 			s.breakOff(codeInternal) // something else writes to it
 		}
 		if h.has(flagEndStream) {
-			s.serverDone = true
+			s.doneByServer(true)
 			s.forget()
 		}
 		return drops
@@ -323,11 +323,11 @@ func (c *Conn) dataFromServer(h header, payload []byte, s *Stream) fate {
 }
 
 // endedByServer ends a stream, if it was taken over, because the server has.
-func (c *Conn) endedByServer(s *Stream) {
+func (c *Conn) endedByServer(s *Stream, complete bool) {
 	if s == nil {
 		return
 	}
-	s.serverDone = true
+	s.doneByServer(complete)
 	s.end()
 	s.forget()
 }

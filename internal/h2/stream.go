@@ -29,6 +29,8 @@ type Stream struct {
 	signalled  bool // that it can go on
 	over       bool // nothing is written to it any more
 	serverDone bool // the server has no frame of it to send any more
+	complete   bool // and has ended it in order, as it does when the request's handlers have returned
+	returned   func(known bool)
 	progress   int64
 }
 
@@ -112,6 +114,35 @@ func (s *Stream) Watch(notify func(Event)) {
 	s.notify = notify
 	if s.over {
 		notify(Ended)
+	}
+}
+
+// Returned calls tell, once, when the handlers of the request have returned: the server
+// has ended the response then. known is false if it is not going to be known, because the
+// server has broken the response off or the connection has ended. tell must not wait: the
+// connection's lock is held.
+func (s *Stream) Returned(tell func(known bool)) {
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	if s.serverDone || s.conn.err != nil {
+		tell(s.complete)
+		return
+	}
+	s.returned = tell
+}
+
+// doneByServer takes note that the server has ended the response, in order or not. mu is
+// held.
+func (s *Stream) doneByServer(complete bool) {
+	s.serverDone, s.complete = true, complete
+	s.tellReturned()
+}
+
+// tellReturned tells who waits for the handlers' return what is known of it. mu is held.
+func (s *Stream) tellReturned() {
+	if tell := s.returned; tell != nil {
+		s.returned = nil
+		tell(s.complete)
 	}
 }
 
