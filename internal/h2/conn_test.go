@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -768,6 +769,54 @@ func TestServerAndClientOfGo(t *testing.T) {
 	conn.mu.Unlock()
 	_ = cc.Close()
 	<-served
+}
+
+// That the handlers have returned is known when the server has ended the response in order, and not known when it has
+// broken it off or the connection ends; whoever asks first.
+func TestReturnedIsWhenTheServerHasEndedTheResponse(t *testing.T) {
+	for name, test := range map[string]struct {
+		end   func(h *byHand)
+		known bool
+	}{
+		"in order":                {func(h *byHand) { h.say(frame(frameData, flagEndStream, 1, "")) }, true},
+		"after the client's end":  {func(h *byHand) { h.clientResets(1); h.say(frame(frameData, flagEndStream, 1, "")) }, true},
+		"broken off":              {func(h *byHand) { h.say(frame(frameRST, 0, 1, "\x00\x00\x00\x02")) }, false},
+		"the connection has gone": {func(h *byHand) { _ = h.client.Close(); _ = h.side.Close() }, false},
+	} {
+		for _, asked := range []string{"before", "afterwards"} {
+			t.Run(name+", asked "+asked, func(t *testing.T) {
+				h := newByHand(t)
+				h.request(1)
+				claim := h.conn.Claim()
+				h.say(frame(frameHeaders, flagEndHeaders, 1, "abc"), frame(frameData, 0, 1, claim.Marker()))
+				s := claim.Settle()
+				var told []bool
+				tell := func(known bool) { told = append(told, known) }
+				if asked == "before" {
+					s.Returned(tell)
+					if len(told) > 0 {
+						t.Fatal("told before the server's end")
+					}
+				}
+				test.end(h)
+				if asked == "afterwards" {
+					s.Returned(tell)
+				}
+				if !slices.Equal(told, []bool{test.known}) {
+					t.Errorf("told %v, expected %v", told, test.known)
+				}
+			})
+		}
+	}
+}
+
+// clientResets lets the client end a stream, of which the server is told nothing.
+func (h *byHand) clientResets(id uint32) {
+	h.t.Helper()
+	if err := errors.Join(h.framer.WriteRSTStream(id, http2.ErrCodeCancel), h.framer.WritePing(false, [8]byte{})); err != nil {
+		h.t.Fatal(err)
+	}
+	h.serverReads(headerLen + pingLen) // comes after it
 }
 
 // A client opens streams without end. So many of a connection are known, of which so many are taken over: those beyond
